@@ -1,0 +1,24 @@
+//! File formats: bytes to values and back. Nothing here knows the network, a device or the command line.
+//!
+//! Every reader takes bytes (or a path only to map them) and returns values or an error that says where in the
+//! file what was found and what was expected. No reader panics, and none allocates more than the file's length allows.
+//! Source: the formats are described in docs/formats.md.
+
+pub mod coordinates; // the values all coordinate formats share
+pub mod detect; //      which format these bytes are
+// images
+pub mod image; //       a micrograph in memory, and reading one of any format
+pub mod mrc;
+pub mod png_image;
+pub mod tiff_image;
+// coordinates
+pub mod box_file;
+pub mod cbox;
+pub mod coord;
+pub mod eman_json;
+pub mod star;
+pub mod thi;
+pub mod topaz;
+// weights
+pub mod pth; //         PyTorch checkpoints, through an allow-list
+pub mod state_dict; //  named tensors in memory, and safetensors

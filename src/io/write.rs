@@ -1,0 +1,34 @@
+//! Writing a file whole or not at all.
+
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::path::Path;
+
+/// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
+///
+/// The temporary file lies in the same folder, and its name does not end in `path`'s extension, because callers
+/// count finished files by extension while we work.
+///
+/// Errors: the folder is not writable, the disk is full, or the file cannot be renamed; the temporary file is removed.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".epicker-").suffix(".part");
+        #[cfg(unix)]
+        {
+            // The usual rights of a new file (less the umask); a temporary file's own are 0600.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().with_context(|| format!("{}: cannot be written; check the folder's rights and the free space", path.display()))
+}

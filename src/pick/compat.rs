@@ -1,0 +1,114 @@
+//! The original's faults, mended by default, that `--compat NAME[,NAME...]` brings back one by one.
+//!
+//! Each name has a test that shows both sides. `all` means "pick as the 2022 source did".
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+/// A fault of the original that is mended here unless asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Micrographs narrower than the frame: rows of the spectrum put at the wrong frequencies.
+    Narrow,
+    /// Integer micrographs: the crop truncated to the integer type, differences wrapping.
+    IntCast,
+    /// Quantising between the very minimum and maximum, whatever a hot pixel does to the rest.
+    HotPixel,
+    /// The edge margin in y multiplied by ny/nx.
+    EdgeY,
+    /// y coordinates scaled back with nx/1024 instead of ny/h.
+    YScale,
+    /// Written coordinates truncated instead of rounded.
+    Trunc,
+    /// Box files with two corners instead of corner and size.
+    BoxCorners,
+    /// Coord files with four columns: x, y, size in network pixels, 0.
+    Coord4,
+    /// Fibers with the constant score 1.0, and without the last line end.
+    FiberOnes,
+    /// Labels truncated twice on their way to the downscaled image.
+    LabelTrunc,
+    /// A clipped label box moves its centre.
+    ClipCentre,
+    /// Training normalises with another mean and deviation than picking.
+    TrainNorm,
+    /// Continual terms in particle mode only.
+    DistillParticle,
+    /// The frozen old network in training mode.
+    TeacherBn,
+    /// Feature terms divided by the sizes of a 1024x1024 image.
+    DistillSize,
+    /// The original's positive-unlabelled loss.
+    SparseOriginal,
+    /// Exemplars are the first images of the list.
+    ExemplarFirst,
+}
+
+/// Names as they are written on the command line, in the order of the documentation.
+pub const FAULTS: [(&str, Fault); 17] = [
+    ("narrow", Fault::Narrow),
+    ("int-cast", Fault::IntCast),
+    ("hot-pixel", Fault::HotPixel),
+    ("edge-y", Fault::EdgeY),
+    ("y-scale", Fault::YScale),
+    ("trunc", Fault::Trunc),
+    ("box-corners", Fault::BoxCorners),
+    ("coord4", Fault::Coord4),
+    ("fiber-ones", Fault::FiberOnes),
+    ("label-trunc", Fault::LabelTrunc),
+    ("clip-centre", Fault::ClipCentre),
+    ("train-norm", Fault::TrainNorm),
+    ("distill-particle", Fault::DistillParticle),
+    ("teacher-bn", Fault::TeacherBn),
+    ("distill-size", Fault::DistillSize),
+    ("sparse-original", Fault::SparseOriginal),
+    ("exemplar-first", Fault::ExemplarFirst),
+];
+
+/// The faults that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compat {
+    faults: BTreeSet<Fault>,
+    all: bool,
+}
+
+impl Compat {
+    /// Everything as the original did it.
+    pub fn all() -> Self {
+        Compat { faults: FAULTS.iter().map(|(_, fault)| *fault).collect(), all: true }
+    }
+
+    /// Only these faults.
+    pub fn only(faults: &[Fault]) -> Self {
+        Compat { faults: faults.iter().copied().collect(), all: false }
+    }
+
+    /// True if this fault was asked for.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// True if `all` was asked for: the tests then run on frame D in f32, as in the original.
+    pub fn is_all(&self) -> bool {
+        self.all
+    }
+}
+
+impl FromStr for Compat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut compat = Compat::default();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if name == "all" {
+                compat = Compat::all();
+            } else if let Some((_, fault)) = FAULTS.iter().find(|(known, _)| *known == name) {
+                compat.faults.insert(*fault);
+            } else {
+                let known: Vec<&str> = FAULTS.iter().map(|(known, _)| *known).collect();
+                return Err(format!("unknown name '{name}'; expected all or some of {}", known.join(", ")));
+            }
+        }
+        Ok(compat)
+    }
+}

@@ -1,0 +1,9 @@
+//! From a micrograph to picks, around the network: **preprocess -> (network) -> decode -> filter -> link**.
+
+pub mod compat; //     the original's faults that can be asked for by name
+pub mod decode; //     peaks of the heat map (frame H) to detections in frames D and M
+pub mod draw;
+pub mod fiber; //      picks linked to fibers
+pub mod filter; //     threshold, border and distance tests
+pub mod geometry; //   the frames M, D, N, H and their sizes
+pub mod preprocess; // micrograph (frame M) to the network's input (frame N) //       the picture of --visual
