@@ -1,1 +1,286 @@
-//! (to be written)
+//! STAR files: tables of named columns, as RELION, crYOLO, cryoSPARC's exporters and others write them.
+//!
+//! This file is the grammar: text to blocks and back. [`read`] knows what RELION's labels mean, [`write`] lays
+//! out the tables that other programs expect.
+//! Source: Hall 1991 (STAR), and docs/formats.md, "STAR".
+
+pub mod read; //  from tables to coordinates and lists
+pub mod write; // from coordinates and lists to tables
+
+use super::coordinates::Warnings;
+use super::text;
+use anyhow::{Result, bail, ensure};
+
+/// A block: `data_name`, with single values and at most one table of each loop in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Block<'a> {
+    /// What follows `data_`; often empty.
+    pub name: &'a str,
+    /// `_label value` outside of a loop, in file order.
+    pub values: Vec<(&'a str, &'a str)>,
+    /// The loops.
+    pub tables: Vec<Table<'a>>,
+}
+
+/// A loop: labels and rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table<'a> {
+    /// Labels without the leading `_`, in order of appearance.
+    pub labels: Vec<&'a str>,
+    /// Values in row order, `labels.len()` to a row (one and two labels: rows may be shorter, filled with `<NA>`).
+    pub values: Vec<&'a str>,
+    /// Line of each row.
+    pub row_lines: Vec<usize>,
+}
+
+impl<'a> Table<'a> {
+    /// Column of a label: exact, else without regard to case, with or without the prefix `rln`.
+    pub fn column(&self, label: &str) -> Option<usize> {
+        find_label(&self.labels, label)
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.row_lines.len()
+    }
+
+    /// True if there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.row_lines.is_empty()
+    }
+
+    /// The rows with their line numbers.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, &[&'a str])> {
+        self.row_lines.iter().copied().zip(self.values.chunks_exact(self.labels.len().max(1)))
+    }
+}
+
+impl<'a> Block<'a> {
+    /// A single value of the block, by the rules of [`Table::column`].
+    pub fn value(&self, label: &str) -> Option<&'a str> {
+        let labels: Vec<&str> = self.values.iter().map(|(name, _)| *name).collect();
+        find_label(&labels, label).map(|i| self.values[i].1)
+    }
+}
+
+fn find_label(labels: &[&str], wanted: &str) -> Option<usize> {
+    let bare = |label: &str| {
+        let lower = label.to_ascii_lowercase();
+        lower.strip_prefix("rln").map(str::to_owned).unwrap_or(lower)
+    };
+    labels.iter().position(|label| *label == wanted).or_else(|| labels.iter().position(|label| bare(label) == bare(wanted)))
+}
+
+/// Splits STAR text into its blocks.
+///
+/// Errors: a value before any label, a row with too many or too few values, an unclosed quote; all with the line.
+/// Source: docs/formats.md, "STAR".
+pub fn parse<'a>(text: &'a str, warnings: &mut Warnings) -> Result<Vec<Block<'a>>> {
+    let lines: Vec<(usize, &'a str)> = text::lines(text).collect();
+    let mut parser = Parser { blocks: Vec::new(), place: Place::Values, empty_line: false, warnings };
+    let mut i = 0;
+    while i < lines.len() {
+        let (number, line) = lines[i];
+        i += 1;
+        if line.starts_with(';') {
+            // The end of a text field must lie in the same block, otherwise this is an old kind of comment.
+            let rest = &lines[i..];
+            let end = rest.iter().position(|(_, l)| l.starts_with(';') || l.trim_start().starts_with("data_"));
+            if let Some(end) = end.filter(|&end| rest[end].1.starts_with(';') && parser.awaits_value()) {
+                parser.text_field(number)?;
+                i += end + 1;
+            }
+            continue;
+        }
+        parser.line(number, line)?;
+    }
+    parser.end_of_table()?;
+    Ok(parser.blocks)
+}
+
+/// Where in a block the parser is.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Outside of a loop.
+    Values,
+    /// After `loop_`, reading labels.
+    Labels,
+    /// After the labels, reading rows.
+    Rows,
+}
+
+struct Parser<'a, 'w> {
+    blocks: Vec<Block<'a>>,
+    place: Place,
+    empty_line: bool,
+    warnings: &'w mut Warnings,
+}
+
+impl<'a> Parser<'a, '_> {
+    fn line(&mut self, number: usize, line: &'a str) -> Result<()> {
+        let tokens = split(line, number)?;
+        let Some(first) = tokens.first().copied() else {
+            self.empty_line |= self.place == Place::Rows && line.trim().is_empty();
+            return Ok(());
+        };
+        if let Some(name) = first.plain().and_then(|token| token.strip_prefix("data_")) {
+            self.end_of_table()?;
+            self.blocks.push(Block { name, ..Block::default() });
+            self.place = Place::Values;
+            return Ok(());
+        }
+        if first.plain() == Some("loop_") {
+            self.end_of_table()?;
+            self.block().tables.push(Table::default());
+            (self.place, self.empty_line) = (Place::Labels, false);
+            return Ok(());
+        }
+        match self.place {
+            Place::Values => self.value(number, &tokens),
+            Place::Labels | Place::Rows => {
+                if let (Place::Labels, Some(label)) = (self.place, first.plain().and_then(|token| token.strip_prefix('_'))) {
+                    return self.label(number, line, label);
+                }
+                self.place = Place::Rows;
+                self.row(number, &tokens)
+            }
+        }
+    }
+
+    fn label(&mut self, number: usize, line: &str, label: &'a str) -> Result<()> {
+        let label = label.split('#').next().unwrap_or(label);
+        ensure!(!label.is_empty(), "line {number}: '_' without a name; expected a label such as _rlnCoordinateX; correct the line");
+        let table = self.table(number)?;
+        table.labels.push(label);
+        let place = table.labels.len();
+        let stated = line.split_once('#').and_then(|(_, after)| after.split_whitespace().next()).and_then(|n| n.parse::<usize>().ok());
+        if stated.is_some_and(|stated| stated != place) {
+            self.warnings.note(number, "the number after # is not the place of the label; the order of the labels counts");
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, number: usize, tokens: &[Token<'a>]) -> Result<()> {
+        if self.blocks.is_empty() {
+            bail!(
+                "line {number}: '{}' before the first data_ block; expected STAR text; correct the file or name the format",
+                text::excerpt(tokens[0].text)
+            );
+        }
+        let Some(label) = tokens[0].plain().and_then(|token| token.strip_prefix('_')) else {
+            bail!(
+                "line {number}: '{}' outside of a loop; expected loop_, data_ or a label; correct the file",
+                text::excerpt(tokens[0].text)
+            );
+        };
+        match tokens.len() {
+            1 => self.block().values.push((label, "")),
+            2 => self.block().values.push((label, tokens[1].text)),
+            count => bail!("line {number}: {} values of _{}; expected one; put quotes around it", count - 1, text::excerpt(label)),
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, number: usize, tokens: &[Token<'a>]) -> Result<()> {
+        if std::mem::take(&mut self.empty_line) && !self.table(number)?.is_empty() {
+            self.warnings.note(number, "rows after an empty line are read here, but RELION stops at the empty line");
+        }
+        let table = self.table(number)?;
+        let wanted = table.labels.len();
+        ensure!(wanted > 0, "line {number}: values after loop_ without labels; expected labels such as _rlnCoordinateX; correct the file");
+        ensure!(
+            tokens.len() <= wanted,
+            "line {number}: {} values; expected {wanted}, one for each label; put quotes around values with blanks",
+            tokens.len()
+        );
+        ensure!(
+            tokens.len() == wanted || wanted <= 2,
+            "line {number}: {} values; expected {wanted}, one for each label; complete the row or remove it",
+            tokens.len()
+        );
+        table.values.extend(tokens.iter().map(|token| token.text));
+        table.values.extend(std::iter::repeat_n("<NA>", wanted - tokens.len()));
+        table.row_lines.push(number);
+        Ok(())
+    }
+
+    /// A text over several lines, which coordinate tables never need: its place is kept, its content is not.
+    fn text_field(&mut self, number: usize) -> Result<()> {
+        if self.place == Place::Values {
+            if let Some((_, value)) = self.block().values.last_mut() {
+                *value = "<NA>";
+            }
+            return Ok(());
+        }
+        self.warnings.note(number, "a text over several lines inside a loop is skipped");
+        Ok(())
+    }
+
+    /// True where a text over several lines may stand.
+    fn awaits_value(&self) -> bool {
+        match self.place {
+            Place::Values => self.blocks.last().and_then(|block| block.values.last()).is_some_and(|(_, value)| value.is_empty()),
+            Place::Labels => false,
+            Place::Rows => true,
+        }
+    }
+
+    fn end_of_table(&mut self) -> Result<()> {
+        self.empty_line = false;
+        Ok(())
+    }
+
+    fn block(&mut self) -> &mut Block<'a> {
+        if self.blocks.is_empty() {
+            self.blocks.push(Block::default());
+        }
+        let last = self.blocks.len() - 1;
+        &mut self.blocks[last]
+    }
+
+    fn table(&mut self, number: usize) -> Result<&mut Table<'a>> {
+        match self.block().tables.last_mut() {
+            Some(table) => Ok(table),
+            None => bail!("line {number}: a row outside of a loop; expected loop_ before it; correct the file"),
+        }
+    }
+}
+
+/// A value; one in quotes is never a keyword.
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    text: &'a str,
+    quoted: bool,
+}
+
+impl<'a> Token<'a> {
+    fn plain(self) -> Option<&'a str> {
+        (!self.quoted).then_some(self.text)
+    }
+}
+
+/// Splits a line at blanks; `'...'` and `"..."` are one value; a token that starts with `#` ends the line.
+fn split(line: &str, number: usize) -> Result<Vec<Token<'_>>> {
+    let mut tokens = Vec::new();
+    let mut rest = line.trim_start();
+    while let Some(first) = rest.chars().next() {
+        if first == '#' {
+            break;
+        }
+        if first == '"' || first == '\'' {
+            // A quote ends the value only before a blank or the end of the line: it's fine inside of one.
+            let inner = &rest[1..];
+            let closes = |&(at, _): &(usize, &str)| inner[at + 1..].chars().next().is_none_or(char::is_whitespace);
+            let Some((end, _)) = inner.match_indices(first).find(closes) else {
+                bail!("line {number}: a quote {first} is not closed; expected its partner on the same line; correct the row");
+            };
+            tokens.push(Token { text: &inner[..end], quoted: true });
+            rest = inner[end + 1..].trim_start();
+            continue;
+        }
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        tokens.push(Token { text: &rest[..end], quoted: false });
+        rest = rest[end..].trim_start();
+    }
+    Ok(tokens)
+}
