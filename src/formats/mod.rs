@@ -15,6 +15,7 @@ pub mod png_image;
 pub mod tiff_image;
 // coordinates
 pub mod box_file;
+pub mod candidates; //  everything the network found on one micrograph
 pub mod cbox;
 pub mod coord;
 pub mod eman_json;
