@@ -1,0 +1,4 @@
+//! What several test files share.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and may panic")]
+
+pub mod fixtures;
