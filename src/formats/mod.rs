@@ -23,5 +23,7 @@ pub mod star;
 pub mod thi;
 pub mod topaz;
 // weights
+pub mod model_file; //  which kind of model file it is, reading it, its fingerprint
 pub mod pth; //         PyTorch checkpoints, through an allow-list
-pub mod state_dict; //  named tensors in memory, and safetensors
+pub mod safetensors_file;
+pub mod state_dict; //  named tensors in memory, and what a model says of itself
