@@ -1,1 +1,72 @@
-//! (to be written)
+//! The operations of the network. One op is one room: formula, shape struct, host function, CPU code, naive
+//! reference, and the cases it is tested with are found under one name.
+//!
+//! Forward assigns. Ops never allocate for their results: the plan owns memory. Every size works, also those that
+//! nothing divides.
+
+pub mod batch_norm;
+pub mod conv;
+pub mod deform_conv;
+pub mod gather;
+pub mod heat_map;
+pub mod max_pool;
+pub mod real;
+pub mod up_conv;
+
+pub use real::Real;
+
+/// How far an op on a device is from its f64 reference, for one of its CASES.
+#[derive(Clone, Debug)]
+pub struct Agreement {
+    /// The case, as text.
+    pub case: String,
+    /// Largest difference from the f64 reference.
+    pub error: f64,
+    /// What it may be: twice the error of the plain f32 way plus a few roundings of the largest value.
+    pub bound: f64,
+}
+
+impl Agreement {
+    /// Compares `found` with the f64 reference `exact`, and the naive f32 result `plain` with it.
+    ///
+    /// The bound is twice the plain way's largest error, plus four units in the last place of the largest value
+    /// (so that a lucky plain result does not fail a result as good as rounding allows).
+    pub fn of(case: String, found: &[f32], plain: &[f32], exact: &[f64]) -> Self {
+        assert!(found.len() == exact.len() && plain.len() == exact.len(), "{case}: {} {} {}", found.len(), plain.len(), exact.len());
+        let largest = |values: &[f32]| {
+            values.iter().zip(exact).fold(0.0_f64, |most, (&value, &exact)| {
+                let error = (f64::from(value) - exact).abs();
+                // A NaN (poison that was never overwritten) must fail, and `max` would drop it.
+                if error.is_nan() { f64::INFINITY } else { most.max(error) }
+            })
+        };
+        let scale = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        Agreement { case, error: largest(found), bound: 2.0 * largest(plain) + 4.0 * f64::from(f32::EPSILON) * scale }
+    }
+
+    /// True if the op is as exact as asked.
+    pub fn holds(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// Calls a macro with the name of every op: the one list from which tests, benches and the doctor are made.
+#[macro_export]
+macro_rules! for_each_op {
+    ($action:ident) => {
+        $action! { conv deform_conv max_pool up_conv batch_norm heat_map gather }
+    };
+}
+
+/// Noise in -0.5..0.5, the same for the same seed: `splitmix64` of (seed, index).
+pub fn noise(len: usize, seed: u64) -> Vec<f32> {
+    (0..len as u64).map(|i| ((splitmix64(seed.wrapping_mul(0x9e37_79b9).wrapping_add(i)) >> 40) as f32) / 16_777_216.0 - 0.5).collect()
+}
+
+/// One step of the SplitMix64 generator, used as a hash. Source: Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195.
+pub fn splitmix64(x: u64) -> u64 {
+    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,99 @@
+//! The CPU device: instruction sets found at run time, the tile product that convolutions are made of, scratch memory.
+
+pub mod tile_product;
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+/// The instruction sets there are bodies for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InstructionSet {
+    /// What every x86-64 (SSE2) or other processor has; plain Rust.
+    Plain,
+    /// AVX2 with FMA: Haswell (2013) and later.
+    Avx2,
+    /// AVX-512 F, VL, DQ and BW: Skylake-X (2017) and later.
+    Avx512,
+}
+
+impl InstructionSet {
+    /// The best one that this processor has.
+    pub fn detect() -> Self {
+        static FOUND: OnceLock<InstructionSet> = OnceLock::new();
+        *FOUND.get_or_init(|| *Self::available().last().unwrap_or(&InstructionSet::Plain))
+    }
+
+    /// All that this processor has, the best last: tests run each of them.
+    pub fn available() -> Vec<Self> {
+        let mut sets = vec![InstructionSet::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                sets.push(InstructionSet::Avx2);
+                let all = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
+                if all && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw") {
+                    sets.push(InstructionSet::Avx512);
+                }
+            }
+        }
+        sets
+    }
+
+    /// Name for the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            InstructionSet::Plain => "plain",
+            InstructionSet::Avx2 => "avx2",
+            InstructionSet::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Calls `$body` compiled for the given instruction set: the same Rust, vectorised by the compiler with other registers.
+///
+/// `dispatch!(set, name(args...))` expects an `#[inline(always)] fn name`.
+#[macro_export]
+macro_rules! dispatch {
+    ($set:expr, $name:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) { $name($($arg),*) }
+            #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+            fn avx512($($arg: $ty),*) { $name($($arg),*) }
+            match $set {
+                // SAFETY: the instruction set was found on this processor.
+                $crate::device::cpu::InstructionSet::Avx512 => unsafe { avx512($($arg),*) },
+                // SAFETY: as above.
+                $crate::device::cpu::InstructionSet::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::device::cpu::InstructionSet::Plain => $name($($arg),*),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = $set;
+            $name($($arg),*)
+        }
+    }};
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `len` values of this thread's scratch memory, 64-byte aligned, with whatever they held before.
+///
+/// It grows to the largest tile ever asked for (some hundred KiB) and stays: after the first image nothing is allocated.
+pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with(|cell| {
+        // Taken out while in use, so that a nested call gets a buffer of its own instead of a panic.
+        let mut buffer = cell.take();
+        if buffer.len() < len + 16 {
+            buffer.resize(len + 16, 0.0);
+        }
+        let skip = buffer.as_ptr().align_offset(64).min(16);
+        let result = work(&mut buffer[skip..skip + len]);
+        cell.replace(buffer);
+        result
+    })
+}

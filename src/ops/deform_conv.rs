@@ -1,0 +1,321 @@
+//! Modulated deformable convolution, 3x3, stride 1, padding 1, one deformable group.
+//!
+//! ```text
+//! out[n, y, x, o] = relu( bias[o] + sum over taps t = 3 ky + kx and channels c of
+//!                         weight[o, c, ky, kx] * m_t(y, x) * S_c(y - 1 + ky + dy_t, x - 1 + kx + dx_t) )
+//! ```
+//! `offsets` has 27 channels: 2t is dy_t, 2t + 1 is dx_t, 18 + t is the logit of the mask m_t. S is the bilinear
+//! sample: 0 unless -1 < py < h and -1 < px < w, and neighbours outside the image count 0.
+//! The samples of a tile of pixels are multiplied at once: there is no column buffer of the whole image.
+//! Source: Zhu, Hu, Lin, Dai 2019, Deformable ConvNets v2, arXiv:1811.11168, section 2.1; docs/network.md.
+
+use super::conv::{ConvShape, Panels};
+use super::{Agreement, Real, noise, real::convert};
+use crate::device::cpu::tile_product::{self, Tile};
+use crate::device::cpu::{InstructionSet, with_scratch};
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use anyhow::Result;
+use rayon::prelude::*;
+
+/// Taps of the 3x3 kernel.
+const TAPS: usize = 9;
+
+/// Channels of the offsets: dy and dx of nine taps, then nine mask logits.
+pub const OFFSET_CHANNELS: usize = 27;
+
+/// Extents of one deformable convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeformConvShape {
+    /// Images.
+    pub n: usize,
+    /// Rows of input and output.
+    pub h: usize,
+    /// Columns of input and output.
+    pub w: usize,
+    /// Channels of the input.
+    pub ci: usize,
+    /// Channels of the output.
+    pub co: usize,
+}
+
+impl DeformConvShape {
+    /// Multiply-adds of the weights (the sampling not counted).
+    pub fn multiply_adds(&self) -> u64 {
+        self.plain().multiply_adds()
+    }
+
+    fn plain(&self) -> ConvShape {
+        ConvShape { n: self.n, h: self.h, w: self.w, ci: self.ci, co: self.co, kernel: 3, stride: 1 }
+    }
+}
+
+/// Samples `inp` where `offsets` says and multiplies with the packed weights into `out`.
+///
+/// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27) into `out` (n, h, w, co), f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn forward(
+    device: &Device,
+    shape: DeformConvShape,
+    inp: TensorRef,
+    offsets: TensorRef,
+    weights: &Panels,
+    relu: bool,
+    out: &mut TensorMut,
+) -> Result<()> {
+    let DeformConvShape { n, h, w, ci, co } = shape;
+    assert_eq!(inp.shape(), [n, h, w, ci], "input of {shape:?}");
+    assert_eq!(offsets.shape(), [n, h, w, OFFSET_CHANNELS], "offsets of {shape:?}");
+    assert_eq!(out.shape(), [n, h, w, co], "output of {shape:?}");
+    assert!((weights.ci(), weights.co(), weights.kernel()) == (ci, co, 3), "weights of {shape:?}");
+    match device {
+        Device::Cpu => forward_cpu(shape, inp, offsets, weights, relu, out),
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// Where and how one tap of one pixel is sampled.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    /// Pixel indices of the four neighbours (any pixel where the weight is 0).
+    pixels: [u32; 4],
+    /// Their weights, the mask included.
+    weights: [f32; 4],
+}
+
+/// The four neighbours of (py, px) with their weights times `mask`; all 0 outside.
+#[inline(always)]
+fn sample_at(py: f32, px: f32, mask: f32, [h, w]: [usize; 2], first_pixel: usize) -> Sample {
+    // Written so that a NaN position samples nothing.
+    if !(py > -1.0 && px > -1.0 && py < h as f32 && px < w as f32) {
+        return Sample::default();
+    }
+    let (y0, x0) = (py.floor(), px.floor());
+    let (ly, lx) = (py - y0, px - x0);
+    let (y0, x0) = (y0 as i32, x0 as i32);
+    let mut sample = Sample::default();
+    let corners =
+        [(y0, x0, (1.0 - ly) * (1.0 - lx)), (y0, x0 + 1, (1.0 - ly) * lx), (y0 + 1, x0, ly * (1.0 - lx)), (y0 + 1, x0 + 1, ly * lx)];
+    for (i, (y, x, weight)) in corners.into_iter().enumerate() {
+        if y >= 0 && x >= 0 && y < h as i32 && x < w as i32 {
+            sample.pixels[i] = (first_pixel + y as usize * w + x as usize) as u32;
+            sample.weights[i] = weight * mask;
+        }
+    }
+    sample
+}
+
+/// Most pixels of a task: nine taps of 64 channels for each make 126 KiB.
+const TASK_PIXELS: usize = 56;
+
+fn forward_cpu(shape: DeformConvShape, inp: TensorRef, offsets: TensorRef, weights: &Panels, relu: bool, out: &mut TensorMut) {
+    let DeformConvShape { n, h, w, .. } = shape;
+    assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    let out: &TensorMut = out;
+    let set = weights.set();
+    // Runs of tiles within a row, dealt to tasks; the cut changes no result.
+    let mut runs: Vec<Vec<usize>> = Vec::new();
+    let mut x = 0;
+    for tile in tile_product::cut(w, tile_product::sizes(set).max_rows) {
+        match runs.last_mut() {
+            Some(run) if x + tile - run[0] <= TASK_PIXELS => run.push(x + tile),
+            _ => runs.push(vec![x, x + tile]),
+        }
+        x += tile;
+    }
+    (0..n * h * runs.len()).into_par_iter().for_each(|task| {
+        run_task(shape, task / runs.len(), &runs[task % runs.len()], inp, offsets, weights, relu, out);
+    });
+}
+
+/// One run of pixels of row `row` (counted through all images).
+fn run_task(
+    shape: DeformConvShape,
+    row: usize,
+    columns: &[usize],
+    inp: TensorRef,
+    offsets: TensorRef,
+    weights: &Panels,
+    relu: bool,
+    out: &TensorMut,
+) {
+    let DeformConvShape { h, w, co, .. } = shape;
+    let (image, y) = (row / h, row % h);
+    let first_x = columns[0];
+    let pixels = columns[columns.len() - 1] - first_x;
+    let first_pixel = row * w + first_x;
+    let mut samples = [Sample::default(); TASK_PIXELS * TAPS];
+    for p in 0..pixels {
+        let q = offsets.pixel(first_pixel + p);
+        for tap in 0..TAPS {
+            let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
+            let px = ((first_x + p) as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
+            let mask = 1.0 / (1.0 + (-q[2 * TAPS + tap]).exp());
+            samples[tap * pixels + p] = sample_at(py, px, mask, [h, w], image * h * w);
+        }
+    }
+    let stride = weights.tile_stride();
+    let sampled_values = TAPS * pixels * stride;
+    let partial = (0..weights.count()).find(|&panel| weights.lanes(panel).0 + weights.lanes(panel).1 > co);
+    let partial_lanes = partial.map_or(0, |panel| weights.lanes(panel).1);
+    let taps: [usize; TAPS] = std::array::from_fn(|tap| tap * pixels * stride);
+    with_scratch(sampled_values + pixels * partial_lanes, |scratch| {
+        let (sampled, partial_sums) = scratch.split_at_mut(sampled_values);
+        let chunks: Vec<(usize, usize)> = weights.chunks().collect();
+        for (i, &(first, length)) in chunks.iter().enumerate() {
+            let samples = &samples[..TAPS * pixels];
+            crate::dispatch!(weights.set(), gather(samples: &[Sample], inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]));
+            for panel in 0..weights.count() {
+                let (start, lanes) = weights.lanes(panel);
+                let is_partial = partial == Some(panel);
+                for tile in columns.windows(2) {
+                    let x = tile[0] - first_x;
+                    let vectors = lanes / tile_product::sizes(weights.set()).lanes;
+                    let product = tile_product::find(weights.set(), tile[1] - tile[0], vectors, stride);
+                    let call = Tile {
+                        inp: sampled[x * stride..].as_ptr(),
+                        taps: taps.as_ptr(),
+                        tap_count: TAPS,
+                        channels: length,
+                        weights: weights.block(first, length, panel).as_ptr(),
+                        out: if is_partial {
+                            partial_sums[x * lanes..].as_mut_ptr()
+                        } else {
+                            out.pixel_ptr(first_pixel + x).wrapping_add(start)
+                        },
+                        out_stride: if is_partial { lanes } else { out.pixel_stride() },
+                        bias: if i == 0 { weights.bias(panel).as_ptr() } else { std::ptr::null() },
+                        residual: std::ptr::null(),
+                        residual_stride: 0,
+                        relu: relu && i + 1 == chunks.len(),
+                    };
+                    // SAFETY: `sampled` holds nine taps of every pixel of the run; the weights were packed with these
+                    // chunks and lanes; full panels lie within the output's channels, partial ones in their buffer;
+                    // each pixel belongs to one task.
+                    unsafe { product(&call) };
+                }
+            }
+        }
+        if let Some(panel) = partial {
+            let (start, lanes) = weights.lanes(panel);
+            for p in 0..pixels {
+                // SAFETY: this task alone writes its pixels.
+                let to = unsafe { out.pixel_mut(first_pixel + p) };
+                to[start..].copy_from_slice(&partial_sums[p * lanes..][..co - start]);
+            }
+        }
+    });
+}
+
+/// Samples `length` channels from `first` on: one row of `sampled`, `stride` values apart, for each sample.
+#[inline(always)]
+fn gather(samples: &[Sample], inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]) {
+    for (sample, to) in samples.iter().zip(sampled.chunks_exact_mut(stride)) {
+        let to = &mut to[..length];
+        if sample.weights == [0.0; 4] {
+            to.fill(0.0);
+            continue;
+        }
+        let [a, b, c, d] = sample.pixels.map(|pixel| &inp.pixel(pixel as usize)[first..first + length]);
+        let [wa, wb, wc, wd] = sample.weights;
+        for ((((to, &a), &b), &c), &d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *to = (a * wa + b * wb) + (c * wc + d * wd);
+        }
+    }
+}
+
+/// The deformable convolution by its formula. `inp` (n, h, w, ci), `offsets` (n, h, w, 27) with mask logits,
+/// `weights` [co][ci][3][3], `bias` [co]; returns (n, h, w, co).
+pub fn reference<T: Real>(shape: DeformConvShape, inp: &[T], offsets: &[T], weights: &[T], bias: &[T], relu: bool) -> Vec<T> {
+    let DeformConvShape { n, h, w, ci, co } = shape;
+    let one = T::from_f64(1.0);
+    let zero = T::default();
+    let mut turned = vec![zero; weights.len()]; // [tap][c][o]
+    for o in 0..co {
+        for c in 0..ci {
+            for tap in 0..TAPS {
+                turned[(tap * ci + c) * co + o] = weights[(o * ci + c) * TAPS + tap];
+            }
+        }
+    }
+    let mut out = vec![zero; n * h * w * co];
+    out.par_chunks_mut(co).enumerate().for_each(|(pixel, sums)| {
+        let (image, y, x) = (pixel / (h * w), pixel / w % h, pixel % w);
+        sums.copy_from_slice(bias);
+        let q = &offsets[pixel * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
+        for tap in 0..TAPS {
+            let mask = one / (one + (zero - q[18 + tap]).exp());
+            let py = T::from_f64(y as f64 - 1.0 + (tap / 3) as f64) + q[2 * tap];
+            let px = T::from_f64(x as f64 - 1.0 + (tap % 3) as f64) + q[2 * tap + 1];
+            let inside = py > T::from_f64(-1.0) && px > T::from_f64(-1.0) && py < T::from_f64(h as f64) && px < T::from_f64(w as f64);
+            if !inside {
+                continue;
+            }
+            let (fy, fx) = (py.floor(), px.floor());
+            let (ly, lx) = (py - fy, px - fx);
+            let (y0, x0) = (fy.to_f64() as isize, fx.to_f64() as isize);
+            for c in 0..ci {
+                let at = |y: isize, x: isize| {
+                    if y < 0 || x < 0 || y >= h as isize || x >= w as isize {
+                        zero
+                    } else {
+                        inp[((image * h + y as usize) * w + x as usize) * ci + c]
+                    }
+                };
+                let value = (one - ly) * (one - lx) * at(y0, x0)
+                    + (one - ly) * lx * at(y0, x0 + 1)
+                    + ly * (one - lx) * at(y0 + 1, x0)
+                    + ly * lx * at(y0 + 1, x0 + 1);
+                for (sum, &weight) in sums.iter_mut().zip(&turned[(tap * ci + c) * co..][..co]) {
+                    *sum += mask * value * weight;
+                }
+            }
+        }
+        if relu {
+            sums.iter_mut().filter(|sum| **sum < zero).for_each(|sum| *sum = zero);
+        }
+    });
+    out
+}
+
+/// Shapes, and the size of the offsets in pixels: 1x1, odd, one past a tile, partial panels, several chunks, a real layer.
+pub const CASES: [(DeformConvShape, f32); 8] = [
+    (DeformConvShape { n: 1, h: 1, w: 1, ci: 1, co: 1 }, 0.5),
+    (DeformConvShape { n: 1, h: 7, w: 9, ci: 3, co: 5 }, 1.0),
+    (DeformConvShape { n: 1, h: 16, w: 12, ci: 8, co: 6 }, 3.0),
+    (DeformConvShape { n: 2, h: 5, w: 57, ci: 17, co: 33 }, 2.0),
+    (DeformConvShape { n: 1, h: 6, w: 8, ci: 3, co: 4 }, 40.0),
+    (DeformConvShape { n: 1, h: 6, w: 6, ci: 70, co: 16 }, 0.0),
+    (DeformConvShape { n: 1, h: 9, w: 15, ci: 130, co: 64 }, 1.0),
+    (DeformConvShape { n: 1, h: 32, w: 32, ci: 128, co: 64 }, 1.0),
+];
+
+/// Runs all cases on a device and compares them with the f64 reference; the output is poisoned with NaN first.
+///
+/// Errors: as `forward`.
+pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, (shape, reach)) in CASES.into_iter().enumerate() {
+        let DeformConvShape { n, h, w, ci, co } = shape;
+        let seed = i as u64;
+        let inp = noise(n * h * w * ci, seed);
+        let weights = noise(co * ci * TAPS, seed + 100);
+        let bias = noise(co, seed + 200);
+        let mut offsets = noise(n * h * w * OFFSET_CHANNELS, seed + 300);
+        // Positions in sixteenths of a pixel, exact in f32, so that no rounding decides between two pixels.
+        offsets.chunks_exact_mut(OFFSET_CHANNELS).for_each(|q| q[..18].iter_mut().for_each(|v| *v = (*v * reach * 16.0).round() / 16.0));
+        let relu = i % 2 == 0;
+        let exact = reference::<f64>(shape, &convert(&inp), &convert(&offsets), &convert(&weights), &convert(&bias), relu);
+        let plain = reference::<f32>(shape, &inp, &offsets, &weights, &bias, relu);
+        let inp = Tensor::from_values([n, h, w, ci], inp);
+        let offsets = Tensor::from_values([n, h, w, OFFSET_CHANNELS], offsets);
+        for set in InstructionSet::available() {
+            let panels = Panels::pack(ci, co, 3, &weights, &bias, set);
+            let mut out = Tensor::from_values([n, h, w, co], vec![f32::NAN; exact.len()]);
+            forward(device, shape, inp.view(), offsets.view(), &panels, relu, &mut out.view_mut())?;
+            agreements.push(Agreement::of(format!("{shape:?} {}", set.name()), out.values(), &plain, &exact));
+        }
+    }
+    Ok(agreements)
+}

@@ -1,0 +1,78 @@
+//! The 3x3 neighbourhoods of chosen pixels, so that a head can be evaluated at the peaks alone.
+//!
+//! ```text
+//! out[0, 0, k, (3 i + j) C + c] = inp[0, y_k + i - 1, x_k + j - 1, c], 0 outside
+//! ```
+//! A 3x3 convolution at the peaks is then a 1x1 convolution of `out`, with the same products and the same zeros.
+//! No backward: training evaluates the heads everywhere.
+//! Source: docs/network.md, section 2.
+
+use super::{Agreement, Real, noise, real::convert};
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use anyhow::Result;
+
+/// Gathers the neighbourhoods of the pixels `indices` (row-major) of `inp`.
+///
+/// Shapes: `inp` (1, h, w, c) into `out` (1, 1, at least `indices.len()`, 9 c), f32; rows beyond the indices are left.
+/// Errors: the launch fails on the device. An index outside the map is a programming error and panics.
+/// Source: the formula above.
+pub fn forward(device: &Device, inp: TensorRef, indices: &[u32], out: &mut TensorMut) -> Result<()> {
+    let [n, h, w, c] = inp.shape();
+    assert!(n == 1 && out.shape()[3] == 9 * c && out.layout().pixels() >= indices.len(), "{:?} into {:?}", inp.shape(), out.shape());
+    assert!(indices.iter().all(|&index| (index as usize) < h * w), "an index lies outside {:?}", inp.shape());
+    match device {
+        Device::Cpu => {
+            for (k, &index) in indices.iter().enumerate() {
+                let (y, x) = (index as usize / w, index as usize % w);
+                // SAFETY: one thread, one pixel after the other.
+                let to = unsafe { out.pixel_mut(k) };
+                for (tap, to) in to.chunks_exact_mut(c).enumerate() {
+                    let (yy, xx) = ((y + tap / 3).wrapping_sub(1), (x + tap % 3).wrapping_sub(1));
+                    if yy < h && xx < w {
+                        to.copy_from_slice(inp.pixel(yy * w + xx));
+                    } else {
+                        to.fill(0.0);
+                    }
+                }
+            }
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// Weights [co][c][3][3] of a head as those of a 1x1 convolution of what `forward` gathers: [co][tap][c].
+pub fn as_pointwise(co: usize, c: usize, weights: &[f32]) -> Vec<f32> {
+    (0..co * 9 * c).map(|i| weights[(i / (9 * c) * c + i % c) * 9 + i / c % 9]).collect()
+}
+
+/// Gathering by its formula.
+pub fn reference<T: Real>(inp: &[T], [h, w, c]: [usize; 3], indices: &[u32]) -> Vec<T> {
+    let mut out = Vec::with_capacity(indices.len() * 9 * c);
+    for (&index, tap) in indices.iter().flat_map(|index| (0..9).map(move |tap| (index, tap))) {
+        let (y, x) = ((index as usize / w + tap / 3) as isize - 1, (index as usize % w + tap % 3) as isize - 1);
+        let inside = y >= 0 && x >= 0 && y < h as isize && x < w as isize;
+        out.extend((0..c).map(|ch| if inside { inp[(y as usize * w + x as usize) * c + ch] } else { T::default() }));
+    }
+    out
+}
+
+/// (h, w, c): 1x1, odd, a real map.
+pub const CASES: [[usize; 3]; 3] = [[1, 1, 1], [5, 7, 3], [64, 64, 64]];
+
+/// Runs all cases on a device: corners, borders and inner pixels; nothing is rounded, so nothing may differ.
+///
+/// Errors: as `forward`.
+pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, [h, w, c]) in CASES.into_iter().enumerate() {
+        let inp = noise(h * w * c, i as u64);
+        let indices: Vec<u32> = (0..h * w).step_by(1 + h * w / 50).chain([w - 1, h * w - w, h * w - 1]).map(|index| index as u32).collect();
+        let exact = reference::<f64>(&convert(&inp), [h, w, c], &indices);
+        let plain = reference::<f32>(&inp, [h, w, c], &indices);
+        let mut out = Tensor::from_values([1, 1, indices.len(), 9 * c], vec![f32::NAN; exact.len()]);
+        forward(device, Tensor::from_values([1, h, w, c], inp).view(), &indices, &mut out.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{h}x{w}x{c}"), out.values(), &plain, &exact) });
+    }
+    Ok(agreements)
+}

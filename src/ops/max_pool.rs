@@ -1,0 +1,113 @@
+//! Maximum of each s x s window, step s, no padding; rows and columns left over at the end are dropped.
+//!
+//! ```text
+//! out[n, y, x, c] = max over i, j < s of inp[n, s y + i, s x + j, c]
+//! ```
+//! Source: docs/network.md, section 1.2 (Tree).
+
+use super::{Agreement, Real, noise, real::convert};
+use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
+use anyhow::Result;
+use rayon::prelude::*;
+
+/// Extents of one pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MaxPoolShape {
+    /// Images.
+    pub n: usize,
+    /// Rows of the input.
+    pub h: usize,
+    /// Columns of the input.
+    pub w: usize,
+    /// Channels.
+    pub c: usize,
+    /// Side of the window, and the step.
+    pub window: usize,
+}
+
+impl MaxPoolShape {
+    /// Shape of the output, (n, h, w, c).
+    pub fn out(&self) -> [usize; 4] {
+        [self.n, self.h / self.window, self.w / self.window, self.c]
+    }
+}
+
+/// Pools `inp` into `out`.
+///
+/// Shapes: `inp` (n, h, w, c) into `out` (n, h / s, w / s, c), f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn forward(device: &Device, shape: MaxPoolShape, inp: TensorRef, out: &mut TensorMut) -> Result<()> {
+    assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
+    assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
+    match device {
+        Device::Cpu => forward_cpu(shape, inp, out),
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+fn forward_cpu(shape: MaxPoolShape, inp: TensorRef, out: &mut TensorMut) {
+    let [n, oh, _, _] = shape.out();
+    let out: &TensorMut = out;
+    (0..n * oh).into_par_iter().for_each(|row| {
+        crate::dispatch!(InstructionSet::detect(), pool_row(shape: MaxPoolShape, row: usize, inp: TensorRef, out: &TensorMut));
+    });
+}
+
+#[inline(always)]
+fn pool_row(shape: MaxPoolShape, row: usize, inp: TensorRef, out: &TensorMut) {
+    let MaxPoolShape { h, w, window, .. } = shape;
+    let [_, oh, ow, _] = shape.out();
+    for x in 0..ow {
+        // SAFETY: each output row belongs to one task.
+        let to = unsafe { out.pixel_mut(row * ow + x) };
+        let corner = (row / oh * h + row % oh * window) * w + x * window;
+        to.copy_from_slice(inp.pixel(corner));
+        for i in 1..window * window {
+            for (to, &value) in to.iter_mut().zip(inp.pixel(corner + i / window * w + i % window)) {
+                *to = if value > *to { value } else { *to };
+            }
+        }
+    }
+}
+
+/// Pooling by its formula, (n, h, w, c) in and out.
+pub fn reference<T: Real>(shape: MaxPoolShape, inp: &[T]) -> Vec<T> {
+    let MaxPoolShape { h, w, c, window, .. } = shape;
+    let [n, oh, ow, _] = shape.out();
+    let mut out = Vec::with_capacity(n * oh * ow * c);
+    for (image, y, x) in (0..n * oh * ow).map(|i| (i / (oh * ow), i / ow % oh, i % ow)) {
+        for ch in 0..c {
+            let at = |i: usize| inp[((image * h + y * window + i / window) * w + x * window + i % window) * c + ch];
+            out.push((1..window * window).fold(at(0), |most, i| if at(i) > most { at(i) } else { most }));
+        }
+    }
+    out
+}
+
+/// 1x1, odd rests, several images, a real layer.
+pub const CASES: [MaxPoolShape; 6] = [
+    MaxPoolShape { n: 1, h: 1, w: 1, c: 1, window: 1 },
+    MaxPoolShape { n: 1, h: 3, w: 2, c: 1, window: 2 },
+    MaxPoolShape { n: 2, h: 6, w: 8, c: 3, window: 2 },
+    MaxPoolShape { n: 1, h: 7, w: 9, c: 17, window: 2 },
+    MaxPoolShape { n: 1, h: 10, w: 11, c: 5, window: 3 },
+    MaxPoolShape { n: 1, h: 32, w: 32, c: 64, window: 2 },
+];
+
+/// Runs all cases on a device and compares them with the f64 reference; the output is poisoned with NaN first.
+///
+/// Errors: as `forward`.
+pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, shape) in CASES.into_iter().enumerate() {
+        let inp = noise(shape.n * shape.h * shape.w * shape.c, i as u64);
+        let exact = reference::<f64>(shape, &convert(&inp));
+        let plain = reference::<f32>(shape, &inp);
+        let mut out = Tensor::from_values(shape.out(), vec![f32::NAN; exact.len()]);
+        forward(device, shape, Tensor::from_values([shape.n, shape.h, shape.w, shape.c], inp).view(), &mut out.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact) });
+    }
+    Ok(agreements)
+}
