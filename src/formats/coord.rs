@@ -1,7 +1,27 @@
 //! Plain coordinates: rows of x and y, as `.coord`, RELION's `.txt` and XIMDISP's `.coords`.
 //! Source: docs/formats.md, "Plain coordinates".
 
-use super::coordinates::{Coordinates, Integers};
+use super::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Warnings};
+use super::text;
+use anyhow::Result;
+
+/// Rows of 2, 3 or 4 numbers: x and y; the third is a score if it lies in 0..1 in all rows; the fourth is ignored.
+///
+/// Errors: a row of another length, or not of numbers.
+/// Source: docs/formats.md, "Plain coordinates".
+pub fn read(text: &str, warnings: &mut Warnings) -> Result<Content> {
+    let rows = text::number_rows(text, warnings)?;
+    text::check_counts(&rows, &[2, 3, 4])?;
+    let is_score = rows.iter().all(|row| row.values.len() == 3 && (0.0..=1.0).contains(&row.values[2]));
+    if !is_score && rows.iter().any(|row| row.values.len() > 2) {
+        warnings.note(rows[0].line, "columns after x and y are ignored");
+    }
+    let point = |row: &text::NumberRow| Coordinate {
+        score: row.values.get(2).filter(|_| is_score).map(|score| *score as f32),
+        ..Coordinate::at(row.values[0], row.values[1])
+    };
+    Ok(Content::one(Kind::Particle, rows.iter().map(point).collect()))
+}
 
 /// Two whole numbers a row, the centre; tabs.
 pub fn write(coordinates: &Coordinates, integers: Integers) -> String {

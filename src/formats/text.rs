@@ -1,5 +1,6 @@
 //! Text as coordinate files have it: any encoding of the last forty years, any line end, numbers in the C locale.
 
+use super::coordinates::Warnings;
 use anyhow::{Result, bail};
 use std::borrow::Cow;
 
@@ -24,7 +25,7 @@ pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
 }
 
 /// The lines of a text with their numbers from 1; LF, CR LF and a lone CR end a line.
-pub fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> + Clone {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
@@ -89,6 +90,56 @@ pub fn score(token: &str, line: usize) -> Result<Option<f32>> {
 /// True for the marks that programs write where a table has no value.
 pub fn is_absent(token: &str) -> bool {
     matches!(token, "<NA>" | "NA" | "nan" | "NaN" | "NAN" | "-nan" | "None" | "none" | "." | "?" | "null")
+}
+
+/// A row of numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumberRow {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Its columns.
+    pub values: Vec<f64>,
+}
+
+/// The rows of a file of numbers. Empty lines and comments (`#`, `;`) are left out, and so is, with a remark, a
+/// first line of words.
+///
+/// Errors: a token that is not a number.
+pub fn number_rows(text: &str, warnings: &mut Warnings) -> Result<Vec<NumberRow>> {
+    let mut rows = Vec::new();
+    let mut is_first = true;
+    for (line, row) in lines(text) {
+        let row = row.trim();
+        if row.is_empty() || row.starts_with('#') || row.starts_with(';') {
+            continue;
+        }
+        if std::mem::take(&mut is_first) && !row.contains(',') && row.split_whitespace().all(|token| token.parse::<f64>().is_err()) {
+            warnings.note(line, "the first line holds words; taken as a header");
+            continue;
+        }
+        let values = row.split_whitespace().enumerate().map(|(i, token)| pixels(token, line, &format!("column {}", i + 1)));
+        rows.push(NumberRow { line, values: values.collect::<Result<_>>()? });
+    }
+    Ok(rows)
+}
+
+/// Refuses rows with another number of columns than the first, and a number that is not among `expected`.
+pub fn check_counts(rows: &[NumberRow], expected: &[usize]) -> Result<()> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let count = first.values.len();
+    if !expected.contains(&count) {
+        let expected: Vec<String> = expected.iter().map(usize::to_string).collect();
+        bail!("line {}: {count} columns; expected {}; name the right format", first.line, expected.join(" or "));
+    }
+    match rows.iter().find(|row| row.values.len() != count) {
+        Some(odd) => bail!(
+            "line {}: {} columns; expected {count} as in line {}; complete the row or remove it",
+            odd.line,
+            odd.values.len(),
+            first.line
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The start of a piece of a file for a message: one line, at most 40 characters, no control characters.
