@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use epicker::formats::model_file::{ModelFormat, load_checkpoint_file, load_model_file, read_checkpoint};
+use epicker::cli::convert::{ConvertArgs, run};
+use epicker::formats::model_file::{ModelFormat, load_checkpoint_file, load_model_file, read_checkpoint, sha256};
 use epicker::formats::pth::{self, Adam, Checkpoint, Moments, WriteOptions};
 use epicker::formats::safetensors_file;
 use epicker::formats::state_dict::{ModelFacts, NamedTensor, StateDict, Values};
@@ -57,6 +58,56 @@ fn strides_views_types_and_empty_tensors_come_out_contiguous_from_both_container
         assert_eq!([type_of("half"), type_of("dbl"), type_of("i64"), type_of("view")], ["F16", "F64", "I64", "F32"]);
         let empty = state.get("empty").unwrap();
         assert_eq!((empty.shape.as_slice(), empty.values.len()), ([0, 3].as_slice(), 0));
+    }
+}
+
+#[test]
+fn every_type_is_read_from_both_containers() {
+    for name in ["types.pth", "types_legacy.pth"] {
+        let state = load_model_file(&golden(name)).unwrap();
+        let ramp = |shape: &[usize], value: &dyn Fn(usize) -> i64| (shape.to_vec(), Values::I64((0..12).map(value).collect()));
+        let found = |tensor: &str| {
+            let tensor = state.get(tensor).unwrap();
+            (tensor.shape.clone(), tensor.values.clone())
+        };
+        assert_eq!(found("i32"), ramp(&[3, 4], &|i| i as i64 * 100_003 - 500_000), "{name}");
+        assert_eq!(found("i16"), ramp(&[3, 4], &|i| i as i64 * 1001 - 5000), "{name}");
+        assert_eq!(found("i8"), ramp(&[3, 4], &|i| i as i64 * 20 - 100), "{name}");
+        assert_eq!(found("u8"), ramp(&[3, 4], &|i| i as i64 * 20), "{name}");
+        assert_eq!(found("bool"), ramp(&[3, 4], &|i| i64::from(i % 3 == 0)), "{name}");
+        assert_eq!(found("parameter"), (vec![3, 4], Values::F32((0..12).map(|i| i as f32 / 7.0).collect())), "{name}");
+        assert_eq!(found("shared"), (vec![2, 2], Values::I64(vec![-99_988, 100_018, 300_024, 500_030])), "{name}");
+        let transposed = (0..12).map(|i| f64::from(i % 3 * 4 + i / 3) / 7.0).collect();
+        assert_eq!(found("transposed"), (vec![4, 3], Values::F64(transposed)), "{name}");
+        assert_eq!(found("expanded"), (vec![3], Values::F32(vec![2.5; 3])), "{name}");
+        assert_eq!(found("scalar"), (vec![], Values::F16(vec![f16::from_f32(-1.25)])), "{name}");
+        let nearest_bf16 = |x: f32| f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000);
+        let bf16 = (0..12).map(|i| nearest_bf16(i as f32 * 0.3 - 1.0)).collect();
+        assert_eq!(found("bf16"), (vec![3, 4], Values::F32(bf16)), "{name}");
+    }
+}
+
+#[test]
+fn names_lose_their_module_and_the_classifier_and_adam_knows_its_parameters() {
+    let expected = load_model_file(&golden("module_adam_fc_expected.safetensors")).unwrap();
+    for name in ["module_adam_fc.pth", "module_adam_fc_legacy.pth"] {
+        let checkpoint = load_checkpoint_file(&golden(name), true).unwrap();
+        assert_eq!(checkpoint.epoch, Some(41));
+        assert_eq!(checkpoint.ignored, ["base.fc.weight", "base.fc.bias"]);
+        assert_eq!(checkpoint.state.tensors.len(), 10);
+        for tensor in &checkpoint.state.tensors {
+            assert_eq!(Some(tensor), expected.get(&tensor.name), "{name}");
+        }
+        let adam = checkpoint.optimizer.unwrap();
+        assert_eq!((adam.learning_rate, adam.betas, adam.eps, adam.weight_decay), (1e-4, [0.9, 0.999], 1e-8, 0.0));
+        // those of base.fc and of the layer that nothing reads were never stepped
+        let names: Vec<_> = adam.moments.iter().map(|moments| moments.name.as_str()).collect();
+        assert_eq!(names, ["base.base_layer.0.weight", "base.base_layer.1.weight", "base.base_layer.1.bias", "hm.0.weight", "hm.0.bias"]);
+        for moments in adam.moments {
+            assert_eq!(moments.step, 3);
+            assert_eq!(moments.first, expected.get(&format!("first/{}", moments.name)).unwrap().values.to_f32());
+            assert_eq!(moments.second, expected.get(&format!("second/{}", moments.name)).unwrap().values.to_f32());
+        }
     }
 }
 
@@ -344,4 +395,90 @@ proptest! {
             let _ = read_checkpoint(&file, true);
         }
     }
+}
+
+#[test]
+fn convert_goes_both_ways_and_keeps_what_the_format_can_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let convert = |input: PathBuf, output: &str| run(&ConvertArgs { input, output: Some(path(output)), ..ConvertArgs::default() });
+
+    assert_eq!(convert(golden("module_adam_fc.pth"), "a.safetensors").unwrap(), 0);
+    assert_eq!(convert(path("a.safetensors"), "b.pth").unwrap(), 0);
+    assert_eq!(convert(golden("module_adam_fc.pth"), "c.pth").unwrap(), 0);
+    let original = load_checkpoint_file(&golden("module_adam_fc.pth"), true).unwrap();
+    for (name, optimizer) in [("a.safetensors", None), ("b.pth", None), ("c.pth", original.optimizer.clone())] {
+        let converted = load_checkpoint_file(&path(name), true).unwrap();
+        assert_eq!((&converted.state, converted.epoch, converted.optimizer), (&original.state, Some(41), optimizer), "{name}");
+    }
+
+    let args = ConvertArgs { input: golden("trained.pth"), output: Some(path("a.safetensors")), half: true, ..ConvertArgs::default() };
+    let error = run(&ConvertArgs { no_clobber: true, ..args.clone() }).unwrap_err().to_string();
+    assert!(error.contains("a.safetensors: exists already"), "{error}");
+    assert_eq!(run(&args).unwrap(), 0);
+    assert_eq!(load_model_file(&path("a.safetensors")).unwrap(), load_model_file(&golden("trained.pth")).unwrap().to_half().unwrap());
+    assert!(
+        std::fs::metadata(path("a.safetensors")).unwrap().len() < std::fs::metadata(golden("tiny.safetensors")).unwrap().len() * 6 / 10
+    );
+
+    assert_eq!(convert(golden("trained.pth"), "weights.onnx").unwrap(), 2);
+    assert!(!path("weights.onnx").exists());
+    assert_eq!(run(&ConvertArgs { input: golden("trained.pth"), ..ConvertArgs::default() }).unwrap(), 0);
+}
+
+/// What tests/python/read_pth.py says of a file; None where there is no Python, which is said aloud.
+fn read_by_python(file: &Path) -> Option<serde_json::Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read_pth.py");
+    match std::process::Command::new("python3").arg(script).arg(file).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Some(serde_json::from_slice(&output.stdout).unwrap())
+        }
+        Err(error) => {
+            println!("skipped: python3 does not start ({error})");
+            None
+        }
+    }
+}
+
+#[test]
+fn plain_python_reads_what_we_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("written.pth");
+    let read = load_checkpoint_file(&golden("module_adam_fc.pth"), true).unwrap();
+    let (mut state, adam) = (read.state, read.optimizer.unwrap());
+    state.metadata.insert("epicker.mode".into(), "particle".into());
+    state.tensors.push(tensor("extra.half", &[2, 1, 3], Values::F16([1.5_f32, -2.0, 0.1, 7.0, 0.0, -0.5].map(f16::from_f32).to_vec())));
+    state.tensors.push(tensor("extra.double", &[0, 3], Values::F64(vec![])));
+    std::fs::write(&path, pth::write(&state, &WriteOptions { epoch: Some(70_000), optimizer: Some(&adam), bare: false }).unwrap()).unwrap();
+
+    let kind = |values: &Values| match values {
+        Values::F32(_) => "Float",
+        Values::F16(_) => "Half",
+        Values::F64(_) => "Double",
+        Values::I64(_) => "Long",
+    };
+    let described = |shape: &[usize], values: &Values| serde_json::json!([kind(values), shape, sha256(&values.to_le_bytes())]);
+    let Some(found) = read_by_python(&path) else { return };
+    assert_eq!(found["epoch"], 70_000);
+    assert_eq!(found["epicker"], serde_json::json!({"epicker.mode": "particle"}));
+    assert_eq!(found["state_dict"].as_object().unwrap().len(), state.tensors.len());
+    for NamedTensor { name, shape, values } in &state.tensors {
+        assert_eq!(found["state_dict"][name], described(shape, values), "{name}");
+    }
+    let optimizer = &found["optimizer"];
+    assert_eq!(optimizer["state"].as_object().unwrap().len(), adam.moments.len());
+    // without base.fc, hm.0.weight is the fourth parameter of the model
+    let (moments, shape) = (&adam.moments[3], &state.get("hm.0.weight").unwrap().shape);
+    assert_eq!(optimizer["state"]["3"]["exp_avg"], described(shape, &Values::F32(moments.first.clone())));
+    assert_eq!(optimizer["state"]["3"]["exp_avg_sq"], described(shape, &Values::F32(moments.second.clone())));
+    assert_eq!(optimizer["state"]["3"]["step"], described(&[], &Values::F32(vec![3.0])));
+    let group = &optimizer["param_groups"][0];
+    assert_eq!(group["params"], serde_json::json!([0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!((&group["lr"], &group["betas"], &group["amsgrad"]), (&1e-4.into(), &serde_json::json!([0.9, 0.999]), &false.into()));
+
+    std::fs::write(&path, pth::write(&state, &WriteOptions { bare: true, ..WriteOptions::default() }).unwrap()).unwrap();
+    let found = read_by_python(&path).unwrap();
+    let NamedTensor { name, shape, values } = &state.tensors[0];
+    assert_eq!(found[name], described(shape, values));
 }

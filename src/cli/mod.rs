@@ -1,5 +1,7 @@
 //! The commands: arguments, and the story of each on one screen.
 
+pub mod convert; // model files from one format to the other
+
 use std::process::ExitCode;
 
 /// Runs the program with the process's arguments; returns the exit status

@@ -1,0 +1,111 @@
+//! `epicker convert`: model files from one format to the other, and what is in one.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::formats::model_file::{ModelFormat, load_checkpoint_file, sha256_of_file};
+use crate::formats::pth::{self, Checkpoint, WriteOptions};
+use crate::formats::safetensors_file;
+use crate::formats::state_dict::StateDict;
+use crate::io::write::write_whole;
+
+/// Converts a model between PyTorch's .pth and .safetensors, and says what it holds
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct ConvertArgs {
+    /// Model to read; its kind is seen from its content
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// File to write, .pth or .safetensors; without it the model is only described
+    #[arg(value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Store weights as 16-bit floats: half the size, enough to pick with; the optimiser's state is left out
+    #[arg(long)]
+    pub half: bool,
+    /// Write a .pth that is the state dict alone, without epoch, optimiser and metadata
+    #[arg(long)]
+    pub bare: bool,
+    /// Leave OUT alone if it exists
+    #[arg(long)]
+    pub no_clobber: bool,
+}
+
+/// Reads, describes, and writes if there is something to write. Returns the exit status.
+///
+/// Errors: the input cannot be read or is no model, or the output cannot be written.
+pub fn run(args: &ConvertArgs) -> Result<i32> {
+    let format = match args.output.as_deref().map(format_to_write).transpose() {
+        Ok(format) => format,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(2);
+        }
+    };
+    if let Some(output) = args.output.as_deref().filter(|output| args.no_clobber && output.exists()) {
+        bail!("{}: exists already; expected no file because of --no-clobber; choose another name", output.display());
+    }
+    let mut checkpoint = load_checkpoint_file(&args.input, true)?;
+    print!("{}", describe(&args.input, &checkpoint)?);
+
+    let (Some(output), Some(format)) = (args.output.as_deref(), format) else { return Ok(0) };
+    if args.half {
+        checkpoint.state = checkpoint.state.to_half().with_context(|| args.input.display().to_string())?;
+        checkpoint.optimizer = None;
+    }
+    let bytes = match format {
+        ModelFormat::Safetensors => safetensors_file::write(&checkpoint.state)?,
+        ModelFormat::Pth => {
+            let options = WriteOptions { bare: args.bare, epoch: checkpoint.epoch, optimizer: checkpoint.optimizer.as_ref() };
+            pth::write(&checkpoint.state, &options)?
+        }
+    };
+    write_whole(output, &bytes)?;
+    println!("{}: written, {} bytes, SHA-256 {}", output.display(), bytes.len(), sha256_of_file(output)?);
+    if checkpoint.has_optimizer && (args.half || args.bare || format == ModelFormat::Safetensors) {
+        println!("  without the optimiser's state: a training cannot be resumed from it");
+    }
+    Ok(0)
+}
+
+/// The format a file name asks for.
+fn format_to_write(path: &Path) -> Result<ModelFormat> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match extension.as_str() {
+        "pth" | "pt" => Ok(ModelFormat::Pth),
+        "safetensors" => Ok(ModelFormat::Safetensors),
+        _ => bail!("{}: the name says no format; expected .pth or .safetensors; choose one of them", path.display()),
+    }
+}
+
+/// What a model file holds, in lines.
+fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<String> {
+    let state = &checkpoint.state;
+    let mut text = String::new();
+    writeln!(text, "{}: {} tensors, {} values ({})", path.display(), state.tensors.len(), state.float_count(), types_of(state))?;
+    writeln!(text, "  SHA-256 of the file    {}", sha256_of_file(path)?)?;
+    writeln!(text, "  SHA-256 of the tensors {}", state.sha256())?;
+    if let Some(adam) = &checkpoint.optimizer {
+        let steps = adam.moments.iter().map(|moments| moments.step).max().unwrap_or(0);
+        writeln!(
+            text,
+            "  optimiser Adam: learning rate {}, {steps} steps, moments of {} parameters",
+            adam.learning_rate,
+            adam.moments.len()
+        )?;
+    }
+    if !checkpoint.ignored.is_empty() {
+        writeln!(text, "  left out, as the network does not use it: {}", checkpoint.ignored.join(", "))?;
+    }
+    for (key, value) in &state.metadata {
+        writeln!(text, "  {key}: {}", value.replace(char::is_control, " "))?;
+    }
+    Ok(text)
+}
+
+/// `343 F32, 55 I64`
+fn types_of(state: &StateDict) -> String {
+    let count = |name: &str| state.tensors.iter().filter(|tensor| tensor.values.type_name() == name).count();
+    let counts = ["F64", "F32", "F16", "I64"].map(|name| (count(name), name));
+    counts.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+}
