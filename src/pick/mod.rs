@@ -5,5 +5,6 @@ pub mod decode; //     peaks of the heat map (frame H) to detections in frames D
 pub mod draw;
 pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
+pub mod fourier_crop; // frame M to frame D
 pub mod geometry; //   the frames M, D, N, H and their sizes
 pub mod preprocess; // micrograph (frame M) to the network's input (frame N) //       the picture of --visual
