@@ -239,8 +239,7 @@ fn quantise_wrapped<T: Copy + Ord>(image_d: &[f64], cut: fn(f64) -> T, differenc
         .iter()
         .map(|&value| {
             let level = 255.0 * difference(value, min) / range + 0.5;
-            // Infinite where the range wrapped to 0: the original's cast makes 0 of it.
-            if level.is_finite() { level as i64 as u8 } else { 0 }
+            level.clamp(0.0, 255.0) as u8 // 0 / 0, where the range wrapped to 0, becomes 0
         })
         .collect()
 }
