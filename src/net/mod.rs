@@ -1,1 +1,20 @@
-//! (to be written)
+//! The network, written once, and what is made of it.
+//!
+//! `dla` writes DLA-34 with deformable convolutions as a list of nodes (`graph`). The naive f64 walk over that list
+//! (`reference`) is the truth; `plan` makes the inference order of it: norms folded, readers fused, concatenations
+//! aliased, dead branches dropped, everything at a fixed place of one arena. `model` is a network with weights,
+//! `picker` the plan with the peaks behind it.
+
+pub mod arena; //     lifetimes to offsets
+pub mod dla; //       the network as a list of nodes
+pub mod formula; //   weights by formula, for tests and speed
+pub mod graph; //     nodes and what they compute
+pub mod lower; //     nodes to fused steps
+pub mod model; //     a network with weights, read from a file
+pub mod picker; //    image to peaks
+pub mod plan; //      steps at fixed places, and running them
+pub mod reference; // the naive walk
+
+pub use dla::Architecture;
+pub use model::{Mode, Model};
+pub use picker::{Picker, PickerOptions};

@@ -1,0 +1,220 @@
+//! The inference plan: steps at fixed places of one arena. Nothing is allocated while it runs, and its memory is known
+//! before the first byte is asked for.
+
+use super::arena::{self, Lifetime};
+use super::graph::{Graph, NodeId, NodeOp};
+use super::lower::{LoweredOp, LoweredStep, lower};
+use super::model::Model;
+use crate::device::cpu::InstructionSet;
+use crate::device::tensor::Layout;
+use crate::device::{Device, TensorMut, TensorRef};
+use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
+use crate::ops::deform_conv::{self, DeformConvShape};
+use crate::ops::max_pool::{self, MaxPoolShape};
+use crate::ops::up_conv::{self, UpConvShape};
+use anyhow::{Result, ensure};
+use std::collections::HashMap;
+
+/// A map's place in the arena.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    offset: usize,
+    layout: Layout,
+}
+
+enum Work {
+    Conv { shape: ConvShape, weights: Panels, relu: bool },
+    DeformConv { shape: DeformConvShape, weights: Panels, relu: bool },
+    MaxPool { shape: MaxPoolShape },
+    UpConv { shape: UpConvShape, weights: Vec<f32> },
+}
+
+struct Step {
+    name: String,
+    work: Work,
+    inputs: Vec<Place>,
+    addend: Option<Place>,
+    output: Place,
+}
+
+/// One line of `epicker plan`.
+#[derive(Clone, Debug)]
+pub struct StepSummary {
+    /// Module name.
+    pub name: String,
+    /// What is computed, with what is fused into it.
+    pub operation: String,
+    /// Shape of the map, (n, h, w, c).
+    pub output: [usize; 4],
+    /// Multiply-adds.
+    pub multiply_adds: u64,
+    /// Bytes of the map.
+    pub output_bytes: usize,
+    /// Bytes of the weights as they lie in memory.
+    pub weight_bytes: usize,
+}
+
+/// Steps at fixed places, and the memory they work in.
+pub struct Plan {
+    steps: Vec<Step>,
+    image: Place,
+    wanted: HashMap<NodeId, Place>,
+    arena: Vec<f32>,
+    lower_bound: usize,
+}
+
+impl Plan {
+    /// Plans the network for `n` images of `[h, w]`; the maps in `wanted` can be read after a run.
+    ///
+    /// Errors: the image's sides are not multiples of 32, or the model lacks a tensor.
+    pub fn new(graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
+        ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
+        let lowered = lower(graph, model, wanted)?;
+        let set = InstructionSet::detect();
+
+        // Buffers: one for each map that is no part of another.
+        let owner = |id: NodeId| lowered.parts.get(&id).map_or(id, |&(whole, _)| whole);
+        let layout = |id: NodeId| {
+            let [h, w] = graph.extent(id, [h, w]);
+            let node = graph.node(id);
+            let channels = if node.op == NodeOp::Input { 1 } else { node.channels };
+            match lowered.parts.get(&id) {
+                Some(&(whole, channel_offset)) => {
+                    Layout { shape: [n, h, w, channels], pixel_stride: graph.node(whole).channels, channel_offset }
+                }
+                None => Layout::packed([n, h, w, channels]),
+            }
+        };
+        let mut lifetimes: Vec<(NodeId, Lifetime)> = Vec::new();
+        let mut index: HashMap<NodeId, usize> = HashMap::new();
+        let mut touch = |id: NodeId, step: usize| {
+            let id = owner(id);
+            let at = *index.entry(id).or_insert_with(|| {
+                lifetimes.push((id, Lifetime { len: layout(id).buffer_len(), first: step, last: step }));
+                lifetimes.len() - 1
+            });
+            lifetimes[at].1.last = step;
+        };
+        let image_id = NodeId(0);
+        touch(image_id, 0);
+        for (i, step) in lowered.steps.iter().enumerate() {
+            step.inputs.iter().chain(&step.addend).for_each(|&id| touch(id, i));
+            touch(step.output, i);
+        }
+        wanted.iter().for_each(|&id| touch(id, lowered.steps.len()));
+        let only_lifetimes: Vec<Lifetime> = lifetimes.iter().map(|(_, lifetime)| *lifetime).collect();
+        let (offsets, total) = arena::place(&only_lifetimes);
+        let place = |id: NodeId| Place { offset: offsets[index[&owner(id)]], layout: layout(id) };
+
+        let steps = lowered.steps.iter().map(|step| {
+            let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
+            let output = place(step.output);
+            Step { name: step.name.clone(), work: work(step, &inputs, &output, set), inputs, addend: step.addend.map(place), output }
+        });
+        Ok(Plan {
+            steps: steps.collect(),
+            image: place(image_id),
+            wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
+            lower_bound: arena::lower_bound(&only_lifetimes),
+            arena: vec![0.0; total],
+        })
+    }
+
+    /// Runs all steps on `image`, (n, h, w) of one channel, row-major.
+    ///
+    /// Errors: a launch fails on the device. An image of another size is a programming error and panics.
+    pub fn run(&mut self, device: &Device, image: &[f32]) -> Result<()> {
+        let Place { offset, layout } = self.image;
+        self.arena[offset..offset + layout.buffer_len()].copy_from_slice(image);
+        let base = self.arena.as_mut_ptr();
+        for step in &self.steps {
+            // SAFETY: every place lies in the arena (`place` gave the offsets and the length), the arena is borrowed
+            // mutably for as long as the views live, and maps that are alive together share no value: those a step
+            // reads and the one it writes are, because their lifetimes meet in this step.
+            let read = |place: &Place| unsafe { TensorRef::from_raw(base.add(place.offset), place.layout) };
+            // SAFETY: as above; one view of the output at a time.
+            let mut out = unsafe { TensorMut::from_raw(base.add(step.output.offset), step.output.layout) };
+            let inp = read(&step.inputs[0]);
+            let addend = step.addend.as_ref().map(read);
+            match &step.work {
+                Work::Conv { shape, weights, relu } => {
+                    conv::forward(device, *shape, inp, weights, Epilogue { residual: addend, relu: *relu }, &mut out)?;
+                }
+                Work::DeformConv { shape, weights, relu } => {
+                    deform_conv::forward(device, *shape, inp, read(&step.inputs[1]), weights, *relu, &mut out)?;
+                }
+                Work::MaxPool { shape } => max_pool::forward(device, *shape, inp, &mut out)?,
+                Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights, addend, &mut out)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A wanted map, after a run. Panics if it was not wanted: a programming error.
+    pub fn map(&self, id: NodeId) -> TensorRef<'_> {
+        let Place { offset, layout } = self.wanted[&id];
+        TensorRef::new(&self.arena[offset..offset + layout.buffer_len()], layout)
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        4 * self.arena.len()
+    }
+
+    /// Bytes that are alive together at the worst step: no arena could be smaller.
+    pub fn lower_bound_bytes(&self) -> usize {
+        4 * self.lower_bound
+    }
+
+    /// What each step does.
+    pub fn summary(&self) -> Vec<StepSummary> {
+        self.steps.iter().map(Step::summary).collect()
+    }
+
+    /// Multiply-adds of a run.
+    pub fn multiply_adds(&self) -> u64 {
+        self.steps.iter().map(|step| step.summary().multiply_adds).sum()
+    }
+}
+
+fn work(step: &LoweredStep, inputs: &[Place], output: &Place, set: InstructionSet) -> Work {
+    let [n, h, w, c] = inputs[0].layout.shape;
+    let co = output.layout.shape[3];
+    match &step.op {
+        LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => Work::Conv {
+            shape: ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride },
+            weights: Panels::pack(*ci, co, *kernel, weights, bias, set),
+            relu: *relu,
+        },
+        LoweredOp::DeformConv { ci, weights, bias, relu } => Work::DeformConv {
+            shape: DeformConvShape { n, h, w, ci: *ci, co },
+            weights: Panels::pack(*ci, co, 3, weights, bias, set),
+            relu: *relu,
+        },
+        LoweredOp::MaxPool { window } => Work::MaxPool { shape: MaxPoolShape { n, h, w, c, window: *window } },
+        LoweredOp::UpConv { factor, weights } => {
+            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: up_conv::pack(c, *factor, weights) }
+        }
+    }
+}
+
+impl Step {
+    fn summary(&self) -> StepSummary {
+        let output = self.output.layout.shape;
+        let values: usize = output.iter().product();
+        let relu = |relu: bool| if relu { " + relu" } else { "" };
+        let add = if self.addend.is_some() { " + add" } else { "" };
+        let (operation, multiply_adds, weight_bytes) = match &self.work {
+            Work::Conv { shape, weights, relu: r } => {
+                let stride = if shape.stride > 1 { format!(" /{}", shape.stride) } else { String::new() };
+                (format!("conv {0}x{0}{stride}{add}{1}", shape.kernel, relu(*r)), shape.multiply_adds(), weights.bytes())
+            }
+            Work::DeformConv { shape, weights, relu: r } => {
+                (format!("deform_conv 3x3{}", relu(*r)), shape.multiply_adds(), weights.bytes())
+            }
+            Work::MaxPool { shape } => (format!("max_pool {0}x{0}", shape.window), 0, 0),
+            Work::UpConv { shape, weights } => (format!("up_conv x{}{add}", shape.factor), 4 * values as u64, 4 * weights.len()),
+        };
+        StepSummary { name: self.name.clone(), operation, output, multiply_adds, output_bytes: 4 * values, weight_bytes }
+    }
+}
