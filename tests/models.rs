@@ -262,6 +262,14 @@ fn one_tensor(offset: &str, shape: &str, strides: &str) -> Vec<u8> {
     archive(&[("data.pkl", pickle.as_bytes()), ("data/0", bytemuck::cast_slice(&[1.0_f32, 2.0, 3.0, 4.0]))], zip::CompressionMethod::Stored)
 }
 
+#[test]
+fn two_tensors_of_one_name_are_refused() {
+    let tensor = "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI4\ntQI0\n))I00\n}tR";
+    let pickle = format!("}}(Vmodule.w\n{tensor}Vw\n{tensor}u.");
+    let file = archive(&[("data.pkl", pickle.as_bytes()), ("data/0", &[0; 16])], zip::CompressionMethod::Stored);
+    assert!(error_of(&file).contains("two tensors are named w"), "{}", error_of(&file));
+}
+
 fn archive(entries: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> {
     use std::io::Write;
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));

@@ -14,6 +14,7 @@
 
 mod images;
 mod memory;
+mod models;
 mod mutate;
 
 use mutate::{Pcg, mutate};
@@ -38,7 +39,7 @@ pub struct Target {
 
 /// All targets. The usual memory factor is 64: a text of one-byte tokens becomes a list of structs of some 50 bytes,
 /// and a list grows by doubling. Compressed images have the greatest ratio of their compression instead.
-const TARGETS: &[&[Target]] = &[images::TARGETS];
+const TARGETS: &[&[Target]] = &[images::TARGETS, models::TARGETS];
 
 const FREE_MEMORY: usize = 16 << 20;
 const SLOW: Duration = Duration::from_secs(1);

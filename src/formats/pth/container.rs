@@ -13,8 +13,8 @@ use crate::formats::state_dict;
 pub(super) const LEGACY_START: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 /// First bytes of a zip archive.
 pub(super) const ZIP_START: &[u8] = b"PK\x03\x04";
-/// Longest pickle read from an archive: that of the network with its optimiser takes 0.3 MB.
-const LONGEST_PICKLE: u64 = 64 << 20;
+/// A pickle of an archive may be deflated, but with the tensors it speaks of the file is larger than it, or small.
+const SMALL_PICKLE: u64 = 64 << 10;
 /// Deflated weights shrink by a tenth; this leaves room for the zeros of a fresh optimiser, not for a bomb.
 const MOST_EXPANSION: u64 = 32;
 
@@ -102,7 +102,7 @@ impl<'a> Archive<'a> {
 
     /// The pickle that says what the file holds.
     pub(super) fn pickle(&mut self) -> Result<Vec<u8>> {
-        self.entry("data.pkl", LONGEST_PICKLE)?.ok_or_else(|| anyhow!("zip archive without data.pkl"))
+        self.entry("data.pkl", self.file_length.saturating_add(SMALL_PICKLE))?.ok_or_else(|| anyhow!("zip archive without data.pkl"))
     }
 
     fn storage(&mut self, storage: &Storage, budget: &mut Budget) -> Result<&[u8]> {

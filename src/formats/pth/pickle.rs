@@ -109,7 +109,7 @@ pub(super) struct Values<'a> {
 impl<'a> Values<'a> {
     fn new() -> Self {
         // The constants have fixed places: a pickle repeats them often.
-        Values { list: vec![Value::None, Value::Bool], storages: Vec::new() }
+        Values { list: vec![Value::None, Value::Bool, Value::Tuple(Vec::new())], storages: Vec::new() }
     }
 
     pub(super) fn get(&self, id: Id) -> &Value<'a> {
@@ -211,6 +211,7 @@ impl<'a> Machine<'a> {
     fn step(&mut self) -> Result<Option<Id>> {
         const NONE: Id = Id(0);
         const BOOL: Id = Id(1); // which of the two it is never matters here
+        const EMPTY: Id = Id(2);
         let instruction = self.take(1)?[0];
         match instruction {
             // frames and the end
@@ -339,7 +340,7 @@ impl<'a> Machine<'a> {
                 self.push(Value::Bytes)?;
             }
             // containers
-            b')' => self.push(Value::Tuple(Vec::new()))?,
+            b')' => self.push_id(EMPTY)?,
             b']' => self.push(Value::List(Vec::new()))?,
             b'}' => self.push(Value::Dict(Vec::new()))?,
             b't' => {
