@@ -6,7 +6,7 @@ dead branches left out; outputs: sigmoid of hm, wh, reg), runs it, and prints on
     python3 benches/peers/onnx.py [--weights MODEL.safetensors] [--frame 1024] [--threads 2] [--runs 7]
                                   [--check EXPECTED.safetensors] [--save GRAPH.onnx] [--profile]
 
-Without --weights the weights are made by the formula of examples/formula_model.rs. --check runs the frame of a file of
+Without --weights the weights are made by the formula of src/net/formula.rs. --check runs the frame of a file of
 reference outputs (input_u8, hm_logit, wh, reg) first and fails if the outputs differ by more than 1e-4.
 Needs: pip install numpy onnx onnxruntime
 """
@@ -106,7 +106,7 @@ def uniform(name, count):
 
 
 def formula_weight(name, shape):
-    """The same formula as examples/formula_model.rs."""
+    """The same formula as src/net/formula.rs."""
     u = uniform(name, int(np.prod(shape))).reshape(shape)
     sign, spread = 2 * u - 1, np.sqrt(3 / np.prod(shape[1:]))
     if "conv_offset_mask" in name:

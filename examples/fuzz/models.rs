@@ -68,8 +68,9 @@ fn pickle_seeds() -> Vec<Vec<u8>> {
     let bare = format!("}}q\0(X\x08\0\0\0module.wq\x01{square}q\x02X\x01\0\0\0bh\x02u.");
     let moments = format!("}}(X\x04\0\0\0stepK\x03X\x07\0\0\0exp_avg{square}X\x0a\0\0\0exp_avg_sq{square}u");
     let group = "}(X\x02\0\0\0lrF1e-4\nX\x05\0\0\0betas(F0.9\nF0.999\ntX\x03\0\0\0epsK\0X\x06\0\0\0params](K\0eu";
-    let whole = format!("}}(X\x05\0\0\0epochK\x07X\x0a\0\0\0state_dictccollections\nOrderedDict\n)R(V");
-    let whole = format!("{whole}w\n{square}uX\x09\0\0\0optimizer}}(X\x05\0\0\0state}}(K\0{moments}uX\x0c\0\0\0param_groups]{group}auu.");
+    let whole = format!(
+        "}}(X\x05\0\0\0epochK\x07X\x0a\0\0\0state_dictccollections\nOrderedDict\n)R(Vw\n{square}uX\x09\0\0\0optimizer}}(X\x05\0\0\0state}}(K\0{moments}uX\x0c\0\0\0param_groups]{group}auu."
+    );
     let parameter = format!("}}(Vw\nctorch._utils\n_rebuild_parameter\n({row}NNtRVv\nctorch\nSize\n((K\x01K\x02ttRu.");
     let texts = [bare.as_str(), &whole, &parameter];
     let mut seeds: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
