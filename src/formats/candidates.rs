@@ -43,6 +43,11 @@ impl Facts {
         }
     }
 
+    /// Adds all facts of `others`.
+    pub fn extend(&mut self, others: &Facts) {
+        others.entries.iter().for_each(|(key, value)| self.set(key, value));
+    }
+
     /// The value of a fact.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entries.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
@@ -71,14 +76,62 @@ impl Wanted {
     pub const ALL: Wanted = Wanted { rows: usize::MAX, above: f32::NEG_INFINITY };
 }
 
+/// Keys that other modules read, so that both sides spell them alike.
+pub mod key {
+    /// Path of the micrograph as it was given.
+    pub const MICROGRAPH: &str = "Micrograph";
+    /// Bytes of its file.
+    pub const MICROGRAPH_BYTES: &str = "MicrographBytes";
+    /// Columns of the micrograph.
+    pub const SIZE_X: &str = "SizeX";
+    /// Rows of the micrograph.
+    pub const SIZE_Y: &str = "SizeY";
+    /// Angstrom per pixel, or `none`.
+    pub const PIXEL_SIZE: &str = "PixelSize";
+    /// Columns of the downscaled image: the frame.
+    pub const NET_SIZE_X: &str = "NetSizeX";
+    /// particle, vesicle or fiber.
+    pub const MODE: &str = "Mode";
+    /// Side of the constant box, network pixels.
+    pub const BOX_NET: &str = "BoxNet";
+    /// Side of the written boxes, micrograph pixels.
+    pub const BOX_WRITTEN: &str = "BoxWritten";
+    /// The model's fingerprint.
+    pub const MODEL_SHA256: &str = "ModelSha256";
+    /// Candidates at this score or below were not kept.
+    pub const FLOOR: &str = "Floor";
+    /// 1 if there may have been more candidates than were kept.
+    pub const CAPPED: &str = "Capped";
+    /// Number of rows.
+    pub const ROWS: &str = "Rows";
+    /// `--K` of the run.
+    pub const K: &str = "K";
+    /// `--vis_thresh` of the run.
+    pub const VIS_THRESH: &str = "VisThresh";
+    /// `--edge` of the run.
+    pub const EDGE: &str = "Edge";
+    /// `--min_distance` of the run.
+    pub const MIN_DISTANCE: &str = "MinDistance";
+    /// `--ang_thresh` of the run.
+    pub const ANG_THRESH: &str = "AngThresh";
+    /// `--output_type` of the run.
+    pub const OUTPUT_TYPE: &str = "OutputType";
+    /// 1 with `--subpixel`.
+    pub const SUBPIXEL: &str = "Subpixel";
+    /// `--suffix` of the run.
+    pub const SUFFIX: &str = "Suffix";
+    /// `--compat` of the run.
+    pub const COMPAT: &str = "Compat";
+}
+
 /// The text of a candidates file. `rows` are in descending order of score; all carry a size, or none.
 pub fn write(facts: &Facts, rows: &[Candidate]) -> String {
-    let with_size = rows.first().map_or(facts.get("Mode") == Some("vesicle"), |row| row.size.is_some());
+    let with_size = rows.first().map_or(facts.get(key::MODE) == Some("vesicle"), |row| row.size.is_some());
     let mut text = format!("{MARK}Format {FORMAT}\n");
     for (key, value) in &facts.entries {
         text.push_str(&format!("{MARK}{key} {}\n", encode(value)));
     }
-    text.push_str(&format!("{MARK}Rows {}\n\ndata_\n\nloop_\n", rows.len()));
+    text.push_str(&format!("{MARK}{} {}\n\ndata_\n\nloop_\n", key::ROWS, rows.len()));
     text.push_str("_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n");
     if with_size {
         text.push_str("_epkWidth #4\n_epkHeight #5\n");
@@ -149,7 +202,7 @@ pub fn read(bytes: &[u8], wanted: Wanted) -> Result<(Facts, Vec<Candidate>)> {
             }
         }
     }
-    let promised: usize = facts.need("Rows")?;
+    let promised: usize = facts.need(key::ROWS)?;
     let kept_all = complete || rows.len() == promised;
     ensure!(kept_all, "holds {} rows; its facts promise {promised}; the file was cut short, pick again", rows.len());
     Ok((facts, rows))

@@ -83,6 +83,15 @@ impl Compat {
         Compat { faults: faults.iter().copied().collect(), all: false }
     }
 
+    /// The names as `--compat` takes them; empty without any.
+    pub fn names(&self) -> String {
+        if self.all {
+            return "all".to_string();
+        }
+        let asked: Vec<&str> = FAULTS.iter().filter(|(_, fault)| self.has(*fault)).map(|(name, _)| *name).collect();
+        asked.join(",")
+    }
+
     /// True if this fault was asked for.
     pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)

@@ -5,21 +5,9 @@
 //! Source: docs/formats.md, "Frames".
 
 use crate::formats::candidates::Candidate;
+use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::geometry::Geometry;
-
-/// A local maximum of the heat map.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Peak {
-    /// Row-major index in the (F/4) x (F/4) map.
-    pub index: u32,
-    /// The map's value after the sigmoid, 0..1.
-    pub score: f32,
-    /// Offset of the centre from the index (x, y), heat-map pixels.
-    pub offset: [f32; 2],
-    /// Width and height, heat-map pixels, if the network was asked for sizes; may be negative.
-    pub size: Option<[f32; 2]>,
-}
 
 /// A detection of frame D with the original's f32 values.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,9 +2,11 @@
 
 pub mod compat; //     the original's faults that can be asked for by name
 pub mod decode; //     peaks of the heat map (frame H) to detections in frames D and M
-pub mod draw;
+pub mod draw; //       the picture of --visual
 pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
 pub mod fourier_crop; // frame M to frame D
 pub mod geometry; //   the frames M, D, N, H and their sizes
-pub mod preprocess; // micrograph (frame M) to the network's input (frame N) //       the picture of --visual
+pub mod output; //     picks as the text of a coordinate file
+pub mod preprocess; // micrograph (frame M) to the network's input (frame N)
+pub mod run; //        a batch: reading ahead, and all files of a micrograph

@@ -1,0 +1,260 @@
+//! A batch: the next micrographs are read and preprocessed while the network works on this one, and every
+//! micrograph's files are written as it is finished.
+//!
+//! **read -> preprocess -> network -> decode -> filter -> write**
+
+use crate::formats::candidates::{self, Candidate, Facts, key};
+use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
+use crate::io::write::write_whole;
+use crate::ops::heat_map::Peak;
+use crate::pick::compat::Compat;
+use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
+use crate::pick::draw;
+use crate::pick::filter::{Limits, filter, filter_d};
+use crate::pick::geometry::Geometry;
+use crate::pick::output::{self, OutputRule, Pick};
+use crate::pick::preprocess::{Prepared, preprocess};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+/// One micrograph to pick, and where its files go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The file.
+    pub path: PathBuf,
+    /// Its output file.
+    pub output: PathBuf,
+    /// Its candidates file, if one is wanted.
+    pub candidates: Option<PathBuf>,
+    /// Its picture, if one is wanted.
+    pub picture: Option<PathBuf>,
+    /// Which section of it.
+    pub sections: Sections,
+}
+
+/// Side of the boxes that are written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WrittenSide {
+    /// Micrograph pixels.
+    Pixels(f64),
+    /// A diameter that was asked for: without a pixel size the micrograph fails.
+    Asked {
+        /// Angstrom.
+        diameter_angstrom: f64,
+    },
+    /// The model's diameter: without a pixel size the network's box serves.
+    OfModel {
+        /// Angstrom.
+        diameter_angstrom: f64,
+    },
+    /// The network's box.
+    OfNetwork,
+}
+
+/// What holds for every micrograph of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What a pick must pass.
+    pub limits: Limits,
+    /// How picks are written.
+    pub rule: OutputRule,
+    /// Width of D; width and height of N.
+    pub frame: usize,
+    /// Side of the constant box, network pixels.
+    pub side_n_px: f64,
+    /// Side of the boxes that are written.
+    pub written_side: WrittenSide,
+    /// Pixel size that overrides the header's, angstrom.
+    pub pixel_size_angstrom: Option<f64>,
+    /// How micrographs are read.
+    pub read: ReadOptions,
+    /// Candidates at this score or below are not kept.
+    pub floor: f32,
+    /// Most peaks that the network is asked for.
+    pub cap: usize,
+    /// Facts that are the same in every candidates file.
+    pub facts: Facts,
+}
+
+/// What one micrograph gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Picks that passed.
+    pub picks: usize,
+    /// Fibers they make, in fiber mode.
+    pub fibers: usize,
+}
+
+/// Prepares jobs on a thread of its own, one ahead of `consume`; at most three are in memory at any time.
+///
+/// `is_stopped` is asked before each: what is in hand is finished.
+pub fn ahead<J: Sync, P: Send>(
+    jobs: &[J],
+    is_stopped: impl Fn() -> bool + Sync,
+    prepare: impl Fn(&J) -> P + Sync,
+    mut consume: impl FnMut(&J, P),
+) {
+    let (is_stopped, prepare) = (&is_stopped, &prepare);
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel(1);
+        scope.spawn(move || {
+            for job in jobs {
+                // Sending fails only when nobody listens any more.
+                if is_stopped() || send.send((job, prepare(job))).is_err() {
+                    break;
+                }
+            }
+        });
+        for (job, prepared) in receive {
+            if is_stopped() {
+                break;
+            }
+            consume(job, prepared);
+        }
+    });
+}
+
+/// Picks of candidates: what passes the limits, best first.
+///
+/// `side_test_m_px`: the constant box of the border test, `side_written_m_px`: that of the files, micrograph pixels.
+pub fn picks_of(candidates: &[Candidate], limits: &Limits, size: [usize; 2], sides: Sides, compat: &Compat) -> Vec<Pick> {
+    let kept = filter(candidates, limits, size, sides.test_m_px, compat);
+    kept.into_iter().map(|i| Pick::from_candidate(&candidates[i], sides.written_m_px)).collect()
+}
+
+/// Sides of the constant box, micrograph pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sides {
+    /// In the border test.
+    pub test_m_px: f64,
+    /// In files and pictures.
+    pub written_m_px: f64,
+}
+
+impl Settings {
+    /// Sides of the constant box on this micrograph.
+    ///
+    /// Errors: a diameter was asked for, and the pixel size is unknown.
+    pub fn sides(&self, geometry: &Geometry, pixel_size_angstrom: Option<f64>) -> Result<Sides> {
+        let test_m_px = side_n_to_m(self.side_n_px, geometry);
+        let written_m_px = match (self.written_side, pixel_size_angstrom) {
+            (WrittenSide::Pixels(side), _) => side,
+            (WrittenSide::Asked { diameter_angstrom } | WrittenSide::OfModel { diameter_angstrom }, Some(pixel_size)) => {
+                diameter_angstrom / pixel_size
+            }
+            (WrittenSide::Asked { .. }, None) => {
+                anyhow::bail!("pixel size unknown, which --diameter needs; expected one in the header; give it with --angpix")
+            }
+            (WrittenSide::OfModel { .. } | WrittenSide::OfNetwork, None) | (WrittenSide::OfNetwork, Some(_)) => test_m_px,
+        };
+        // The original writes its box as it tests it; ours are even, so that they have a centre pixel.
+        let written_m_px = if self.rule.compat.is_all() { written_m_px } else { output::even(written_m_px).max(2.0) };
+        Ok(Sides { test_m_px, written_m_px })
+    }
+
+    /// The pixel size of a micrograph, angstrom.
+    pub fn pixel_size_of(&self, micrograph: &Micrograph) -> Option<f64> {
+        self.pixel_size_angstrom.or(micrograph.pixel_size_angstrom)
+    }
+}
+
+/// A micrograph, ready for the network, with what its outputs need.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    prepared: Prepared,
+    pixel_size_angstrom: Option<f64>,
+    /// What only this micrograph's candidates file says.
+    facts: Facts,
+    /// What the user should know, one line each.
+    pub warnings: Vec<String>,
+    /// Seconds that reading and preprocessing took.
+    pub seconds: f64,
+}
+
+impl Ready {
+    /// The network's input: frame x frame values, row after row.
+    pub fn image(&self) -> &[f32] {
+        &self.prepared.image
+    }
+
+    /// True if there is nothing to pick: all pixels are equal.
+    pub fn is_constant(&self) -> bool {
+        self.prepared.constant
+    }
+}
+
+/// read -> preprocess.
+///
+/// Errors: the micrograph cannot be read or used; the message names it.
+pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
+    let start = Instant::now();
+    let name = || job.path.display().to_string();
+    let read = ReadOptions { sections: job.sections, ..settings.read };
+    let micrograph = read_micrograph(&job.path, &read)?;
+    let prepared = preprocess(&micrograph, settings.frame, &settings.rule.compat).with_context(name)?;
+    let pixel_size_angstrom = settings.pixel_size_of(&micrograph);
+    let mut facts = Facts::default();
+    facts.set(key::MICROGRAPH, name());
+    facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&job.path).map_or(0, |metadata| metadata.len()));
+    facts.set(key::SIZE_X, micrograph.nx);
+    facts.set(key::SIZE_Y, micrograph.ny);
+    facts.set("Sections", sections_text(job.sections, micrograph.sections));
+    facts.set(key::PIXEL_SIZE, pixel_size_angstrom.map_or("none".to_string(), |size| size.to_string()));
+    facts.set("Frame", micrograph.orientation);
+    facts.set(key::NET_SIZE_X, prepared.geometry.frame);
+    facts.set("NetSizeY", prepared.geometry.height_d);
+    let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
+    Ok(Ready { prepared, pixel_size_angstrom, facts, warnings, seconds: start.elapsed().as_secs_f64() })
+}
+
+fn sections_text(which: Sections, count: usize) -> String {
+    match which {
+        Sections::First => format!("first of {count}"),
+        Sections::One(index) => format!("{} of {count}", index + 1),
+        Sections::Mean | Sections::Refuse => format!("mean of {count}"),
+    }
+}
+
+/// decode -> filter -> write: all files of one micrograph. The output file comes last, so that it stands for all.
+///
+/// `peaks` are in descending order of score.
+///
+/// Errors: a pixel size is needed and unknown, or a file cannot be written.
+pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> Result<Found> {
+    let geometry = &ready.prepared.geometry;
+    let compat = &settings.rule.compat;
+    let name = || job.path.display().to_string();
+    let sides = settings.sides(geometry, ready.pixel_size_angstrom).with_context(name)?;
+    let mut candidates = candidates_of(peaks, geometry, compat);
+    candidates.retain(|candidate| candidate.score > settings.floor);
+    let picks = if compat.is_all() {
+        let boxes = boxes_d(peaks, settings.side_n_px as f32 / 4.0, geometry);
+        let kept = filter_d(&boxes, &settings.limits, geometry);
+        kept.into_iter().map(|i| Pick::from_box_d(&boxes[i], geometry)).collect()
+    } else {
+        picks_of(&candidates, &settings.limits, [geometry.nx, geometry.ny], sides, compat)
+    };
+    let traced = output::trace(&picks, &settings.rule, geometry.nx);
+    if let Some(path) = &job.candidates {
+        let mut facts = ready.facts.clone();
+        facts.extend(&settings.facts);
+        facts.set(key::CAPPED, u8::from(candidates.len() >= settings.cap));
+        facts.set(key::BOX_WRITTEN, sides.written_m_px);
+        write_in_folder(path, candidates::write(&facts, &candidates).as_bytes())?;
+    }
+    if let Some(path) = &job.picture {
+        write_in_folder(path, &draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry)?)?;
+    }
+    let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
+    write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
+    Ok(Found { picks: picks.len(), fibers: traced.fibers })
+}
+
+fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    }
+    write_whole(path, bytes)
+}
