@@ -1,11 +1,80 @@
 //! The commands: arguments, and the story of each on one screen.
 
-pub mod convert; // model files from one format to the other
+pub mod convert; //     model files from one format to the other
+pub mod limits; //      options shared by `pick` and `rethreshold`
+pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
+pub mod rethreshold;
+pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
+pub mod status; //      exit status
+pub mod threads; //     how many
+pub mod values; //      numbers with their allowed range
 
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use status::{Usage, status_of};
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+/// Finds particles, vesicles and filaments in cryo-EM micrographs
+#[derive(Parser)]
+#[command(name = "epicker", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write the outputs of an earlier run again with other thresholds, without the network
+    Rethreshold(Box<rethreshold::RethresholdArgs>),
+    /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
+    Convert(convert::ConvertArgs),
+}
 
 /// Runs the program with the process's arguments; returns the exit status
 /// (0 done, 1 something failed, 2 wrong usage, 130 interrupted).
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    match run_with(std::env::args_os().collect()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(status_of(&error))
+        }
+    }
+}
+
+fn with_negative_numbers(arg: clap::Arg) -> clap::Arg {
+    if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg }
+}
+
+fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
+    // Values such as -1 are for the ranges to judge, not to be taken for options.
+    let mut commands = Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(with_negative_numbers));
+    if args.len() < 2 {
+        commands.print_help()?;
+        return Ok(status::DONE);
+    }
+    let (args, ignored) = spelling::canonical(args, &commands)?;
+    if let [_, name] = args.as_slice()
+        && let Some(command) = commands.find_subcommand_mut(name)
+        && command.get_arguments().any(clap::Arg::is_required_set)
+    {
+        // The callers' wrapper without arguments: usage, and no error.
+        command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help()?;
+        return Ok(status::DONE);
+    }
+    let cli = match commands.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(asked) if !asked.use_stderr() => {
+            asked.print()?; // --help and --version
+            return Ok(status::DONE);
+        }
+        Err(wrong) => return Err(Usage::because(status::one_line(&wrong)).into()),
+    };
+    if !ignored.is_empty() {
+        eprintln!("warning: {} mean nothing here and are ignored", ignored.join(", "));
+    }
+    match cli.command {
+        Command::Rethreshold(args) => rethreshold::run(&args),
+        Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),
+    }
 }

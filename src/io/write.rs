@@ -11,6 +11,18 @@ use std::path::Path;
 ///
 /// Errors: the folder is not writable, the disk is full, or the file cannot be renamed; the temporary file is removed.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, true)
+}
+
+/// As [`write_whole`], without waiting for the disk: for files that a moment's work makes again. After a loss of power
+/// such a file may be old, empty or new.
+///
+/// Errors: as [`write_whole`].
+pub fn write_whole_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, false)
+}
+
+fn write(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -26,7 +38,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         }
         let mut file = builder.tempfile_in(folder)?;
         file.write_all(bytes)?;
-        file.as_file().sync_all()?;
+        if sync {
+            file.as_file().sync_all()?;
+        }
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };

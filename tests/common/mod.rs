@@ -2,3 +2,4 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and may panic")]
 
 pub mod fixtures;
+pub mod program;

@@ -1,0 +1,113 @@
+//! Options shared by `epicker pick` and `epicker rethreshold`: what a pick must pass, and how picks are written.
+
+use super::values;
+use crate::formats::coordinates::Kind;
+use crate::pick::compat::Compat;
+use crate::pick::filter::Limits;
+use crate::pick::output::{Helix, OutputRule, OutputType};
+use anyhow::{Result, ensure};
+
+/// Most peaks that are ever taken from a 256 x 256 heat map.
+const MOST_PEAKS: usize = 65_536;
+
+/// What a pick must pass, and how picks are written. None: not given.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LimitArgs {
+    /// Peaks taken from the heat map before any other test, 1 to 65536 [default: 2000]
+    #[arg(long = "K", value_name = "COUNT", value_parser = values::count)]
+    pub k: Option<usize>,
+    /// Keep picks with a score above it, 0 to 1 [default: the model's own, else 0]
+    #[arg(long = "vis_thresh", value_name = "SCORE", value_parser = values::score)]
+    pub vis_thresh: Option<f32>,
+    /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511 [default: 25]
+    #[arg(long = "edge", value_name = "PIXELS", value_parser = values::edge)]
+    pub edge: Option<f64>,
+    /// Picks at this distance or less from a better one are dropped, pixels of the 1024-wide image [default: 0]
+    #[arg(long = "min_distance", value_name = "PIXELS", value_parser = values::distance)]
+    pub min_distance: Option<f64>,
+    /// Fibers: largest turn per step, 0 to 1.57 radians [default: 0.3]
+    #[arg(long = "ang_thresh", value_name = "RADIANS", value_parser = values::bend)]
+    pub ang_thresh: Option<f64>,
+    /// File type: thi, star, box or coord [default: thi]
+    #[arg(long = "output_type", value_name = "TYPE")]
+    pub output_type: Option<OutputType>,
+    /// Side of the written boxes, micrograph pixels
+    #[arg(long = "box_size", value_name = "PIXELS", value_parser = values::positive)]
+    pub box_size: Option<f64>,
+    /// Two decimals in thi, box and coord files; some readers drop rows that are not whole numbers
+    #[arg(long = "subpixel")]
+    pub subpixel: bool,
+    /// Fibers in STAR files: startend or segments [default: startend]
+    #[arg(long = "helix", value_name = "KIND", value_parser = ["startend", "segments"])]
+    pub helix: Option<String>,
+    /// Distance of neighbouring segments, angstrom
+    #[arg(long = "helix_step", value_name = "ANGSTROM", value_parser = values::positive)]
+    pub helix_step: Option<f64>,
+    /// Put this before the extension of output files, for example _autopick
+    #[arg(long = "suffix", value_name = "TEXT")]
+    pub suffix: Option<String>,
+    /// Repeat faults of the original: all, or names parted by commas (docs/options.md)
+    #[arg(long = "compat", value_name = "NAMES")]
+    pub compat: Option<Compat>,
+}
+
+impl LimitArgs {
+    /// What a pick must pass. `base` holds what applies where an option is not given.
+    pub fn limits(&self, base: Limits) -> Limits {
+        Limits {
+            k: self.k.map_or(base.k, |k| k.min(MOST_PEAKS)),
+            vis_thresh: self.vis_thresh.unwrap_or(base.vis_thresh),
+            edge: self.edge.unwrap_or(base.edge),
+            min_distance: self.min_distance.unwrap_or(base.min_distance),
+        }
+    }
+
+    /// What the user should know of these options, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let too_many = self.k.filter(|&k| k > MOST_PEAKS);
+        too_many.map(|k| format!("--K {k}: the heat map has at most {MOST_PEAKS} peaks; using that")).into_iter().collect()
+    }
+
+    /// How fibers are written to STAR files.
+    ///
+    /// Errors: segments without a step, or a step without segments.
+    pub fn helix(&self) -> Result<Helix> {
+        match (self.helix.as_deref(), self.helix_step) {
+            (Some("segments"), Some(step)) => Ok(Helix::Segments(step)),
+            (Some("segments"), None) => anyhow::bail!("--helix segments: no distance; give one with --helix_step ANGSTROM"),
+            (_, step) => {
+                ensure!(step.is_none(), "--helix_step: only --helix segments has steps; add it or leave both out");
+                Ok(Helix::StartEnd)
+            }
+        }
+    }
+
+    /// How picks are written.
+    ///
+    /// Errors: as [`LimitArgs::helix`].
+    pub fn rule(&self, kind: Kind, base: &OutputRule) -> Result<OutputRule> {
+        Ok(OutputRule {
+            kind,
+            output_type: self.output_type.unwrap_or(base.output_type),
+            subpixel: self.subpixel || base.subpixel,
+            ang_thresh_rad: self.ang_thresh.unwrap_or(base.ang_thresh_rad),
+            helix: self.helix()?,
+            compat: self.compat.clone().unwrap_or_else(|| base.compat.clone()),
+        })
+    }
+}
+
+/// The limits of a run without options.
+pub const DEFAULT_LIMITS: Limits = Limits { k: 2000, vis_thresh: 0.0, edge: 25.0, min_distance: 0.0 };
+
+/// How picks are written in a run without options.
+pub fn default_rule(kind: Kind) -> OutputRule {
+    OutputRule {
+        kind,
+        output_type: OutputType::Thi,
+        subpixel: false,
+        ang_thresh_rad: 0.3,
+        helix: Helix::StartEnd,
+        compat: Compat::default(),
+    }
+}

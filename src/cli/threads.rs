@@ -1,0 +1,15 @@
+//! `--threads`: how many threads work. Results never depend on it.
+
+use super::status::OrUsage;
+use anyhow::{Context, Result};
+
+/// Sizes the pool of threads; all cores if none is asked for.
+///
+/// Errors: the threads cannot be started.
+pub fn start(threads: Option<usize>) -> Result<()> {
+    let mut pool = rayon::ThreadPoolBuilder::new();
+    if let Some(threads) = threads {
+        pool = pool.num_threads(threads);
+    }
+    pool.build_global().context("--threads: cannot be started; expected a number this machine can run; give fewer").or_usage()
+}

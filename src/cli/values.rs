@@ -1,0 +1,62 @@
+//! Numbers of the command line, each with its allowed range in the message.
+
+/// A number in a range; NaN is in none.
+pub fn number_in(text: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
+    let value: Option<f64> = text.trim().parse().ok();
+    let (low, high) = (range.start(), range.end());
+    value.filter(|value| range.contains(value)).ok_or_else(|| match high.is_finite() {
+        true => format!("expected a number from {low} to {high}"),
+        false => format!("expected a number of at least {low}"),
+    })
+}
+
+/// A score, 0..1.
+pub fn score(text: &str) -> Result<f32, String> {
+    number_in(text, 0.0..=1.0)?;
+    // Parsed again, not rounded twice: 0.1 means the f32 that a file's 0.1 is read as.
+    text.trim().parse().map_err(|_| "expected a number from 0 to 1".to_string())
+}
+
+/// Clear margin to the border, pixels of the 1024-wide image.
+pub fn edge(text: &str) -> Result<f64, String> {
+    number_in(text, 0.0..=511.0)
+}
+
+/// Distance between picks, pixels of the 1024-wide image.
+pub fn distance(text: &str) -> Result<f64, String> {
+    number_in(text, 0.0..=f64::MAX)
+}
+
+/// Angle of a bend, 0..1.57 radians.
+pub fn bend(text: &str) -> Result<f64, String> {
+    number_in(text, 0.0..=1.57)
+}
+
+/// A length or pixel size: more than 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.trim().parse().ok();
+    value.filter(|value| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_string())
+}
+
+/// A whole number of at least 1.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.trim().parse().ok().filter(|&value| value >= 1).ok_or_else(|| "expected a whole number from 1".to_string())
+}
+
+/// Width and height of the network's input: a multiple of 32.
+pub fn frame(text: &str) -> Result<usize, String> {
+    let value: Option<usize> = text.trim().parse().ok();
+    value
+        .filter(|value| (32..=16_384).contains(value) && value % 32 == 0)
+        .ok_or_else(|| "expected a multiple of 32 from 32 to 16384".to_string())
+}
+
+/// Device numbers: `3`, `0,1`, `-1` for the CPU.
+pub fn devices(text: &str) -> Result<Devices, String> {
+    let ids: Option<Vec<i32>> = text.split(',').map(|id| id.trim().parse().ok().filter(|&id: &i32| id >= -1)).collect();
+    ids.map(Devices).ok_or_else(|| "expected device numbers such as 0 or 0,1, or -1 for the CPU".to_string())
+}
+
+/// Device numbers as given with `--gpus`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices(pub Vec<i32>);
