@@ -1,0 +1,532 @@
+//! `epicker coords`: coordinate files from any format to any other.
+//!
+//! The story: find the files, read them, bring the points into the wanted frame, settle all names, and only then write.
+
+use crate::formats::coordinates::{Content, Coordinates, Integers, Kind, ListedPair, Set, Size};
+use crate::formats::label_file::{self, BoxStyle, Family, ReadOptions};
+use crate::formats::{box_file, cbox, coord, star, thi, topaz};
+use crate::io::names::{self, OutputNames};
+use crate::io::write::write_whole;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Convert coordinate files from any format to any other
+#[derive(clap::Args, Debug)]
+pub struct CoordsArgs {
+    /// Coordinate files, folders of them, or lists of them
+    #[arg(required = true, value_name = "FILE|FOLDER")]
+    inputs: Vec<PathBuf>,
+    /// Format to write
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    to: To,
+    /// Format to read; auto tells it by the content
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = parse_from)]
+    from: From,
+    /// Folder for the results, made if missing; for one merged table also its name (.star, .txt)
+    #[arg(long, short, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Micrographs that the coordinates belong to: names and sizes are taken from them
+    #[arg(long, value_name = "FILE|FOLDER")]
+    data: Option<PathBuf>,
+    /// Mirror y, for files that count rows from the bottom; needs --ny or --data
+    #[arg(long = "flip-y", alias = "flip_y")]
+    flip_y: bool,
+    /// Rows of the micrographs, for --flip-y
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
+    ny: Option<u32>,
+    /// Multiply positions and sizes, from downscaled images to full micrographs
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
+    scale: f64,
+    /// Pixel size of the micrographs in angstrom, where the files do not say it
+    #[arg(long, value_name = "ANGSTROM", value_parser = positive)]
+    angpix: Option<f64>,
+    /// Distance of helical segments in angstrom, for --to segments
+    #[arg(long, value_name = "ANGSTROM", value_parser = positive)]
+    step: Option<f64>,
+    /// Side of every written box in pixels, instead of each point's own
+    #[arg(long = "box_size", alias = "box-size", value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    box_size: Option<u32>,
+    /// Write the score as a fifth column of box files
+    #[arg(long = "box-score", alias = "box_score")]
+    box_score: bool,
+    /// What the four columns of the box files read are, if the content is not to decide
+    #[arg(long = "box-style", alias = "box_style", value_enum, value_name = "STYLE")]
+    box_style: Option<Style>,
+    /// What the rows of the STAR files read are, where nothing in the file says it
+    #[arg(long, value_enum, value_name = "ROWS")]
+    helix: Option<Helix>,
+    /// Leave out the refined shifts of STAR files
+    #[arg(long = "no-shifts", alias = "no_shifts")]
+    no_shifts: bool,
+    /// One table for all micrographs (star, topaz and cryosparc; the last two always)
+    #[arg(long)]
+    merge: bool,
+    /// Inserted before the extension of each output, such as _autopick
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    suffix: String,
+    /// Keep the folders of the inputs below the one they share
+    #[arg(long = "keep-dirs", alias = "keep_dirs")]
+    keep_dirs: bool,
+    /// Refuse to overwrite files
+    #[arg(long = "no-clobber", alias = "no_clobber")]
+    no_clobber: bool,
+}
+
+/// Formats to write.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// EPicker's own text: particles, vesicles or helices
+    Thi,
+    /// RELION, one file per micrograph
+    Star,
+    /// RELION, fibers as pairs of start and end
+    Startend,
+    /// RELION, fibers as helical segments
+    Segments,
+    /// EMAN boxes: corner and size
+    Box,
+    /// EMAN helix boxes
+    Helixbox,
+    /// EMAN2 helicon text
+    Helicon,
+    /// Plain x and y
+    Coord,
+    /// crYOLO boxes
+    Cbox,
+    /// Topaz, one table
+    Topaz,
+    /// cryoSPARC, one table
+    Cryosparc,
+    /// RELION, STAR files and the list autopick.star of them
+    #[value(name = "coordinate_files", alias = "coordinate-files")]
+    CoordinateFiles,
+}
+
+impl To {
+    fn extension(self) -> &'static str {
+        match self {
+            To::Thi => "thi",
+            To::Star | To::Startend | To::Segments | To::Cryosparc | To::CoordinateFiles => "star",
+            To::Box | To::Helixbox => "box",
+            To::Coord => "coord",
+            To::Cbox => "cbox",
+            To::Helicon | To::Topaz => "txt",
+        }
+    }
+
+    /// True for formats that hold fibers and nothing else.
+    fn needs_fibers(self) -> bool {
+        matches!(self, To::Startend | To::Segments | To::Helixbox | To::Helicon)
+    }
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Style {
+    /// Corner and size
+    Eman,
+    /// Two corners
+    Corners,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Helix {
+    /// Pairs of start and end
+    Startend,
+    /// Points along the tubes that the file numbers
+    Segments,
+}
+
+/// The value of `--from`: a family, or none.
+#[derive(Clone, Copy, Debug)]
+struct From(Option<Family>);
+
+fn parse_from(text: &str) -> Result<From, String> {
+    if text == "auto" { Ok(From(None)) } else { text.parse().map(|family| From(Some(family))).map_err(|error| format!("{error}, or auto")) }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|value: &f64| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+/// The coordinates of one micrograph on their way from a file to another.
+struct Item {
+    /// File they came from.
+    source: PathBuf,
+    /// Name that the outputs are made of: of the micrograph if known, else of the source.
+    named_after: PathBuf,
+    set: Set,
+}
+
+/// Failures so far: reported when they happen, counted for the exit status.
+#[derive(Default)]
+struct Failures(usize);
+
+impl Failures {
+    fn report(&mut self, error: &anyhow::Error) {
+        eprintln!("error: {error:#}");
+        self.0 += 1;
+    }
+}
+
+/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed, 2 wrong usage (then nothing was written).
+///
+/// Errors: none so far; what goes wrong is reported on stderr and shows in the status.
+pub fn run(args: &CoordsArgs) -> Result<i32> {
+    let mut failures = Failures::default();
+    match convert(args, &mut failures) {
+        Ok(written) => {
+            println!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display());
+            Ok(i32::from(failures.0 > 0))
+        }
+        Err(usage) => {
+            eprintln!("error: {usage:#}");
+            Ok(2)
+        }
+    }
+}
+
+/// The conversion. Errors are those of usage: nothing has been written then.
+fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
+    check_usage(args)?;
+    let mut items = Vec::new();
+    for input in &args.inputs {
+        for (path, is_named) in label_paths(input, args.from.0)? {
+            match read_items(&path, is_named, args) {
+                Ok(found) => items.extend(found),
+                Err(error) => failures.report(&error),
+            }
+        }
+    }
+    let micrographs = Micrographs::of(args)?;
+    micrographs.name(&mut items)?;
+    let mut ready = Vec::with_capacity(items.len());
+    for mut item in items {
+        match to_frame_m(&mut item, &micrographs, args) {
+            Ok(()) => ready.push(item),
+            Err(error) => failures.report(&error),
+        }
+    }
+    warn_topaz_scale(&ready, &micrographs, args);
+    if args.merge || matches!(args.to, To::Topaz | To::Cryosparc) { write_merged(ready, args, failures) } else { write_each(ready, args, failures) }
+}
+
+fn check_usage(args: &CoordsArgs) -> Result<()> {
+    ensure!(
+        !args.merge || matches!(args.to, To::Star | To::Topaz | To::Cryosparc),
+        "--merge with {:?}: that format holds one micrograph; expected star, topaz or cryosparc; leave out --merge",
+        args.to
+    );
+    ensure!(!args.flip_y || args.ny.is_some() || args.data.is_some(), "--flip-y: the number of rows is unknown; expected --ny or --data; give one of them");
+    ensure!(args.step.is_some() || args.to != To::Segments, "--to segments: the distance of segments is missing; expected angstrom; give it with --step");
+    ensure!(
+        args.helix != Some(Helix::Startend) || matches!(args.from.0, None | Some(Family::Star)),
+        "--helix startend with --from {:?}: only STAR files hold such pairs; leave out one of them",
+        args.from.0
+    );
+    if args.output.is_file() {
+        let is_table = args.merge || matches!(args.to, To::Topaz | To::Cryosparc);
+        ensure!(is_table, "--output {}: this is a file; expected a folder; give another name", args.output.display());
+    }
+    Ok(())
+}
+
+/// Files of an input, each with whether the user named it: a folder gives its coordinate files, by name.
+fn label_paths(input: &Path, family: Option<Family>) -> Result<Vec<(PathBuf, bool)>> {
+    if !input.is_dir() {
+        ensure!(input.exists(), "{}: not found; expected a coordinate file or a folder; correct the path", input.display());
+        return Ok(vec![(input.to_path_buf(), true)]);
+    }
+    let wanted: &[&str] = match family {
+        None => &names::LABEL_EXTENSIONS,
+        Some(Family::Thi) => &["thi"],
+        Some(Family::Star) => &["star"],
+        Some(Family::Box) => &["box"],
+        Some(Family::Coord) => &["coord", "coords", "txt"],
+        Some(Family::Cbox) => &["cbox"],
+        Some(Family::Topaz | Family::Helicon) => &["txt"],
+        Some(Family::Json) => &["json"],
+    };
+    let entries = std::fs::read_dir(input).with_context(|| format!("{}: cannot be listed", input.display()))?;
+    let is_wanted = |path: &PathBuf| {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        path.is_file() && wanted.contains(&extension.as_str())
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_wanted).collect();
+    paths.sort();
+    ensure!(!paths.is_empty(), "{}: no coordinate files in this folder; expected .{}; give another folder", input.display(), wanted.join(", ."));
+    Ok(paths.into_iter().map(|path| (path, false)).collect())
+}
+
+/// Reads a file, or what a list names. Lists in a folder are no labels: they are passed over.
+fn read_items(path: &Path, is_named: bool, args: &CoordsArgs) -> Result<Vec<Item>> {
+    let file = label_file::read_path(path, &read_options(args))?;
+    for warning in &file.warnings {
+        eprintln!("warning: {}: {warning}", path.display());
+    }
+    match file.content {
+        Content::Coordinates(sets) => Ok(sets.into_iter().map(|set| Item::new(path, set)).collect()),
+        Content::Micrographs(_) | Content::Pairs(_) if !is_named => Ok(Vec::new()),
+        Content::Micrographs(_) => bail!("{}: this lists micrographs; expected coordinates; give it with --data", path.display()),
+        Content::Pairs(pairs) => {
+            let mut items = Vec::new();
+            for pair in pairs {
+                let listed = found_from(path, Path::new(&pair.coordinates));
+                let inner = label_file::read_path(&listed, &read_options(args)).with_context(|| format!("{}: listed here", path.display()))?;
+                let Content::Coordinates(sets) = inner.content else {
+                    bail!("{}: {} is a list too; expected coordinates; correct the list", path.display(), listed.display())
+                };
+                for mut set in sets {
+                    set.micrograph.get_or_insert_with(|| pair.micrograph.clone());
+                    items.push(Item::new(&listed, set));
+                }
+            }
+            Ok(items)
+        }
+    }
+}
+
+fn read_options(args: &CoordsArgs) -> ReadOptions {
+    ReadOptions {
+        family: args.from.0,
+        box_style: args.box_style.map(|style| match style {
+            Style::Eman => BoxStyle::Eman,
+            Style::Corners => BoxStyle::Corners,
+        }),
+        kind: None,
+        topaz_scale: None, // --scale is for all formats alike
+        star: star::read::ReadOptions {
+            ignore_shifts: args.no_shifts,
+            pixel_size_angstrom: args.angpix,
+            start_end: args.helix == Some(Helix::Startend),
+        },
+    }
+}
+
+/// A path of a list: from the working directory, else from the list's folder.
+fn found_from(list: &Path, path: &Path) -> PathBuf {
+    let beside = list.parent().map(|folder| folder.join(path)).filter(|beside| !path.exists() && beside.exists());
+    beside.unwrap_or_else(|| path.to_path_buf())
+}
+
+impl Item {
+    fn new(source: &Path, set: Set) -> Item {
+        let named_after = set.micrograph.as_ref().map_or_else(|| source.to_path_buf(), PathBuf::from);
+        Item { source: source.to_path_buf(), named_after, set }
+    }
+
+    /// Stem as the files name it, before micrographs are known.
+    fn label_stem(&self) -> String {
+        match &self.set.micrograph {
+            Some(name) => names::micrograph_stem(Path::new(name)).text,
+            None => names::label_stem(&self.source),
+        }
+    }
+}
+
+/// The micrographs of `--data`, and the rows of each once asked for.
+struct Micrographs {
+    paths: Vec<PathBuf>,
+}
+
+impl Micrographs {
+    fn of(args: &CoordsArgs) -> Result<Micrographs> {
+        let paths = match &args.data {
+            Some(data) => micrograph_paths(data)?,
+            None => Vec::new(),
+        };
+        Ok(Micrographs { paths })
+    }
+
+    /// Names items after their micrographs, as far as there are any.
+    fn name(&self, items: &mut [Item]) -> Result<()> {
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let stems: Vec<String> = self.paths.iter().map(|path| names::micrograph_stem(path).text).collect();
+        let labels: Vec<String> = items.iter().map(Item::label_stem).collect();
+        let matching = names::match_labels(&stems, &labels)?;
+        matching.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        for (micrograph, label) in matching.pairs {
+            items[label].named_after = self.paths[micrograph].clone();
+            items[label].set.micrograph = Some(self.paths[micrograph].to_string_lossy().into_owned());
+        }
+        for label in matching.lone_labels {
+            eprintln!("warning: {}: no micrograph in --data is called {}", items[label].source.display(), labels[label]);
+        }
+        Ok(())
+    }
+
+    /// Columns and rows of an item's micrograph.
+    fn size(&self, item: &Item) -> Result<[usize; 2]> {
+        ensure!(
+            self.paths.contains(&item.named_after),
+            "{}: its micrograph is not in --data, so its rows are unknown; expected one of that name; give --ny or the right --data",
+            item.source.display()
+        );
+        image_size(&item.named_after)
+    }
+}
+
+/// Brings the points to the pixels and rows of the full micrograph.
+fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> Result<()> {
+    let top = match (args.flip_y, args.ny) {
+        (false, _) => None,
+        (true, Some(ny)) => Some(f64::from(ny) - 1.0),
+        (true, None) => Some(micrographs.size(item)?[1] as f64 - 1.0),
+    };
+    let scaled = |size: Option<Size>| size.map(|size| Size { width: size.width * args.scale, height: size.height * args.scale });
+    for point in &mut item.set.coordinates.points {
+        (point.x, point.y) = (point.x * args.scale, point.y * args.scale);
+        (point.size, point.estimated_size) = (scaled(point.size), scaled(point.estimated_size));
+        ensure!(
+            point.x.is_finite() && point.y.is_finite(),
+            "{}: a point beyond every micrograph; expected a sensible factor; correct --scale",
+            item.source.display()
+        );
+        if let Some(top) = top {
+            point.y = top - point.y;
+        }
+    }
+    if let Some(angpix) = args.angpix {
+        item.set.pixel_size_angstrom = Some(angpix);
+    }
+    let coordinates = &mut item.set.coordinates;
+    if let (To::Thi, Kind::Vesicle, Some(side)) = (args.to, coordinates.kind, args.box_size) {
+        coordinates.points.iter_mut().for_each(|point| point.size = point.size.or(Some(Size::square(f64::from(side)))));
+    }
+    ensure!(
+        !args.to.needs_fibers() || coordinates.kind == Kind::Fiber || coordinates.points.is_empty(),
+        "{}: points without fibers; expected fibers for this format; choose --to star, or say --helix startend if rows are pairs",
+        item.source.display()
+    );
+    Ok(())
+}
+
+/// Topaz picks downscaled images: all points in the first quarter of every micrograph mean a forgotten factor.
+fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs) {
+    if args.from.0 != Some(Family::Topaz) || args.scale != 1.0 || micrographs.paths.is_empty() {
+        return;
+    }
+    let mut count = 0;
+    for item in items {
+        let Ok([nx, ny]) = micrographs.size(item) else { return };
+        if item.set.coordinates.points.iter().any(|point| point.x > nx as f64 / 2.0 || point.y > ny as f64 / 2.0) {
+            return;
+        }
+        count += item.set.coordinates.points.len();
+    }
+    if count > 0 {
+        eprintln!("warning: all {count} points lie in the first half of x and y; if Topaz worked on downscaled images, give --scale");
+    }
+}
+
+/// One file per micrograph, and for `coordinate_files` the list of them.
+fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
+    let rule = OutputNames { folder: &args.output, suffix: &args.suffix, extension: args.to.extension(), keep_dirs: args.keep_dirs };
+    let inputs: Vec<PathBuf> = items.iter().map(|item| item.named_after.clone()).collect();
+    let is_source: HashMap<&Path, bool> = items.iter().map(|item| (item.named_after.as_path(), item.set.micrograph.is_none())).collect();
+    let stem = |path: &Path| if is_source.get(path) == Some(&true) { names::label_stem(path) } else { names::micrograph_stem(path).text };
+    let outputs = rule.outputs(&inputs, stem)?;
+    let list = args.output.join("autopick.star");
+    let mut planned: Vec<&Path> = outputs.iter().map(PathBuf::as_path).collect();
+    planned.extend((args.to == To::CoordinateFiles).then_some(list.as_path()));
+    check_outputs(&planned, &items, args)?;
+    make_folders(&planned)?;
+    let mut lost_fibers = false;
+    let mut pairs = Vec::new();
+    for (item, output) in items.iter().zip(&outputs) {
+        lost_fibers |= item.set.coordinates.kind == Kind::Fiber && !args.to.needs_fibers() && !matches!(args.to, To::Thi | To::Cbox);
+        let text = text_of(item, args).with_context(|| item.source.display().to_string());
+        match text.and_then(|text| write_whole(output, text.as_bytes())) {
+            Ok(()) => pairs.push(ListedPair { micrograph: micrograph_name(item), coordinates: output.to_string_lossy().into_owned() }),
+            Err(error) => failures.report(&error),
+        }
+    }
+    if lost_fibers {
+        eprintln!("warning: this format has no place for fibers; their points are written one by one");
+    }
+    let mut written = pairs.len();
+    if args.to == To::CoordinateFiles {
+        match write_whole(&list, star::write::coordinate_files(&pairs).as_bytes()) {
+            Ok(()) => written += 1,
+            Err(error) => failures.report(&error),
+        }
+    }
+    Ok(written)
+}
+
+/// The text of one output file.
+fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
+    let coordinates = &item.set.coordinates;
+    let boxes = box_file::WriteOptions { integers: Integers::Round, size_px: args.box_size, score: args.box_score };
+    match args.to {
+        To::Thi => thi::write(coordinates, &thi::WriteOptions::default()),
+        To::Star | To::CoordinateFiles | To::Cryosparc | To::Topaz => Ok(star::write::particles(coordinates, star::write::Style::Relion)),
+        To::Startend => star::write::start_end(coordinates),
+        To::Segments => {
+            let pixel_size_angstrom = item.set.pixel_size_angstrom.context("the pixel size is unknown; expected it for --to segments; give it with --angpix")?;
+            star::write::segments(coordinates, star::write::SegmentSteps { step_angstrom: args.step.unwrap_or_default(), pixel_size_angstrom })
+        }
+        To::Box => box_file::write(coordinates, &boxes),
+        To::Helixbox => box_file::write_helix(coordinates, &boxes),
+        To::Helicon => box_file::write_helicon(&micrograph_name(item), coordinates, &boxes),
+        To::Coord => Ok(coord::write(coordinates, Integers::Round)),
+        To::Cbox => cbox::write(coordinates, &cbox::WriteOptions { size_px: args.box_size }),
+    }
+}
+
+/// One table of all micrographs.
+fn write_merged(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
+    let is_file = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(args.to.extension()));
+    let output =
+        if is_file { args.output.clone() } else { args.output.join(format!("particles{}.{}", args.suffix, args.to.extension())) };
+    check_outputs(&[&output], &items, args)?;
+    make_folders(&[&output])?;
+    let mut by_name: HashMap<String, PathBuf> = HashMap::new();
+    let mut sets = Vec::with_capacity(items.len());
+    for item in items {
+        let mut name = Path::new(&micrograph_name(&item)).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if args.to == To::Topaz {
+            name = names::micrograph_stem(Path::new(&name)).text;
+        }
+        if let Some(other) = by_name.insert(name.clone(), item.source.clone()).filter(|other| *other != item.source) {
+            bail!("{} and {}: both hold the micrograph {name}; expected each once; leave one out", other.display(), item.source.display());
+        }
+        sets.push(Set { micrograph: Some(name), ..item.set });
+    }
+    let text = if args.to == To::Topaz { topaz::write(&sets, Integers::Round) } else { star::write::merged(&sets) };
+    match text.and_then(|text| write_whole(&output, text.as_bytes())) {
+        Ok(()) => Ok(1),
+        Err(error) => {
+            failures.report(&error);
+            Ok(0)
+        }
+    }
+}
+
+/// The micrograph's name as far as it is known; else the name that a RELION project would most likely give it.
+fn micrograph_name(item: &Item) -> String {
+    item.set.micrograph.clone().unwrap_or_else(|| format!("{}.mrc", names::label_stem(&item.source)))
+}
+
+/// Refuses to write over an input, and with `--no-clobber` over anything.
+fn check_outputs(outputs: &[&Path], items: &[Item], args: &CoordsArgs) -> Result<()> {
+    for output in outputs {
+        if args.no_clobber && output.exists() {
+            bail!("{}: exists already; --no-clobber was given; choose another folder or leave --no-clobber out", output.display());
+        }
+        let Ok(output) = output.canonicalize() else { continue };
+        if items.iter().any(|item| item.source.canonicalize().is_ok_and(|source| source == output)) {
+            bail!("{}: would be written over the file it is made of; expected another folder; change --output", output.display());
+        }
+    }
+    Ok(())
+}
+
+fn make_folders(outputs: &[&Path]) -> Result<()> {
+    for folder in outputs.iter().filter_map(|output| output.parent()).filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check --output", folder.display()))?;
+    }
+    Ok(())
+}
