@@ -2,7 +2,8 @@
 //!
 //! The story: find the files, read them, bring the points into the wanted frame, settle all names, and only then write.
 
-use crate::formats::coordinates::{Content, Coordinates, Integers, Kind, ListedPair, Set, Size};
+use crate::formats::coordinates::{Content, Integers, Kind, ListedPair, Set, Size};
+use crate::formats::image::{self, ImageInfo};
 use crate::formats::label_file::{self, BoxStyle, Family, ReadOptions};
 use crate::formats::{box_file, cbox, coord, star, thi, topaz};
 use crate::io::names::{self, OutputNames};
@@ -10,6 +11,10 @@ use crate::io::write::write_whole;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// Vertices of a fiber nearer to its path than this are left out where a format holds edges: half a pixel is less
+/// than any tracing is good for.
+const STRAIGHT_PX: f64 = 0.5;
 
 /// Convert coordinate files from any format to any other
 #[derive(clap::Args, Debug)]
@@ -208,7 +213,11 @@ fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
         }
     }
     warn_topaz_scale(&ready, &micrographs, args);
-    if args.merge || matches!(args.to, To::Topaz | To::Cryosparc) { write_merged(ready, args, failures) } else { write_each(ready, args, failures) }
+    if args.merge || matches!(args.to, To::Topaz | To::Cryosparc) {
+        write_merged(ready, args, failures)
+    } else {
+        write_each(ready, args, failures)
+    }
 }
 
 fn check_usage(args: &CoordsArgs) -> Result<()> {
@@ -217,8 +226,14 @@ fn check_usage(args: &CoordsArgs) -> Result<()> {
         "--merge with {:?}: that format holds one micrograph; expected star, topaz or cryosparc; leave out --merge",
         args.to
     );
-    ensure!(!args.flip_y || args.ny.is_some() || args.data.is_some(), "--flip-y: the number of rows is unknown; expected --ny or --data; give one of them");
-    ensure!(args.step.is_some() || args.to != To::Segments, "--to segments: the distance of segments is missing; expected angstrom; give it with --step");
+    ensure!(
+        !args.flip_y || args.ny.is_some() || args.data.is_some(),
+        "--flip-y: the number of rows is unknown; expected --ny or --data; give one of them"
+    );
+    ensure!(
+        args.step.is_some() || args.to != To::Segments,
+        "--to segments: the distance of segments is missing; expected angstrom; give it with --step"
+    );
     ensure!(
         args.helix != Some(Helix::Startend) || matches!(args.from.0, None | Some(Family::Star)),
         "--helix startend with --from {:?}: only STAR files hold such pairs; leave out one of them",
@@ -254,7 +269,12 @@ fn label_paths(input: &Path, family: Option<Family>) -> Result<Vec<(PathBuf, boo
     };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_wanted).collect();
     paths.sort();
-    ensure!(!paths.is_empty(), "{}: no coordinate files in this folder; expected .{}; give another folder", input.display(), wanted.join(", ."));
+    ensure!(
+        !paths.is_empty(),
+        "{}: no coordinate files in this folder; expected .{}; give another folder",
+        input.display(),
+        wanted.join(", .")
+    );
     Ok(paths.into_iter().map(|path| (path, false)).collect())
 }
 
@@ -272,7 +292,8 @@ fn read_items(path: &Path, is_named: bool, args: &CoordsArgs) -> Result<Vec<Item
             let mut items = Vec::new();
             for pair in pairs {
                 let listed = found_from(path, Path::new(&pair.coordinates));
-                let inner = label_file::read_path(&listed, &read_options(args)).with_context(|| format!("{}: listed here", path.display()))?;
+                let inner =
+                    label_file::read_path(&listed, &read_options(args)).with_context(|| format!("{}: listed here", path.display()))?;
                 let Content::Coordinates(sets) = inner.content else {
                     bail!("{}: {} is a list too; expected coordinates; correct the list", path.display(), listed.display())
                 };
@@ -324,7 +345,7 @@ impl Item {
     }
 }
 
-/// The micrographs of `--data`, and the rows of each once asked for.
+/// The micrographs of `--data`.
 struct Micrographs {
     paths: Vec<PathBuf>,
 }
@@ -357,14 +378,14 @@ impl Micrographs {
         Ok(())
     }
 
-    /// Columns and rows of an item's micrograph.
-    fn size(&self, item: &Item) -> Result<[usize; 2]> {
+    /// What the header of an item's micrograph says.
+    fn info(&self, item: &Item) -> Result<ImageInfo> {
         ensure!(
             self.paths.contains(&item.named_after),
             "{}: its micrograph is not in --data, so its rows are unknown; expected one of that name; give --ny or the right --data",
             item.source.display()
         );
-        image_size(&item.named_after)
+        image::read_info(&item.named_after, &image::ReadOptions::default())
     }
 }
 
@@ -373,7 +394,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
     let top = match (args.flip_y, args.ny) {
         (false, _) => None,
         (true, Some(ny)) => Some(f64::from(ny) - 1.0),
-        (true, None) => Some(micrographs.size(item)?[1] as f64 - 1.0),
+        (true, None) => Some(micrographs.info(item)?.ny as f64 - 1.0),
     };
     let scaled = |size: Option<Size>| size.map(|size| Size { width: size.width * args.scale, height: size.height * args.scale });
     for point in &mut item.set.coordinates.points {
@@ -390,6 +411,10 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
     }
     if let Some(angpix) = args.angpix {
         item.set.pixel_size_angstrom = Some(angpix);
+    }
+    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && micrographs.paths.contains(&item.named_after) {
+        // 1.0 is what programs write that do not know it.
+        item.set.pixel_size_angstrom = micrographs.info(item)?.pixel_size_angstrom.filter(|size| *size != 1.0);
     }
     let coordinates = &mut item.set.coordinates;
     if let (To::Thi, Kind::Vesicle, Some(side)) = (args.to, coordinates.kind, args.box_size) {
@@ -410,7 +435,7 @@ fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs
     }
     let mut count = 0;
     for item in items {
-        let Ok([nx, ny]) = micrographs.size(item) else { return };
+        let Ok(ImageInfo { nx, ny, .. }) = micrographs.info(item) else { return };
         if item.set.coordinates.points.iter().any(|point| point.x > nx as f64 / 2.0 || point.y > ny as f64 / 2.0) {
             return;
         }
@@ -423,6 +448,17 @@ fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs
 
 /// One file per micrograph, and for `coordinate_files` the list of them.
 fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
+    let mut sources: HashMap<&Path, &Path> = HashMap::new();
+    for item in &items {
+        if let Some(other) = sources.insert(&item.named_after, &item.source).filter(|_| item.set.micrograph.is_some()) {
+            bail!(
+                "{} and {}: both hold coordinates of {}; expected one file per micrograph; leave one out",
+                other.display(),
+                item.source.display(),
+                item.named_after.display()
+            );
+        }
+    }
     let rule = OutputNames { folder: &args.output, suffix: &args.suffix, extension: args.to.extension(), keep_dirs: args.keep_dirs };
     let inputs: Vec<PathBuf> = items.iter().map(|item| item.named_after.clone()).collect();
     let is_source: HashMap<&Path, bool> = items.iter().map(|item| (item.named_after.as_path(), item.set.micrograph.is_none())).collect();
@@ -443,6 +479,9 @@ fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> R
             Err(error) => failures.report(&error),
         }
     }
+    if args.to == To::CoordinateFiles && items.iter().any(|item| item.set.micrograph.is_none()) {
+        eprintln!("warning: micrograph names are made of the files' names; RELION needs them exactly: name the micrographs with --data");
+    }
     if lost_fibers {
         eprintln!("warning: this format has no place for fibers; their points are written one by one");
     }
@@ -458,15 +497,22 @@ fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> R
 
 /// The text of one output file.
 fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
-    let coordinates = &item.set.coordinates;
+    // Formats of edges: points along a straight piece would each start the track anew.
+    let edges = matches!(args.to, To::Startend | To::Helixbox | To::Helicon).then(|| item.set.coordinates.straightened(STRAIGHT_PX));
+    let edges = edges.transpose()?;
+    let coordinates = edges.as_ref().unwrap_or(&item.set.coordinates);
     let boxes = box_file::WriteOptions { integers: Integers::Round, size_px: args.box_size, score: args.box_score };
     match args.to {
         To::Thi => thi::write(coordinates, &thi::WriteOptions::default()),
         To::Star | To::CoordinateFiles | To::Cryosparc | To::Topaz => Ok(star::write::particles(coordinates, star::write::Style::Relion)),
         To::Startend => star::write::start_end(coordinates),
         To::Segments => {
-            let pixel_size_angstrom = item.set.pixel_size_angstrom.context("the pixel size is unknown; expected it for --to segments; give it with --angpix")?;
-            star::write::segments(coordinates, star::write::SegmentSteps { step_angstrom: args.step.unwrap_or_default(), pixel_size_angstrom })
+            let pixel_size_angstrom =
+                item.set.pixel_size_angstrom.context("the pixel size is unknown; expected it for --to segments; give it with --angpix")?;
+            star::write::segments(
+                coordinates,
+                star::write::SegmentSteps { step_angstrom: args.step.unwrap_or_default(), pixel_size_angstrom },
+            )
         }
         To::Box => box_file::write(coordinates, &boxes),
         To::Helixbox => box_file::write_helix(coordinates, &boxes),
@@ -479,8 +525,7 @@ fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
 /// One table of all micrographs.
 fn write_merged(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     let is_file = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(args.to.extension()));
-    let output =
-        if is_file { args.output.clone() } else { args.output.join(format!("particles{}.{}", args.suffix, args.to.extension())) };
+    let output = if is_file { args.output.clone() } else { args.output.join(format!("particles{}.{}", args.suffix, args.to.extension())) };
     check_outputs(&[&output], &items, args)?;
     make_folders(&[&output])?;
     let mut by_name: HashMap<String, PathBuf> = HashMap::new();
@@ -529,4 +574,26 @@ fn make_folders(outputs: &[&Path]) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check --output", folder.display()))?;
     }
     Ok(())
+}
+
+/// The micrographs that `--data` means: a file, the images of a folder, or those of a list.
+fn micrograph_paths(data: &Path) -> Result<Vec<PathBuf>> {
+    let is_image = |path: &Path| names::micrograph_stem(path).is_known;
+    if data.is_dir() {
+        let entries = std::fs::read_dir(data).with_context(|| format!("{}: cannot be listed", data.display()))?;
+        let mut paths: Vec<PathBuf> =
+            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|path| path.is_file() && is_image(path)).collect();
+        paths.sort();
+        ensure!(!paths.is_empty(), "{}: no micrographs in this folder; expected .mrc, .tif or .png; give another folder", data.display());
+        return Ok(paths);
+    }
+    ensure!(data.exists(), "{}: not found; expected micrographs; correct --data", data.display());
+    if is_image(data) {
+        return Ok(vec![data.to_path_buf()]);
+    }
+    match label_file::read_path(data, &ReadOptions::default())?.content {
+        Content::Micrographs(list) => Ok(list.iter().map(|entry| found_from(data, Path::new(&entry.path))).collect()),
+        Content::Pairs(list) => Ok(list.iter().map(|entry| found_from(data, Path::new(&entry.micrograph))).collect()),
+        Content::Coordinates(_) => bail!("{}: this lists coordinates; expected micrographs; correct --data", data.display()),
+    }
 }

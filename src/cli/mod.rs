@@ -1,6 +1,7 @@
 //! The commands: arguments, and the story of each on one screen.
 
 pub mod convert; //     model files from one format to the other
+pub mod coords; //      coordinate files from any format to any other
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod rethreshold;
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Write the outputs of an earlier run again with other thresholds, without the network
     Rethreshold(Box<rethreshold::RethresholdArgs>),
+    /// Convert coordinate files from any format to any other
+    Coords(Box<coords::CoordsArgs>),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
     Convert(convert::ConvertArgs),
 }
@@ -75,6 +78,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
     }
     match cli.command {
         Command::Rethreshold(args) => rethreshold::run(&args),
+        Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),
     }
 }

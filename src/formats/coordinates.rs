@@ -203,6 +203,31 @@ impl Coordinates {
         Ok(fibers)
     }
 
+    /// The fibers with only those vertices that their shape needs: no dropped one is farther than `tolerance_px`
+    /// (micrograph pixels) from the path. For formats that hold edges rather than points.
+    ///
+    /// Errors: a point belongs to no fiber.
+    /// Source: Douglas and Peucker 1973, Cartographica 10(2).
+    pub fn straightened(&self, tolerance_px: f64) -> Result<Coordinates> {
+        let mut points = Vec::new();
+        for fiber in self.fibers()? {
+            let mut keep = vec![false; fiber.len()];
+            let mut open = vec![(0, fiber.len() - 1)];
+            (keep[0], keep[fiber.len() - 1]) = (true, true);
+            while let Some((from, to)) = open.pop() {
+                let [a, b] = [&self.points[fiber[from]], &self.points[fiber[to]]];
+                let distance = |i: usize| distance_to_edge(&self.points[fiber[i]], a, b);
+                let farthest = (from + 1..to).max_by(|&i, &j| distance(i).total_cmp(&distance(j)));
+                if let Some(i) = farthest.filter(|&i| distance(i) > tolerance_px) {
+                    keep[i] = true;
+                    open.extend([(from, i), (i, to)]);
+                }
+            }
+            points.extend(fiber.iter().zip(keep).filter(|(_, keep)| *keep).map(|(&i, _)| self.points[i]));
+        }
+        Ok(Coordinates { kind: self.kind, points })
+    }
+
     /// Removes fibers of a single point, which have no direction; returns how many there were.
     pub fn drop_lone_vertices(&mut self) -> usize {
         let mut count = std::collections::HashMap::new();
@@ -215,6 +240,13 @@ impl Coordinates {
         self.points.retain(|point| point.group.is_none_or(|group| count.get(&group) != Some(&1)));
         before - self.points.len()
     }
+}
+
+fn distance_to_edge(point: &Coordinate, a: &Coordinate, b: &Coordinate) -> f64 {
+    let (dx, dy) = (b.x - a.x, b.y - a.y);
+    let length_2 = dx * dx + dy * dy;
+    let along = if length_2 > 0.0 { (((point.x - a.x) * dx + (point.y - a.y) * dy) / length_2).clamp(0.0, 1.0) } else { 0.0 };
+    (point.x - a.x - along * dx).hypot(point.y - a.y - along * dy)
 }
 
 #[cfg(test)]
@@ -237,6 +269,15 @@ mod tests {
         assert_eq!(all.fibers().unwrap(), [vec![0, 1]]);
         all.points.push(Coordinate::at(0.0, 0.0));
         assert!(all.fibers().is_err());
+    }
+
+    #[test]
+    fn a_straightened_fiber_keeps_its_ends_and_corners() {
+        let point = |x: f64, y: f64| Coordinate { group: Some(1), ..Coordinate::at(x, y) };
+        let points = vec![point(0.0, 0.0), point(10.0, 0.4), point(20.0, 0.0), point(20.0, 10.0), point(20.3, 20.0), point(20.0, 30.0)];
+        let fiber = Coordinates { kind: Kind::Fiber, points: points.clone() };
+        assert_eq!(fiber.straightened(0.5).unwrap().points, [points[0], points[2], points[5]]);
+        assert_eq!(fiber.straightened(0.1).unwrap().points, points);
     }
 
     #[test]
