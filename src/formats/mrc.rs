@@ -8,7 +8,7 @@ use crate::formats::image::{
     FileBytes, ImageInfo, Micrograph, Mode0, Orientation, Pixels, ReadOptions, Samples, SectionMean, Sections, believable_pixel_size,
     judge_sections,
 };
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -441,7 +441,7 @@ fn stream_header(stream: &mut impl Read, options: &ReadOptions) -> Result<Header
     read_up_to(stream, extended_len.min(FEI_RECORD as u64), &mut head)?;
     let header = parse(&head, None, options)?;
     let skip = extended_len.saturating_sub(FEI_RECORD as u64);
-    let skipped = std::io::copy(&mut stream.take(skip), &mut std::io::sink()).context("compressed data: damaged")?;
+    let skipped = std::io::copy(&mut stream.take(skip), &mut std::io::sink()).map_err(damaged)?;
     ensure!(skipped == skip && head.len() as u64 >= HEADER_LEN as u64 + extended_len.min(FEI_RECORD as u64), truncated(&header, 0));
     ensure!(header.nz > 0, "bytes 8-11: no sections (NZ = 0); expected at least 1 in a compressed file; unpack it");
     ensure!(
@@ -475,12 +475,11 @@ fn read_stream(mut stream: impl Read, options: &ReadOptions) -> Result<Micrograp
             }
             got
         } else {
-            std::io::copy(&mut (&mut stream).take(section_len), &mut std::io::sink()).context("compressed data: damaged")?
+            std::io::copy(&mut (&mut stream).take(section_len), &mut std::io::sink()).map_err(damaged)?
         };
         ensure!(got == section_len, truncated(&header, index as u64 * section_len + got));
     }
-    let surplus =
-        std::io::copy(&mut (&mut stream).take(SURPLUS_WITHOUT_WARNING + 1), &mut std::io::sink()).context("compressed data: damaged")?;
+    let surplus = std::io::copy(&mut (&mut stream).take(SURPLUS_WITHOUT_WARNING + 1), &mut std::io::sink()).map_err(damaged)?;
     header.judge_surplus(surplus)?;
     let pixels = only.unwrap_or_else(|| mean.finish());
     Ok(header.micrograph(pixels, note))
@@ -488,8 +487,12 @@ fn read_stream(mut stream: impl Read, options: &ReadOptions) -> Result<Micrograp
 
 /// Appends up to `len` bytes; the buffer grows with what really comes, not with what was promised.
 fn read_up_to(stream: &mut impl Read, len: u64, out: &mut Vec<u8>) -> Result<u64> {
-    let got = stream.take(len).read_to_end(out).context("compressed data: damaged")?;
+    let got = stream.take(len).read_to_end(out).map_err(damaged)?;
     Ok(got as u64)
+}
+
+fn damaged(error: std::io::Error) -> anyhow::Error {
+    anyhow!("compressed data: {error}; expected a whole file; copy it again")
 }
 
 fn truncated(header: &Header, pixel_bytes: u64) -> String {

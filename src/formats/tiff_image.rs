@@ -36,10 +36,11 @@ pub fn read(bytes: &[u8], options: &ReadOptions) -> Result<Micrograph> {
         Sections::One(index) => index..index + 1,
         _ => 0..1,
     };
+    let limits = limits(&pages, wanted.clone(), bytes.len())?;
     let mut patches: Vec<usize> = pages.iter().filter(|page| page.white_is_zero).filter_map(|page| page.photometric_at).collect();
     patches.sort_unstable();
     let source = BlackIsZero { bytes: Cursor::new(bytes), patches, big_endian: bytes.starts_with(b"M") };
-    let mut decoder = Decoder::new(source).map_err(|error| broken(0, error))?.with_limits(limits(&pages[wanted.clone()], bytes.len())?);
+    let mut decoder = Decoder::new(source).map_err(|error| broken(0, error))?.with_limits(limits);
     if wanted.start > 0 {
         decoder.seek_to_image(wanted.start).map_err(|error| broken(wanted.start, error))?;
     }
@@ -50,7 +51,6 @@ pub fn read(bytes: &[u8], options: &ReadOptions) -> Result<Micrograph> {
             decoder.next_image().map_err(|error| broken(index, error))?;
         }
         let page = &pages[index];
-        page.check(index, bytes.len())?;
         ensure!(
             wanted.len() == 1 || [page.nx, page.ny] == [first.nx, first.ny],
             "page {}: {} x {} pixels; expected {nx} x {ny} as on the first page; give --sections first",
@@ -91,9 +91,10 @@ pub fn info(bytes: &[u8], options: &ReadOptions) -> Result<ImageInfo> {
 }
 
 /// Limits for the decoder: no strip or tile may be larger than the largest page, or a tile's padding.
-fn limits(pages: &[Page], file_len: usize) -> Result<Limits> {
+fn limits(pages: &[Page], wanted: std::ops::Range<usize>, file_len: usize) -> Result<Limits> {
     let mut largest = 0;
-    for (index, page) in pages.iter().enumerate() {
+    for index in wanted {
+        let page = &pages[index];
         page.check(index, file_len)?;
         largest = largest
             .max(page.nx.max(LARGEST_TILE) * page.ny.min(LARGEST_TILE).max(1) * page.bits / 8)
