@@ -418,7 +418,7 @@ fn tiff_that_is_no_grey_image_is_refused() {
     refused(&with(|page| (page.nx, page.ny) = (3838, 7420)), "two 4-bit pixels per byte (3838 x 7420)");
     refused(&with(|page| page.ny = 100_000), "expected what");
     refused(&with(|page| page.ny = 0), "0 rows");
-    refused(&with(|_| ())[..100], "page 1");
+    refused(&with(|_| ())[..100], "cut off at byte 100");
     refused(b"II*\0\x08\0\0\0", "cut off");
     refused(b"II*\0\0\0\0\0", "no page");
 }
