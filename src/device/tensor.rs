@@ -2,7 +2,8 @@
 //!
 //! The stride and the offset make a concatenation free: several producers write into one buffer, each its own
 //! channels of every pixel. So two views of one buffer may interleave, which slices cannot express; the views here
-//! are raw pointers behind bounds that are checked when the view is made.
+//! are raw pointers behind bounds that are checked when the view is made. They are generic in the type of a value
+//! because the training plan also runs in f64, through the naive references.
 
 use std::marker::PhantomData;
 
@@ -83,34 +84,42 @@ impl Tensor {
 }
 
 /// A view to read.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorRef<'a> {
-    data: *const f32,
+#[derive(Debug)]
+pub struct TensorRef<'a, T = f32> {
+    data: *const T,
     layout: Layout,
-    buffer: PhantomData<&'a [f32]>,
+    buffer: PhantomData<&'a [T]>,
 }
 
 /// A view to write. Not `Clone`: one writer for each value.
 #[derive(Debug)]
-pub struct TensorMut<'a> {
-    data: *mut f32,
+pub struct TensorMut<'a, T = f32> {
+    data: *mut T,
     layout: Layout,
-    buffer: PhantomData<&'a mut [f32]>,
+    buffer: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: a view is a slice with gaps; whoever makes views of one buffer sees to it that no value is written by one
 // and touched by another (`TensorMut::from_raw` states the duty), so sending and sharing them is as safe as for slices.
-unsafe impl Send for TensorRef<'_> {}
+unsafe impl<T: Sync> Send for TensorRef<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for TensorRef<'_> {}
+unsafe impl<T: Sync> Sync for TensorRef<'_, T> {}
 // SAFETY: as above.
-unsafe impl Send for TensorMut<'_> {}
+unsafe impl<T: Send> Send for TensorMut<'_, T> {}
 // SAFETY: as above; writing through a shared reference takes an unsafe method.
-unsafe impl Sync for TensorMut<'_> {}
+unsafe impl<T: Send + Sync> Sync for TensorMut<'_, T> {}
 
-impl<'a> TensorRef<'a> {
+// Not derived: that would ask for `T: Clone`, which a view does not need.
+impl<T> Clone for TensorRef<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for TensorRef<'_, T> {}
+
+impl<'a, T> TensorRef<'a, T> {
     /// A view of a whole buffer. Panics if the layout does not fit: a programming error.
-    pub fn new(buffer: &'a [f32], layout: Layout) -> Self {
+    pub fn new(buffer: &'a [T], layout: Layout) -> Self {
         assert!(layout.buffer_len() <= buffer.len() && layout.channel_offset + layout.shape[3] <= layout.pixel_stride, "{layout:?}");
         TensorRef { data: buffer.as_ptr(), layout, buffer: PhantomData }
     }
@@ -120,7 +129,7 @@ impl<'a> TensorRef<'a> {
     /// # Safety
     /// `data` points to `layout.buffer_len()` values that live for `'a`, and none of the values of this view is
     /// written during `'a`.
-    pub unsafe fn from_raw(data: *const f32, layout: Layout) -> Self {
+    pub unsafe fn from_raw(data: *const T, layout: Layout) -> Self {
         TensorRef { data, layout, buffer: PhantomData }
     }
 
@@ -136,7 +145,7 @@ impl<'a> TensorRef<'a> {
 
     /// The channels of pixel `index`, counted through all images and rows.
     #[inline(always)]
-    pub fn pixel(&self, index: usize) -> &'a [f32] {
+    pub fn pixel(&self, index: usize) -> &'a [T] {
         debug_assert!(index < self.layout.pixels());
         // SAFETY: the layout was checked against the buffer, and the index lies inside.
         unsafe { std::slice::from_raw_parts(self.pixel_ptr(index), self.layout.shape[3]) }
@@ -144,7 +153,7 @@ impl<'a> TensorRef<'a> {
 
     /// Pointer to the first channel of pixel `index`.
     #[inline(always)]
-    pub fn pixel_ptr(&self, index: usize) -> *const f32 {
+    pub fn pixel_ptr(&self, index: usize) -> *const T {
         self.data.wrapping_add(index * self.layout.pixel_stride + self.layout.channel_offset)
     }
 
@@ -155,9 +164,9 @@ impl<'a> TensorRef<'a> {
     }
 }
 
-impl<'a> TensorMut<'a> {
+impl<'a, T> TensorMut<'a, T> {
     /// A view of a whole buffer. Panics if the layout does not fit: a programming error.
-    pub fn new(buffer: &'a mut [f32], layout: Layout) -> Self {
+    pub fn new(buffer: &'a mut [T], layout: Layout) -> Self {
         assert!(layout.buffer_len() <= buffer.len() && layout.channel_offset + layout.shape[3] <= layout.pixel_stride, "{layout:?}");
         TensorMut { data: buffer.as_mut_ptr(), layout, buffer: PhantomData }
     }
@@ -167,7 +176,7 @@ impl<'a> TensorMut<'a> {
     /// # Safety
     /// `data` points to `layout.buffer_len()` values that live for `'a`, and no other view touches the values of this
     /// one during `'a`.
-    pub unsafe fn from_raw(data: *mut f32, layout: Layout) -> Self {
+    pub unsafe fn from_raw(data: *mut T, layout: Layout) -> Self {
         TensorMut { data, layout, buffer: PhantomData }
     }
 
@@ -183,7 +192,7 @@ impl<'a> TensorMut<'a> {
 
     /// Pointer to the first channel of pixel `index`.
     #[inline(always)]
-    pub fn pixel_ptr(&self, index: usize) -> *mut f32 {
+    pub fn pixel_ptr(&self, index: usize) -> *mut T {
         self.data.wrapping_add(index * self.layout.pixel_stride + self.layout.channel_offset)
     }
 
@@ -193,7 +202,7 @@ impl<'a> TensorMut<'a> {
     /// No other reference to this pixel is alive: parallel loops give each pixel to one task.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // the duty stands above
-    pub unsafe fn pixel_mut(&self, index: usize) -> &mut [f32] {
+    pub unsafe fn pixel_mut(&self, index: usize) -> &mut [T] {
         debug_assert!(index < self.layout.pixels());
         // SAFETY: the layout was checked against the buffer, the index lies inside, and the caller is alone with it.
         unsafe { std::slice::from_raw_parts_mut(self.pixel_ptr(index), self.layout.shape[3]) }
@@ -206,7 +215,7 @@ impl<'a> TensorMut<'a> {
     }
 
     /// A view to read the same values; the writer is borrowed for as long.
-    pub fn as_ref(&self) -> TensorRef<'_> {
+    pub fn as_ref(&self) -> TensorRef<'_, T> {
         TensorRef { data: self.data, layout: self.layout, buffer: PhantomData }
     }
 }

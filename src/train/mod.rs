@@ -1,1 +1,5 @@
-//! (to be written)
+//! Learning from labelled images: targets, losses, steps.
+
+pub mod targets;
+
+pub use targets::{Object, Targets};
