@@ -1,8 +1,10 @@
 //! The commands: arguments, and the story of each on one screen.
 
+pub mod bench;
 pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
 pub mod limits; //      options shared by `pick` and `rethreshold`
+pub mod pick;
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod rethreshold;
 pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
@@ -25,10 +27,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find particles, vesicles or fibers in micrographs
+    Pick(Box<pick::PickArgs>),
     /// Write the outputs of an earlier run again with other thresholds, without the network
     Rethreshold(Box<rethreshold::RethresholdArgs>),
     /// Convert coordinate files from any format to any other
     Coords(Box<coords::CoordsArgs>),
+    /// Measure how fast this machine picks
+    Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
     Convert(convert::ConvertArgs),
 }
@@ -36,10 +42,12 @@ enum Command {
 /// Runs the program with the process's arguments; returns the exit status
 /// (0 done, 1 something failed, 2 wrong usage, 130 interrupted).
 pub fn run() -> ExitCode {
-    match run_with(std::env::args_os().collect()) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match run_with(args.clone()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            status::tell(&format!("error: {error:#}"));
+            pick::mark_failed_job(&args);
             ExitCode::from(status_of(&error))
         }
     }
@@ -74,9 +82,11 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Err(wrong) => return Err(Usage::because(status::one_line(&wrong)).into()),
     };
     if !ignored.is_empty() {
-        eprintln!("warning: {} mean nothing here and are ignored", ignored.join(", "));
+        status::tell(&format!("warning: {}: no meaning here; ignored", ignored.join(", ")));
     }
     match cli.command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),

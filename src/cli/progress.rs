@@ -98,7 +98,7 @@ impl Progress {
     }
 
     fn line_to_stderr(&self, line: &str) {
-        self.with_bar_hidden(|| eprintln!("{line}"));
+        self.with_bar_hidden(|| super::status::tell(line));
     }
 
     fn with_bar_hidden(&self, write: impl FnOnce()) {

@@ -6,7 +6,7 @@ use super::status::Usage;
 use std::ffi::{OsStr, OsString};
 
 /// Names that the original knows and that mean nothing here, and whether a value follows.
-const IGNORED: [(&str, bool); 18] = [
+const IGNORED: [(&str, bool); 19] = [
     ("task", true),
     ("dataset", true),
     ("arch", true),
@@ -23,15 +23,17 @@ const IGNORED: [(&str, bool); 18] = [
     ("demo", true),
     ("split", true),
     ("target_size", true),
+    ("input_res", true),
     ("input_h", true),
     ("input_w", true),
 ];
 
 /// Ignored only with one of these values.
-const ONLY_VALUES: [(&str, &[&str], &str); 5] = [
+const ONLY_VALUES: [(&str, &[&str], &str); 6] = [
     ("task", &["ctdet"], "ctdet"),
     ("arch", &["dla_34"], "dla_34"),
     ("down_ratio", &["4"], "4"),
+    ("input_res", &["-1", "1024"], "1024; give other sizes with --frame"),
     ("input_h", &["-1", "1024"], "1024; give other sizes with --frame"),
     ("input_w", &["-1", "1024"], "1024; give other sizes with --frame"),
 ];

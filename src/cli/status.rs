@@ -1,6 +1,7 @@
 //! Exit status: 0 done, 1 something failed, 2 wrong usage (found before any file is written), 130 interrupted.
 
 use std::fmt;
+use std::io::Write;
 
 /// Everything was done.
 pub const DONE: u8 = 0;
@@ -45,6 +46,11 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 /// Exit status of a command that ended with this error.
 pub fn status_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { WRONG_USAGE } else { FAILED }
+}
+
+/// A line on standard error. That nobody can be told (a full disk, a closed pipe) is no reason to stop.
+pub fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Clap's message on one line, without the usage that follows it.

@@ -4,7 +4,7 @@
 //! **read -> preprocess -> network -> decode -> filter -> write**
 
 use crate::formats::candidates::{self, Candidate, Facts, key};
-use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
+use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::Compat;
@@ -32,6 +32,10 @@ pub struct Job {
     pub picture: Option<PathBuf>,
     /// Which section of it.
     pub sections: Sections,
+    /// Its name as the user gave it.
+    pub name: String,
+    /// Pixel size that overrides the header's, angstrom.
+    pub pixel_size_angstrom: Option<f64>,
 }
 
 /// Side of the boxes that are written.
@@ -66,8 +70,6 @@ pub struct Settings {
     pub side_n_px: f64,
     /// Side of the boxes that are written.
     pub written_side: WrittenSide,
-    /// Pixel size that overrides the header's, angstrom.
-    pub pixel_size_angstrom: Option<f64>,
     /// How micrographs are read.
     pub read: ReadOptions,
     /// Candidates at this score or below are not kept.
@@ -153,11 +155,6 @@ impl Settings {
         let written_m_px = if self.rule.compat.is_all() { written_m_px } else { output::even(written_m_px).max(2.0) };
         Ok(Sides { test_m_px, written_m_px })
     }
-
-    /// The pixel size of a micrograph, angstrom.
-    pub fn pixel_size_of(&self, micrograph: &Micrograph) -> Option<f64> {
-        self.pixel_size_angstrom.or(micrograph.pixel_size_angstrom)
-    }
 }
 
 /// A micrograph, ready for the network, with what its outputs need.
@@ -194,9 +191,9 @@ pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
     let read = ReadOptions { sections: job.sections, ..settings.read };
     let micrograph = read_micrograph(&job.path, &read)?;
     let prepared = preprocess(&micrograph, settings.frame, &settings.rule.compat).with_context(name)?;
-    let pixel_size_angstrom = settings.pixel_size_of(&micrograph);
+    let pixel_size_angstrom = job.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
     let mut facts = Facts::default();
-    facts.set(key::MICROGRAPH, name());
+    facts.set(key::MICROGRAPH, &job.name);
     facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&job.path).map_or(0, |metadata| metadata.len()));
     facts.set(key::SIZE_X, micrograph.nx);
     facts.set(key::SIZE_Y, micrograph.ny);

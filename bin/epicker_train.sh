@@ -1,0 +1,19 @@
+#!/bin/sh
+# Trains, under the name and with the options that callers of EPicker know: epicker_train.sh OPTIONS = epicker train OPTIONS.
+# Arguments and environment are passed on as they are; paths with blanks work.
+self=$0
+while [ -L "$self" ]; do
+    target=$(readlink -- "$self")
+    case $target in
+        /*) self=$target ;;
+        *) self=$(dirname -- "$self")/$target ;;
+    esac
+done
+here=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd -P) || exit 1
+# Beside this script where it is installed, in the build folder where it was cloned, else wherever PATH finds it.
+for program in "$here/epicker" "$here/../target/release/epicker"; do
+    if [ -f "$program" ] && [ -x "$program" ]; then
+        exec "$program" train "$@"
+    fi
+done
+exec epicker train "$@"

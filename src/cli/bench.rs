@@ -1,0 +1,143 @@
+//! `epicker bench`: how fast this machine picks.
+
+use super::status::{self, OrUsage};
+use super::{threads, values};
+use crate::device::cpu::InstructionSet;
+use crate::formats::coordinates::Kind;
+use crate::io::find::find_micrographs;
+use crate::net::{Model, Picker, PickerOptions};
+use crate::pick::run::{self, Job, Settings, WrittenSide};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// The command line of `epicker bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Model: .pth or .safetensors
+    #[arg(long = "load_model", value_name = "FILE", required = true)]
+    load_model: PathBuf,
+    /// Width of the image the network sees, a multiple of 32
+    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame, default_value_t = 1024)]
+    frame: usize,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    threads: Option<usize>,
+    /// Runs to take the median of, after one that is not counted
+    #[arg(long = "runs", value_name = "COUNT", value_parser = values::count, default_value_t = 5)]
+    runs: usize,
+    /// Also measure the whole way from these micrographs to their files: one file, a folder, or a list
+    #[arg(long = "data", value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// One JSON object on standard output
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// Runs the command; returns the exit status.
+///
+/// Errors: wrong usage, or a micrograph that cannot be picked.
+pub fn run(args: &BenchArgs) -> Result<u8> {
+    threads::start(args.threads)?;
+    let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
+    let k = 4000.min((args.frame / 4).pow(2));
+    let mut picker = Picker::new(&model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
+    let network_ms = network_ms(&mut picker, args)?;
+    let multiply_adds = picker.plan().multiply_adds();
+    // A multiplication and an addition are two operations.
+    let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
+    let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, k)).transpose()?;
+    let (threads, set) = (rayon::current_num_threads(), InstructionSet::detect().name());
+    if args.json {
+        let report = json!({
+            "model": model.name(),
+            "frame": args.frame,
+            "threads": threads,
+            "instruction_set": set,
+            "runs": args.runs,
+            "network_ms": network_ms,
+            "multiply_adds": multiply_adds,
+            "gflop_per_second": gflop_per_second,
+            "arena_bytes": picker.plan().arena_bytes(),
+            "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
+            "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
+        });
+        println!("{report}");
+        return Ok(status::DONE);
+    }
+    println!("model {}, frame {}, {threads} threads, {set}", model.name(), args.frame);
+    println!("network and peaks  {network_ms:.1} ms (median of {})", args.runs);
+    println!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9);
+    println!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20));
+    if let Some(Pipeline { micrographs, micrograph_ms }) = pipeline {
+        println!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)");
+    }
+    Ok(status::DONE)
+}
+
+/// Milliseconds from an image to its peaks: the median, after a run that warms up caches and pages.
+fn network_ms(picker: &mut Picker, args: &BenchArgs) -> Result<f64> {
+    // Any numbers of the usual size do: no step of the network takes longer for some than for others.
+    let image: Vec<f32> = (0..args.frame * args.frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
+    picker.run(&image)?;
+    let mut times = Vec::with_capacity(args.runs);
+    for _ in 0..args.runs {
+        let start = Instant::now();
+        std::hint::black_box(picker.run(&image)?);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[(times.len() - 1) / 2] + times[times.len() / 2]) / 2.0)
+}
+
+struct Pipeline {
+    micrographs: usize,
+    micrograph_ms: f64,
+}
+
+/// The whole way of `epicker pick`, with outputs in a folder that is removed afterwards.
+fn pipeline(picker: &mut Picker, args: &BenchArgs, k: usize) -> Result<Pipeline> {
+    let data = args.data.as_deref().unwrap_or(".".as_ref());
+    let found = find_micrographs(data, false).or_usage()?;
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let job = |(i, found): (usize, &crate::io::find::Found)| Job {
+        path: found.path.clone(),
+        output: folder.path().join(format!("{i}.thi")),
+        candidates: Some(folder.path().join(format!("{i}.star"))),
+        picture: None,
+        sections: Default::default(),
+        name: found.name.clone(),
+        pixel_size_angstrom: None,
+    };
+    let jobs: Vec<Job> = found.micrographs.iter().enumerate().map(job).collect();
+    let settings = Settings {
+        limits: super::limits::DEFAULT_LIMITS,
+        rule: super::limits::default_rule(Kind::Particle),
+        frame: args.frame,
+        side_n_px: 19.0,
+        written_side: WrittenSide::OfNetwork,
+        read: Default::default(),
+        floor: 0.0,
+        cap: k,
+        facts: Default::default(),
+    };
+    let mut result = Ok(());
+    let start = Instant::now();
+    run::ahead(
+        &jobs,
+        || false,
+        |job| run::prepare(job, &settings),
+        |job, ready| {
+            let one = ready.and_then(|ready| {
+                let peaks = picker.run(ready.image())?;
+                run::finish(job, &ready, &peaks, &settings)
+            });
+            if let (Err(error), Ok(())) = (one, &result) {
+                result = Err(error);
+            }
+        },
+    );
+    result?;
+    Ok(Pipeline { micrographs: jobs.len(), micrograph_ms: start.elapsed().as_secs_f64() * 1e3 / jobs.len() as f64 })
+}

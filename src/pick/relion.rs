@@ -1,0 +1,186 @@
+//! An External job of RELION: where it wants the coordinates of a micrograph, and the files by which it sees that a
+//! job has ended and what it made. Source: docs/formats.md, "RELION External job".
+
+use crate::io::lists::{self, Listed};
+use crate::io::write::write_whole;
+use anyhow::{Context, Result, bail};
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+/// The versions that name their nodes differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// 3.1 and before.
+    V3,
+    /// 4.0.
+    V4,
+    /// 5.0.
+    V5,
+}
+
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split('.').next() {
+            Some("3") => Ok(Version::V3),
+            Some("4") => Ok(Version::V4),
+            Some("5") => Ok(Version::V5),
+            _ => Err("expected 3.1, 4.0 or 5.0".to_string()),
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// At least one micrograph was finished.
+    Success,
+    /// None was, or the job could not begin.
+    Failure,
+    /// RELION asked to stop.
+    Aborted,
+}
+
+impl Ending {
+    fn file(self) -> &'static str {
+        match self {
+            Ending::Success => "RELION_JOB_EXIT_SUCCESS",
+            Ending::Failure => "RELION_JOB_EXIT_FAILURE",
+            Ending::Aborted => "RELION_JOB_EXIT_ABORTED",
+        }
+    }
+}
+
+const ENDINGS: [Ending; 3] = [Ending::Success, Ending::Failure, Ending::Aborted];
+const ABORT_NOW: &str = "RELION_JOB_ABORT_NOW";
+const COORDINATES_ENDING: &str = "_autopick.star";
+
+/// An External job.
+#[derive(Clone, Debug)]
+pub struct RelionJob {
+    /// Its folder, relative to the project as RELION gave it.
+    pub folder: PathBuf,
+    /// The list of micrographs it was given.
+    pub micrographs: PathBuf,
+    /// Which RELION.
+    pub version: Version,
+}
+
+impl RelionJob {
+    /// Makes the folder, and removes what an earlier run of this job said about its end.
+    ///
+    /// Errors: the folder cannot be made, or a mark cannot be removed.
+    pub fn begin(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder.display()))?;
+        for path in ENDINGS.map(|ending| self.folder.join(ending.file())) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// True if RELION wants the job to stop.
+    pub fn is_to_stop(&self) -> bool {
+        self.folder.join(ABORT_NOW).exists()
+    }
+
+    /// The coordinate file of each micrograph: its path below `Type/jobNNN/`, with another ending.
+    ///
+    /// Errors: two micrographs would have the same.
+    pub fn outputs(&self, micrographs: &[String]) -> Result<Vec<PathBuf>> {
+        let mut taken: HashMap<PathBuf, &str> = HashMap::new();
+        let mut outputs = Vec::with_capacity(micrographs.len());
+        for micrograph in micrographs {
+            let output = self.folder.join(format!("{}{COORDINATES_ENDING}", below_job(micrograph).display()));
+            if let Some(other) = taken.insert(output.clone(), micrograph) {
+                bail!("{other} and {micrograph}: both would write {}; expected different names; rename one", output.display());
+            }
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+
+    /// Writes the lists that RELION reads after the job. `is_helix`: the coordinates are start-end pairs of fibers.
+    ///
+    /// Errors: a file cannot be written.
+    pub fn write_lists(&self, listed: &[Listed], is_helix: bool) -> Result<()> {
+        let node = match self.version {
+            Version::V3 => {
+                let line = format!("{}\n", self.micrographs.display());
+                write_whole(&self.folder.join("coords_suffix_autopick.star"), line.as_bytes())?;
+                "coords_suffix_autopick.star"
+            }
+            Version::V4 | Version::V5 => {
+                lists::write_coordinate_files(&self.folder, listed)?;
+                "autopick.star"
+            }
+        };
+        let ending = if is_helix { "helixstartend" } else { "autopick" };
+        let (label, kind) = match self.version {
+            Version::V3 => ("_rlnPipeLineNodeType", "2".to_string()),
+            Version::V4 => ("_rlnPipeLineNodeTypeLabel", format!("MicrographsCoords.star.relion.{ending}")),
+            Version::V5 => ("_rlnPipeLineNodeTypeLabel", format!("MicrographCoordsGroup.star.relion.{ending}")),
+        };
+        let node = self.folder.join(node);
+        let text = format!("data_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n{label} #2\n{} {kind}\n", node.display());
+        write_whole(&self.folder.join("RELION_OUTPUT_NODES.star"), text.as_bytes())
+    }
+
+    /// Marks the end of the job; nothing may be written after it.
+    ///
+    /// Errors: the mark cannot be written.
+    pub fn end(&self, ending: Ending) -> Result<()> {
+        if ending == Ending::Aborted {
+            // Obeyed; left there it would stop the job again when it is continued. RELION may have removed it.
+            let _ = std::fs::remove_file(self.folder.join(ABORT_NOW));
+        }
+        mark(&self.folder, ending)
+    }
+}
+
+/// Marks the end of the job in `folder`.
+///
+/// Errors: the mark cannot be written.
+pub fn mark(folder: &Path, ending: Ending) -> Result<()> {
+    let path = folder.join(ending.file());
+    std::fs::write(&path, "").with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Which RELION works in a project folder: its pipeline says so by the names of its nodes. The newest if it does not.
+pub fn version_of_project(folder: &Path) -> Version {
+    let text = std::fs::read(folder.join("default_pipeline.star")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let has_nodes = text.contains("_rlnPipeLineNodeType ") || text.contains("_rlnPipeLineNodeType\n");
+    match () {
+        () if text.contains("MicrographGroupMetadata") => Version::V5,
+        () if text.contains("MicrographsData") => Version::V4,
+        () if has_nodes && !text.contains("_rlnPipeLineNodeTypeLabel") => Version::V3,
+        () => Version::V5,
+    }
+}
+
+/// A micrograph's path without extension and without the job it came from.
+fn below_job(micrograph: &str) -> PathBuf {
+    // Nothing that leads out of the job's folder: no root, no `..`.
+    let parts = Path::new(micrograph).components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part),
+        _ => None,
+    });
+    let parts: Vec<_> = parts.collect();
+    let is_job = |name: &str| {
+        let number = name.strip_prefix("job");
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let after_job = match parts.as_slice() {
+        [_, job, rest @ ..] if !rest.is_empty() && job.to_str().is_some_and(is_job) => rest,
+        all => all,
+    };
+    let path: PathBuf = after_job.iter().collect();
+    path.with_file_name(crate::io::names::micrograph_stem(&path).text)
+}
