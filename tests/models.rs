@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use epicker::cli::convert::{ConvertArgs, run};
+use epicker::cli::status::{WRONG_USAGE, status_of};
 use epicker::formats::model_file::{ModelFormat, load_checkpoint_file, load_model_file, read_checkpoint, sha256};
 use epicker::formats::pth::{self, Adam, Checkpoint, Moments, WriteOptions};
 use epicker::formats::safetensors_file;
@@ -422,15 +423,17 @@ fn convert_goes_both_ways_and_keeps_what_the_format_can_hold() {
 
     let args = ConvertArgs { input: golden("trained.pth"), output: Some(path("a.safetensors")), half: true, ..ConvertArgs::default() };
     let error = run(&ConvertArgs { no_clobber: true, ..args.clone() }).unwrap_err().to_string();
-    assert!(error.contains("a.safetensors: exists already"), "{error}");
+    assert!(error.contains("a.safetensors: exists"), "{error}");
     assert_eq!(run(&args).unwrap(), 0);
     assert_eq!(load_model_file(&path("a.safetensors")).unwrap(), load_model_file(&golden("trained.pth")).unwrap().to_half().unwrap());
     assert!(
         std::fs::metadata(path("a.safetensors")).unwrap().len() < std::fs::metadata(golden("tiny.safetensors")).unwrap().len() * 6 / 10
     );
 
-    assert_eq!(convert(golden("trained.pth"), "weights.onnx").unwrap(), 2);
-    assert!(!path("weights.onnx").exists());
+    let usage = convert(golden("trained.pth"), "weights.onnx").unwrap_err();
+    assert_eq!((status_of(&usage), path("weights.onnx").exists()), (WRONG_USAGE, false));
+    let bare = run(&ConvertArgs { half: false, bare: true, ..args }).unwrap_err();
+    assert!(bare.to_string().contains("--bare"), "{bare}");
     assert_eq!(run(&ConvertArgs { input: golden("trained.pth"), ..ConvertArgs::default() }).unwrap(), 0);
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::status::{DONE, OrUsage, Usage};
 use crate::formats::model_file::{ModelFormat, load_checkpoint_file, sha256_of_file};
 use crate::formats::pth::{self, Checkpoint, WriteOptions};
 use crate::formats::safetensors_file;
@@ -34,21 +35,20 @@ pub struct ConvertArgs {
 /// Reads, describes, and writes if there is something to write. Returns the exit status.
 ///
 /// Errors: the input cannot be read or is no model, or the output cannot be written.
-pub fn run(args: &ConvertArgs) -> Result<i32> {
-    let format = match args.output.as_deref().map(format_to_write).transpose() {
-        Ok(format) => format,
-        Err(error) => {
-            eprintln!("{error:#}");
-            return Ok(2);
-        }
-    };
+pub fn run(args: &ConvertArgs) -> Result<u8> {
+    let format = args.output.as_deref().map(format_to_write).transpose().or_usage()?;
+    if args.bare && format == Some(ModelFormat::Safetensors) {
+        return Err(Usage::because("--bare: OUT is a .safetensors; expected a .pth, which can hold more than tensors; leave it out").into());
+    }
     if let Some(output) = args.output.as_deref().filter(|output| args.no_clobber && output.exists()) {
-        bail!("{}: exists already; expected no file because of --no-clobber; choose another name", output.display());
+        return Err(
+            Usage::because(format!("{}: exists; expected no file because of --no-clobber; choose another name", output.display())).into()
+        );
     }
     let mut checkpoint = load_checkpoint_file(&args.input, true)?;
     print!("{}", describe(&args.input, &checkpoint)?);
 
-    let (Some(output), Some(format)) = (args.output.as_deref(), format) else { return Ok(0) };
+    let (Some(output), Some(format)) = (args.output.as_deref(), format) else { return Ok(DONE) };
     if args.half {
         checkpoint.state = checkpoint.state.to_half().with_context(|| args.input.display().to_string())?;
         checkpoint.optimizer = None;
@@ -65,7 +65,7 @@ pub fn run(args: &ConvertArgs) -> Result<i32> {
     if checkpoint.has_optimizer && (args.half || args.bare || format == ModelFormat::Safetensors) {
         println!("  without the optimiser's state: a training cannot be resumed from it");
     }
-    Ok(0)
+    Ok(DONE)
 }
 
 /// The format a file name asks for.

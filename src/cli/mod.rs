@@ -89,6 +89,6 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
-        Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),
+        Command::Convert(args) => convert::run(&args),
     }
 }
