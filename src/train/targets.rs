@@ -1,23 +1,98 @@
-//! What the network is to answer for a batch of images.
+//! Targets: what the network should answer to an image, drawn from its labels on the heat map (frame H).
+//!
+//! Each label leaves a Gaussian of height 1 in the heat map, and an object: where its centre lies within its cell, and
+//! how large its box is. Source: Zhou et al. 2019, arXiv:1904.07850, section 3.
 
 /// One labelled object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
     /// Which image of the batch.
     pub image: usize,
-    /// Row-major index of its pixel in the heat map of that image.
+    /// Row-major index of the cell that holds its centre, in the heat map of that image.
     pub index: usize,
-    /// Offset of its centre from that pixel, x then y, heat map pixels.
+    /// Offset of its centre from that cell, x then y, heat-map pixels, 0..1.
     pub offset: [f32; 2],
-    /// Width and height, heat map pixels.
+    /// Width and height of its box, heat-map pixels.
     pub size: [f32; 2],
 }
 
 /// The targets of a batch. Frame H.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Targets {
-    /// (n, h, w): 1 exactly at the objects' pixels, less around them, 0 elsewhere.
+    /// (n, h, w): 1 exactly at the objects' cells, a Gaussian around each, 0 elsewhere.
     pub heat_map: Vec<f32>,
-    /// All objects of all images; several may share a pixel.
+    /// All objects of all images; several may share a cell.
     pub objects: Vec<Object>,
+}
+
+/// A box on the heat map: left, top, right and bottom, heat-map pixels.
+pub type CornersH = [f32; 4];
+
+impl Targets {
+    /// Images without labels.
+    pub fn new([n, h, w]: [usize; 3]) -> Self {
+        Targets { heat_map: vec![0.0; n * h * w], objects: Vec::new() }
+    }
+
+    /// Draws a label into an image of the batch, a heat map of [h, w]; false if it lies outside.
+    ///
+    /// With `clip` the box is first cut at the border as the original does, which moves the centre of what is left
+    /// (`--compat clip-centre`). Without it the label counts if its centre is inside, and keeps centre and size.
+    pub fn add(&mut self, image: usize, [h, w]: [usize; 2], corners: CornersH, clip: bool) -> bool {
+        let [mut x1, mut y1, mut x2, mut y2] = corners;
+        if clip {
+            let limit = |value: f32, cells: usize| value.clamp(0.0, cells.saturating_sub(1) as f32);
+            (x1, y1, x2, y2) = (limit(x1, w), limit(y1, h), limit(x2, w), limit(y2, h));
+        }
+        let size = [x2 - x1, y2 - y1];
+        let centre = [(x1 + x2) / 2.0, (y1 + y2) / 2.0];
+        // Written so that a NaN is outside.
+        let is_inside = size[0] > 0.0 && size[1] > 0.0 && (0.0..w as f32).contains(&centre[0]) && (0.0..h as f32).contains(&centre[1]);
+        if !is_inside {
+            return false;
+        }
+        let [column, row] = [centre[0] as usize, centre[1] as usize];
+        let radius = gaussian_radius([size[1].ceil(), size[0].ceil()].map(f64::from));
+        draw_gaussian(&mut self.heat_map[image * h * w..(image + 1) * h * w], [h, w], [column, row], radius);
+        let offset = [centre[0] - column as f32, centre[1] - row as f32];
+        self.objects.push(Object { image, index: row * w + column, offset, size });
+        true
+    }
+}
+
+/// Overlap that a box whose corners move by the radius keeps with the true one.
+const MIN_OVERLAP: f64 = 0.7;
+
+/// Radius of the Gaussian for a box of `h` x `w` heat-map pixels: whole pixels, rounded down.
+///
+/// Source: Law and Deng 2018, arXiv:1808.01244, section 3.2, as their program computes it: the roots are not divided by
+/// twice the leading coefficient, so the radius differs from the paper's. Models are trained with it.
+pub fn gaussian_radius(size: [f64; 2]) -> usize {
+    radius_exact(size).max(0.0) as usize
+}
+
+fn radius_exact([h, w]: [f64; 2]) -> f64 {
+    let o = MIN_OVERLAP;
+    let root = |b: f64, four_ac: f64| (b + (b * b - four_ac).sqrt()) / 2.0;
+    let touching = root(h + w, 4.0 * (w * h * (1.0 - o) / (1.0 + o)));
+    let inside = root(2.0 * (h + w), 4.0 * 4.0 * ((1.0 - o) * w * h));
+    let outside = root(-2.0 * o * (h + w), 4.0 * (4.0 * o) * ((o - 1.0) * w * h));
+    touching.min(inside).min(outside)
+}
+
+/// Draws a Gaussian of height 1 and deviation (2 radius + 1) / 6 by maximum; its patch ends `radius` cells from the centre.
+///
+/// Shapes: `map` (h, w); `centre` column and row inside of it.
+pub fn draw_gaussian(map: &mut [f32], [h, w]: [usize; 2], [x, y]: [usize; 2], radius: usize) {
+    let sigma = (2 * radius + 1) as f64 / 6.0;
+    for row in y.saturating_sub(radius)..(y + radius + 1).min(h) {
+        for column in x.saturating_sub(radius)..(x + radius + 1).min(w) {
+            let (dx, dy) = (column.abs_diff(x) as f64, row.abs_diff(y) as f64);
+            let value = (-(dx * dx + dy * dy) / (2.0 * sigma * sigma)).exp();
+            if value >= f64::EPSILON {
+                let cell = &mut map[row * w + column];
+                *cell = cell.max(value as f32);
+            }
+        }
+    }
 }
