@@ -5,6 +5,7 @@ pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
+pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod rethreshold;
 pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
     Convert(convert::ConvertArgs),
+    /// Print the network's layers, shapes, operations, bytes and the peak of memory
+    Plan(plan::PlanArgs),
 }
 
 /// Runs the program with the process's arguments; returns the exit status
@@ -90,5 +93,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => convert::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),
     }
 }

@@ -1,7 +1,8 @@
 //! `epicker plan`: the network's steps, their shapes, operations and bytes, and the memory that a run needs.
 
+use super::{status, status::OrUsage, values};
 use crate::net::{Architecture, Model, Picker, PickerOptions, formula};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::path::PathBuf;
 
 /// Print the network's layers, shapes, operations, bytes and the peak of memory
@@ -11,10 +12,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE")]
     pub load_model: Option<PathBuf>,
     /// Rows and columns of the image that the network sees: a multiple of 32
-    #[arg(long, value_name = "PIXELS", default_value_t = 1024)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
     pub frame: usize,
     /// Peaks to take from the heat map
-    #[arg(long = "K", alias = "k", value_name = "COUNT", default_value_t = 2000)]
+    #[arg(long = "K", value_name = "COUNT", default_value_t = 2000, value_parser = values::count)]
     pub k: usize,
     /// Evaluate the size head as well, as for vesicles
     #[arg(long)]
@@ -23,29 +24,31 @@ pub struct PlanArgs {
 
 /// Prints the plan; returns the exit status.
 ///
-/// Errors: the model cannot be read, or the frame is no multiple of 32.
-pub fn run(args: &PlanArgs) -> Result<i32> {
-    ensure!(args.frame > 0 && args.frame % 32 == 0 && args.frame <= 16384, "--frame {}: expected a multiple of 32 up to 16384", args.frame);
-    ensure!((1..=65536).contains(&args.k), "--K {}: expected 1 to 65536", args.k);
+/// Errors: the model cannot be read.
+pub fn run(args: &PlanArgs) -> Result<u8> {
     let model = match &args.load_model {
-        Some(path) => Model::load(path)?,
+        Some(path) => Model::load(path).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
     let picker = Picker::new(&model, PickerOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
     print!("{}", text(&picker, &model, args.frame));
-    Ok(0)
+    Ok(status::DONE)
 }
 
 fn text(picker: &Picker, model: &Model, frame: usize) -> String {
     let plan = picker.plan();
     let steps = plan.summary();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    let mut text = format!("DLA-34 of widths {:?}, head {}, image {frame} x {frame}\n\n", model.architecture().channels, model.architecture().head);
-    text += &format!("{:>4}  {:<40} {:<24} {:>22} {:>9} {:>9} {:>9}\n", "step", "layer", "operation", "map (n, h, w, c)", "GMAC", "map MiB", "wts MiB");
+    let mut text =
+        format!("DLA-34 of widths {:?}, head {}, image {frame} x {frame}\n\n", model.architecture().channels, model.architecture().head);
+    text += &format!(
+        "{:>4}  {:<44} {:<24} {:>22} {:>9} {:>9} {:>9}\n",
+        "step", "layer", "operation", "map (n, h, w, c)", "GMAC", "map MiB", "wts MiB"
+    );
     for (i, step) in steps.iter().enumerate() {
         let [n, h, w, c] = step.output;
         text += &format!(
-            "{:>4}  {:<40} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}\n",
+            "{:>4}  {:<44} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}\n",
             i + 1,
             step.name,
             step.operation,

@@ -75,35 +75,83 @@ pub fn forward(
     Ok(())
 }
 
-/// Where and how one tap of one pixel is sampled.
-#[derive(Clone, Copy, Default)]
-struct Sample {
-    /// Pixel indices of the four neighbours (any pixel where the weight is 0).
-    pixels: [u32; 4],
+/// Where and how the taps of a run of pixels are sampled: [tap][pixel] of each of the four neighbours.
+struct Samples {
+    /// Pixel indices of the neighbours (some pixel of the image where the weight is 0).
+    pixels: [[u32; TASK_PIXELS * TAPS]; 4],
     /// Their weights, the mask included.
-    weights: [f32; 4],
+    weights: [[f32; TASK_PIXELS * TAPS]; 4],
 }
 
-/// The four neighbours of (py, px) with their weights times `mask`; all 0 outside.
+/// A run of neighbouring output pixels of one row.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Index of its first pixel, counted through all images.
+    first_pixel: usize,
+    /// Index of pixel (0, 0) of its image.
+    image_pixel: usize,
+    /// Row and column of its first pixel.
+    y: usize,
+    x: usize,
+    /// Number of pixels.
+    len: usize,
+}
+
+/// e to the power of x to two units in the last place for x in -87..88 (clamped outside), in operations that every
+/// instruction set vectorises. Source: Moshier, Cephes library, expf.
 #[inline(always)]
-fn sample_at(py: f32, px: f32, mask: f32, [h, w]: [usize; 2], first_pixel: usize) -> Sample {
-    // Written so that a NaN position samples nothing.
-    if !(py > -1.0 && px > -1.0 && py < h as f32 && px < w as f32) {
-        return Sample::default();
+fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E + 0.5).floor();
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_2e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p * r + c;
     }
-    let (y0, x0) = (py.floor(), px.floor());
-    let (ly, lx) = (py - y0, px - x0);
-    let (y0, x0) = (y0 as i32, x0 as i32);
-    let mut sample = Sample::default();
-    let corners =
-        [(y0, x0, (1.0 - ly) * (1.0 - lx)), (y0, x0 + 1, (1.0 - ly) * lx), (y0 + 1, x0, ly * (1.0 - lx)), (y0 + 1, x0 + 1, ly * lx)];
-    for (i, (y, x, weight)) in corners.into_iter().enumerate() {
-        if y >= 0 && x >= 0 && y < h as i32 && x < w as i32 {
-            sample.pixels[i] = (first_pixel + y as usize * w + x as usize) as u32;
-            sample.weights[i] = weight * mask;
+    let value = p * r * r + r + 1.0;
+    value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// Fills `samples` for a run. Positions outside the image, and those that are no number, sample nothing.
+#[inline(always)]
+fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Samples) {
+    for tap in 0..TAPS {
+        // Offsets lie 27 apart; gathered first, so that the loop below runs over neighbours.
+        let (mut py, mut px, mut logit) = ([0.0; TASK_PIXELS], [0.0; TASK_PIXELS], [0.0; TASK_PIXELS]);
+        for p in 0..run.len {
+            let q = offsets.pixel(run.first_pixel + p);
+            (py[p], px[p], logit[p]) = (q[2 * tap], q[2 * tap + 1], q[2 * TAPS + tap]);
+        }
+        let row = run.y as f32 - 1.0 + (tap / 3) as f32;
+        let column = run.x as f32 - 1.0 + (tap % 3) as f32;
+        let (height, width) = (h as f32, w as f32);
+        let at = tap * run.len;
+        for p in 0..run.len {
+            let (y, x) = (row + py[p], (column + p as f32) + px[p]);
+            let inside = (y > -1.0) & (x > -1.0) & (y < height) & (x < width);
+            let (y, x) = (if inside { y } else { 0.0 }, if inside { x } else { 0.0 });
+            let mask = if inside { 1.0 / (1.0 + exp(-logit[p])) } else { 0.0 };
+            let (y0, x0) = (y.floor(), x.floor());
+            let (ly, lx) = (y - y0, x - x0);
+            // A neighbour outside counts 0: its weight is 0, and its index that of the nearest pixel inside.
+            let top = if y0 >= 0.0 { (1.0 - ly) * mask } else { 0.0 };
+            let bottom = if y0 + 1.0 < height { ly * mask } else { 0.0 };
+            let left = if x0 >= 0.0 { 1.0 - lx } else { 0.0 };
+            let right = if x0 + 1.0 < width { lx } else { 0.0 };
+            let (top_row, left_column) = (y0.max(0.0) as i32, x0.max(0.0) as i32);
+            let bottom_row = (y0 + 1.0).min(height - 1.0) as i32;
+            let right_column = (x0 + 1.0).min(width - 1.0) as i32;
+            let (w, first) = (w as i32, run.image_pixel as u32);
+            samples.weights[0][at + p] = top * left;
+            samples.weights[1][at + p] = top * right;
+            samples.weights[2][at + p] = bottom * left;
+            samples.weights[3][at + p] = bottom * right;
+            samples.pixels[0][at + p] = first + (top_row * w + left_column) as u32;
+            samples.pixels[1][at + p] = first + (top_row * w + right_column) as u32;
+            samples.pixels[2][at + p] = first + (bottom_row * w + left_column) as u32;
+            samples.pixels[3][at + p] = first + (bottom_row * w + right_column) as u32;
         }
     }
-    sample
 }
 
 /// Most pixels of a task: nine taps of 64 channels for each make 126 KiB.
@@ -111,7 +159,8 @@ const TASK_PIXELS: usize = 56;
 
 fn forward_cpu(shape: DeformConvShape, inp: TensorRef, offsets: TensorRef, weights: &Panels, relu: bool, out: &mut TensorMut) {
     let DeformConvShape { n, h, w, .. } = shape;
-    assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    assert!(n * h * w <= u32::MAX as usize && h * w <= i32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    assert!(h.max(w) < 1 << 24, "positions in {shape:?} need more than f32 holds");
     let out: &TensorMut = out;
     let set = weights.set();
     // Runs of tiles within a row, dealt to tasks; the cut changes no result.
@@ -145,16 +194,10 @@ fn run_task(
     let first_x = columns[0];
     let pixels = columns[columns.len() - 1] - first_x;
     let first_pixel = row * w + first_x;
-    let mut samples = [Sample::default(); TASK_PIXELS * TAPS];
-    for p in 0..pixels {
-        let q = offsets.pixel(first_pixel + p);
-        for tap in 0..TAPS {
-            let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
-            let px = ((first_x + p) as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
-            let mask = 1.0 / (1.0 + (-q[2 * TAPS + tap]).exp());
-            samples[tap * pixels + p] = sample_at(py, px, mask, [h, w], image * h * w);
-        }
-    }
+    let run = Run { first_pixel, image_pixel: image * h * w, y, x: first_x, len: pixels };
+    let mut samples = Samples { pixels: [[0; TASK_PIXELS * TAPS]; 4], weights: [[0.0; TASK_PIXELS * TAPS]; 4] };
+    let (extent, to) = ([h, w], &mut samples);
+    crate::dispatch!(weights.set(), locate(run: Run, extent: [usize; 2], offsets: TensorRef, to: &mut Samples));
     let stride = weights.tile_stride();
     let sampled_values = TAPS * pixels * stride;
     let partial = (0..weights.count()).find(|&panel| weights.lanes(panel).0 + weights.lanes(panel).1 > co);
@@ -164,8 +207,11 @@ fn run_task(
         let (sampled, partial_sums) = scratch.split_at_mut(sampled_values);
         let chunks: Vec<(usize, usize)> = weights.chunks().collect();
         for (i, &(first, length)) in chunks.iter().enumerate() {
-            let samples = &samples[..TAPS * pixels];
-            crate::dispatch!(weights.set(), gather(samples: &[Sample], inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]));
+            let (samples, count) = (&samples, TAPS * pixels);
+            crate::dispatch!(
+                weights.set(),
+                gather(samples: &Samples, count: usize, inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32])
+            );
             for panel in 0..weights.count() {
                 let (start, lanes) = weights.lanes(panel);
                 let is_partial = partial == Some(panel);
@@ -208,17 +254,13 @@ fn run_task(
     });
 }
 
-/// Samples `length` channels from `first` on: one row of `sampled`, `stride` values apart, for each sample.
+/// Samples `length` channels from `first` on: one row of `sampled`, `stride` values apart, for each of `count` samples.
 #[inline(always)]
-fn gather(samples: &[Sample], inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]) {
-    for (sample, to) in samples.iter().zip(sampled.chunks_exact_mut(stride)) {
+fn gather(samples: &Samples, count: usize, inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]) {
+    for (i, to) in sampled.chunks_exact_mut(stride).take(count).enumerate() {
         let to = &mut to[..length];
-        if sample.weights == [0.0; 4] {
-            to.fill(0.0);
-            continue;
-        }
-        let [a, b, c, d] = sample.pixels.map(|pixel| &inp.pixel(pixel as usize)[first..first + length]);
-        let [wa, wb, wc, wd] = sample.weights;
+        let [wa, wb, wc, wd] = samples.weights.each_ref().map(|weights| weights[i]);
+        let [a, b, c, d] = samples.pixels.each_ref().map(|pixels| &inp.pixel(pixels[i] as usize)[first..first + length]);
         for ((((to, &a), &b), &c), &d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
             *to = (a * wa + b * wb) + (c * wc + d * wd);
         }
