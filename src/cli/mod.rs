@@ -94,6 +94,5 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
-        Command::Convert(args) => Ok(u8::try_from(convert::run(&args)?).unwrap_or(status::FAILED)),
     }
 }

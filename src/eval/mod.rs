@@ -1,1 +1,1 @@
-//! (to be written)
+//! Picks against truth. Nothing here yet; the names in lib.rs and in the map are its seat.
