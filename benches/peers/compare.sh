@@ -14,7 +14,7 @@ cargo build --release --quiet
 
 pair=1
 while [ "$pair" -le "$pairs" ]; do
-    target/release/epicker bench --load_model "$folder/formula.safetensors" --frame "$frame" --threads "$threads" --json >> "$folder/epicker.json"
+    target/release/epicker bench --load_model "$folder/formula.safetensors" --frame "$frame" --threads "$threads" --runs "$runs" --json >> "$folder/epicker.json"
     "$python" benches/peers/onnx.py --weights "$folder/formula.safetensors" --frame "$frame" --threads "$threads" --runs "$runs" >> "$folder/onnx.json"
     pair=$((pair + 1))
 done
