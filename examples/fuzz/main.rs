@@ -13,6 +13,7 @@
 //! Without `--release` overflow checks are on: slower, and finds more per input.
 
 mod images;
+mod labels;
 mod memory;
 mod models;
 mod mutate;
@@ -39,7 +40,7 @@ pub struct Target {
 
 /// All targets. The usual memory factor is 64: a text of one-byte tokens becomes a list of structs of some 50 bytes,
 /// and a list grows by doubling. Compressed images have the greatest ratio of their compression instead.
-const TARGETS: &[&[Target]] = &[images::TARGETS, models::TARGETS];
+const TARGETS: &[&[Target]] = &[images::TARGETS, models::TARGETS, labels::TARGETS];
 
 const FREE_MEMORY: usize = 16 << 20;
 const SLOW: Duration = Duration::from_secs(1);
