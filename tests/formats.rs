@@ -196,11 +196,11 @@ fn the_originals_files_are_written_byte_for_byte_when_asked_for() {
 
 #[test]
 fn the_originals_files_are_read_back() {
-    for (name, kind, count) in [("pb.thi", Kind::Particle, 93), ("pc.thi", Kind::Vesicle, 29), ("pd.thi", Kind::Fiber, 44)] {
+    for (name, kind) in [("pb.thi", Kind::Particle), ("pc.thi", Kind::Vesicle), ("pd.thi", Kind::Fiber)] {
         let points = one(read_as(&text_of(&format!("written/{name}")), "thi").content);
         assert_eq!(points.kind, kind);
         let rows = text_of(&format!("written/{name}")).lines().filter(|line| !line.starts_with('[')).count();
-        assert_eq!(points.points.len(), rows, "{name}, about {count}");
+        assert_eq!(points.points.len(), rows, "{name}");
     }
     let boxes = read_as(&text_of("written/pb.box"), "box");
     assert_eq!(boxes.format, CoordinateFormat::CornerBox);
@@ -333,16 +333,9 @@ fn star_grammar_is_relions_and_a_little_more() {
     let head = "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n";
     assert_eq!(points(&format!("# version 30001\n{head}\n# between\n1 2 # after\n3 4\n")), [[1.0, 2.0], [3.0, 4.0]]);
     assert_eq!(points("data_\nloop_   \n_RLNcoordinatex\n_CoordinateY#2\n1 2\n"), [[1.0, 2.0]]);
-    assert_eq!(
-        points(
-            "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n'a b.mrc' 1 2\n\"it's.mrc\" 3 4\n"
-                .split_at(0)
-                .1
-                .replace("\"it's.mrc\" 3 4\n", "")
-                .as_str()
-        ),
-        [[1.0, 2.0]]
-    );
+    let named = "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n'a b.mrc' 1 2\n\"it's.mrc\" 3 4\n";
+    let names: Vec<String> = sets(read_as(named, "star").content).into_iter().filter_map(|set| set.micrograph).collect();
+    assert_eq!(names, ["a b.mrc", "it's.mrc"]);
     let stops = read_as(&format!("{head}1 2\n\n3 4\n"), "star");
     assert!(stops.warnings[0].contains("RELION stops"), "{:?}", stops.warnings);
     let wrong = read_as("data_\nloop_\n_rlnCoordinateY #2\n_rlnCoordinateX #1\n1 2\n", "star");

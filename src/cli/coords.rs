@@ -2,10 +2,13 @@
 //!
 //! The story: find the files, read them, bring the points into the wanted frame, settle all names, and only then write.
 
+use super::status::{self, OrUsage};
+use super::values;
 use crate::formats::coordinates::{Content, Integers, Kind, ListedPair, Set, Size};
 use crate::formats::image::{self, ImageInfo};
 use crate::formats::label_file::{self, BoxStyle, Family, ReadOptions};
 use crate::formats::{box_file, cbox, coord, star, thi, topaz};
+use crate::io::find::{self, Found};
 use crate::io::names::{self, OutputNames};
 use crate::io::write::write_whole;
 use anyhow::{Context, Result, bail, ensure};
@@ -41,13 +44,13 @@ pub struct CoordsArgs {
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     ny: Option<u32>,
     /// Multiply positions and sizes, from downscaled images to full micrographs
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = values::positive)]
     scale: f64,
     /// Pixel size of the micrographs in angstrom, where the files do not say it
-    #[arg(long, value_name = "ANGSTROM", value_parser = positive)]
+    #[arg(long, value_name = "ANGSTROM", value_parser = values::positive)]
     angpix: Option<f64>,
     /// Distance of helical segments in angstrom, for --to segments
-    #[arg(long, value_name = "ANGSTROM", value_parser = positive)]
+    #[arg(long, value_name = "ANGSTROM", value_parser = values::positive)]
     step: Option<f64>,
     /// Side of every written box in pixels, instead of each point's own
     #[arg(long = "box_size", alias = "box-size", value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -150,10 +153,6 @@ fn parse_from(text: &str) -> Result<From, String> {
     if text == "auto" { Ok(From(None)) } else { text.parse().map(|family| From(Some(family))).map_err(|error| format!("{error}, or auto")) }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|value: &f64| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
-}
-
 /// The coordinates of one micrograph on their way from a file to another.
 struct Item {
     /// File they came from.
@@ -174,21 +173,14 @@ impl Failures {
     }
 }
 
-/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed, 2 wrong usage (then nothing was written).
+/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed.
 ///
-/// Errors: none so far; what goes wrong is reported on stderr and shows in the status.
-pub fn run(args: &CoordsArgs) -> Result<i32> {
+/// Errors: wrong usage, before any file is written.
+pub fn run(args: &CoordsArgs) -> Result<u8> {
     let mut failures = Failures::default();
-    match convert(args, &mut failures) {
-        Ok(written) => {
-            println!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display());
-            Ok(i32::from(failures.0 > 0))
-        }
-        Err(usage) => {
-            eprintln!("error: {usage:#}");
-            Ok(2)
-        }
-    }
+    let written = convert(args, &mut failures).or_usage()?;
+    println!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display());
+    Ok(if failures.0 > 0 { status::FAILED } else { status::DONE })
 }
 
 /// The conversion. Errors are those of usage: nothing has been written then.
@@ -347,30 +339,37 @@ impl Item {
 
 /// The micrographs of `--data`.
 struct Micrographs {
-    paths: Vec<PathBuf>,
+    found: Vec<Found>,
 }
 
 impl Micrographs {
     fn of(args: &CoordsArgs) -> Result<Micrographs> {
-        let paths = match &args.data {
-            Some(data) => micrograph_paths(data)?,
+        let found = match &args.data {
+            Some(data) => {
+                let list = find::find_micrographs(data, false)?;
+                list.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                list.micrographs
+            }
             None => Vec::new(),
         };
-        Ok(Micrographs { paths })
+        Ok(Micrographs { found })
     }
 
     /// Names items after their micrographs, as far as there are any.
     fn name(&self, items: &mut [Item]) -> Result<()> {
-        if self.paths.is_empty() {
+        if self.found.is_empty() {
             return Ok(());
         }
-        let stems: Vec<String> = self.paths.iter().map(|path| names::micrograph_stem(path).text).collect();
+        let stems: Vec<String> = self.found.iter().map(|found| names::micrograph_stem(&found.path).text).collect();
         let labels: Vec<String> = items.iter().map(Item::label_stem).collect();
         let matching = names::match_labels(&stems, &labels)?;
         matching.notes.iter().for_each(|note| eprintln!("note: {note}"));
         for (micrograph, label) in matching.pairs {
-            items[label].named_after = self.paths[micrograph].clone();
-            items[label].set.micrograph = Some(self.paths[micrograph].to_string_lossy().into_owned());
+            let found = &self.found[micrograph];
+            let item = &mut items[label];
+            item.named_after = found.path.clone();
+            item.set.micrograph = Some(found.name.clone());
+            item.set.pixel_size_angstrom = item.set.pixel_size_angstrom.or(found.pixel_size_angstrom);
         }
         for label in matching.lone_labels {
             eprintln!("warning: {}: no micrograph in --data is called {}", items[label].source.display(), labels[label]);
@@ -378,10 +377,14 @@ impl Micrographs {
         Ok(())
     }
 
+    fn holds(&self, item: &Item) -> bool {
+        self.found.iter().any(|found| found.path == item.named_after)
+    }
+
     /// What the header of an item's micrograph says.
     fn info(&self, item: &Item) -> Result<ImageInfo> {
         ensure!(
-            self.paths.contains(&item.named_after),
+            self.holds(item),
             "{}: its micrograph is not in --data, so its rows are unknown; expected one of that name; give --ny or the right --data",
             item.source.display()
         );
@@ -412,13 +415,19 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
     if let Some(angpix) = args.angpix {
         item.set.pixel_size_angstrom = Some(angpix);
     }
-    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && micrographs.paths.contains(&item.named_after) {
+    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && micrographs.holds(item) {
         // 1.0 is what programs write that do not know it.
         item.set.pixel_size_angstrom = micrographs.info(item)?.pixel_size_angstrom.filter(|size| *size != 1.0);
     }
     let coordinates = &mut item.set.coordinates;
     if let (To::Thi, Kind::Vesicle, Some(side)) = (args.to, coordinates.kind, args.box_size) {
         coordinates.points.iter_mut().for_each(|point| point.size = point.size.or(Some(Size::square(f64::from(side)))));
+    }
+    if coordinates.kind == Kind::Fiber && (args.to == To::Thi || args.to.needs_fibers()) {
+        let lone = coordinates.drop_lone_vertices();
+        if lone > 0 {
+            eprintln!("warning: {}: {lone} fibers of a single point have no direction; left out", item.source.display());
+        }
     }
     ensure!(
         !args.to.needs_fibers() || coordinates.kind == Kind::Fiber || coordinates.points.is_empty(),
@@ -430,7 +439,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
 
 /// Topaz picks downscaled images: all points in the first quarter of every micrograph mean a forgotten factor.
 fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs) {
-    if args.from.0 != Some(Family::Topaz) || args.scale != 1.0 || micrographs.paths.is_empty() {
+    if args.from.0 != Some(Family::Topaz) || args.scale != 1.0 || micrographs.found.is_empty() {
         return;
     }
     let mut count = 0;
@@ -574,26 +583,4 @@ fn make_folders(outputs: &[&Path]) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check --output", folder.display()))?;
     }
     Ok(())
-}
-
-/// The micrographs that `--data` means: a file, the images of a folder, or those of a list.
-fn micrograph_paths(data: &Path) -> Result<Vec<PathBuf>> {
-    let is_image = |path: &Path| names::micrograph_stem(path).is_known;
-    if data.is_dir() {
-        let entries = std::fs::read_dir(data).with_context(|| format!("{}: cannot be listed", data.display()))?;
-        let mut paths: Vec<PathBuf> =
-            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|path| path.is_file() && is_image(path)).collect();
-        paths.sort();
-        ensure!(!paths.is_empty(), "{}: no micrographs in this folder; expected .mrc, .tif or .png; give another folder", data.display());
-        return Ok(paths);
-    }
-    ensure!(data.exists(), "{}: not found; expected micrographs; correct --data", data.display());
-    if is_image(data) {
-        return Ok(vec![data.to_path_buf()]);
-    }
-    match label_file::read_path(data, &ReadOptions::default())?.content {
-        Content::Micrographs(list) => Ok(list.iter().map(|entry| found_from(data, Path::new(&entry.path))).collect()),
-        Content::Pairs(list) => Ok(list.iter().map(|entry| found_from(data, Path::new(&entry.micrograph))).collect()),
-        Content::Coordinates(_) => bail!("{}: this lists coordinates; expected micrographs; correct --data", data.display()),
-    }
 }

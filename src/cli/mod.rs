@@ -91,7 +91,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Bench(args) => bench::run(&args),
         Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
-        Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
+        Command::Coords(args) => coords::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
     }
