@@ -1,4 +1,5 @@
 //! Coordinate files: what is read from them, what is written to them, and that both agree.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, ListedPair, Set, Size};
 use epicker::formats::detect::CoordinateFormat;
