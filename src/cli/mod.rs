@@ -1,8 +1,10 @@
 //! The commands: arguments, and the story of each on one screen.
 
 pub mod bench;
+pub mod check; //       labels on micrographs: a look before anybody trains
 pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
+pub mod eval; //        picks against labels
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
@@ -34,6 +36,10 @@ enum Command {
     Rethreshold(Box<rethreshold::RethresholdArgs>),
     /// Convert coordinate files from any format to any other
     Coords(Box<coords::CoordsArgs>),
+    /// Compare picks with labels: average precision, recall, centre error, and more
+    Eval(Box<eval::EvalArgs>),
+    /// Look at labels before training: matches, counts, pictures, and whether y is mirrored
+    Check(Box<check::CheckArgs>),
     /// Measure how fast this machine picks
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
@@ -92,6 +98,9 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => coords::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
     }

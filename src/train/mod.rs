@@ -1,7 +1,11 @@
 //! Learning from labelled images: labels, samples, targets, losses, steps.
 
 pub mod augment; // which part of an image a step sees, and how it is turned
+pub mod cache; //   prepared images on disk
+pub mod labels; //  micrographs and their coordinate files
+pub mod mirror; //  whether labels lie on something
 pub mod random; //  the one source of chance: a seed and a counter
+pub mod split; //   which images train, validate, test
 pub mod targets;
 
 pub use targets::{Object, Targets};

@@ -1,0 +1,152 @@
+//! `epicker check`: a look at labels before anybody trains.
+//!
+//! It tells what matches what, how many labels there are and how many lie outside, draws them on the micrographs, and
+//! says whether they look mirrored in y.
+
+use super::eval::tell;
+use super::status::{self, OrUsage};
+use super::values;
+use crate::formats::coordinates::{Kind, Size};
+use crate::formats::label_file::Family;
+use crate::io::write::write_whole;
+use crate::net::model::Mode;
+use crate::pick::compat::Compat;
+use crate::pick::draw;
+use crate::pick::geometry::Geometry;
+use crate::train::cache::ImageCache;
+use crate::train::labels::{self, BoxSide, Labelled, gather};
+use crate::train::mirror::{MirrorTest, Verdict};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// The command line of `epicker check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Micrographs: a folder, a list or a file
+    #[arg(long = "data", value_name = "PATH", required = true)]
+    data: PathBuf,
+    /// Labels, any format [default: beside the micrographs]
+    #[arg(long = "label", value_name = "PATH")]
+    label: Option<PathBuf>,
+    /// Format of the labels [default: told by the content]
+    #[arg(long = "label_type", value_name = "FORMAT")]
+    label_type: Option<Family>,
+    /// particle, vesicle or fiber
+    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
+    mode: Mode,
+    /// Diameter of the particles, angstrom
+    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
+    diameter: Option<f64>,
+    /// Pixel size, angstrom, whatever the micrographs say
+    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
+    angpix: Option<f64>,
+    /// Box of the particles, heat-map pixels
+    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
+    particle_size: f64,
+    /// Width of the pictures
+    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
+    frame: usize,
+    /// Folder for the pictures
+    #[arg(long = "output", value_name = "FOLDER", default_value = "./check")]
+    output: PathBuf,
+    /// Draws no pictures
+    #[arg(long = "no-pictures")]
+    no_pictures: bool,
+    /// Leaves out entries of a list that do not exist
+    #[arg(long = "skip-missing")]
+    skip_missing: bool,
+    /// The numbers as one JSON object, the last line of standard output; text goes to standard error
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// Runs the command; returns the exit status: 1 if a micrograph could not be read.
+///
+/// Errors: nothing matches, or a label file cannot be read.
+pub fn run(args: &CheckArgs) -> Result<u8> {
+    let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
+    let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.angpix, ..Default::default() };
+    options.label.family = args.label_type;
+    options.label.star.pixel_size_angstrom = args.angpix;
+    options.label.kind = Some(super::eval::kind_of(args.mode)).filter(|kind| *kind != Kind::Particle);
+    let folder = args.data.parent().filter(|_| !args.data.is_dir()).unwrap_or(&args.data);
+    let gathered = gather(&args.data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
+    tell(&gathered, &say);
+    if !args.no_pictures {
+        let failed = || format!("{}: the folder cannot be made; check the rights above it", args.output.display());
+        std::fs::create_dir_all(&args.output).with_context(failed).or_usage()?;
+    }
+    let cache = ImageCache::new(None, 0, args.frame, Default::default(), Compat::default())?;
+    let mut test = MirrorTest::default();
+    let mut failures = 0;
+    for one in &gathered.labelled {
+        if let Err(error) = check_one(one, args, &cache, &mut test, &say) {
+            failures += 1;
+            eprintln!("error: {error:#}");
+        }
+    }
+    let [at_labels, at_mirrors] = test.contrasts();
+    say(&format!(
+        "contrast at the labels {:.2} grey levels ({:.1} standard errors), at their mirror images in y {:.2} ({:.1})",
+        at_labels.mean, at_labels.strength, at_mirrors.mean, at_mirrors.strength
+    ));
+    let verdict = test.verdict();
+    say(match verdict {
+        Verdict::Right => "the labels lie on particles",
+        Verdict::Mirrored => "the labels look mirrored in y: their mirror images lie on particles; turn them with epicker coords --flip-y",
+        Verdict::Undecided => "neither labels nor mirror images stand out; look at the pictures",
+    });
+    if let Err(error) = labels::refuse_without_labels(&gathered) {
+        eprintln!("warning: {error}");
+    }
+    if args.json {
+        let points = |count: fn(&Labelled) -> usize| gathered.labelled.iter().map(count).sum::<usize>();
+        let object = json!({
+            "micrographs": gathered.labelled.len(),
+            "labels": points(|one| one.coordinates.points.len()),
+            "empty": points(|one| usize::from(one.coordinates.points.is_empty())),
+            "outside": points(|one| one.outside),
+            "micrographs_without_labels": gathered.lone_micrographs,
+            "labels_without_micrograph": gathered.lone_labels,
+            "contrast": at_labels.mean,
+            "contrast_errors": at_labels.strength,
+            "contrast_mirrored": at_mirrors.mean,
+            "contrast_mirrored_errors": at_mirrors.strength,
+            "mirrored": match verdict { Verdict::Right => Some(false), Verdict::Mirrored => Some(true), Verdict::Undecided => None },
+            "failures": failures,
+        });
+        println!("{object}");
+    }
+    Ok(if failures == 0 { status::DONE } else { status::FAILED })
+}
+
+fn check_one(one: &Labelled, args: &CheckArgs, cache: &ImageCache, test: &mut MirrorTest, say: &impl Fn(&str)) -> Result<()> {
+    let [nx, ny] = one.size;
+    let geometry = Geometry::new(nx, ny, args.frame);
+    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
+    let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
+    let mut warnings = Vec::new();
+    let image = cache.get(&one.path, &mut warnings)?;
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let to_m = nx as f64 / args.frame as f64;
+    let mut drawn = one.coordinates.clone();
+    let mut centres = Vec::with_capacity(drawn.points.len());
+    let mut largest_d_px: f64 = side_d_px;
+    for point in &mut drawn.points {
+        point.score = Some(1.0);
+        if drawn.kind != Kind::Vesicle || point.size.is_none() {
+            point.size = Some(Size::square(side_d_px * to_m));
+        } else if let Some(radius) = point.radius() {
+            largest_d_px = largest_d_px.max(2.0 * radius / to_m);
+        }
+        centres.push(geometry.m_to_d([point.x, point.y]));
+    }
+    test.add(&image, &centres, if drawn.kind == Kind::Vesicle { largest_d_px } else { side_d_px } / 2.0);
+    let outside = if one.outside > 0 { format!(", {} outside", one.outside) } else { String::new() };
+    say(&format!("{} ({nx} x {ny}): {} labels{outside} of {}", one.stem, drawn.points.len(), one.label.display()));
+    if !args.no_pictures {
+        write_whole(&args.output.join(format!("{}.png", one.stem)), &draw::picture(&image.levels, &drawn, &geometry)?)?;
+    }
+    Ok(())
+}

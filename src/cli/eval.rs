@@ -1,0 +1,428 @@
+//! `epicker eval`: picks against labels, in numbers and as a curve.
+//!
+//! The story: find micrographs, labels and picks (of a model or from files of any program), match, count, tell. With
+//! `--against` the same for an earlier model or earlier picks, and the difference.
+
+use super::status::{self, OrUsage, Usage};
+use super::values;
+use crate::eval::chart::{Chart, Series};
+use crate::eval::matching::Rule;
+use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
+use crate::eval::with_model::{ModelPicks, Options as ModelOptions};
+use crate::formats::coordinates::{Coordinates, Kind};
+use crate::formats::label_file::Family;
+use crate::io::write::write_whole;
+use crate::net::model::{Mode, Model};
+use crate::pick::compat::Compat;
+use crate::train::cache::ImageCache;
+use crate::train::labels::{self, Gathered, Labelled, Source, gather, pair, read_sources};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// The command line of `epicker eval`.
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// Micrographs of each data set: folders, lists or files; with --picks they may be left out
+    #[arg(long = "data", value_name = "PATH", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Labels of each data set, any format
+    #[arg(long = "label", value_name = "PATH", num_args = 1.., required = true)]
+    label: Vec<PathBuf>,
+    /// Picks of each data set, of any program; instead of a model
+    #[arg(long = "picks", value_name = "PATH", num_args = 1..)]
+    picks: Vec<PathBuf>,
+    /// Model that picks, .pth or .safetensors; instead of --picks
+    #[arg(long = "load_model", value_name = "FILE", conflicts_with = "picks")]
+    load_model: Option<PathBuf>,
+    /// What to compare with: an earlier model, or earlier picks of each data set
+    #[arg(long = "against", value_name = "PATH", num_args = 1..)]
+    against: Vec<PathBuf>,
+    /// Format of the picks: thi, star, box, coord, cbox, topaz, json or helicon [default: told by the content]
+    #[arg(long = "format", value_name = "FORMAT")]
+    format: Option<Family>,
+    /// Format of the labels [default: told by the content]
+    #[arg(long = "label_type", value_name = "FORMAT")]
+    label_type: Option<Family>,
+    /// Factor from the pixels of a Topaz table of picks to those of the micrographs
+    #[arg(long = "scale", value_name = "FACTOR", value_parser = values::positive)]
+    scale: Option<f64>,
+    /// particle, vesicle or fiber [default: the model's, else what the labels are]
+    #[arg(long = "mode", value_name = "MODE")]
+    mode: Option<Mode>,
+    /// Diameter of the particles, angstrom
+    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
+    diameter: Option<f64>,
+    /// Diameter of the particles, micrograph pixels
+    #[arg(long = "diameter_px", value_name = "PIXELS", value_parser = values::positive)]
+    diameter_px: Option<f64>,
+    /// Pixel size, angstrom, whatever the micrographs say
+    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
+    angpix: Option<f64>,
+    /// A pick finds a label within this many radii
+    #[arg(long = "match", value_name = "RADII", default_value_t = 0.5, value_parser = values::positive)]
+    reach: f64,
+    /// Labels and picks within this many radii of the border do not count
+    #[arg(long = "ignore-border", value_name = "RADII", default_value_t = 1.0, value_parser = values::distance)]
+    ignore_border: f64,
+    /// Threshold with which the picks are shipped [default: the model's, else 0]
+    #[arg(long = "vis_thresh", value_name = "SCORE")]
+    vis_thresh: Option<f32>,
+    /// Rounds of resampling the micrographs for the intervals; 0 leaves them out
+    #[arg(long = "bootstrap", value_name = "ROUNDS", default_value_t = 1000)]
+    bootstrap: usize,
+    /// Seed of the intervals and of the random picks
+    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
+    seed: u64,
+    /// Adds AP at IoU 0.5 with the original's boxes
+    #[arg(long = "coco")]
+    coco: bool,
+    /// Most picks of a micrograph that a model gives
+    #[arg(long = "K", value_name = "COUNT", default_value_t = 4000, value_parser = values::count)]
+    k: usize,
+    /// Width of the network's input
+    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
+    frame: usize,
+    /// Repeat faults of the original (docs/options.md)
+    #[arg(long = "compat", value_name = "NAMES", default_value = "")]
+    compat: Compat,
+    /// Folder for eval.json, pr.csv, PR.svg and PR.png
+    #[arg(long = "output", value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Leaves out entries of a list that do not exist
+    #[arg(long = "skip-missing")]
+    skip_missing: bool,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    threads: Option<usize>,
+    /// The numbers as one JSON object, the last line of standard output; text goes to standard error
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// One data set.
+struct DataSet {
+    name: String,
+    micrographs: Vec<Labelled>,
+    /// False if there are no micrographs, only labels: then sizes are unknown.
+    has_images: bool,
+}
+
+/// Runs the command; returns the exit status.
+///
+/// Errors: wrong usage, no label, nothing matches, or a file cannot be read.
+pub fn run(args: &EvalArgs) -> Result<u8> {
+    super::threads::start(args.threads)?;
+    args.check().or_usage()?;
+    let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
+    let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
+    let now = args.reports(&data_sets, &args.picks, args.load_model.as_deref(), &say)?;
+    let before = match args.against.as_slice() {
+        [] => None,
+        [model] if is_model(model) => Some(args.reports(&data_sets, &[], Some(model), &say)?),
+        picks => Some(args.reports(&data_sets, picks, None, &say)?),
+    };
+    for (data_set, report) in data_sets.iter().zip(&now) {
+        if data_sets.len() > 1 {
+            say(&format!("{}:", data_set.name));
+        }
+        say(report.text().trim_end());
+    }
+    if let Some(before) = &before {
+        say(table(&data_sets, before, &now).trim_end());
+    }
+    let json = summary(&data_sets, &now, before.as_deref());
+    if let Some(folder) = &args.output {
+        write_output(folder, &data_sets, &now, before.as_deref(), &json)?;
+    }
+    if args.json {
+        println!("{json}");
+    }
+    Ok(status::DONE)
+}
+
+fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ["pth", "pt", "safetensors"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
+impl EvalArgs {
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.load_model.is_some() || !self.picks.is_empty(),
+            "neither --load_model nor --picks; expected one of them; say whose picks are judged"
+        );
+        let count = self.label.len();
+        let fits = |option: &str, paths: &[PathBuf]| -> Result<()> {
+            ensure!(
+                paths.is_empty() || paths.len() == count,
+                "{option}: {} paths for {count} of --label; expected one for each data set; add the others",
+                paths.len()
+            );
+            Ok(())
+        };
+        fits("--data", &self.data)?;
+        fits("--picks", &self.picks)?;
+        if !matches!(self.against.as_slice(), [one] if is_model(one)) {
+            fits("--against", &self.against)?;
+        }
+        if self.data.is_empty() {
+            let with_model = self.load_model.is_some() || self.against.iter().any(|path| is_model(path));
+            ensure!(!with_model, "--data: missing; expected the micrographs that the model picks; give their folder");
+            ensure!(!self.coco, "--data: missing; expected the micrographs, whose size --coco needs; give their folder");
+        }
+        Ok(())
+    }
+
+    fn label_options(&self) -> labels::Options {
+        let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
+        options.label.family = self.label_type;
+        options.label.kind = self.mode.map(kind_of);
+        options.label.star.pixel_size_angstrom = self.angpix;
+        options
+    }
+
+    fn data_set(&self, i: usize, say: &impl Fn(&str)) -> Result<DataSet> {
+        let (labels, options) = (&self.label[i], self.label_options());
+        let Some(data) = self.data.get(i) else {
+            let mut warnings = Vec::new();
+            let sources = read_sources(labels, &options, &mut warnings)?;
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            say(&format!("{}: no micrographs, so no border is left out", labels.display()));
+            let micrographs = sources.into_iter().map(|source| without_image(source, self.angpix)).collect();
+            return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false });
+        };
+        let gathered = gather(data, labels, &options)?;
+        tell(&gathered, say);
+        Ok(DataSet { name: data.display().to_string(), micrographs: gathered.labelled, has_images: true })
+    }
+
+    /// The reports of all data sets, for the picks of a model or those of files.
+    fn reports(&self, data_sets: &[DataSet], picks: &[PathBuf], model: Option<&Path>, say: &impl Fn(&str)) -> Result<Vec<Report>> {
+        let model = model.map(Model::load).transpose().or_usage()?;
+        let mut reports = Vec::with_capacity(data_sets.len());
+        for (i, data_set) in data_sets.iter().enumerate() {
+            let (found, kind) = match &model {
+                Some(model) => self.picks_of_model(model, data_set, say)?,
+                None => (self.picks_of_files(&picks[i], data_set, say).or_usage()?, self.mode.map(kind_of)),
+            };
+            let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(|(one, picks)| data_set.item(one, picks, kind)).collect();
+            if !items.iter().any(|item| !item.labels.points.is_empty()) {
+                let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
+                return Err(Usage::because(empty).into());
+            }
+            reports.push(evaluate(&items, &self.settings(model.as_ref(), &items)).or_usage()?);
+        }
+        Ok(reports)
+    }
+
+    fn settings(&self, model: Option<&Model>, items: &[Item]) -> Settings {
+        let facts = model.map(|model| model.facts().clone()).unwrap_or_default();
+        let asked = self.diameter.is_some() || self.diameter_px.is_some();
+        let is_vesicle = items.iter().any(|item| item.labels.kind == Kind::Vesicle);
+        // A label's own box says more than the box that every model of the original was trained with.
+        let has_own = items.iter().all(|item| item.labels.points.iter().all(|label| label.radius().is_some()));
+        let model_side = model.map(|_| facts.particle_size_h_px.unwrap_or(4.75)).filter(|_| facts.particle_size_h_px.is_some() || !has_own);
+        Settings {
+            rule: Rule { reach: self.reach, border: self.ignore_border },
+            size: SizeSource {
+                diameter_angstrom: self.diameter,
+                diameter_px: self.diameter_px,
+                model_diameter_angstrom: facts.diameter_angstrom,
+                model_side_h_px: model_side,
+                own_first: is_vesicle && !asked,
+            },
+            shipped_threshold: self.vis_thresh.or(model.map(|_| facts.threshold.unwrap_or(0.0) as f32)),
+            bootstrap: self.bootstrap,
+            seed: self.seed,
+            coco: self.coco,
+        }
+    }
+
+    fn picks_of_model(&self, model: &Model, data_set: &DataSet, say: &impl Fn(&str)) -> Result<(Vec<Coordinates>, Option<Kind>)> {
+        let of_model: Option<Mode> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
+        let kind = self.mode.or(of_model).map_or_else(|| data_set.kind(), kind_of);
+        let facts = model.facts();
+        let options = ModelOptions {
+            frame: self.frame,
+            k: self.k.min((self.frame / 4).pow(2)),
+            kind,
+            fiber_threshold: self.vis_thresh.unwrap_or(facts.threshold.unwrap_or(0.0) as f32),
+            side_n_px: 4.0 * facts.particle_size_h_px.unwrap_or(4.75),
+            compat: self.compat.clone(),
+        };
+        let mut picker = ModelPicks::new(model, options).or_usage()?;
+        let cache = ImageCache::new(None, 0, self.frame, Default::default(), self.compat.clone())?;
+        let mut all = Vec::with_capacity(data_set.micrographs.len());
+        for (i, one) in data_set.micrographs.iter().enumerate() {
+            let mut warnings = Vec::new();
+            let image = cache.get(&one.path, &mut warnings)?;
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            let picks = picker.picks(&image, one.size)?;
+            say(&format!("{}: {} picks ({} of {})", one.stem, picks.points.len(), i + 1, data_set.micrographs.len()));
+            all.push(picks);
+        }
+        Ok((all, Some(kind)))
+    }
+
+    fn picks_of_files(&self, path: &Path, data_set: &DataSet, say: &impl Fn(&str)) -> Result<Vec<Coordinates>> {
+        let mut options = self.label_options();
+        options.label.family = self.format;
+        options.label.topaz_scale = self.scale;
+        let mut gathered = Gathered::default();
+        let sources = read_sources(path, &options, &mut gathered.warnings)?;
+        let stems: Vec<String> = data_set.micrographs.iter().map(|one| one.stem.clone()).collect();
+        let pairs = pair(&stems, &sources, &mut gathered)?;
+        ensure!(
+            !pairs.is_empty(),
+            "{}: none of its {} coordinate files fits one of the {} labelled micrographs; expected equal names; rename them",
+            path.display(),
+            sources.len(),
+            stems.len()
+        );
+        gathered.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        gathered.notes.iter().for_each(|note| say(note));
+        let mut all = vec![Coordinates::default(); stems.len()];
+        for (i, source) in pairs {
+            all[i] = sources[source].set.coordinates.clone();
+        }
+        if !gathered.lone_micrographs.is_empty() {
+            let names = gathered.lone_micrographs.join(", ");
+            say(&format!("{} micrographs have no picks, and all their labels count as missed: {names}", gathered.lone_micrographs.len()));
+        }
+        if !gathered.lone_labels.is_empty() {
+            say(&format!("{} files of picks belong to no labelled micrograph and are left out", gathered.lone_labels.len()));
+        }
+        Ok(all)
+    }
+}
+
+impl DataSet {
+    fn kind(&self) -> Kind {
+        let with_labels = self.micrographs.iter().find(|one| !one.coordinates.points.is_empty());
+        with_labels.map_or(Kind::Particle, |one| one.coordinates.kind)
+    }
+
+    /// What is judged. Labels of kind particle with sizes are vesicles where the mode says so, and the other way round.
+    fn item(&self, one: &Labelled, picks: Coordinates, kind: Option<Kind>) -> Item {
+        let mut labels = one.coordinates.clone();
+        match (kind, labels.kind) {
+            (Some(Kind::Vesicle), Kind::Particle) => labels.kind = Kind::Vesicle,
+            (Some(Kind::Particle), Kind::Vesicle) => labels.kind = Kind::Particle,
+            _ => {}
+        }
+        Item {
+            stem: one.stem.clone(),
+            size: self.has_images.then_some(one.size),
+            pixel_size_angstrom: one.pixel_size_angstrom,
+            labels,
+            picks,
+        }
+    }
+}
+
+/// The kind of coordinates that a mode gives.
+pub fn kind_of(mode: Mode) -> Kind {
+    match mode {
+        Mode::Particle => Kind::Particle,
+        Mode::Vesicle => Kind::Vesicle,
+        Mode::Fiber => Kind::Fiber,
+    }
+}
+
+fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
+    Labelled {
+        path: PathBuf::new(),
+        stem: source.stem,
+        size: [0, 0],
+        pixel_size_angstrom: pixel_size_angstrom.or(source.set.pixel_size_angstrom),
+        label: source.path,
+        format: source.format,
+        coordinates: source.set.coordinates,
+        outside: 0,
+    }
+}
+
+/// Tells what was gathered: matches, what is left over, warnings.
+pub fn tell(gathered: &Gathered, say: &impl Fn(&str)) {
+    say(&labels::summary(gathered));
+    gathered.notes.iter().for_each(|note| say(note));
+    gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| eprintln!("warning: {warning}"));
+}
+
+/// What stands for a report in a table: AP, or for fibers the F1 by length.
+fn main_number(report: &Report) -> f64 {
+    report.ap.or(report.lengths.map(|lengths| lengths.f1())).unwrap_or(0.0)
+}
+
+/// Before and after, and what was forgotten, in points of a hundred.
+fn table(data_sets: &[DataSet], before: &[Report], now: &[Report]) -> String {
+    let mut out = String::from("AP before   after  points  data set\n");
+    for ((data_set, before), now) in data_sets.iter().zip(before).zip(now) {
+        let (before, now) = (100.0 * main_number(before), 100.0 * main_number(now));
+        let _ = writeln!(out, "{before:9.2} {now:7.2} {:+7.2}  {}", now - before, data_set.name);
+    }
+    let _ = writeln!(out, "forgetting: {:.2} points (the mean of what was lost)", forgetting(before, now));
+    out
+}
+
+/// Mean loss in points of a hundred; a data set that gained counts as no loss.
+/// Source: Chaudhry et al. 2018, arXiv:1801.10112, section 3.
+fn forgetting(before: &[Report], now: &[Report]) -> f64 {
+    let losses = before.iter().zip(now).map(|(before, now)| (100.0 * (main_number(before) - main_number(now))).max(0.0));
+    losses.sum::<f64>() / before.len().max(1) as f64
+}
+
+fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>) -> Value {
+    let one = |i: usize| {
+        let mut object = now[i].json();
+        object["data"] = json!(data_sets[i].name);
+        if let Some(before) = before {
+            object["before"] = before[i].json();
+            object["points"] = json!(100.0 * (main_number(&now[i]) - main_number(&before[i])));
+        }
+        object
+    };
+    let mut all = if now.len() == 1 { one(0) } else { json!({ "data_sets": (0..now.len()).map(one).collect::<Vec<_>>() }) };
+    if let Some(before) = before {
+        all["forgetting_points"] = json!(forgetting(before, now));
+    }
+    all
+}
+
+fn write_output(folder: &Path, data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>, json: &Value) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the rights above it", folder.display()))?;
+    write_whole(&folder.join("eval.json"), format!("{json:#}\n").as_bytes())?;
+    let chart = pr_chart(data_sets.iter().zip(now).map(|(data_set, report)| (data_set.name.as_str(), report)), before);
+    write_whole(&folder.join("PR.svg"), chart.svg().as_bytes())?;
+    write_whole(&folder.join("PR.png"), &chart.png()?)?;
+    let mut csv = String::from("data,score,picks,hits,precision,recall\n");
+    for (data_set, report) in data_sets.iter().zip(now) {
+        let name = data_set.name.replace('"', "\"\"");
+        for point in &report.curve {
+            let _ = writeln!(csv, "\"{name}\",{},{},{},{},{}", point.score, point.picks, point.hits, point.precision, point.recall);
+        }
+    }
+    write_whole(&folder.join("pr.csv"), csv.as_bytes())
+}
+
+/// Precision over recall.
+pub fn pr_chart<'a>(now: impl Iterator<Item = (&'a str, &'a Report)>, before: Option<&[Report]>) -> Chart {
+    let points = |report: &Report| report.curve.iter().map(|point| [point.recall, point.precision]).collect();
+    let mut series: Vec<Series> = Vec::new();
+    for (i, (name, report)) in now.enumerate() {
+        let name = Path::new(name).file_name().map_or(name.to_owned(), |name| name.to_string_lossy().into_owned());
+        series.push(Series { name: format!("{name} AP {:.3}", main_number(report)), points: points(report) });
+        if let Some(before) = before.and_then(|before| before.get(i)) {
+            series.push(Series { name: format!("{name} before AP {:.3}", main_number(before)), points: points(before) });
+        }
+    }
+    Chart {
+        title: "Precision and recall".to_owned(),
+        x_label: "recall".to_owned(),
+        y_label: "precision".to_owned(),
+        x: [0.0, 1.0],
+        y: [0.0, 1.0],
+        series,
+    }
+}

@@ -1,0 +1,86 @@
+//! Picks of a model for an evaluation: everything it finds, without threshold, border or distance test.
+
+use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
+use crate::net::model::Model;
+use crate::net::picker::{Picker, PickerOptions};
+use crate::pick::compat::Compat;
+use crate::pick::decode::{candidates, side_n_to_m};
+use crate::pick::filter::Limits;
+use crate::pick::geometry::Geometry;
+use crate::pick::output::{Helix, OutputRule, OutputType, trace};
+use crate::pick::preprocess::{Normalisation, letterbox, normalise};
+use crate::pick::run::{Sides, picks_of};
+use crate::train::cache::ImageD;
+use anyhow::Result;
+
+/// How a model is asked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Width of frame D, and side of frame N.
+    pub frame: usize,
+    /// Most picks of a micrograph.
+    pub k: usize,
+    /// What the picks are.
+    pub kind: Kind,
+    /// Fibers: points above this score are linked.
+    pub fiber_threshold: f32,
+    /// Side of the box of particles, pixels of frame N.
+    pub side_n_px: f64,
+    /// Faults of the original to repeat.
+    pub compat: Compat,
+}
+
+/// A model that is evaluated.
+pub struct ModelPicks {
+    picker: Picker,
+    options: Options,
+}
+
+impl ModelPicks {
+    /// Plans the network.
+    ///
+    /// Errors: the frame is no multiple of 32, or the model does not fit.
+    pub fn new(model: &Model, options: Options) -> Result<Self> {
+        let sizes = options.kind == Kind::Vesicle;
+        Ok(ModelPicks { picker: Picker::new(model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
+    }
+
+    /// Picks of an image (frame D) of a micrograph of `size` (columns, rows), best first, in frame M.
+    ///
+    /// Errors: the network cannot run.
+    pub fn picks(&mut self, image: &ImageD, size: [usize; 2]) -> Result<Coordinates> {
+        let geometry = Geometry::new(size[0], size[1], self.options.frame);
+        let kind = self.options.kind;
+        if image.levels.iter().all(|level| *level == image.levels[0]) {
+            return Ok(Coordinates { kind, points: Vec::new() }); // nothing is in it, and picking says so too
+        }
+        let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
+        let peaks = self.picker.run(&input)?;
+        let found = candidates(&peaks, &geometry, &self.options.compat);
+        if kind == Kind::Fiber {
+            return Ok(self.fibers(&found, &geometry));
+        }
+        let point = |candidate: &crate::formats::candidates::Candidate| Coordinate {
+            score: Some(candidate.score),
+            size: candidate.size.map(|[width, height]| Size { width: f64::from(width), height: f64::from(height) }),
+            ..Coordinate::at(f64::from(candidate.x), f64::from(candidate.y))
+        };
+        Ok(Coordinates { kind, points: found.iter().filter(|candidate| candidate.score > 0.0).map(point).collect() })
+    }
+
+    fn fibers(&self, found: &[crate::formats::candidates::Candidate], geometry: &Geometry) -> Coordinates {
+        let limits = Limits { k: self.options.k, vis_thresh: self.options.fiber_threshold, edge: 0.0, min_distance: 0.0 };
+        let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
+        let sides = Sides { test_m_px: side_m_px, written_m_px: side_m_px };
+        let rule = OutputRule {
+            kind: Kind::Fiber,
+            output_type: OutputType::Thi,
+            subpixel: true,
+            ang_thresh_rad: 0.3,
+            helix: Helix::StartEnd,
+            compat: self.options.compat.clone(),
+        };
+        let picks = picks_of(found, &limits, [geometry.nx, geometry.ny], sides, &self.options.compat);
+        trace(&picks, &rule, geometry.nx).coordinates
+    }
+}

@@ -1,0 +1,400 @@
+//! Micrographs and their coordinate files: who belongs to whom, and which boxes train the network.
+//!
+//! Labels of training, labels of an evaluation and picks to be evaluated are all found here.
+
+use super::augment::CornersD;
+use crate::formats::coordinates::{Content, Coordinate, Coordinates, Kind, Set};
+use crate::formats::detect::CoordinateFormat;
+use crate::formats::image;
+use crate::formats::label_file::{self, Family};
+use crate::io::find::find_micrographs;
+use crate::io::names::{LABEL_EXTENSIONS, label_stem, match_labels, micrograph_stem};
+use crate::net::model::Mode;
+use crate::pick::compat::{Compat, Fault};
+use crate::pick::geometry::Geometry;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// How coordinate files are found and read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How they are read; a named family also says which files of a folder are meant.
+    pub label: label_file::ReadOptions,
+    /// How micrographs are read.
+    pub image: image::ReadOptions,
+    /// Leaves out entries of a list of micrographs for which there is no file.
+    pub skip_missing: bool,
+    /// Pixel size of all micrographs, angstrom, whatever the files say.
+    pub pixel_size_angstrom: Option<f64>,
+}
+
+/// The coordinates of one micrograph, and where they come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Name by which they are matched with a micrograph.
+    pub stem: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: CoordinateFormat,
+    /// The points.
+    pub set: Set,
+}
+
+/// A micrograph with its coordinates.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// The file.
+    pub path: PathBuf,
+    /// The name by which it was matched.
+    pub stem: String,
+    /// Columns and rows.
+    pub size: [usize; 2],
+    /// Angstrom per pixel.
+    pub pixel_size_angstrom: Option<f64>,
+    /// The coordinate file.
+    pub label: PathBuf,
+    /// Its format.
+    pub format: CoordinateFormat,
+    /// The points, without those that lie farther outside than half their box.
+    pub coordinates: Coordinates,
+    /// Points whose centre is outside of the image, dropped or not.
+    pub outside: usize,
+}
+
+/// What was found, and what there is to say about it.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    /// Micrographs with coordinates (which may be none: an empty file), in the order of the micrographs.
+    pub labelled: Vec<Labelled>,
+    /// Stems of micrographs without a coordinate file: they are left out.
+    pub lone_micrographs: Vec<String>,
+    /// Coordinate files without a micrograph.
+    pub lone_labels: Vec<String>,
+    /// How names were matched, and other things to know, a line each.
+    pub notes: Vec<String>,
+    /// What may be wrong, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Finds the micrographs of `data` and their coordinates in `labels`: a folder, a table of many micrographs, a list of
+/// files, or one file.
+///
+/// Errors: nothing is found, nothing matches, a name fits several, or a file cannot be read.
+pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered> {
+    let found = find_micrographs(data, options.skip_missing)?;
+    let mut gathered = Gathered { warnings: found.warnings, ..Gathered::default() };
+    let sources = read_sources(labels, options, &mut gathered.warnings)?;
+    let stems: Vec<String> = found.micrographs.iter().map(|one| micrograph_stem(&one.path).text).collect();
+    refuse_twins(&stems, |i| found.micrographs[i].path.display().to_string())?;
+    let pairs = pair(&stems, &sources, &mut gathered)?;
+    ensure!(
+        !pairs.is_empty(),
+        "{}: none of its {} coordinate files fits one of the {} micrographs of {} (for example {} and {}); expected equal names; rename them",
+        labels.display(),
+        sources.len(),
+        stems.len(),
+        data.display(),
+        sources.first().map_or("", |source| source.stem.as_str()),
+        stems.first().map_or("", String::as_str),
+    );
+    for (i, source) in pairs {
+        let (one, source) = (&found.micrographs[i], &sources[source]);
+        let info = image::read_info(&one.path, &options.image)?;
+        let pixel_sizes = [options.pixel_size_angstrom, source.set.pixel_size_angstrom, one.pixel_size_angstrom, info.pixel_size_angstrom];
+        let mut coordinates = source.set.coordinates.clone();
+        let outside = drop_outside(&mut coordinates, [info.nx, info.ny]);
+        gathered.labelled.push(Labelled {
+            path: one.path.clone(),
+            stem: stems[i].clone(),
+            size: [info.nx, info.ny],
+            pixel_size_angstrom: pixel_sizes.into_iter().flatten().next(),
+            label: source.path.clone(),
+            format: source.format,
+            coordinates,
+            outside,
+        });
+    }
+    Ok(gathered)
+}
+
+/// Pairs names with coordinates: indices of both, by name. What is left over and how it was done goes to `gathered`.
+///
+/// Errors: a name fits several.
+pub fn pair(stems: &[String], sources: &[Source], gathered: &mut Gathered) -> Result<Vec<(usize, usize)>> {
+    let labels: Vec<String> = sources.iter().map(|source| source.stem.clone()).collect();
+    refuse_twins(&labels, |i| sources[i].path.display().to_string())?;
+    let matching = match_labels(stems, &labels)?;
+    gathered.lone_micrographs = matching.lone_micrographs.iter().map(|&i| stems[i].clone()).collect();
+    gathered.lone_labels = matching.lone_labels.iter().map(|&i| labels[i].clone()).collect();
+    gathered.notes.extend(matching.notes);
+    Ok(matching.pairs)
+}
+
+fn refuse_twins(stems: &[String], path: impl Fn(usize) -> String) -> Result<()> {
+    let mut seen = HashMap::new();
+    for (i, stem) in stems.iter().enumerate() {
+        if let Some(first) = seen.insert(stem, i) {
+            bail!("{} and {}: both are called {stem}; expected one; move one away, or name the format wanted", path(first), path(i));
+        }
+    }
+    Ok(())
+}
+
+/// Reads all coordinates of a folder, a table, a list or a file. Lists among the files of a folder are passed over.
+///
+/// Errors: nothing is there, or a file cannot be read; a `.txt` or `.json` of a folder may be something else and is
+/// only warned of.
+pub fn read_sources(labels: &Path, options: &Options, warnings: &mut Vec<String>) -> Result<Vec<Source>> {
+    let metadata = std::fs::metadata(labels)
+        .with_context(|| format!("{}: cannot be found; expected coordinate files, or a folder of them", labels.display()))?;
+    let mut sources = Vec::new();
+    if metadata.is_dir() {
+        let files = label_files(labels, options.label.family)?;
+        ensure!(
+            !files.is_empty(),
+            "{}: no coordinate file; expected files ending in {}; check the folder and the format",
+            labels.display(),
+            endings(options.label.family).join(", ")
+        );
+        for file in files {
+            let may_be_else = file.extension().is_some_and(|extension| extension == "txt" || extension == "json");
+            match read_file(&file, options, warnings, 0) {
+                Ok(found) => sources.extend(found.unwrap_or_default()),
+                Err(error) if may_be_else => warnings.push(format!("{error:#}; passed over")),
+                Err(error) => return Err(error),
+            }
+        }
+        ensure!(!sources.is_empty(), "{}: no file with coordinates, only lists; expected coordinate files", labels.display());
+    } else {
+        sources = read_file(labels, options, warnings, 1)?.unwrap_or_default();
+    }
+    Ok(sources)
+}
+
+fn endings(family: Option<Family>) -> &'static [&'static str] {
+    match family {
+        None => &LABEL_EXTENSIONS,
+        Some(Family::Thi) => &["thi"],
+        Some(Family::Star) => &["star"],
+        Some(Family::Box) => &["box"],
+        Some(Family::Coord) => &["coord", "coords", "txt"],
+        Some(Family::Cbox) => &["cbox"],
+        Some(Family::Topaz) => &["txt"],
+        Some(Family::Json) => &["json"],
+        Some(Family::Helicon) => &["txt", "box"],
+    }
+}
+
+fn label_files(folder: &Path, family: Option<Family>) -> Result<Vec<PathBuf>> {
+    let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        if !is_hidden && extension.is_some_and(|extension| endings(family).contains(&extension.as_str())) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The coordinates of a file; those of the files it lists if `depth` allows; else `None` for a list.
+fn read_file(path: &Path, options: &Options, warnings: &mut Vec<String>, depth: usize) -> Result<Option<Vec<Source>>> {
+    let file = label_file::read_path(path, &options.label)?;
+    warnings.extend(file.warnings.iter().map(|warning| format!("{}: {warning}", path.display())));
+    let beside = |entry: &str| {
+        let given = PathBuf::from(entry);
+        if given.exists() { given } else { path.parent().unwrap_or(Path::new("")).join(given) }
+    };
+    let mut sources = Vec::new();
+    match file.content {
+        Content::Coordinates(sets) => {
+            for set in sets {
+                let stem = match &set.micrograph {
+                    Some(name) => micrograph_stem(Path::new(&name.replace('\\', "/"))).text,
+                    None => label_stem(path),
+                };
+                sources.push(Source { stem, path: path.to_owned(), format: file.format, set });
+            }
+        }
+        Content::Pairs(_) | Content::Micrographs(_) if depth == 0 => return Ok(None),
+        Content::Pairs(pairs) => {
+            for entry in pairs {
+                let stem = micrograph_stem(Path::new(&entry.micrograph)).text;
+                let found = read_file(&beside(&entry.coordinates), options, warnings, 0)?.unwrap_or_default();
+                sources.extend(found.into_iter().map(|source| Source { stem: stem.clone(), ..source }));
+            }
+        }
+        Content::Micrographs(files) => {
+            for entry in files {
+                sources.extend(read_file(&beside(&entry.path), options, warnings, 0)?.unwrap_or_default());
+            }
+        }
+    }
+    Ok(Some(sources))
+}
+
+/// Drops points that lie farther outside than half their box; returns how many centres are outside at all.
+fn drop_outside(coordinates: &mut Coordinates, [nx, ny]: [usize; 2]) -> usize {
+    let beyond = |value: f64, size: usize| (-0.5 - value).max(value - (size as f64 - 0.5));
+    let outside = coordinates.points.iter().filter(|point| beyond(point.x, nx) > 0.0 || beyond(point.y, ny) > 0.0).count();
+    coordinates.points.retain(|point| {
+        let [half_x, half_y] = point.size.map_or([0.0; 2], |size| [size.width / 2.0, size.height / 2.0]);
+        beyond(point.x, nx) <= half_x && beyond(point.y, ny) <= half_y
+    });
+    outside
+}
+
+/// How large a label's box is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BoxSide {
+    /// Heat-map pixels of an image that is not shrunk: 4 D pixels each. The original's are 4.75.
+    HeatMapPixels(f64),
+    /// The diameter of the particle, angstrom.
+    Angstrom(f64),
+    /// The diameter of the particle, micrograph pixels.
+    MicrographPixels(f64),
+}
+
+/// The original's box: 4.75 heat-map pixels, 19 D pixels.
+pub const ORIGINAL_SIDE: BoxSide = BoxSide::HeatMapPixels(4.75);
+
+impl BoxSide {
+    /// The side in D pixels.
+    ///
+    /// Errors: angstrom without a pixel size.
+    pub fn d_px(self, geometry: &Geometry, pixel_size_angstrom: Option<f64>) -> Result<f64> {
+        let to_d = geometry.frame as f64 / geometry.nx as f64;
+        match self {
+            BoxSide::HeatMapPixels(side) => Ok(4.0 * side),
+            BoxSide::MicrographPixels(side) => Ok(side * to_d),
+            BoxSide::Angstrom(diameter) => match pixel_size_angstrom {
+                Some(pixel_size) => Ok(diameter / pixel_size * to_d),
+                None => bail!("no pixel size, so a diameter in angstrom has no size in pixels; expected one in the header; give --angpix"),
+            },
+        }
+    }
+}
+
+/// The boxes of a micrograph's labels in frame D.
+///
+/// Particles have one size, vesicles their own; fibers become points along their path, one per cell of the heat map.
+/// `compat`: `label-trunc` cuts positions to whole pixels as the original does, `clip-centre` keeps boxes off the upper
+/// and left border.
+///
+/// Errors: vesicles without radius, or a diameter without pixel size; the message names the label file.
+pub fn boxes_d(labelled: &Labelled, mode: Mode, frame: usize, side: BoxSide, compat: &Compat) -> Result<Vec<CornersD>> {
+    let [nx, ny] = labelled.size;
+    let geometry = Geometry::new(nx, ny, frame);
+    let name = || labelled.label.display().to_string();
+    let side_d_px = match mode {
+        Mode::Vesicle => 0.0,
+        _ => side.d_px(&geometry, labelled.pixel_size_angstrom).with_context(|| labelled.path.display().to_string())?,
+    };
+    let cell_m_px = 4.0 * geometry.square_d() as f64 / frame as f64 * nx as f64 / frame as f64;
+    let points = match (mode, labelled.coordinates.kind) {
+        (Mode::Fiber, Kind::Fiber) => along_fibers(&labelled.coordinates, cell_m_px).with_context(name)?,
+        _ => labelled.coordinates.points.clone(),
+    };
+    let truncate = compat.has(Fault::LabelTrunc);
+    let whole_in_m = truncate && matches!(labelled.format, CoordinateFormat::Star | CoordinateFormat::Coord);
+    let corner = |point: &Coordinate| -> Result<CornersD> {
+        let place = if whole_in_m { [point.x.trunc(), point.y.trunc()] } else { [point.x, point.y] };
+        let place = if truncate {
+            // A product with the rounded scale, as in the original: it decides where a whole number would come out.
+            let [x, y] = place;
+            [x * (frame as f64 / nx as f64), y * (geometry.height_d as f64 / ny as f64)].map(f64::trunc)
+        } else {
+            geometry.m_to_d(place)
+        };
+        let [width, height] = match mode {
+            Mode::Vesicle => {
+                let Some(radius) = point.radius().filter(|radius| *radius > 0.0) else {
+                    bail!("{}: a vesicle without radius; expected a radius or a box for each; use THI, box or CBOX files", name());
+                };
+                [2.0 * radius * frame as f64 / nx as f64; 2]
+            }
+            _ => [side_d_px; 2],
+        };
+        let mut corner = [place[0] - width / 2.0, place[1] - height / 2.0];
+        if compat.has(Fault::ClipCentre) {
+            corner = corner.map(|value| value.max(1.0));
+        }
+        Ok([corner[0], corner[1], corner[0] + width, corner[1] + height].map(|value| value as f32))
+    };
+    points.iter().map(corner).collect()
+}
+
+/// Points along each fiber no farther apart than `step_m_px` (micrograph pixels); every vertex once.
+///
+/// Errors: a point belongs to no fiber.
+pub fn along_fibers(coordinates: &Coordinates, step_m_px: f64) -> Result<Vec<Coordinate>> {
+    const MOST_PER_EDGE: f64 = 1e6; // an edge is never longer than the largest micrograph
+    let mut out: Vec<Coordinate> = Vec::new();
+    for fiber in coordinates.fibers()? {
+        let vertices: Vec<&Coordinate> = fiber.iter().map(|&i| &coordinates.points[i]).collect();
+        out.extend(vertices.first().map(|first| **first));
+        for edge in vertices.windows(2) {
+            let (dx, dy) = (edge[1].x - edge[0].x, edge[1].y - edge[0].y);
+            let length = dx.hypot(dy);
+            if length == 0.0 {
+                continue;
+            }
+            let steps = (length / step_m_px).ceil().clamp(1.0, MOST_PER_EDGE) as usize;
+            out.extend((1..=steps).map(|i| {
+                let along = i as f64 / steps as f64;
+                Coordinate { x: edge[0].x + along * dx, y: edge[0].y + along * dy, ..*edge[1] }
+            }));
+        }
+    }
+    Ok(out)
+}
+
+/// A line that says what was gathered.
+pub fn summary(gathered: &Gathered) -> String {
+    let points: usize = gathered.labelled.iter().map(|one| one.coordinates.points.len()).sum();
+    let empty = gathered.labelled.iter().filter(|one| one.coordinates.points.is_empty()).count();
+    let mut text = format!("{} micrographs with labels, {points} labels", gathered.labelled.len());
+    if empty > 0 {
+        text.push_str(&format!(", {empty} of the micrographs without any (negative examples)"));
+    }
+    text
+}
+
+/// Lines about what does not match: micrographs left out, and label files that belong to none.
+pub fn leftovers(gathered: &Gathered) -> Vec<String> {
+    let told = |names: &[String]| {
+        let first: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
+        format!("{}{}", first.join(", "), if names.len() > 5 { ", ..." } else { "" })
+    };
+    let mut lines = Vec::new();
+    if !gathered.lone_micrographs.is_empty() {
+        let names = &gathered.lone_micrographs;
+        lines.push(format!("{} micrographs have no label file and are left out: {}", names.len(), told(names)));
+    }
+    if !gathered.lone_labels.is_empty() {
+        lines.push(format!("{} label files have no micrograph: {}", gathered.lone_labels.len(), told(&gathered.lone_labels)));
+    }
+    let outside: usize = gathered.labelled.iter().map(|one| one.outside).sum();
+    if outside > 0 {
+        let worst = gathered.labelled.iter().max_by_key(|one| one.outside).map_or("", |one| one.stem.as_str());
+        lines.push(format!("{outside} labels lie outside of their micrograph, most of them of {worst}; check sizes and axes"));
+    }
+    lines
+}
+
+/// Refuses data of which nothing can be learnt.
+///
+/// Errors: no micrograph has a label.
+pub fn refuse_without_labels(gathered: &Gathered) -> Result<()> {
+    ensure!(
+        gathered.labelled.iter().any(|one| !one.coordinates.points.is_empty()),
+        "all {} label files are empty; expected at least one label; check --label",
+        gathered.labelled.len()
+    );
+    Ok(())
+}
