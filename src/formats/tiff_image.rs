@@ -11,12 +11,10 @@ use anyhow::{Result, anyhow, bail, ensure};
 use half::f16;
 use std::collections::HashSet;
 use std::io::{Cursor, Read, Seek, SeekFrom};
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 
 const LARGEST_SIDE: u64 = 131_072;
 const MOST_PAGES: usize = 1_000_000;
-/// Tiles may be padded beyond a small page, up to this side.
-const LARGEST_TILE: u64 = 4096;
 
 /// Sizes (and those of the camera turned) of 8-bit files that hold two 4-bit pixels per byte along x: K2 and K3 cameras,
 /// plain and super-resolution. Read as bytes they would give a picture of half the width that looks nearly right.
@@ -58,7 +56,7 @@ pub fn read(bytes: &[u8], options: &ReadOptions) -> Result<Micrograph> {
             page.nx,
             page.ny
         );
-        let pixels = decode(&mut decoder, page, index, !options.tiff_top_down)?;
+        let pixels = decode(&mut decoder, page, index, bytes.len(), !options.tiff_top_down)?;
         if wanted.len() == 1 { only = Some(pixels) } else { mean.add(&pixels) }
     }
     let (nx, ny) = (pages[wanted.start].nx as usize, pages[wanted.start].ny as usize);
@@ -90,15 +88,13 @@ pub fn info(bytes: &[u8], options: &ReadOptions) -> Result<ImageInfo> {
     })
 }
 
-/// Limits for the decoder: no strip or tile may be larger than the largest page, or a tile's padding.
+/// Limits for the decoder: what the bytes of the file can become at most. (Padded tiles are stored with their padding, so
+/// they are within it too.)
 fn limits(pages: &[Page], wanted: std::ops::Range<usize>, file_len: usize) -> Result<Limits> {
     let mut largest = 0;
     for index in wanted {
-        let page = &pages[index];
-        page.check(index, file_len)?;
-        largest = largest
-            .max(page.nx.max(LARGEST_TILE) * page.ny.min(LARGEST_TILE).max(1) * page.bits / 8)
-            .max(page.nx * page.ny * page.bits / 8);
+        pages[index].check(index, file_len)?;
+        largest = largest.max(pages[index].compression_ratio(index)?.saturating_mul(file_len as u64));
     }
     let mut limits = Limits::default();
     limits.decoding_buffer_size = largest as usize;
@@ -223,11 +219,10 @@ fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: us
 }
 
 impl Page {
-    /// Refuses what is not read, and what cannot be in a file of this length.
-    fn check(&self, index: usize, file_len: usize) -> Result<()> {
+    /// The most bytes that one byte of a strip can become. Refuses what is not read.
+    fn compression_ratio(&self, index: usize) -> Result<u64> {
         let page = index + 1;
-        // The most bytes that one byte of a strip can become.
-        let ratio = match self.compression {
+        Ok(match self.compression {
             1 => 1,
             5 => 1400, // codes of 12 bits for strings that grow by one byte each, up to 4096 of them
             8 | 32946 => 1032,
@@ -245,7 +240,18 @@ impl Page {
                     _ => "",
                 }
             ),
-        };
+        })
+    }
+
+    /// True if `nx` x `ny` pixels can come out of a file of this length.
+    fn fits(&self, nx: u64, ny: u64, ratio: u64, file_len: usize) -> bool {
+        nx.checked_mul(ny).and_then(|len| len.checked_mul(self.bits / 8)).is_some_and(|len| len / ratio <= file_len as u64)
+    }
+
+    /// Refuses what is not read, and what cannot be in a file of this length.
+    fn check(&self, index: usize, file_len: usize) -> Result<()> {
+        let page = index + 1;
+        let ratio = self.compression_ratio(index)?;
         let [nx, ny] = [self.nx, self.ny];
         ensure!(
             (1..=LARGEST_SIDE).contains(&nx) && (1..=LARGEST_SIDE).contains(&ny),
@@ -263,7 +269,7 @@ impl Page {
             self.bits
         );
         ensure!(
-            nx * ny * (self.bits / 8) / ratio <= file_len as u64,
+            self.fits(nx, ny, ratio, file_len),
             "page {page}: {nx} x {ny} pixels of {} bits; expected what {file_len} bytes can hold; the file is cut off or damaged",
             self.bits
         );
@@ -304,7 +310,7 @@ impl Seek for BlackIsZero<'_> {
 }
 
 /// Decodes the current page of the decoder.
-fn decode(decoder: &mut Decoder<BlackIsZero<'_>>, page: &Page, index: usize, flip: bool) -> Result<Pixels> {
+fn decode(decoder: &mut Decoder<BlackIsZero<'_>>, page: &Page, index: usize, file_len: usize, flip: bool) -> Result<Pixels> {
     let colour = decoder.colortype().map_err(|error| broken(index, error))?;
     let dimensions = decoder.dimensions().map_err(|error| broken(index, error))?;
     ensure!(
@@ -313,10 +319,12 @@ fn decode(decoder: &mut Decoder<BlackIsZero<'_>>, page: &Page, index: usize, fli
         "page {}: {colour:?}; expected grey of 8 to 64 bits; convert the file",
         index + 1
     );
-    let width = decoder.chunk_dimensions().0;
+    let (width, height) = decoder.chunk_dimensions();
+    let is_tiled = decoder.get_chunk_type() == ChunkType::Tile;
+    let chunk_height = if is_tiled { u64::from(height) } else { u64::from(height).min(page.ny) };
     ensure!(
-        u64::from(width) <= page.nx.max(LARGEST_TILE),
-        "page {}: tiles {width} pixels wide; expected at most the page; the file is damaged",
+        page.fits(u64::from(width), chunk_height, page.compression_ratio(index)?, file_len),
+        "page {}: parts of {width} x {height} pixels; expected what {file_len} bytes can hold; the file is damaged",
         index + 1
     );
     let first = decoder.read_chunk(0).map_err(|error| broken(index, error))?;
