@@ -1,5 +1,7 @@
 //! Reading micrographs: every kind of MRC, TIFF and PNG, what is refused, and which files a path means.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 mod common {
     pub mod image_files;
 }

@@ -1,5 +1,7 @@
 //! From a micrograph to the network's input, against what the original's own code makes of the same micrographs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use epicker::formats::image::{Micrograph, Orientation, Pixels};
 use epicker::pick::compat::{Compat, Fault};
 use epicker::pick::fourier_crop::crop;

@@ -1,7 +1,6 @@
 //! Targets: micrographs.
 
 #[path = "../../tests/common/image_files.rs"]
-#[allow(missing_docs, clippy::unwrap_used, reason = "shared with the tests")]
 mod image_files;
 
 use crate::Target;

@@ -129,7 +129,7 @@ fn fuzz(target: &Target, options: &Options) -> usize {
         if let Some(fault) = run_one(target, &input) {
             total_finds += 1;
             // One file per place: the first line of a panic tells where; numbers of bytes and seconds do not matter.
-            let place: String = fault.chars().filter(|c| !c.is_ascii_digit() || fault.contains(".rs:")).take(120).collect();
+            let place: String = fault.chars().filter(|c| !c.is_ascii_digit() || fault.starts_with("panic")).take(120).collect();
             if !finds.contains(&place) && finds.len() < MOST_FINDS {
                 println!("{} FIND {}: {fault}", target.name, save(target.name, finds.len(), &input));
                 finds.push(place);

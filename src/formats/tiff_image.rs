@@ -15,6 +15,8 @@ use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 
 const LARGEST_SIDE: u64 = 131_072;
 const MOST_PAGES: usize = 1_000_000;
+/// Tags above are registered for single programs.
+const LAST_PUBLIC_TAG: u64 = 32767;
 
 /// Sizes (and those of the camera turned) of 8-bit files that hold two 4-bit pixels per byte along x: K2 and K3 cameras,
 /// plain and super-resolution. Read as bytes they would give a picture of half the width that looks nearly right.
@@ -160,7 +162,7 @@ fn pages(bytes: &[u8]) -> Result<Vec<Page>> {
         let count = fields.number(start - count_len, count_len).ok_or_else(cut_off)?;
         let end = usize::try_from(count).ok().and_then(|count| count.checked_mul(entry_len)).and_then(|len| start.checked_add(len));
         let end = end.filter(|&end| end <= bytes.len()).ok_or_else(cut_off)?;
-        pages.push(page(fields, (start..end).step_by(entry_len), offset_len));
+        pages.push(page(fields, (start..end).step_by(entry_len), offset_len, pages.len())?);
         // Some writers forget the last link; the pages before are good.
         offset = fields.number(end, offset_len).unwrap_or(0);
     }
@@ -168,7 +170,8 @@ fn pages(bytes: &[u8]) -> Result<Vec<Page>> {
     Ok(pages)
 }
 
-fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: usize) -> Page {
+/// Reads one directory. Lists of values must lie within the file: the decoder reserves room for as many as are promised.
+fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: usize, index: usize) -> Result<Page> {
     let mut page = Page { bits: 1, samples: 1, compression: 1, ..Page::default() };
     let mut resolution = None;
     let mut unit = 2; // inch, if the tag is missing
@@ -178,18 +181,28 @@ fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: us
             continue;
         };
         let size = match kind {
-            3 => 2,
-            4 => 4,
-            5 | 16 => 8,
+            1 | 2 | 6 | 7 => 1,
+            3 | 8 => 2,
+            4 | 9 | 11 | 13 => 4,
+            5 | 10 | 12 | 16 | 17 | 18 => 8,
             _ => continue,
         };
         let inline_at = at + 4 + offset_len;
-        let fits = count.checked_mul(size as u64).is_some_and(|len| len <= offset_len as u64);
-        let value_at =
-            if fits { Some(inline_at) } else { fields.number(inline_at, offset_len).and_then(|offset| usize::try_from(offset).ok()) };
-        let Some(value_at) = value_at else { continue };
+        let len = count.saturating_mul(size as u64);
+        let value_at = if len <= offset_len as u64 { Some(inline_at as u64) } else { fields.number(inline_at, offset_len) };
+        let value_at = value_at.filter(|at| at.checked_add(len).is_some_and(|end| end <= fields.bytes.len() as u64));
+        let Some(value_at) = value_at else {
+            // Private tags may be broken, nobody reads them.
+            ensure!(
+                tag > LAST_PUBLIC_TAG,
+                "page {}: tag {tag} promises {count} values; expected what the file holds; it is cut off or damaged",
+                index + 1
+            );
+            continue;
+        };
+        let value_at = value_at as usize;
         let value = fields.number(value_at, size);
-        match (tag, value) {
+        match (tag, value.filter(|_| matches!(kind, 3 | 4 | 16))) {
             (256, Some(value)) => page.nx = value,
             (257, Some(value)) => page.ny = value,
             (258, Some(value)) => page.bits = value,
@@ -215,7 +228,7 @@ fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: us
         _ => None,
     };
     page.pixel_size_angstrom = resolution.zip(angstrom_per_unit).and_then(|(resolution, unit)| believable_pixel_size(unit / resolution));
-    page
+    Ok(page)
 }
 
 impl Page {

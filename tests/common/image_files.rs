@@ -1,5 +1,7 @@
 //! Small image files, made in code: MRC of every kind, TIFF of every layout, PNG. Shared with the fuzzer.
 
+#![allow(missing_docs, clippy::unwrap_used, reason = "test material: the names say it, and it may panic")]
+
 /// What an MRC file is made from; `Default` is a correct little-endian file of one 4x3 section of mode 2.
 #[derive(Clone)]
 pub struct Mrc {
