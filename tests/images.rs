@@ -88,6 +88,7 @@ fn stored_mrc_files_of_every_kind_have_the_values_they_were_written_with() {
 
 #[test]
 fn every_mode_is_read_in_both_byte_orders() {
+    type Value<'a> = &'a dyn Fn(usize) -> f32;
     let number = |i: usize| i as i16 * 100 - 500;
     for big_endian in [false, true] {
         let stamp = if big_endian { [0x11, 0x11, 0, 0] } else { [0x44, 0x41, 0, 0] };
@@ -98,7 +99,7 @@ fn every_mode_is_read_in_both_byte_orders() {
             bytes
         };
         let data = |bytes: &dyn Fn(usize) -> Vec<u8>| (0..12).flat_map(|i| order(bytes(i))).collect::<Vec<u8>>();
-        let cases: [(i32, Vec<u8>, &dyn Fn(usize) -> f32); 5] = [
+        let cases: [(i32, Vec<u8>, Value<'_>); 5] = [
             (0, data(&|i| vec![(i as i8 - 6) as u8]), &|i| i as f32 - 6.0),
             (1, data(&|i| number(i).to_le_bytes().to_vec()), &|i| f32::from(number(i))),
             (2, data(&|i| (i as f32 * 0.37).to_le_bytes().to_vec()), &|i| i as f32 * 0.37),
