@@ -4,7 +4,7 @@
 pub fn number_in(text: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
     let value: Option<f64> = text.trim().parse().ok();
     let (low, high) = (range.start(), range.end());
-    value.filter(|value| range.contains(value)).ok_or_else(|| match high.is_finite() {
+    value.filter(|value| range.contains(value)).ok_or_else(|| match *high < f64::MAX {
         true => format!("expected a number from {low} to {high}"),
         false => format!("expected a number of at least {low}"),
     })

@@ -7,7 +7,7 @@ use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
 use crate::ops::heat_map::Peak;
-use crate::pick::compat::Compat;
+use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
 use crate::pick::draw;
 use crate::pick::filter::{Limits, filter, filter_d};
@@ -152,7 +152,8 @@ impl Settings {
             (WrittenSide::OfModel { .. } | WrittenSide::OfNetwork, None) | (WrittenSide::OfNetwork, Some(_)) => test_m_px,
         };
         // The original writes its box as it tests it; ours are even, so that they have a centre pixel.
-        let written_m_px = if self.rule.compat.is_all() { written_m_px } else { output::even(written_m_px).max(2.0) };
+        let as_original = self.rule.compat.has(Fault::BoxCorners);
+        let written_m_px = if as_original { written_m_px } else { output::even(written_m_px).max(2.0) };
         Ok(Sides { test_m_px, written_m_px })
     }
 }

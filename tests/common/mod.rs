@@ -2,4 +2,5 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and may panic")]
 
 pub mod fixtures;
+pub mod micrographs;
 pub mod program;
