@@ -11,6 +11,7 @@ use epicker::formats::model_file::{ModelFormat, load_checkpoint_file, load_model
 use epicker::formats::pth::{self, Adam, Checkpoint, Moments, WriteOptions};
 use epicker::formats::safetensors_file;
 use epicker::formats::state_dict::{ModelFacts, NamedTensor, StateDict, Values};
+use epicker::net::dla::Architecture;
 use half::f16;
 use proptest::prelude::*;
 
@@ -492,4 +493,15 @@ fn plain_python_reads_what_we_write() {
     let found = read_by_python(&path).unwrap();
     let NamedTensor { name, shape, values } = &state.tensors[0];
     assert_eq!(found[name], described(shape, values));
+}
+
+#[test]
+fn the_network_lists_its_tensors_as_pytorch_does() {
+    // Optimisers number parameters by this order, so a checkpoint of another one would resume with the wrong moments.
+    let trained = load_model_file(&golden("trained.pth")).unwrap();
+    let listed = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 }.tensor_shapes();
+    for (listed, NamedTensor { name, shape, .. }) in listed.iter().zip(&trained.tensors) {
+        assert_eq!((&listed.0, &listed.1), (name, shape));
+    }
+    assert_eq!(listed.len(), trained.tensors.len());
 }

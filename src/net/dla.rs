@@ -83,7 +83,54 @@ impl Architecture {
                 NodeOp::Input | NodeOp::Relu | NodeOp::Add | NodeOp::MaxPool { .. } | NodeOp::Concat => {}
             }
         }
+        // PyTorch lists the parts of a module as its constructor names them, not as data flows through them; its
+        // optimisers number parameters in this order.
+        shapes.sort_by_cached_key(|(name, _)| name.split('.').map(place_in_module).collect::<Vec<_>>());
         shapes
+    }
+}
+
+/// Place of a part among its neighbours in a module of the original.
+fn place_in_module(part: &str) -> usize {
+    const PARTS: [&str; 28] = [
+        "base",
+        "dla_up",
+        "ida_up",
+        "hm",
+        "wh",
+        "reg",
+        "base_layer",
+        "level0",
+        "level1",
+        "level2",
+        "level3",
+        "level4",
+        "level5",
+        "tree1",
+        "tree2",
+        "root",
+        "project",
+        "actf",
+        "conv1",
+        "bn1",
+        "conv2",
+        "bn2",
+        "conv",
+        "bn",
+        "weight",
+        "bias",
+        "conv_offset_mask",
+        "running_mean",
+    ];
+    let numbered = part.rsplit_once('_').and_then(|(kind, i)| Some((kind, i.parse::<usize>().ok()?)));
+    match (numbered, part) {
+        (Some(("proj", i)), _) => 3 * i,
+        (Some(("up", i)), _) => 3 * i + 1,
+        (Some(("node", i)), _) => 3 * i + 2,
+        (Some(("ida", i)), _) => i,
+        (_, "running_var") => PARTS.len(),
+        (_, "num_batches_tracked") => PARTS.len() + 1,
+        (_, part) => PARTS.iter().position(|known| *known == part).or(part.parse().ok()).unwrap_or(usize::MAX),
     }
 }
 
