@@ -100,7 +100,6 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Coords(args) => coords::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Coords(args) => Ok(u8::try_from(coords::run(&args)?).unwrap_or(status::FAILED)),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
     }
