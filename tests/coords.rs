@@ -207,6 +207,15 @@ fn corner_boxes_are_read_when_told() {
 }
 
 #[test]
+fn four_columns_without_a_header_need_the_mode() {
+    let place = workplace(&[("a.thi", "10 20 30 0.5\n")], &[]);
+    let result = coords(place.path(), "@a.thi --to thi --output @out");
+    assert!(result.status.code() == Some(1) && stderr(&result).contains("give the mode"), "{}", stderr(&result));
+    done(&coords(place.path(), "@a.thi --to thi --mode vesicle --output @out"));
+    assert_eq!(text(place.path(), "out/a.thi"), "[Vesicle Coordinates: X Y Radius Value]\n10\t20\t30\t0.500000\n[End]\n");
+}
+
+#[test]
 fn a_name_that_several_micrographs_fit_is_refused() {
     let place = workplace(&[("a.coord", POINTS)], &["m/a_DW.mrc", "m/a_noDW.mrc"]);
     is_refused(&coords(place.path(), "@a.coord --to star --output @out --data @m"), "a_DW, a_noDW");

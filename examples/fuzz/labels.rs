@@ -2,7 +2,7 @@
 //! writes must be readable again.
 
 use crate::Target;
-use epicker::formats::coordinates::{Content, Coordinates, Integers, Kind, Set, Warnings};
+use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Set, Warnings};
 use epicker::formats::label_file::{BoxStyle, FAMILIES, ReadOptions, read};
 use epicker::formats::star::write::{SegmentSteps, Style};
 use epicker::formats::{box_file, cbox, coord, detect, eman_json, star, text, thi, topaz};
@@ -119,6 +119,12 @@ fn write_and_read(content: &Content) {
 }
 
 fn write_one(coordinates: &Coordinates) {
+    // Far off every micrograph the formats' limits differ: a corner or a width may lie beyond what a centre may be.
+    let sizes = |point: &Coordinate| [point.size, point.estimated_size].into_iter().flatten().flat_map(|size| [size.width, size.height]);
+    let is_far = |point: &Coordinate| [point.x, point.y].into_iter().chain(sizes(point)).any(|value| value.abs() > 1e8);
+    if coordinates.points.iter().any(is_far) {
+        return;
+    }
     let all = coordinates.points.len();
     if let Ok(text) = thi::write(coordinates, &thi::WriteOptions::default()) {
         // A fiber needs two vertices there; a tube of a single segment is nothing strange in the other formats.

@@ -64,6 +64,9 @@ pub struct CoordsArgs {
     /// What the rows of the STAR files read are, where nothing in the file says it
     #[arg(long, value_enum, value_name = "ROWS")]
     helix: Option<Helix>,
+    /// What THI files without a header hold, where their columns do not tell
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
     /// Leave out the refined shifts of STAR files
     #[arg(long = "no-shifts", alias = "no_shifts")]
     no_shifts: bool,
@@ -143,6 +146,16 @@ enum Helix {
     Startend,
     /// Points along the tubes that the file numbers
     Segments,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Mode {
+    /// x y score
+    Particle,
+    /// x y radius score
+    Vesicle,
+    /// x y group score
+    Fiber,
 }
 
 /// The value of `--from`: a family, or none.
@@ -306,7 +319,11 @@ fn read_options(args: &CoordsArgs) -> ReadOptions {
             Style::Eman => BoxStyle::Eman,
             Style::Corners => BoxStyle::Corners,
         }),
-        kind: None,
+        kind: args.mode.map(|mode| match mode {
+            Mode::Particle => Kind::Particle,
+            Mode::Vesicle => Kind::Vesicle,
+            Mode::Fiber => Kind::Fiber,
+        }),
         topaz_scale: None, // --scale is for all formats alike
         star: star::read::ReadOptions {
             ignore_shifts: args.no_shifts,

@@ -64,11 +64,11 @@ impl<'a> Block<'a> {
 }
 
 fn find_label(labels: &[&str], wanted: &str) -> Option<usize> {
-    let bare = |label: &str| {
-        let lower = label.to_ascii_lowercase();
-        lower.strip_prefix("rln").map(str::to_owned).unwrap_or(lower)
-    };
-    labels.iter().position(|label| *label == wanted).or_else(|| labels.iter().position(|label| bare(label) == bare(wanted)))
+    fn bare(label: &str) -> &str {
+        label.get(..3).filter(|start| start.eq_ignore_ascii_case("rln")).map_or(label, |_| &label[3..])
+    }
+    let exact = labels.iter().position(|label| *label == wanted);
+    exact.or_else(|| labels.iter().position(|label| bare(label).eq_ignore_ascii_case(bare(wanted))))
 }
 
 /// Splits STAR text into its blocks.
@@ -94,7 +94,6 @@ pub fn parse<'a>(text: &'a str, warnings: &mut Warnings) -> Result<Vec<Block<'a>
         }
         parser.line(number, line)?;
     }
-    parser.end_of_table()?;
     Ok(parser.blocks)
 }
 
@@ -124,13 +123,11 @@ impl<'a> Parser<'a, '_> {
             return Ok(());
         };
         if let Some(name) = first.plain().and_then(|token| token.strip_prefix("data_")) {
-            self.end_of_table()?;
             self.blocks.push(Block { name, ..Block::default() });
             self.place = Place::Values;
             return Ok(());
         }
         if first.plain() == Some("loop_") {
-            self.end_of_table()?;
             self.block().tables.push(Table::default());
             (self.place, self.empty_line) = (Place::Labels, false);
             return Ok(());
@@ -223,11 +220,6 @@ impl<'a> Parser<'a, '_> {
             Place::Labels => false,
             Place::Rows => true,
         }
-    }
-
-    fn end_of_table(&mut self) -> Result<()> {
-        self.empty_line = false;
-        Ok(())
     }
 
     fn block(&mut self) -> &mut Block<'a> {

@@ -42,11 +42,10 @@ pub fn read(text: &str, options: &ReadOptions) -> Result<(Content, Warnings)> {
     let listed = |(block, table): &(&str, &Table)| *block != "optics" && table.column("rlnMicrographName").is_some();
     if let Some((_, table)) = tables().find(|entry| entry.0 == "micrographs" && listed(entry)).or_else(|| tables().find(listed)) {
         let name = table.column("rlnMicrographName").unwrap_or_default();
+        let sizes = PixelSizes::of(table, &optics);
         let micrographs = table
             .rows()
-            .map(|(line, row)| {
-                Ok(ListedMicrograph { path: row[name].to_owned(), pixel_size_angstrom: optics.pixel_size(table, row, line)? })
-            })
+            .map(|(line, row)| Ok(ListedMicrograph { path: row[name].to_owned(), pixel_size_angstrom: sizes.micrograph(row, line)? }))
             .collect::<Result<_>>()?;
         return Ok((Content::Micrographs(micrographs), warnings));
     }
@@ -97,35 +96,52 @@ impl<'a> Optics<'a> {
         }
         Ok(Optics { stated: options.pixel_size_angstrom, groups })
     }
-
-    /// Pixel size of the micrograph of a row: as given, from the optics table, or by RELION 3.0's two columns.
-    fn pixel_size(&self, table: &Table, row: &[&str], line: usize) -> Result<Option<f64>> {
-        if self.stated.is_some() {
-            return Ok(self.stated);
-        }
-        let group = table.column("rlnOpticsGroup").map(|column| row[column]);
-        if let Some(size) = group.and_then(|group| self.groups.get(group)) {
-            return Ok(Some(*size));
-        }
-        let own = ["rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"].iter().find_map(|label| table.column(label));
-        let size = match own {
-            Some(column) => text::number(row[column], line, "the pixel size")?,
-            None => match particle_pixel_size(table, row, line)? {
-                Some(size) => size,
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(size).filter(|size| *size > 0.0 && size.is_finite()))
-    }
 }
 
-/// RELION 3.0: pixel size of the particles, angstrom, from detector and magnification.
-fn particle_pixel_size(table: &Table, row: &[&str], line: usize) -> Result<Option<f64>> {
-    let columns = [table.column("rlnDetectorPixelSize"), table.column("rlnMagnification")];
-    let [Some(detector), Some(magnification)] = columns else { return Ok(None) };
-    let detector_um = text::number(row[detector], line, "rlnDetectorPixelSize")?;
-    let magnification = text::number(row[magnification], line, "rlnMagnification")?;
-    Ok((magnification > 0.0).then(|| detector_um * 1e4 / magnification))
+/// Where a table says something about pixel sizes; found once, asked for every row.
+struct PixelSizes<'o, 'a> {
+    optics: &'o Optics<'a>,
+    group: Option<usize>,
+    own: Option<usize>,
+    detector: Option<(usize, usize)>,
+}
+
+impl<'o, 'a> PixelSizes<'o, 'a> {
+    fn of(table: &Table, optics: &'o Optics<'a>) -> Self {
+        PixelSizes {
+            optics,
+            group: table.column("rlnOpticsGroup"),
+            own: table.column("rlnMicrographPixelSize").or_else(|| table.column("rlnMicrographOriginalPixelSize")),
+            detector: table.column("rlnDetectorPixelSize").zip(table.column("rlnMagnification")),
+        }
+    }
+
+    /// Pixel size of the micrograph of a row: as given, from the optics table, or by RELION 3.0's two columns.
+    fn micrograph(&self, row: &[&str], line: usize) -> Result<Option<f64>> {
+        if self.optics.stated.is_some() {
+            return Ok(self.optics.stated);
+        }
+        if let Some(size) = self.group.and_then(|column| self.optics.groups.get(row[column])) {
+            return Ok(Some(*size));
+        }
+        let size = match self.own {
+            Some(column) if text::is_absent(row[column]) => None,
+            Some(column) => Some(text::number(row[column], line, "the pixel size")?),
+            None => self.particle(row, line)?,
+        };
+        Ok(size.filter(|size| *size > 0.0 && size.is_finite()))
+    }
+
+    /// RELION 3.0: pixel size of the particles, angstrom, from detector and magnification.
+    fn particle(&self, row: &[&str], line: usize) -> Result<Option<f64>> {
+        let Some((detector, magnification)) = self.detector else { return Ok(None) };
+        if text::is_absent(row[detector]) || text::is_absent(row[magnification]) {
+            return Ok(None);
+        }
+        let detector_um = text::number(row[detector], line, "rlnDetectorPixelSize")?;
+        let magnification = text::number(row[magnification], line, "rlnMagnification")?;
+        Ok((magnification > 0.0).then(|| detector_um * 1e4 / magnification))
+    }
 }
 
 /// One micrograph's rows while they are gathered.
@@ -147,6 +163,7 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
     let size = column("epkWidth").zip(column("epkHeight"));
     let has_priors = column("rlnAnglePsiPrior").is_some() || column("rlnHelicalTrackLengthAngst").is_some();
     let shifts = Shifts::of(table, options);
+    let pixel_sizes = PixelSizes::of(table, optics);
 
     let mut gathered: Vec<Gathered> = Vec::new();
     let mut places = HashMap::new();
@@ -157,9 +174,9 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
             gathered.len() - 1
         });
         let mut point = Coordinate::at(text::pixels(row[x], line, "x")?, text::pixels(row[y], line, "y")?);
-        let pixel_size = optics.pixel_size(table, row, line)?;
+        let pixel_size = pixel_sizes.micrograph(row, line)?;
         if let Some(shifts) = &shifts {
-            shifts.apply(&mut point, table, row, line, pixel_size, warnings)?;
+            shifts.apply(&mut point, row, line, [pixel_size, pixel_sizes.particle(row, line)?], warnings)?;
         }
         if let Some(column) = score {
             point.score = text::score(row[column], line)?;
@@ -233,13 +250,13 @@ impl Shifts {
         angstrom.or_else(|| pair("rlnOriginX", "rlnOriginY").map(|columns| Shifts { columns, angstrom: false }))
     }
 
+    /// Moves the point; the pixel sizes are those of the micrograph and of the particle, angstrom.
     fn apply(
         &self,
         point: &mut Coordinate,
-        table: &Table,
         row: &[&str],
         line: usize,
-        pixel_size: Option<f64>,
+        [micrograph, particle]: [Option<f64>; 2],
         warnings: &mut Warnings,
     ) -> Result<()> {
         let [x, y] = self.columns;
@@ -251,14 +268,14 @@ impl Shifts {
             return Ok(());
         }
         let unit = if self.angstrom {
-            let Some(pixel_size) = pixel_size else {
+            let Some(pixel_size) = micrograph else {
                 warnings.note(line, "the refined shift is left out, because the pixel size is unknown; give it with --angpix");
                 return Ok(());
             };
             1.0 / pixel_size
         } else {
             // Shifts of RELION 3.0 are in particle pixels, which differ from the micrograph's after rescaling.
-            match (particle_pixel_size(table, row, line)?, pixel_size) {
+            match (particle, micrograph) {
                 (Some(particle), Some(micrograph)) => particle / micrograph,
                 _ => 1.0,
             }
