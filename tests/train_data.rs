@@ -10,6 +10,7 @@ use epicker::net::model::Mode;
 use epicker::pick::compat::{Compat, Fault};
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
+use epicker::train::exemplar::Exemplar;
 use epicker::train::labels::{self, BoxSide, Labelled, ORIGINAL_SIDE, along_fibers, boxes_d, gather, leftovers};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -320,4 +321,90 @@ fn check_draws_counts_and_sees_mirrored_labels() {
     assert_eq!(json["mirrored"], true, "{json}");
     is_refused(&epicker(&["check", "--data", &text(&data), "--label", "nowhere"]), "nowhere");
     is_refused(&epicker(&["check", "--data", &text(&folder.path().join("right"))]), "no file ending in .mrc");
+}
+
+#[test]
+fn exemplars_are_kept_listed_and_pruned() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, kept] = ["data", "kept"].map(|name| folder.path().join(name));
+    std::fs::create_dir(&data).unwrap();
+    for i in 0..6 {
+        write_mrc(&data.join(format!("m{i}.mrc")), [100, 80], &[[30, 30]]);
+        write_thi(&data.join(format!("m{i}.thi")), &[[30, 30], [50, 60]]);
+    }
+    let run = |args: &[&str]| {
+        let result = epicker(&[&["exemplar"], args].concat());
+        let stdout = String::from_utf8(result.stdout.clone()).unwrap();
+        (result, stdout)
+    };
+    let create = ["create", &text(&kept), "--data", &text(&data), "--sampling_size", "5", "--diameter", "24"];
+    let (result, stdout) = run(&create);
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    assert!(stdout.contains("3 images with 6 labels"), "{stdout}");
+    let exemplar = Exemplar::read(&kept).unwrap();
+    assert_eq!((exemplar.entries.len(), exemplar.labels()), (3, 6));
+    let entry = &exemplar.entries[0];
+    assert_eq!((entry.origin.mode.as_deref(), entry.origin.diameter_angstrom), (Some("particle"), Some(24.0)));
+    let [x, y, w, h] = entry.boxes[0];
+    // 24 angstrom are 12 of 100 pixels; the picture is 1024 wide and 819 high.
+    assert!((w - 122.88).abs() < 0.01 && (h - 122.88).abs() < 0.01, "{w} {h}");
+    assert!((x + w / 2.0 - 307.2).abs() < 0.01 && (y + h / 2.0 - 30.0 * 819.0 / 80.0).abs() < 0.01);
+    assert_eq!(exemplar.image(entry).unwrap().size, [819, 1024]);
+
+    let (again, stdout) = run(&create);
+    assert_eq!(again.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there already") && stdout.contains("0 images added"), "{stdout}");
+    is_refused(&run(&[&create[..], &["--mode", "vesicle"]].concat()).0, "mode particle; expected mode vesicle");
+    is_refused(&run(&["create", &text(&kept)]).0, "--data");
+    is_refused(&run(&["list", &text(&data)]).0, "exemplar.json");
+    is_refused(&run(&["prune", &text(&kept)]).0, "--keep");
+    is_refused(&run(&["prune", &text(&kept), "--drop", "x"]).0, "--drop x");
+    let (_, listed) = run(&["list", &text(&kept)]);
+    assert!(listed.contains("24 angstrom") && listed.lines().count() == 4, "{listed}");
+    let (_, pruned) = run(&["prune", &text(&kept), "--keep", "2"]);
+    assert!(pruned.contains("2 images removed") && pruned.contains("1 images with 2 labels"), "{pruned}");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 3, "labels, manifest and one picture");
+
+    let (_, stdout) =
+        run(&["create", &text(&folder.path().join("first")), "--data", &text(&data), "--sampling_size", "2", "--compat", "exemplar-first"]);
+    assert!(stdout.contains("m0: 2 labels\nm1: 2 labels\n") && stdout.contains("2 images with 4 labels"), "{stdout}");
+    let (_, stdout) = run(&["create", &text(&folder.path().join("few")), "--data", &text(&data), "--sampling_size", "500"]);
+    assert!(stdout.contains("all 12 labels are fewer than --sampling_size 500"), "{stdout}");
+}
+
+/// As the original writes it: no manifest, ids from 0, further keys, hour in the name.
+#[test]
+fn folders_of_the_original_are_read_as_they_are_and_broken_ones_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = folder.path().join("exemplar.json");
+    std::fs::write(folder.path().join("a_b_2022010911.png"), grey_png(&[7; 32 * 16], [16, 32]).unwrap()).unwrap();
+    let json = |file: &str, image_id: &str, bbox: &str| {
+        format!(
+            r#"{{"info": {{}}, "licenses": [], "images": [{{"file_name": "{file}", "height": 16, "width": 32, "id": 0}}],
+            "categories": [{{"supercategory": "", "id": 1, "name": "Particle"}}],
+            "annotations": [{{"id": 0, "category_id": 1, "bbox": {bbox}, "segmentation": [[]], "area": 361.0, "iscrowd": 0, "image_id": {image_id}}}]}}"#
+        )
+    };
+    std::fs::write(&labels, json("a_b_2022010911.png", "0", "[1.0, 2.0, 19.0, 19.0]")).unwrap();
+    let exemplar = Exemplar::read(folder.path()).unwrap();
+    assert_eq!(exemplar.entries[0].stem(), "a_b");
+    assert_eq!(exemplar.entries[0].corners(), [[1.0, 2.0, 20.0, 21.0]]);
+    assert_eq!(exemplar.entries[0].origin, Default::default());
+    assert_eq!(exemplar.image(&exemplar.entries[0]).unwrap().levels, [7; 32 * 16]);
+    exemplar.check_mode("vesicle").unwrap();
+    exemplar.write().unwrap();
+    assert_eq!(Exemplar::read(folder.path()).unwrap(), exemplar);
+
+    let refused = |text: &str, word: &str| {
+        std::fs::write(&labels, text).unwrap();
+        let error = format!("{:#}", Exemplar::read(folder.path()).unwrap_err());
+        assert!(error.contains("exemplar.json") && error.contains(word), "{error}");
+    };
+    refused("{", "no JSON");
+    refused("{}", "images");
+    refused(&json("../a_b_2022010911.png", "0", "[1, 2, 3, 4]"), "without folders");
+    refused(&json("other_2022010911.png", "0", "[1, 2, 3, 4]"), "is missing");
+    refused(&json("a_b_2022010911.png", "5", "[1, 2, 3, 4]"), "image_id is 5");
+    refused(&json("a_b_2022010911.png", "0", "[1, 2, -3, 4]"), "bbox");
+    refused(&json("a_b_2022010911.png", "0", "[1, 2, 3]"), "bbox");
 }

@@ -5,6 +5,7 @@ pub mod check; //       labels on micrographs: a look before anybody trains
 pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
 pub mod eval; //        picks against labels
+pub mod exemplar; //    labelled images kept for later trainings
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
@@ -40,6 +41,8 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Look at labels before training: matches, counts, pictures, and whether y is mirrored
     Check(Box<check::CheckArgs>),
+    /// Keep labelled images for later trainings: create, list or prune
+    Exemplar(Box<exemplar::ExemplarArgs>),
     /// Measure how fast this machine picks
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
@@ -99,6 +102,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => coords::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Exemplar(args) => exemplar::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -12,7 +12,7 @@ pub const LABEL_EXTENSIONS: [&str; 8] = ["thi", "star", "box", "coord", "coords"
 /// Names of the lists that a run writes beside its coordinate files.
 const RESERVED: [&str; 2] = ["autopick", "merge_results"];
 /// What programs add to the name of a label file.
-const LABEL_ENDINGS: [&str; 6] = ["_autopick", "_manualpick", "_extract", "_picked", "_train", "_info"];
+const LABEL_ENDINGS: [&str; 7] = ["_particles", "_autopick", "_manualpick", "_extract", "_picked", "_train", "_info"];
 /// What programs add to the name of a micrograph while processing it.
 const PROCESSING_ENDINGS: [&str; 6] = ["_DW", "_noDW", "_aligned_mic", "_patch_aligned", "_doseweighted", "_fractions"];
 /// cryoSPARC's unique ids have 21 digits; shorter numbers may be dates and belong to the name.

@@ -2,6 +2,7 @@
 
 pub mod augment; // which part of an image a step sees, and how it is turned
 pub mod cache; //   prepared images on disk
+pub mod exemplar; // images of earlier data sets
 pub mod labels; //  micrographs and their coordinate files
 pub mod mirror; //  whether labels lie on something
 pub mod random; //  the one source of chance: a seed and a counter

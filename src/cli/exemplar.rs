@@ -1,0 +1,174 @@
+//! `epicker exemplar`: labelled images kept for later trainings: made, listed, thinned out.
+
+use super::eval::tell;
+use super::status::{self, OrUsage, Usage};
+use super::values;
+use crate::formats::label_file::Family;
+use crate::formats::model_file::sha256_of_file;
+use crate::net::model::Mode;
+use crate::pick::compat::{Compat, Fault};
+use crate::train::cache::ImageCache;
+use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
+use crate::train::labels::{self, BoxSide, boxes_d, gather};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Action {
+    /// Choose images of --data and --label and add them
+    Create,
+    /// Tell what is there
+    List,
+    /// Remove images: those named with --drop, or all but --keep labels
+    Prune,
+}
+
+/// The command line of `epicker exemplar`.
+#[derive(Debug, clap::Args)]
+pub struct ExemplarArgs {
+    /// What is to be done
+    #[arg(value_enum, value_name = "ACTION")]
+    action: Action,
+    /// The exemplar folder
+    #[arg(value_name = "FOLDER", default_value = "./exemplar_dataset")]
+    folder: PathBuf,
+    /// create: micrographs
+    #[arg(long = "data", value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// create: labels, any format [default: beside the micrographs]
+    #[arg(long = "label", value_name = "PATH")]
+    label: Option<PathBuf>,
+    /// create: format of the labels [default: told by the content]
+    #[arg(long = "label_type", value_name = "FORMAT")]
+    label_type: Option<Family>,
+    /// create: labels wanted; whole images are taken, so it is the least
+    #[arg(long = "sampling_size", value_name = "COUNT", default_value_t = 200, value_parser = values::count)]
+    sampling_size: usize,
+    /// create: particle, vesicle or fiber
+    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
+    mode: Mode,
+    /// create: diameter of the particles, angstrom
+    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
+    diameter: Option<f64>,
+    /// create: pixel size, angstrom, whatever the micrographs say
+    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
+    angpix: Option<f64>,
+    /// create: box of the particles, heat-map pixels
+    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
+    particle_size: f64,
+    /// create: the model that was trained with the images, for the manifest
+    #[arg(long = "load_model", value_name = "FILE")]
+    load_model: Option<PathBuf>,
+    /// Seed of the choice
+    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
+    seed: u64,
+    /// create: exemplar-first takes the first images of the list, as the original does
+    #[arg(long = "compat", value_name = "NAMES", default_value = "")]
+    compat: Compat,
+    /// prune: labels that stay at least
+    #[arg(long = "keep", value_name = "COUNT", value_parser = values::count)]
+    keep: Option<usize>,
+    /// prune: stems or pictures that go
+    #[arg(long = "drop", value_name = "NAME", num_args = 1..)]
+    drop: Vec<String>,
+}
+
+/// Runs the command; returns the exit status.
+///
+/// Errors: the folder is broken, nothing is found, or a file cannot be written.
+pub fn run(args: &ExemplarArgs) -> Result<u8> {
+    match args.action {
+        Action::Create => create(args),
+        Action::List => {
+            list(&Exemplar::read(&args.folder).or_usage()?);
+            Ok(status::DONE)
+        }
+        Action::Prune => prune(args),
+    }
+}
+
+fn create(args: &ExemplarArgs) -> Result<u8> {
+    let Some(data) = &args.data else {
+        return Err(Usage::because("--data: missing; expected the micrographs to choose from; give their folder").into());
+    };
+    let mut options = labels::Options { pixel_size_angstrom: args.angpix, ..Default::default() };
+    options.label.family = args.label_type;
+    let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
+    let gathered = gather(data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
+    tell(&gathered, &|line: &str| println!("{line}"));
+    labels::refuse_without_labels(&gathered).or_usage()?;
+    let mut exemplar = if Exemplar::is_in(&args.folder) { Exemplar::read(&args.folder).or_usage()? } else { Exemplar::empty(&args.folder) };
+    exemplar.check_mode(args.mode.name()).or_usage()?;
+    let counts: Vec<usize> = gathered.labelled.iter().map(|one| one.coordinates.points.len()).collect();
+    let chosen = match args.compat.has(Fault::ExemplarFirst) {
+        true => select_first(&counts, args.sampling_size),
+        false => select_by_coverage(&counts, args.sampling_size, args.seed, None),
+    };
+    let found: usize = chosen.iter().map(|&i| counts[i]).sum();
+    if found < args.sampling_size {
+        println!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size);
+    }
+    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
+    let model_sha256 = args.load_model.as_deref().map(sha256_of_file).transpose().or_usage()?;
+    let cache = ImageCache::new(None, 0, 1024, Default::default(), args.compat.clone())?;
+    let hour = hour_stamp(std::time::SystemTime::now());
+    let mut added = 0;
+    for i in chosen {
+        let one = &gathered.labelled[i];
+        let corners = boxes_d(one, args.mode, 1024, side, &args.compat).or_usage()?;
+        let boxes = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
+        let image = cache.get(&one.path, &mut Vec::new())?;
+        let origin = Origin {
+            micrograph: Some(one.path.display().to_string()),
+            mode: Some(args.mode.name().to_owned()),
+            diameter_angstrom: args.diameter,
+            model_sha256: model_sha256.clone(),
+        };
+        if exemplar.add(&one.stem, &image, boxes, origin, &hour)? {
+            added += 1;
+            println!("{}: {} labels", one.stem, counts[i]);
+        } else {
+            eprintln!("warning: {}: an image of this name is there already; it stays as it is", one.stem);
+        }
+    }
+    exemplar.write()?;
+    println!("{}: {added} images added, {} images with {} labels", args.folder.display(), exemplar.entries.len(), exemplar.labels());
+    Ok(status::DONE)
+}
+
+fn list(exemplar: &Exemplar) {
+    for entry in &exemplar.entries {
+        let Origin { micrograph, mode, diameter_angstrom, model_sha256 } = &entry.origin;
+        let mut facts = vec![format!("{} labels", entry.boxes.len()), format!("{} x {}", entry.size[1], entry.size[0])];
+        facts.extend(mode.clone());
+        facts.extend(diameter_angstrom.map(|diameter| format!("{diameter} angstrom")));
+        facts.extend(model_sha256.as_ref().map(|hash| format!("model {}", hash.chars().take(12).collect::<String>())));
+        facts.extend(micrograph.as_ref().map(|path| format!("from {path}")));
+        println!("{}: {}", entry.file, facts.join(", "));
+    }
+    println!("{}: {} images with {} labels", exemplar.folder.display(), exemplar.entries.len(), exemplar.labels());
+}
+
+fn prune(args: &ExemplarArgs) -> Result<u8> {
+    let mut exemplar = Exemplar::read(&args.folder).or_usage()?;
+    if args.drop.is_empty() && args.keep.is_none() {
+        return Err(Usage::because("neither --drop nor --keep; expected what is to go or how much stays; give one").into());
+    }
+    for name in &args.drop {
+        if !exemplar.entries.iter().any(|entry| entry.stem() == name || entry.file == *name) {
+            let unknown = || -> Result<u8> { bail!("--drop {name}: no such image; expected a name that epicker exemplar list tells") };
+            return unknown().or_usage();
+        }
+    }
+    let mut gone = exemplar.remove(|entry| args.drop.iter().any(|name| entry.stem() == name || entry.file == *name))?;
+    if let Some(keep) = args.keep {
+        let counts: Vec<usize> = exemplar.entries.iter().map(|entry| entry.boxes.len()).collect();
+        let chosen = select_by_coverage(&counts, keep, args.seed, None);
+        let kept: Vec<u64> = chosen.iter().map(|&i| exemplar.entries[i].id).collect();
+        gone += exemplar.remove(|entry| !kept.contains(&entry.id))?;
+    }
+    println!("{gone} images removed");
+    list(&exemplar);
+    Ok(status::DONE)
+}
