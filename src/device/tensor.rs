@@ -219,3 +219,28 @@ impl<'a, T> TensorMut<'a, T> {
         TensorRef { data: self.data, layout: self.layout, buffer: PhantomData }
     }
 }
+
+impl<T: Copy> TensorRef<'_, T> {
+    /// All values, packed, in (n, h, w, c) order.
+    pub fn to_vec(&self) -> Vec<T> {
+        (0..self.layout.pixels()).flat_map(|i| self.pixel(i)).copied().collect()
+    }
+}
+
+impl<T: Copy + std::ops::AddAssign> TensorMut<'_, T> {
+    /// Writes all values, given in (n, h, w, c) order.
+    pub fn assign(&mut self, values: &[T]) {
+        for (i, values) in values.chunks_exact(self.layout.shape[3]).enumerate() {
+            // SAFETY: the writer is borrowed mutably, and there is one reference at a time.
+            unsafe { self.pixel_mut(i) }.copy_from_slice(values);
+        }
+    }
+
+    /// Adds to all values, given in (n, h, w, c) order.
+    pub fn add(&mut self, values: &[T]) {
+        for (i, values) in values.chunks_exact(self.layout.shape[3]).enumerate() {
+            // SAFETY: as above.
+            unsafe { self.pixel_mut(i) }.iter_mut().zip(values).for_each(|(to, &value)| *to += value);
+        }
+    }
+}

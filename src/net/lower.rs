@@ -171,7 +171,7 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
 }
 
 /// Poolings of the same map with the same window, each mapped to the first of them.
-fn shared_pools(graph: &Graph) -> HashMap<NodeId, NodeId> {
+pub(super) fn shared_pools(graph: &Graph) -> HashMap<NodeId, NodeId> {
     let mut first: HashMap<(NodeOp, &[NodeId]), NodeId> = HashMap::new();
     let mut same = HashMap::new();
     for (i, node) in graph.nodes().iter().enumerate() {

@@ -114,6 +114,9 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
             case: format!("{h}x{w}, {k} peaks, step {step}"),
             error: if same_indices { error } else { f64::INFINITY },
             bound: 4.0 * f64::from(f32::EPSILON),
+            bits: found
+                .iter()
+                .fold(0, |hash, &(index, score)| super::splitmix64(hash ^ u64::from(index) << 32 ^ u64::from(score.to_bits()))),
         });
     }
     Ok(agreements)

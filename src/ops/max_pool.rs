@@ -3,9 +3,11 @@
 //! ```text
 //! out[n, y, x, c] = max over i, j < s of inp[n, s y + i, s x + j, c]
 //! ```
+//! Backward: `dout` is added to the first pixel of the window, row by row, that holds the maximum.
 //! Source: docs/network.md, section 1.2 (Tree).
 
-use super::{Agreement, Real, noise, real::convert};
+use super::{Agreement, Real, backward, noise, real::convert};
+use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -86,6 +88,77 @@ pub fn reference<T: Real>(shape: MaxPoolShape, inp: &[T]) -> Vec<T> {
     out
 }
 
+/// Adds the gradient of the input.
+///
+/// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, h / s, w / s, c), f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the text above.
+pub fn backward(device: &Device, shape: MaxPoolShape, inp: TensorRef, dout: TensorRef, dinp: &mut TensorMut) -> Result<()> {
+    assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
+    assert_eq!(dinp.shape(), inp.shape(), "gradient of the input of {shape:?}");
+    assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
+    match device {
+        Device::Cpu => {
+            let dinp: &TensorMut = dinp;
+            let [n, oh, _, _] = shape.out();
+            (0..n * oh).into_par_iter().for_each(|row| {
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    unpool_row(shape: MaxPoolShape, row: usize, inp: TensorRef, dout: TensorRef, dinp: &TensorMut)
+                );
+            });
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn unpool_row(shape: MaxPoolShape, row: usize, inp: TensorRef, dout: TensorRef, dinp: &TensorMut) {
+    const CHANNELS: usize = 64;
+    let MaxPoolShape { h, w, window, c, .. } = shape;
+    let [_, oh, ow, _] = shape.out();
+    let (mut most, mut which) = ([0.0_f32; CHANNELS], [0_u32; CHANNELS]);
+    for x in 0..ow {
+        let corner = (row / oh * h + row % oh * window) * w + x * window;
+        let at = |i: usize| corner + i / window * w + i % window;
+        for first in (0..c).step_by(CHANNELS) {
+            let channels = first..c.min(first + CHANNELS);
+            let (most, which) = (&mut most[..channels.len()], &mut which[..channels.len()]);
+            most.copy_from_slice(&inp.pixel(corner)[channels.clone()]);
+            which.fill(0);
+            for i in 1..window * window {
+                for ((most, which), &value) in most.iter_mut().zip(&mut *which).zip(&inp.pixel(at(i))[channels.clone()]) {
+                    *which = if value > *most { i as u32 } else { *which };
+                    *most = if value > *most { value } else { *most };
+                }
+            }
+            for i in 0..window * window {
+                // SAFETY: windows do not overlap, and each row of them belongs to one task.
+                let to = unsafe { &mut dinp.pixel_mut(at(i))[channels.clone()] };
+                for ((to, &which), &gradient) in to.iter_mut().zip(&*which).zip(&dout.pixel(row * ow + x)[channels.clone()]) {
+                    *to += if which == i as u32 { gradient } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// Gradient of the input, by its definition.
+pub fn reference_backward<T: Real>(shape: MaxPoolShape, inp: &[T], dout: &[T]) -> Vec<T> {
+    let MaxPoolShape { n, h, w, c, window } = shape;
+    let [_, oh, ow, _] = shape.out();
+    let mut dinp = vec![T::default(); n * h * w * c];
+    for (image, y, x) in (0..n * oh * ow).map(|i| (i / (oh * ow), i / ow % oh, i % ow)) {
+        for ch in 0..c {
+            let at = |i: usize| ((image * h + y * window + i / window) * w + x * window + i % window) * c + ch;
+            let first = (1..window * window).fold(0, |most, i| if inp[at(i)] > inp[at(most)] { i } else { most });
+            dinp[at(first)] += dout[((image * oh + y) * ow + x) * c + ch];
+        }
+    }
+    dinp
+}
+
 /// 1x1, odd rests, several images, a real layer.
 pub const CASES: [MaxPoolShape; 6] = [
     MaxPoolShape { n: 1, h: 1, w: 1, c: 1, window: 1 },
@@ -110,4 +183,37 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact) });
     }
     Ok(agreements)
+}
+
+/// Runs all cases backward on a device, with ties in every second one, and compares with the f64 reference.
+///
+/// Errors: as `backward`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, shape) in CASES.into_iter().enumerate() {
+        let mut inp = noise(shape.n * shape.h * shape.w * shape.c, i as u64);
+        if i % 2 == 1 {
+            inp.iter_mut().for_each(|value| *value = (*value * 4.0).round());
+        }
+        let dout = noise(shape.out().iter().product(), i as u64 + 100);
+        let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&dout));
+        let plain = reference_backward::<f32>(shape, &inp, &dout);
+        let layout = Layout::packed([shape.n, shape.h, shape.w, shape.c]);
+        let dout = Tensor::from_values(shape.out(), dout);
+        agreements.push(backward::agree(format!("{shape:?}"), &plain, &exact, |found| {
+            backward(device, shape, TensorRef::new(&inp, layout), dout.view(), &mut TensorMut::new(found, layout))
+        })?);
+    }
+    Ok(agreements)
+}
+
+/// The gradient of the f64 reference against finite differences.
+pub fn differences() -> Vec<Agreement> {
+    let case = |(i, shape): (usize, MaxPoolShape)| {
+        let inp = convert::<f64>(&noise(shape.n * shape.h * shape.w * shape.c, i as u64));
+        let dout = convert::<f64>(&noise(shape.out().iter().product(), i as u64 + 100));
+        let dinp = reference_backward(shape, &inp, &dout);
+        backward::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(shape, inp))
+    };
+    CASES.into_iter().enumerate().map(case).collect()
 }

@@ -1,16 +1,20 @@
 //! The operations of the network. One op is one room: formula, shape struct, host function, CPU code, naive
 //! reference, and the cases it is tested with are found under one name.
 //!
-//! Forward assigns. Ops never allocate for their results: the plan owns memory. Every size works, also those that
+//! Forward assigns, backward adds. Ops never allocate for their results: the plan owns memory. Every size works, also those that
 //! nothing divides.
 
+pub mod adam;
+pub mod backward;
 pub mod batch_norm;
 pub mod conv;
 pub mod deform_conv;
 pub mod gather;
 pub mod heat_map;
+pub mod losses;
 pub mod max_pool;
 pub mod real;
+pub mod relu;
 pub mod up_conv;
 
 pub use real::Real;
@@ -24,6 +28,8 @@ pub struct Agreement {
     pub error: f64,
     /// What it may be: twice the error of the plain f32 way plus a few roundings of the largest value.
     pub bound: f64,
+    /// Hash of all bits that were found: the same on every run, whatever the number of threads.
+    pub bits: u64,
 }
 
 impl Agreement {
@@ -41,7 +47,8 @@ impl Agreement {
             })
         };
         let scale = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
-        Agreement { case, error: largest(found), bound: 2.0 * largest(plain) + 4.0 * f64::from(f32::EPSILON) * scale }
+        let bits = found.iter().fold(0, |hash, value| splitmix64(hash ^ u64::from(value.to_bits())));
+        Agreement { case, error: largest(found), bound: 2.0 * largest(plain) + 4.0 * f64::from(f32::EPSILON) * scale, bits }
     }
 
     /// True if the op is as exact as asked.
@@ -54,7 +61,15 @@ impl Agreement {
 #[macro_export]
 macro_rules! for_each_op {
     ($action:ident) => {
-        $action! { conv deform_conv max_pool up_conv batch_norm heat_map gather }
+        $action! { conv deform_conv max_pool up_conv batch_norm heat_map gather adam }
+    };
+}
+
+/// Calls a macro with the name of every op that something is learnt through: `backward` stands beside `forward`.
+#[macro_export]
+macro_rules! for_each_differentiable_op {
+    ($action:ident) => {
+        $action! { conv deform_conv max_pool up_conv batch_norm relu losses }
     };
 }
 

@@ -5,11 +5,18 @@
 //! out[n, Y, X, c] = skip[n, Y, X, c] + sum over (y, x, i, j) with y f + i - f/2 = Y and x f + j - f/2 = X of
 //!                   inp[n, y, x, c] * weight[c, i, j]
 //! ```
-//! Every output value has at most 2 x 2 terms.
+//! Every output value has at most 2 x 2 terms. Gradients:
+//!
+//! ```text
+//! dinp[n, y, x, c]  += sum over i, j < 2 f of dout[n, y f + i - f/2, x f + j - f/2, c] * weight[c, i, j]
+//! dweight[c, i, j]  += sum over n, y, x of    dout[n, y f + i - f/2, x f + j - f/2, c] * inp[n, y, x, c]
+//! dskip             += dout
+//! ```
 //! Source: Dumoulin, Visin 2016, arXiv:1603.07285, section 4; docs/network.md, section 1.2 (Up).
 
-use super::{Agreement, Real, noise, real::convert};
-use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
+use super::{Agreement, Real, backward, noise, real::convert};
+use crate::device::tensor::Layout;
+use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet, cpu::sum_in_parts};
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -132,6 +139,113 @@ pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Op
     out
 }
 
+/// Adds the gradients of the input and of the weights. That of `skip` is `dout` itself.
+///
+/// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` from `pack`, `dweights` [c][1][2f][2f], f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn backward(
+    device: &Device,
+    shape: UpConvShape,
+    inp: TensorRef,
+    weights: &[f32],
+    dout: TensorRef,
+    dinp: &mut TensorMut,
+    dweights: &mut [f32],
+) -> Result<()> {
+    assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
+    assert_eq!(dinp.shape(), inp.shape(), "gradient of the input of {shape:?}");
+    assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
+    assert!(weights.len() == 4 * shape.factor * shape.factor * shape.c && dweights.len() == weights.len(), "weights of {shape:?}");
+    match device {
+        Device::Cpu => {
+            let dinp: &TensorMut = dinp;
+            (0..shape.n * shape.h).into_par_iter().for_each(|row| {
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    down_row(shape: UpConvShape, row: usize, weights: &[f32], dout: TensorRef, dinp: &TensorMut)
+                );
+            });
+            let (c, taps) = (shape.c, 4 * shape.factor * shape.factor);
+            let sums = sum_in_parts(shape.n * shape.h * shape.w, c * taps, |pixels, sums| {
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, dout: TensorRef, sums: &mut [f32])
+                );
+            });
+            sums.iter().enumerate().for_each(|(i, &sum)| dweights[i % c * taps + i / c] += sum as f32);
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// The (output position, tap) pairs of input position `at` along one axis: positions outside the output are left out.
+#[inline(always)]
+fn targets(at: usize, extent_out: usize, factor: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+    (0..2 * factor).filter_map(move |i| (at * factor + i).checked_sub(factor / 2).filter(|&to| to < extent_out).map(|to| (to, i)))
+}
+
+#[inline(always)]
+fn down_row(shape: UpConvShape, row: usize, weights: &[f32], dout: TensorRef, dinp: &TensorMut) {
+    let UpConvShape { h, w, c, factor, .. } = shape;
+    let [_, oh, ow, _] = shape.out();
+    for x in 0..w {
+        // SAFETY: each input row belongs to one task.
+        let to = unsafe { dinp.pixel_mut(row * w + x) };
+        for (y_out, i) in targets(row % h, oh, factor) {
+            for (x_out, j) in targets(x, ow, factor) {
+                let from = dout.pixel((row / h * oh + y_out) * ow + x_out);
+                let taps = &weights[(i * 2 * factor + j) * c..][..c];
+                for ((to, &value), &weight) in to.iter_mut().zip(from).zip(taps) {
+                    *to += value * weight;
+                }
+            }
+        }
+    }
+}
+
+/// Sums [i][j][c] over some input pixels.
+#[inline(always)]
+fn tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, dout: TensorRef, sums: &mut [f32]) {
+    let UpConvShape { h, w, c, factor, .. } = shape;
+    let [_, oh, ow, _] = shape.out();
+    for pixel in pixels {
+        let values = inp.pixel(pixel);
+        for (y_out, i) in targets(pixel / w % h, oh, factor) {
+            for (x_out, j) in targets(pixel % w, ow, factor) {
+                let from = dout.pixel((pixel / (h * w) * oh + y_out) * ow + x_out);
+                let sums = &mut sums[(i * 2 * factor + j) * c..][..c];
+                for ((sum, &value), &gradient) in sums.iter_mut().zip(values).zip(from) {
+                    *sum += value * gradient;
+                }
+            }
+        }
+    }
+}
+
+/// Gradients of input and weights by their formula. `weights` [c][2f][2f].
+pub fn reference_backward<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
+    let UpConvShape { n, h, w, c, factor } = shape;
+    let [_, oh, ow, _] = shape.out();
+    let (mut dinp, mut dweights) = (vec![T::default(); inp.len()], vec![T::default(); weights.len()]);
+    for (image, y, x) in (0..n * h * w).map(|p| (p / (h * w), p / w % h, p % w)) {
+        for (i, j) in (0..4 * factor * factor).map(|tap| (tap / (2 * factor), tap % (2 * factor))) {
+            let (to_y, to_x) = ((y * factor + i).wrapping_sub(factor / 2), (x * factor + j).wrapping_sub(factor / 2));
+            if to_y >= oh || to_x >= ow {
+                continue;
+            }
+            for ch in 0..c {
+                let gradient = dout[((image * oh + to_y) * ow + to_x) * c + ch];
+                let (at, tap) = (((image * h + y) * w + x) * c + ch, (ch * 2 * factor + i) * 2 * factor + j);
+                dinp[at] += gradient * weights[tap];
+                dweights[tap] += gradient * inp[at];
+            }
+        }
+    }
+    (dinp, dweights)
+}
+
 /// 1x1, odd, every factor of the network, several images, a real layer.
 pub const CASES: [UpConvShape; 6] = [
     UpConvShape { n: 1, h: 1, w: 1, c: 1, factor: 2 },
@@ -162,4 +276,42 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         agreements.push(Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact));
     }
     Ok(agreements)
+}
+
+/// Runs all cases backward on a device and compares the gradients, added to what is there, with the f64 reference.
+///
+/// Errors: as `backward`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, shape) in CASES.into_iter().enumerate() {
+        let seed = i as u64 + 1000;
+        let layout = Layout::packed([shape.n, shape.h, shape.w, shape.c]);
+        let inp = noise(layout.buffer_len(), seed);
+        let weights = noise(4 * shape.factor * shape.factor * shape.c, seed + 100);
+        let dout = noise(shape.out().iter().product(), seed + 200);
+        let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&weights), &convert(&dout));
+        let plain = reference_backward::<f32>(shape, &inp, &weights, &dout);
+        let (packed, dout) = (pack(shape.c, shape.factor, &weights), Tensor::from_values(shape.out(), dout));
+        let run = |dinp: &mut [f32], dweights: &mut [f32]| {
+            let mut dinp = TensorMut::new(dinp, layout);
+            backward(device, shape, TensorRef::new(&inp, layout), &packed, dout.view(), &mut dinp, dweights)
+        };
+        agreements.push(backward::agree(format!("dinp of {shape:?}"), &plain.0, &exact.0, |found| run(found, &mut weights.clone()))?);
+        agreements.push(backward::agree(format!("dweights of {shape:?}"), &plain.1, &exact.1, |found| run(&mut inp.clone(), found))?);
+    }
+    Ok(agreements)
+}
+
+/// The gradients of the f64 reference against finite differences.
+pub fn differences() -> Vec<Agreement> {
+    let case = |(i, shape): (usize, UpConvShape)| {
+        let random = |len: usize, k: u64| convert::<f64>(&noise(len, i as u64 + 100 * k));
+        let (inp, weights) = (random(shape.n * shape.h * shape.w * shape.c, 0), random(4 * shape.factor * shape.factor * shape.c, 1));
+        let dout = random(shape.out().iter().product(), 2);
+        let (dinp, dweights) = reference_backward(shape, &inp, &weights, &dout);
+        backward::differences(format!("{shape:?}"), [(inp, dinp), (weights, dweights)], &dout, |[inp, weights]| {
+            reference(shape, inp, weights, None)
+        })
+    };
+    CASES.into_iter().enumerate().map(case).collect()
 }

@@ -7,6 +7,8 @@ pub mod labels; //  micrographs and their coordinate files
 pub mod mirror; //  whether labels lie on something
 pub mod random; //  the one source of chance: a seed and a counter
 pub mod split; //   which images train, validate, test
-pub mod targets;
+pub mod step; //    one step: losses, gradients, Adam
+pub mod targets; // what the network is to answer
 
+pub use step::{Continual, FeatureScale, LossWeights, Losses, Trainer, TrainerOptions, TrainingMemory};
 pub use targets::{Object, Targets};

@@ -1,8 +1,12 @@
-//! The CPU device: instruction sets found at run time, the tile product that convolutions are made of, scratch memory.
+//! The CPU device: instruction sets found at run time, the tile product that convolutions are made of, the outer
+//! product that their weight gradients are made of, sums that no number of threads changes, scratch memory.
 
+pub mod outer_product;
 pub mod tile_product;
 
+use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The instruction sets there are bodies for.
@@ -97,3 +101,27 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
         result
     })
 }
+
+/// Sums over `pixels` things, `values` sums at once: in parts that depend on the count alone, each in f32, and the
+/// parts added in their order in f64. So the number of threads changes no bit.
+pub fn sum_in_parts(pixels: usize, values: usize, part: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+    let parts = pixels.div_ceil(PART_PIXELS).clamp(1, MOST_PARTS);
+    let partial: Vec<Vec<f32>> = (0..parts)
+        .into_par_iter()
+        .map(|i| {
+            let mut sums = vec![0.0; values];
+            part(i * pixels / parts..(i + 1) * pixels / parts, &mut sums);
+            sums
+        })
+        .collect();
+    let mut sums = vec![0.0; values];
+    for part in &partial {
+        sums.iter_mut().zip(part).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    sums
+}
+
+/// Pixels of a part of a sum: few enough that rounding in f32 stays small, enough to be worth a task.
+const PART_PIXELS: usize = 512;
+/// Most parts of a sum.
+const MOST_PARTS: usize = 256;

@@ -79,8 +79,8 @@ pub fn cut(width: usize, max_rows: usize) -> Vec<usize> {
     tiles
 }
 
-/// What the loop needs of a vector register.
-trait Lanes {
+/// What the loops need of a vector register.
+pub(super) trait Lanes {
     type V: Copy;
     const LANES: usize;
     unsafe fn load(p: *const f32) -> Self::V;
@@ -174,7 +174,7 @@ unsafe fn plain<const ROWS: usize, const VECTORS: usize, const STRIDE: usize>(ti
     unsafe { product::<PlainLanes, ROWS, VECTORS, STRIDE>(tile) }
 }
 
-struct PlainLanes;
+pub(super) struct PlainLanes;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -193,8 +193,8 @@ mod x86 {
         unsafe { product::<Avx512, ROWS, VECTORS, STRIDE>(tile) }
     }
 
-    struct Avx2;
-    struct Avx512;
+    pub(in crate::device::cpu) struct Avx2;
+    pub(in crate::device::cpu) struct Avx512;
 
     macro_rules! lanes {
         ($name:ident, $v:ty, $lanes:literal, $load:ident, $store:ident, $set1:ident, $add:ident, $max:ident, $zero:ident, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
@@ -263,6 +263,8 @@ mod x86 {
         |a, b, c| _mm512_fmadd_ps(a, b, c)
     );
 }
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 use x86::{avx2, avx512};
 

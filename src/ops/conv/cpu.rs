@@ -4,11 +4,14 @@
 //! a chunk of channels at a time, into a buffer with zeros for the padding, whose pixels lie at a stride that the tile
 //! product was compiled for. For a stride s the columns are dealt to s rows, so that every s-th column is a neighbour.
 //! The order of the sums (chunk, tap, channel) does not depend on how the image was cut into tasks.
+//!
+//! The gradient of the input is a convolution too: of the gradient of the output with the kernel turned round, or for a
+//! stride s one for each of the s x s phases of the input's pixels, with the taps that reach that phase.
 
 use super::panels::Panels;
 use super::{ConvShape, Epilogue};
 use crate::device::cpu::tile_product::{self, Tile};
-use crate::device::cpu::with_scratch;
+use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{TensorMut, TensorRef};
 use rayon::prelude::*;
 
@@ -18,6 +21,27 @@ const BLOCK_VALUES: usize = 40 * 1024;
 const BLOCK_COLUMNS: usize = 70;
 /// Panels of output channels of a task: bounds the block of the output that is revisited for every chunk.
 const TASK_PANELS: usize = 4;
+
+/// How pixels of the input and of the output meet.
+#[derive(Clone, Copy)]
+struct Window {
+    n: usize,
+    /// Rows and columns of the input.
+    inp: [usize; 2],
+    /// Rows and columns of taps.
+    taps: [usize; 2],
+    /// How far above and left of its pixel a window begins; negative: below and right.
+    pad: [isize; 2],
+    /// Step between windows, in input pixels.
+    stride: usize,
+    /// Rows and columns of pixels that are computed.
+    grid: [usize; 2],
+    /// Rows and columns of the output.
+    out: [usize; 2],
+    /// Pixel (y, x) of the grid is pixel (y, x) * step + phase of the output.
+    step: usize,
+    phase: [usize; 2],
+}
 
 /// Output pixels and panels of one task.
 struct Task {
@@ -29,13 +53,66 @@ struct Task {
 }
 
 pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &Panels, epilogue: Epilogue, out: &mut TensorMut) {
+    let [n, oh, ow, _] = shape.out();
+    let pad = (shape.kernel / 2) as isize;
+    let window = Window {
+        n,
+        inp: [shape.h, shape.w],
+        taps: [shape.kernel; 2],
+        pad: [pad; 2],
+        stride: shape.stride,
+        grid: [oh, ow],
+        out: [oh, ow],
+        step: 1,
+        phase: [0, 0],
+    };
+    convolve(window, inp, weights, epilogue, false, out);
+}
+
+/// Adds the gradient of the input. `weights` [co][ci][k][k].
+pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
+    let ConvShape { n, h, w, ci, co, kernel, stride } = shape;
+    let [_, oh, ow, _] = shape.out();
+    // Along one axis, tap k of output pixel o meets input pixel o s + k - pad. For input pixels a s + phase those taps
+    // count that leave no rest, and meet output pixel a + (phase + pad - k) / s.
+    let along = |phase: usize| -> (Vec<usize>, isize) {
+        let taps: Vec<usize> = (0..kernel).rev().filter(|k| (phase + kernel / 2 + stride * kernel - k) % stride == 0).collect();
+        let first = taps.first().map_or(0, |&k| (phase + kernel / 2) as isize - k as isize);
+        (taps, -(first / stride as isize))
+    };
+    for phase in (0..stride * stride).map(|i| [i / stride, i % stride]).filter(|phase| phase[0] < h && phase[1] < w) {
+        let ((rows, pad_y), (columns, pad_x)) = (along(phase[0]), along(phase[1]));
+        if rows.is_empty() || columns.is_empty() {
+            continue;
+        }
+        let weight = |c: usize, o: usize, tap: usize| {
+            weights[((o * ci + c) * kernel + rows[tap / columns.len()]) * kernel + columns[tap % columns.len()]]
+        };
+        let panels = Panels::pack_by(co, ci, rows.len() * columns.len(), weight, &[], set);
+        let window = Window {
+            n,
+            inp: [oh, ow],
+            taps: [rows.len(), columns.len()],
+            pad: [pad_y, pad_x],
+            stride: 1,
+            grid: [(h - phase[0]).div_ceil(stride), (w - phase[1]).div_ceil(stride)],
+            out: [h, w],
+            step: stride,
+            phase,
+        };
+        convolve(window, dout, &panels, Epilogue::default(), true, dinp);
+    }
+}
+
+/// Computes all pixels of the window's grid; with `accumulate` they are added to what `out` holds.
+fn convolve(window: Window, inp: TensorRef, weights: &Panels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
     let out: &TensorMut = out;
-    tasks(shape, weights).par_iter().for_each(|task| run(shape, task, inp, weights, epilogue, out));
+    tasks(window, weights).par_iter().for_each(|task| run(window, task, inp, weights, epilogue, accumulate, out));
 }
 
 /// Cuts the output into tasks. The cut changes no result.
-fn tasks(shape: ConvShape, weights: &Panels) -> Vec<Task> {
-    let [n, oh, ow, _] = shape.out();
+fn tasks(window: Window, weights: &Panels) -> Vec<Task> {
+    let [oh, ow] = window.grid;
     let tiles = tile_product::cut(ow, tile_product::sizes(weights.set()).max_rows);
     let mut blocks: Vec<Vec<usize>> = Vec::new();
     let mut x = 0;
@@ -47,12 +124,12 @@ fn tasks(shape: ConvShape, weights: &Panels) -> Vec<Task> {
         x += tile;
     }
     let columns = blocks.iter().map(|block| block[block.len() - 1] - block[0]).max().unwrap_or(0);
-    let input_row = ((columns.max(1) - 1) * shape.stride + shape.kernel) * pixel_values(shape, weights);
-    let rows = (BLOCK_VALUES / input_row).saturating_sub(shape.kernel - 1) / shape.stride;
+    let input_row = ((columns.max(1) - 1) * window.stride + window.taps[1]) * pixel_values(window, weights);
+    let rows = (BLOCK_VALUES / input_row).saturating_sub(window.taps[0] - 1) / window.stride;
     let rows = rows.clamp(1, oh);
     let row_blocks = oh.div_ceil(rows);
     let mut tasks = Vec::new();
-    for image in 0..n {
+    for image in 0..window.n {
         for block in 0..row_blocks {
             for columns in &blocks {
                 for first in (0..weights.count()).step_by(TASK_PANELS) {
@@ -70,67 +147,110 @@ fn tasks(shape: ConvShape, weights: &Panels) -> Vec<Task> {
 }
 
 /// One channel and no stride: the taps of a row are neighbours in memory, and are summed as if they were channels.
-fn taps_along_row(shape: ConvShape) -> bool {
-    shape.ci == 1 && shape.stride == 1
+fn taps_along_row(window: Window, weights: &Panels) -> bool {
+    weights.ci() == 1 && window.stride == 1
 }
 
-fn pixel_values(shape: ConvShape, weights: &Panels) -> usize {
-    if taps_along_row(shape) { 1 } else { weights.tile_stride() }
+fn pixel_values(window: Window, weights: &Panels) -> usize {
+    if taps_along_row(window, weights) { 1 } else { weights.tile_stride() }
 }
 
-fn run(shape: ConvShape, task: &Task, inp: TensorRef, weights: &Panels, epilogue: Epilogue, out: &TensorMut) {
-    let ConvShape { h, w, kernel, stride, .. } = shape;
-    let [_, oh, ow, co] = shape.out();
+/// A rectangle of the input, copied with zeros around: each row dealt to `stride` rows of every stride-th column.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// Image, and its rows and columns.
+    pub image: usize,
+    pub inp: [usize; 2],
+    /// Input row and column of its corner.
+    pub corner: [isize; 2],
+    /// Input rows and columns.
+    pub rows: usize,
+    pub columns: usize,
+    pub stride: usize,
+    /// Values from one pixel to the next.
+    pub pixel: usize,
+}
+
+impl Block {
+    /// Columns of each dealt row.
+    pub fn dealt(&self) -> usize {
+        self.columns.div_ceil(self.stride)
+    }
+
+    /// Values from one input row to the next.
+    pub fn row_values(&self) -> usize {
+        self.stride * self.dealt() * self.pixel
+    }
+
+    /// Where the pixel (row, column) lies.
+    pub fn offset(&self, row: usize, column: usize) -> usize {
+        row * self.row_values() + (column % self.stride * self.dealt() + column / self.stride) * self.pixel
+    }
+
+    /// Copies `length` channels from `first` on.
+    pub fn fill(&self, inp: TensorRef, first: usize, length: usize, block: &mut [f32]) {
+        let [h, w] = self.inp;
+        for row in 0..self.rows {
+            let iy = self.corner[0] + row as isize;
+            let inside_y = iy >= 0 && iy < h as isize;
+            for column in 0..self.columns {
+                let ix = self.corner[1] + column as isize;
+                let to = &mut block[self.offset(row, column)..][..length];
+                if inside_y && ix >= 0 && ix < w as isize {
+                    to.copy_from_slice(&inp.pixel((self.image * h + iy as usize) * w + ix as usize)[first..first + length]);
+                } else {
+                    to.fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+fn run(window: Window, task: &Task, inp: TensorRef, weights: &Panels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
+    let Window { taps: [taps_y, taps_x], pad, stride, out: [oh, ow], step, phase, .. } = window;
+    let co = weights.co();
     let (first_x, last_x) = (task.columns[0], task.columns[task.columns.len() - 1]);
     let rows = task.rows.len();
     let columns = last_x - first_x;
-    let pixel = pixel_values(shape, weights);
-    let input_rows = (rows - 1) * stride + kernel;
-    let input_columns = (columns - 1) * stride + kernel;
-    let dealt_columns = input_columns.div_ceil(stride); // in each of the `stride` rows that an input row is dealt to
-    let row_values = stride * dealt_columns * pixel;
-    let (taps, tap_channels): (Vec<usize>, Option<usize>) = if taps_along_row(shape) {
-        ((0..kernel).map(|ky| ky * row_values).collect(), Some(kernel))
+    let pixel = pixel_values(window, weights);
+    let input = Block {
+        image: task.image,
+        inp: window.inp,
+        corner: [(task.rows.start * stride) as isize - pad[0], (first_x * stride) as isize - pad[1]],
+        rows: (rows - 1) * stride + taps_y,
+        columns: (columns - 1) * stride + taps_x,
+        stride,
+        pixel,
+    };
+    let row_values = input.row_values();
+    let (taps, tap_channels): (Vec<usize>, Option<usize>) = if taps_along_row(window, weights) {
+        ((0..taps_y).map(|ky| ky * row_values).collect(), Some(taps_x))
     } else {
-        let tap = |i: usize| (i / kernel) * row_values + ((i % kernel) % stride * dealt_columns + (i % kernel) / stride) * pixel;
-        ((0..kernel * kernel).map(tap).collect(), None)
+        ((0..taps_y * taps_x).map(|i| input.offset(i / taps_x, i % taps_x)).collect(), None)
     };
     // A panel that reaches beyond the last channel is summed in a buffer of its own and copied at the end.
     let partial = task.panels.clone().find(|&panel| weights.lanes(panel).0 + weights.lanes(panel).1 > co);
     let partial_lanes = partial.map_or(0, |panel| weights.lanes(panel).1);
-    let block_values = input_rows * row_values;
-    let pixel_index = |row: usize, x: usize| (task.image * oh + task.rows.start + row) * ow + first_x + x;
+    let block_values = input.rows * row_values;
+    let pixel_index =
+        |row: usize, x: usize| (task.image * oh + (task.rows.start + row) * step + phase[0]) * ow + (first_x + x) * step + phase[1];
 
     with_scratch(block_values + rows * columns * partial_lanes, |scratch| {
         let (block, partial_sums) = scratch.split_at_mut(block_values);
         let chunks: Vec<(usize, usize)> = weights.chunks().collect();
         for (i, &(first, length)) in chunks.iter().enumerate() {
-            // Fill the block: zeros where the image ends.
-            for row in 0..input_rows {
-                let iy = (task.rows.start * stride + row) as isize - (kernel / 2) as isize;
-                let row_block = &mut block[row * row_values..(row + 1) * row_values];
-                let inside_y = iy >= 0 && iy < h as isize;
-                for column in 0..input_columns {
-                    let ix = (first_x * stride + column) as isize - (kernel / 2) as isize;
-                    let to = &mut row_block[(column % stride * dealt_columns + column / stride) * pixel..][..length];
-                    if inside_y && ix >= 0 && ix < w as isize {
-                        to.copy_from_slice(&inp.pixel((task.image * h + iy as usize) * w + ix as usize)[first..first + length]);
-                    } else {
-                        to.fill(0.0);
-                    }
-                }
-            }
+            input.fill(inp, first, length, block);
             let last_chunk = i + 1 == chunks.len();
             for panel in task.panels.clone() {
                 let (start, lanes) = weights.lanes(panel);
                 let is_partial = partial == Some(panel);
                 let block_weights = weights.block(first, length, panel);
                 let vectors = lanes / tile_product::sizes(weights.set()).lanes;
+                let residual = epilogue.residual.filter(|_| i == 0 && !is_partial);
                 for row in 0..rows {
                     for tile in task.columns.windows(2) {
                         let x = tile[0] - first_x;
                         let product = tile_product::find(weights.set(), tile[1] - tile[0], vectors, pixel);
-                        let residual = epilogue.residual.filter(|_| i == 0 && !is_partial);
                         let call = Tile {
                             inp: block[row * stride * row_values + x * pixel..].as_ptr(),
                             taps: taps.as_ptr(),
@@ -142,8 +262,8 @@ fn run(shape: ConvShape, task: &Task, inp: TensorRef, weights: &Panels, epilogue
                             } else {
                                 out.pixel_ptr(pixel_index(row, x)).wrapping_add(start)
                             },
-                            out_stride: if is_partial { lanes } else { out.pixel_stride() },
-                            bias: if i == 0 { weights.bias(panel).as_ptr() } else { std::ptr::null() },
+                            out_stride: if is_partial { lanes } else { step * out.pixel_stride() },
+                            bias: if i == 0 && (is_partial || !accumulate) { weights.bias(panel).as_ptr() } else { std::ptr::null() },
                             residual: residual.map_or(std::ptr::null(), |r| r.pixel_ptr(pixel_index(row, x)).wrapping_add(start)),
                             residual_stride: residual.map_or(0, |r| r.pixel_stride()),
                             relu: last_chunk && epilogue.relu && !is_partial,
@@ -164,6 +284,10 @@ fn run(shape: ConvShape, task: &Task, inp: TensorRef, weights: &Panels, epilogue
                     let index = pixel_index(row, x);
                     // SAFETY: this task alone writes these channels of its pixels.
                     let to = unsafe { std::slice::from_raw_parts_mut(out.pixel_ptr(index).add(start), co - start) };
+                    if accumulate {
+                        to.iter_mut().zip(sums).for_each(|(value, &sum)| *value += sum);
+                        continue;
+                    }
                     to.copy_from_slice(sums);
                     if let Some(residual) = epilogue.residual {
                         to.iter_mut().zip(&residual.pixel(index)[start..]).for_each(|(value, &r)| *value += r);

@@ -1,6 +1,8 @@
 //! Weights in the order in which the tile product reads them.
 
+use crate::device::Device;
 use crate::device::cpu::{InstructionSet, tile_product};
+use rayon::prelude::*;
 
 /// Most input channels that are summed in one go; also the pixel stride of the tiles that are made of wider inputs.
 pub const CHUNK: usize = 64;
@@ -12,7 +14,7 @@ pub struct Panels {
     set: InstructionSet,
     ci: usize,
     co: usize,
-    kernel: usize,
+    taps: usize,
     /// First output channel of each panel, and the end.
     starts: Vec<usize>,
     values: Vec<f32>,
@@ -24,6 +26,26 @@ impl Panels {
     pub fn pack(ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32], set: InstructionSet) -> Self {
         let taps = kernel * kernel;
         assert!(weights.len() == co * ci * taps && (bias.is_empty() || bias.len() == co), "weights of {co} x {ci} x {kernel} x {kernel}");
+        Self::pack_by(ci, co, taps, |o, c, tap| weights[(o * ci + c) * taps + tap], bias, set)
+    }
+
+    /// Packs weights for the best instruction set of a device.
+    pub fn for_device(device: &Device, ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32]) -> Self {
+        match device {
+            Device::Cpu => Self::pack(ci, co, kernel, weights, bias, InstructionSet::detect()),
+            Device::Gpu(gpu) => match *gpu {},
+        }
+    }
+
+    /// Packs weights that a function gives for an output channel, an input channel and a tap.
+    pub(crate) fn pack_by(
+        ci: usize,
+        co: usize,
+        taps: usize,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+        bias: &[f32],
+        set: InstructionSet,
+    ) -> Self {
         let lanes = tile_product::sizes(set).lanes;
         let mut starts = vec![0];
         let mut end = 0;
@@ -31,19 +53,25 @@ impl Panels {
             end += if co - end > lanes { 2 * lanes } else { lanes };
             starts.push(end);
         }
-        let mut values = Vec::with_capacity(end * ci * taps);
+        let mut values = vec![0.0; end * ci * taps];
+        let mut blocks = Vec::new();
+        let mut rest = values.as_mut_slice();
         for first in (0..ci).step_by(CHUNK) {
             let last = ci.min(first + CHUNK);
             for panel in starts.windows(2) {
-                for tap in 0..taps {
-                    for c in first..last {
-                        values.extend((panel[0]..panel[1]).map(|o| if o < co { weights[(o * ci + c) * taps + tap] } else { 0.0 }));
-                    }
-                }
+                let (block, after) = rest.split_at_mut((last - first) * taps * (panel[1] - panel[0]));
+                blocks.push((first..last, panel[0]..panel[1], block));
+                rest = after;
             }
         }
+        blocks.into_par_iter().for_each(|(channels, panel, block)| {
+            for (row, to) in block.chunks_exact_mut(panel.len()).enumerate() {
+                let (tap, c) = (row / channels.len(), channels.start + row % channels.len());
+                to.iter_mut().zip(panel.start..panel.end.min(co)).for_each(|(to, o)| *to = weight(o, c, tap));
+            }
+        });
         let bias = (0..end).map(|o| bias.get(o).copied().unwrap_or(0.0)).collect();
-        Panels { set, ci, co, kernel, starts, values, bias }
+        Panels { set, ci, co, taps, starts, values, bias }
     }
 
     /// Channels of the input.
@@ -56,9 +84,9 @@ impl Panels {
         self.co
     }
 
-    /// Rows and columns of the kernel.
-    pub fn kernel(&self) -> usize {
-        self.kernel
+    /// Number of taps: rows times columns of the kernel.
+    pub fn taps(&self) -> usize {
+        self.taps
     }
 
     /// Bytes held.
@@ -98,7 +126,7 @@ impl Panels {
 
     /// The weights [ky][kx][channel][lane] of a panel for the chunk that starts at input channel `first`.
     pub(crate) fn block(&self, first: usize, length: usize, panel: usize) -> &[f32] {
-        let taps = self.kernel * self.kernel;
+        let taps = self.taps;
         let all_lanes = self.bias.len();
         let (start, lanes) = self.lanes(panel);
         &self.values[taps * (first * all_lanes + length * start)..][..taps * length * lanes]

@@ -1,10 +1,16 @@
-//! Batch norm in evaluation: by the running statistics, and folded into the convolution before it.
+//! Batch norm in evaluation (by the running statistics, or folded into the convolution before it) and in training.
 //!
 //! ```text
 //! out = gamma (inp - mean) / sqrt(variance + eps) + beta = scale inp + shift,  eps = 1e-5
 //! ```
 //! Folding multiplies each output channel of the convolution by `scale` and its bias likewise, plus `shift`.
 //! Source: Ioffe, Szegedy 2015, arXiv:1502.03167, section 3; docs/network.md, section 1.1.
+
+mod training;
+
+pub use training::{
+    Norm, RunningStatistics, backward, compare_backward, differences, reference_backward, reference_training, train_forward,
+};
 
 use super::{Agreement, Real, noise, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};

@@ -9,10 +9,15 @@
 //! The samples of a tile of pixels are multiplied at once: there is no column buffer of the whole image.
 //! Source: Zhu, Hu, Lin, Dai 2019, Deformable ConvNets v2, arXiv:1811.11168, section 2.1; docs/network.md.
 
+mod backward;
+
+pub use backward::{Gradients, backward, reference_backward, scratch_len};
+
 use super::conv::{ConvShape, Panels};
-use super::{Agreement, Real, noise, real::convert};
+use super::{Agreement, Real, backward as testing, noise, real::convert};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
+use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -67,7 +72,7 @@ pub fn forward(
     assert_eq!(inp.shape(), [n, h, w, ci], "input of {shape:?}");
     assert_eq!(offsets.shape(), [n, h, w, OFFSET_CHANNELS], "offsets of {shape:?}");
     assert_eq!(out.shape(), [n, h, w, co], "output of {shape:?}");
-    assert!((weights.ci(), weights.co(), weights.kernel()) == (ci, co, 3), "weights of {shape:?}");
+    assert!((weights.ci(), weights.co(), weights.taps()) == (ci, co, TAPS), "weights of {shape:?}");
     match device {
         Device::Cpu => forward_cpu(shape, inp, offsets, weights, relu, out),
         Device::Gpu(gpu) => match *gpu {},
@@ -360,4 +365,75 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         }
     }
     Ok(agreements)
+}
+
+/// Offsets and mask logits for a case. The offsets lie on sixteenths of a pixel, so that no rounding decides between two
+/// pixels; with `between` they lie in the middle of two sixteenths, away from the kinks.
+fn case_offsets(shape: DeformConvShape, reach: f32, seed: u64, between: bool) -> Vec<f32> {
+    let mut offsets = noise(shape.n * shape.h * shape.w * OFFSET_CHANNELS, seed);
+    let shift = if between { 1.0 / 32.0 } else { 0.0 };
+    offsets.chunks_exact_mut(OFFSET_CHANNELS).for_each(|q| {
+        q[..2 * TAPS].iter_mut().for_each(|v| *v = (*v * reach * 16.0).round() / 16.0 + shift);
+    });
+    offsets
+}
+
+/// Runs all cases backward on a device and compares the gradients, added to what is there, with the f64 reference.
+///
+/// Errors: as `backward`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, (shape, reach)) in CASES.into_iter().enumerate() {
+        let DeformConvShape { n, h, w, ci, co } = shape;
+        let seed = i as u64 + 1000;
+        let layouts = [ci, OFFSET_CHANNELS, co].map(|c| Layout::packed([n, h, w, c]));
+        let inp = noise(n * h * w * ci, seed);
+        let offsets = case_offsets(shape, reach, seed + 300, false);
+        let weights = noise(co * ci * TAPS, seed + 100);
+        let dout = noise(n * h * w * co, seed + 200);
+        let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&offsets), &convert(&weights), &convert(&dout));
+        let exact = [exact.0, exact.1, exact.2, exact.3];
+        let plain = reference_backward::<f32>(shape, &inp, &offsets, &weights, &dout);
+        let plain = [plain.0, plain.1, plain.2, plain.3];
+        for set in InstructionSet::available() {
+            for (which, what) in ["dinp", "doffsets", "dweights", "dbias"].into_iter().enumerate() {
+                let name = format!("{what} of {shape:?}, reach {reach}, {}", set.name());
+                agreements.push(testing::agree(name, &plain[which], &exact[which], |found| {
+                    let mut buffers = [inp.clone(), offsets.clone(), weights.clone(), vec![0.0; co]];
+                    buffers[which].copy_from_slice(found);
+                    let [dinp, doffsets, dweights, dbias] = &mut buffers;
+                    let (mut dinp, mut doffsets) = (TensorMut::new(dinp, layouts[0]), TensorMut::new(doffsets, layouts[1]));
+                    let gradients = Gradients { dinp: &mut dinp, doffsets: &mut doffsets, dweights, dbias };
+                    let [inp, offsets] = [TensorRef::new(&inp, layouts[0]), TensorRef::new(&offsets, layouts[1])];
+                    let dout = TensorRef::new(&dout, layouts[2]);
+                    let mut scratch = vec![f32::NAN; backward::cpu_scratch_len(shape, set)];
+                    match device {
+                        Device::Cpu => backward::backward_cpu(shape, inp, offsets, &weights, dout, gradients, &mut scratch, set),
+                        Device::Gpu(gpu) => match *gpu {},
+                    }
+                    found.copy_from_slice(&buffers[which]);
+                    Ok(())
+                })?);
+            }
+        }
+    }
+    Ok(agreements)
+}
+
+/// The gradients of the f64 reference against finite differences, away from the kinks at whole positions.
+pub fn differences() -> Vec<Agreement> {
+    let mut agreements = Vec::new();
+    for (i, (shape, reach)) in CASES[..6].iter().copied().enumerate() {
+        let DeformConvShape { n, h, w, ci, co } = shape;
+        let random = |len: usize, k: u64| convert::<f64>(&noise(len, i as u64 + 2000 + 100 * k));
+        let offsets = convert::<f64>(&case_offsets(shape, reach, i as u64, true));
+        let (inp, weights, bias) = (random(n * h * w * ci, 0), random(co * ci * TAPS, 1), random(co, 2));
+        let dout = random(n * h * w * co, 3);
+        let (dinp, doffsets, dweights, dbias) = reference_backward(shape, &inp, &offsets, &weights, &dout);
+        let arguments = [(inp, dinp), (offsets, doffsets), (weights, dweights), (bias, dbias)];
+        agreements.push(testing::differences(format!("{shape:?}"), arguments, &dout, |[inp, offsets, weights, bias]| {
+            reference(shape, inp, offsets, weights, bias, false)
+        }));
+    }
+    agreements
 }

@@ -1,0 +1,34 @@
+//! Times a step of training: the full network with weights of its own making, noise for images, a few objects.
+//!
+//! `cargo run --release --example train_step -- [SIDE [BATCH [STEPS [checkpoint]]]]`
+
+use epicker::device::Device;
+use epicker::net::{Architecture, Mode, engine::DeviceEngine, fresh};
+use epicker::ops::noise;
+use epicker::train::{Object, Targets, Trainer, TrainerOptions, TrainingMemory};
+use std::time::Instant;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize, default: usize| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (side, batch, steps) = (number(0, 512), number(1, 1), number(2, 3));
+    let checkpoint_activations = arguments.iter().any(|text| text == "checkpoint");
+    let options = TrainerOptions { checkpoint_activations, ..TrainerOptions::new(Mode::Particle, batch, [side, side]) };
+    let memory = TrainingMemory::of(Device::Cpu, Architecture::DLA34, &options, false)?;
+    println!("{}, {batch} x {side} x {side}: {memory:?}, {} MiB in all", Device::Cpu.describe(), memory.total() >> 20);
+    let cells = side / 4 * (side / 4);
+    let images: Vec<f32> = noise(batch * side * side, 1).iter().map(|x| 3.0 * x).collect();
+    let mut targets = Targets { heat_map: noise(batch * cells, 2).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new() };
+    for i in (7..batch * cells).step_by(91) {
+        targets.heat_map[i] = 1.0;
+        targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.75; 2] });
+    }
+    let state = fresh::state_dict(Architecture::DLA34, 317);
+    let mut trainer = Trainer::new(DeviceEngine(Device::Cpu), Architecture::DLA34, &state, options, None)?;
+    for step in 0..steps {
+        let start = Instant::now();
+        let losses = trainer.step(&images, &targets, &vec![false; batch], 1e-4)?;
+        println!("step {step}: {:.3} s, {losses:?}", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}

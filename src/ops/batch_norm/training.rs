@@ -1,0 +1,478 @@
+//! Batch norm in training: by the statistics of the batch (or, with frozen statistics, by the running ones), with the
+//! sum and the ReLU that follow it in the network, and its gradients.
+//!
+//! ```text
+//! mean, variance over (n, h, w)         x^ = (inp - mean) / sqrt(variance + eps)
+//! out = relu( gamma x^ + beta + residual )
+//! running = 0.9 running + 0.1 statistic, for the variance the unbiased one (times m / (m - 1), m = n h w)
+//!
+//! g = dout where out > 0                dresidual += g    dbeta += sum g    dgamma += sum g x^
+//! dinp += gamma / sqrt(variance + eps) (g - sum g / m - x^ sum (g x^) / m)       without the sums if frozen
+//! ```
+//! The variance is found in two passes, so a large mean costs no digits.
+//! Source: Ioffe, Szegedy 2015, arXiv:1502.03167, section 3; docs/network.md, section 1.1.
+
+use super::EPSILON;
+use crate::device::cpu::{InstructionSet, sum_in_parts};
+use crate::device::tensor::Layout;
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::ops::{Agreement, Real, backward as testing, noise, real::convert};
+use anyhow::Result;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// How much of the running statistics a batch replaces.
+pub const MOMENTUM: f64 = 0.1;
+
+/// Running mean and variance of one norm.
+#[derive(Debug)]
+pub struct RunningStatistics<'a, T = f32> {
+    /// Mean of each channel.
+    pub mean: &'a mut [T],
+    /// Variance of each channel.
+    pub variance: &'a mut [T],
+}
+
+/// What a batch norm does besides normalising.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Norm {
+    /// True: normalised by the running statistics, which stay as they are.
+    pub frozen: bool,
+    /// Negative values become 0.
+    pub relu: bool,
+}
+
+/// Normalises `inp` into `out`; moves the running statistics (unless they are frozen) and keeps in `saved` what
+/// `backward` needs. Without `running`, normalises by what an earlier call left in `saved`.
+///
+/// Shapes: `inp`, `residual` and `out` (n, h, w, c), `gamma` and `beta` [c], `saved` [3][c], f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn train_forward(
+    device: &Device,
+    norm: Norm,
+    inp: TensorRef,
+    gamma: &[f32],
+    beta: &[f32],
+    running: Option<RunningStatistics>,
+    residual: Option<TensorRef>,
+    saved: &mut [f32],
+    out: &mut TensorMut,
+) -> Result<()> {
+    let [n, h, w, c] = inp.shape();
+    assert!(out.shape() == inp.shape() && residual.is_none_or(|residual| residual.shape() == inp.shape()), "{:?}", inp.shape());
+    assert!(gamma.len() == c && beta.len() == c && saved.len() == 3 * c);
+    match device {
+        Device::Cpu => {
+            if let Some(running) = running {
+                keep_statistics(norm, inp, running, saved);
+            }
+            let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
+            let (scale, saved, out): (&[f32], &[f32], &TensorMut) = (&scale, saved, out);
+            let relu = norm.relu;
+            (0..n * h).into_par_iter().for_each(|row| {
+                let pixels = row * w..(row + 1) * w;
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    norm_pixels(pixels: Range<usize>, inp: TensorRef, saved: &[f32], scale: &[f32], beta: &[f32], residual: Option<TensorRef>, relu: bool, out: &TensorMut)
+                );
+            });
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// Finds mean and variance, moves the running ones towards them unless they are frozen, and keeps in `saved` the mean
+/// in two parts and the factor.
+fn keep_statistics(norm: Norm, inp: TensorRef, running: RunningStatistics, saved: &mut [f32]) {
+    let c = saved.len() / 3;
+    assert!(running.mean.len() == c && running.variance.len() == c);
+    let (mean, variance) = if norm.frozen {
+        let widen = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        (widen(running.mean), widen(running.variance))
+    } else {
+        let (mean, variance) = statistics(inp);
+        move_running(running, &mean, &variance, inp.layout().pixels());
+        (mean, variance)
+    };
+    for ch in 0..c {
+        saved[ch] = mean[ch] as f32;
+        saved[c + ch] = (mean[ch] - f64::from(saved[ch])) as f32;
+        saved[2 * c + ch] = (1.0 / (variance[ch] + EPSILON).sqrt()) as f32;
+    }
+}
+
+/// Mean and biased variance of each channel.
+fn statistics(inp: TensorRef) -> (Vec<f64>, Vec<f64>) {
+    let (pixels, c) = (inp.layout().pixels(), inp.shape()[3]);
+    let zeros = vec![0.0; c];
+    let first = inp.pixel(0);
+    // Sums of differences from a value of the data: small numbers, whatever the mean.
+    let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
+        let rest: &[f32] = &zeros;
+        crate::dispatch!(InstructionSet::detect(), moments(pixels: Range<usize>, inp: TensorRef, first: &[f32], rest: &[f32], sums: &mut [f32]));
+    });
+    let mean: Vec<f64> = (0..c).map(|ch| f64::from(first[ch]) + sums[ch] / pixels as f64).collect();
+    let near: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
+    let rest: Vec<f32> = mean.iter().zip(&near).map(|(&mean, &near)| (mean - f64::from(near)) as f32).collect();
+    let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
+        let (near, rest): (&[f32], &[f32]) = (&near, &rest);
+        crate::dispatch!(InstructionSet::detect(), moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sums: &mut [f32]));
+    });
+    (mean, (0..c).map(|ch| sums[c + ch] / pixels as f64).collect())
+}
+
+/// Sums of the difference from near + rest, and of its square.
+#[inline(always)]
+fn moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sums: &mut [f32]) {
+    let (first, second) = sums.split_at_mut(near.len());
+    for pixel in pixels {
+        for ((((&value, &near), &rest), first), second) in inp.pixel(pixel).iter().zip(near).zip(rest).zip(&mut *first).zip(&mut *second) {
+            let difference = (value - near) - rest;
+            *first += difference;
+            *second += difference * difference;
+        }
+    }
+}
+
+fn move_running<T: Real>(running: RunningStatistics<T>, mean: &[f64], variance: &[f64], count: usize) {
+    // A single value has no unbiased variance; PyTorch refuses, here the running one keeps its 0.9.
+    let unbiased = if count > 1 { count as f64 / (count - 1) as f64 } else { 0.0 };
+    let moved = |old: T, new: f64| T::from_f64((1.0 - MOMENTUM) * old.to_f64() + MOMENTUM * new);
+    running.mean.iter_mut().zip(mean).for_each(|(old, &new)| *old = moved(*old, new));
+    running.variance.iter_mut().zip(variance).for_each(|(old, &new)| *old = moved(*old, new * unbiased));
+}
+
+#[inline(always)]
+fn norm_pixels(
+    pixels: Range<usize>,
+    inp: TensorRef,
+    saved: &[f32],
+    scale: &[f32],
+    beta: &[f32],
+    residual: Option<TensorRef>,
+    relu: bool,
+    out: &TensorMut,
+) {
+    let c = scale.len();
+    let (mean, rest) = (&saved[..c], &saved[c..2 * c]);
+    for pixel in pixels {
+        // SAFETY: each row of pixels belongs to one task.
+        let to = unsafe { out.pixel_mut(pixel) };
+        for (((((to, &value), &mean), &rest), &scale), &beta) in
+            to.iter_mut().zip(inp.pixel(pixel)).zip(mean).zip(rest).zip(scale).zip(beta)
+        {
+            *to = ((value - mean) - rest) * scale + beta;
+        }
+        if let Some(residual) = residual {
+            to.iter_mut().zip(residual.pixel(pixel)).for_each(|(to, &residual)| *to += residual);
+        }
+        if relu {
+            to.iter_mut().for_each(|to| *to = if *to < 0.0 { 0.0 } else { *to });
+        }
+    }
+}
+
+/// Adds the gradients of input, residual, gamma and beta.
+///
+/// Shapes: `inp`, `out`, `dout`, `dinp`, `dresidual` (n, h, w, c), `saved` [3][c] from `train_forward`, the others [c], f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn backward(
+    device: &Device,
+    norm: Norm,
+    inp: TensorRef,
+    out: TensorRef,
+    dout: TensorRef,
+    gamma: &[f32],
+    saved: &[f32],
+    dinp: &mut TensorMut,
+    dresidual: Option<&mut TensorMut>,
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+) -> Result<()> {
+    let [n, h, w, c] = inp.shape();
+    assert!(out.shape() == inp.shape() && dout.shape() == inp.shape() && dinp.shape() == inp.shape(), "{:?}", inp.shape());
+    assert!(dresidual.as_ref().is_none_or(|dresidual| dresidual.shape() == inp.shape()), "{:?}", inp.shape());
+    assert!(gamma.len() == c && saved.len() == 3 * c && dgamma.len() == c && dbeta.len() == c);
+    match device {
+        Device::Cpu => {
+            let pixels = n * h * w;
+            let relu = norm.relu;
+            let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    gradient_sums(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], relu: bool, sums: &mut [f32])
+                );
+            });
+            dbeta.iter_mut().zip(&sums[..c]).for_each(|(to, &sum)| *to += sum as f32);
+            dgamma.iter_mut().zip(&sums[c..]).for_each(|(to, &sum)| *to += sum as f32);
+            let part = if norm.frozen { 0.0 } else { 1.0 / pixels as f64 };
+            let means: Vec<f32> = sums.iter().map(|sum| (sum * part) as f32).collect();
+            let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
+            let (means, scale, dinp): (&[f32], &[f32], &TensorMut) = (&means, &scale, dinp);
+            let dresidual: Option<&TensorMut> = dresidual.map(|dresidual| &*dresidual);
+            (0..n * h).into_par_iter().for_each(|row| {
+                let pixels = row * w..(row + 1) * w;
+                crate::dispatch!(
+                    InstructionSet::detect(),
+                    back_pixels(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], scale: &[f32], means: &[f32], relu: bool, dinp: &TensorMut, dresidual: Option<&TensorMut>)
+                );
+            });
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// Sums of g, then of g x^.
+#[inline(always)]
+fn gradient_sums(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], relu: bool, sums: &mut [f32]) {
+    let c = saved.len() / 3;
+    let (mean, rest, inverse) = (&saved[..c], &saved[c..2 * c], &saved[2 * c..]);
+    let (first, second) = sums.split_at_mut(c);
+    for pixel in pixels {
+        let (inp, out, dout) = (&inp.pixel(pixel)[..c], &out.pixel(pixel)[..c], &dout.pixel(pixel)[..c]);
+        let (first, second) = (&mut first[..c], &mut second[..c]);
+        for ch in 0..c {
+            let g = if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
+            first[ch] += g;
+            second[ch] += g * (((inp[ch] - mean[ch]) - rest[ch]) * inverse[ch]);
+        }
+    }
+}
+
+#[inline(always)]
+fn back_pixels(
+    pixels: Range<usize>,
+    inp: TensorRef,
+    out: TensorRef,
+    dout: TensorRef,
+    saved: &[f32],
+    scale: &[f32],
+    means: &[f32],
+    relu: bool,
+    dinp: &TensorMut,
+    dresidual: Option<&TensorMut>,
+) {
+    let c = scale.len();
+    let (mean, rest, inverse) = (&saved[..c], &saved[c..2 * c], &saved[2 * c..3 * c]);
+    let (mean_g, mean_gx) = (&means[..c], &means[c..2 * c]);
+    for pixel in pixels {
+        let (inp, out, dout) = (&inp.pixel(pixel)[..c], &out.pixel(pixel)[..c], &dout.pixel(pixel)[..c]);
+        // SAFETY: each row of pixels belongs to one task.
+        let to = unsafe { &mut dinp.pixel_mut(pixel)[..c] };
+        for ch in 0..c {
+            let g = if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
+            let x = ((inp[ch] - mean[ch]) - rest[ch]) * inverse[ch];
+            to[ch] += scale[ch] * ((g - mean_g[ch]) - x * mean_gx[ch]);
+        }
+        if let Some(dresidual) = dresidual {
+            // SAFETY: as above.
+            let to = unsafe { &mut dresidual.pixel_mut(pixel)[..c] };
+            for ch in 0..c {
+                to[ch] += if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
+            }
+        }
+    }
+}
+
+/// Batch norm in training by its formula: (out, saved mean and 1 / sqrt(variance + eps)); moves `running` unless frozen.
+pub fn reference_training<T: Real>(
+    norm: Norm,
+    inp: &[T],
+    gamma: &[T],
+    beta: &[T],
+    running: RunningStatistics<T>,
+    residual: Option<&[T]>,
+) -> (Vec<T>, Vec<T>) {
+    let c = gamma.len();
+    let count = inp.len() / c;
+    let (mut mean, mut variance) = (running.mean.to_vec(), running.variance.to_vec());
+    if !norm.frozen {
+        let part = T::from_f64(count as f64);
+        for ch in 0..c {
+            let channel = || inp.iter().skip(ch).step_by(c);
+            let mut sum = T::default();
+            channel().for_each(|&x| sum += x);
+            mean[ch] = sum / part;
+            let mut squares = T::default();
+            channel().for_each(|&x| squares += (x - mean[ch]) * (x - mean[ch]));
+            variance[ch] = squares / part;
+        }
+        let widen = |values: &[T]| values.iter().map(|x| x.to_f64()).collect::<Vec<f64>>();
+        move_running(running, &widen(&mean), &widen(&variance), count);
+    }
+    let inverse: Vec<T> = variance.iter().map(|&variance| T::from_f64(1.0) / (variance + T::from_f64(EPSILON)).sqrt()).collect();
+    let out = inp.iter().enumerate().map(|(i, &value)| {
+        let mut y = gamma[i % c] * (value - mean[i % c]) * inverse[i % c] + beta[i % c];
+        if let Some(residual) = residual {
+            y += residual[i];
+        }
+        if norm.relu && y < T::default() { T::default() } else { y }
+    });
+    (out.collect(), mean.iter().chain(&inverse).copied().collect())
+}
+
+/// Gradients by their formula: of the input, the residual, gamma and beta. `saved` from `reference_training`.
+pub fn reference_backward<T: Real>(
+    norm: Norm,
+    inp: &[T],
+    out: &[T],
+    dout: &[T],
+    gamma: &[T],
+    saved: &[T],
+) -> (Vec<T>, Vec<T>, Vec<T>, Vec<T>) {
+    let c = gamma.len();
+    let (mean, inverse) = saved.split_at(c);
+    let count = T::from_f64((inp.len() / c) as f64);
+    let g: Vec<T> =
+        dout.iter().zip(out).map(|(&gradient, &out)| if norm.relu && out <= T::default() { T::default() } else { gradient }).collect();
+    let x: Vec<T> = inp.iter().enumerate().map(|(i, &value)| (value - mean[i % c]) * inverse[i % c]).collect();
+    let (mut dgamma, mut dbeta) = (vec![T::default(); c], vec![T::default(); c]);
+    for (i, (&g, &x)) in g.iter().zip(&x).enumerate() {
+        dgamma[i % c] += g * x;
+        dbeta[i % c] += g;
+    }
+    let dinp = g.iter().zip(&x).enumerate().map(|(i, (&g, &x))| {
+        let ch = i % c;
+        let centred = if norm.frozen { g } else { g - dbeta[ch] / count - x * (dgamma[ch] / count) };
+        gamma[ch] * inverse[ch] * centred
+    });
+    (dinp.collect(), g.clone(), dgamma, dbeta)
+}
+
+/// Shapes (n, h, w, c), and a mean: 1 pixel, odd, several images and parts, a large mean, a real layer.
+pub const CASES: [([usize; 4], f32); 6] = [
+    ([1, 1, 1, 3], 0.0),
+    ([1, 5, 7, 3], 0.5),
+    ([2, 4, 5, 33], 0.0),
+    ([1, 31, 37, 5], 1000.0),
+    ([3, 20, 19, 16], 1.0),
+    ([1, 32, 32, 64], 0.0),
+];
+
+struct Case {
+    norm: Norm,
+    shape: [usize; 4],
+    inp: Vec<f32>,
+    residual: Option<Vec<f32>>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+    dout: Vec<f32>,
+}
+
+/// Every shape with batch statistics and frozen ones, with and without residual and ReLU.
+fn cases() -> Vec<Case> {
+    let case = |i: usize| {
+        let (shape, mean) = CASES[i / 4];
+        let seed = i as u64 + 3000;
+        let (len, c) = (shape.iter().product(), shape[3]);
+        Case {
+            norm: Norm { frozen: i % 4 == 3, relu: i % 2 == 1 },
+            shape,
+            inp: noise(len, seed).iter().map(|x| x + mean).collect(),
+            residual: (i % 4 < 2).then(|| noise(len, seed + 100)),
+            gamma: noise(c, seed + 200),
+            beta: noise(c, seed + 300),
+            mean: noise(c, seed + 400).iter().map(|x| x + mean).collect(),
+            variance: noise(c, seed + 500).iter().map(|x| x + 1.0).collect(),
+            dout: noise(len, seed + 600),
+        }
+    };
+    (0..4 * CASES.len()).map(case).collect()
+}
+
+/// Runs all cases forward and backward on a device and compares with the f64 reference: outputs, running statistics
+/// and gradients.
+///
+/// Errors: as `backward`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for case in cases() {
+        let Case { norm, shape, inp, residual, gamma, beta, mean, variance, dout } = case;
+        let (exact, exact_running) = walk::<f64>(norm, &inp, residual.as_deref(), &gamma, &beta, &mean, &variance, &dout);
+        let (plain, plain_running) = walk::<f32>(norm, &inp, residual.as_deref(), &gamma, &beta, &mean, &variance, &dout);
+        let name = |what: &str| format!("{what} of {shape:?} {norm:?}");
+        let layout = Layout::packed(shape);
+        let view = |values| TensorRef::new(values, layout);
+        let (mut out, mut saved) = (Tensor::from_values(shape, vec![f32::NAN; inp.len()]), vec![f32::NAN; 3 * gamma.len()]);
+        let (mut new_mean, mut new_variance) = (mean.clone(), variance.clone());
+        let running = RunningStatistics { mean: &mut new_mean, variance: &mut new_variance };
+        let residual_view = residual.as_deref().map(view);
+        train_forward(device, norm, view(&inp), &gamma, &beta, Some(running), residual_view, &mut saved, &mut out.view_mut())?;
+        agreements.push(Agreement::of(name("out"), out.values(), &plain[0], &exact[0]));
+        let found: Vec<f32> = new_mean.into_iter().chain(new_variance).collect();
+        agreements.push(Agreement::of(name("running statistics"), &found, &plain_running, &exact_running));
+        for (which, what) in ["dinp", "dresidual", "dgamma", "dbeta"].into_iter().enumerate() {
+            agreements.push(testing::agree(name(what), &plain[which + 1], &exact[which + 1], |found| {
+                let mut buffers = [inp.clone(), inp.clone(), gamma.clone(), gamma.clone()];
+                buffers[which].copy_from_slice(found);
+                let [dinp, dresidual, dgamma, dbeta] = &mut buffers;
+                let (mut dinp, mut dresidual) = (TensorMut::new(dinp, layout), TensorMut::new(dresidual, layout));
+                backward(
+                    device,
+                    norm,
+                    view(&inp),
+                    out.view(),
+                    view(&dout),
+                    &gamma,
+                    &saved,
+                    &mut dinp,
+                    Some(&mut dresidual),
+                    dgamma,
+                    dbeta,
+                )?;
+                found.copy_from_slice(&buffers[which]);
+                Ok(())
+            })?);
+        }
+    }
+    Ok(agreements)
+}
+
+/// Output and gradients, and the running statistics after it, by the references in T.
+fn walk<T: Real>(
+    norm: Norm,
+    inp: &[f32],
+    residual: Option<&[f32]>,
+    gamma: &[f32],
+    beta: &[f32],
+    mean: &[f32],
+    variance: &[f32],
+    dout: &[f32],
+) -> ([Vec<T>; 5], Vec<T>) {
+    let (inp, gamma, dout) = (convert::<T>(inp), convert::<T>(gamma), convert::<T>(dout));
+    let (mut mean, mut variance) = (convert::<T>(mean), convert::<T>(variance));
+    let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+    let (out, saved) = reference_training(norm, &inp, &gamma, &convert(beta), running, residual.map(convert).as_deref());
+    let (dinp, dresidual, dgamma, dbeta) = reference_backward(norm, &inp, &out, &dout, &gamma, &saved);
+    ([out, dinp, dresidual, dgamma, dbeta], mean.into_iter().chain(variance).collect())
+}
+
+/// The gradients of the f64 reference against finite differences: in the smaller cases, because among very many values
+/// one lies within a step of the ReLU's kink.
+pub fn differences() -> Vec<Agreement> {
+    let mut agreements = Vec::new();
+    for case in cases().into_iter().filter(|case| case.shape[1] > 1 && case.inp.len() < 5_000) {
+        let Case { norm, shape, inp, residual, gamma, beta, mean, variance, dout } = case;
+        let residual = residual.unwrap_or_else(|| vec![0.0; inp.len()]);
+        let ([_, dinp, dresidual, dgamma, dbeta], _) = walk::<f64>(norm, &inp, Some(&residual), &gamma, &beta, &mean, &variance, &dout);
+        let arguments = [(inp, dinp), (residual, dresidual), (gamma, dgamma), (beta, dbeta)];
+        let arguments = arguments.map(|(values, gradient)| (convert::<f64>(&values), gradient));
+        agreements.push(testing::differences(
+            format!("{shape:?} {norm:?}"),
+            arguments,
+            &convert::<f64>(&dout),
+            |[inp, residual, gamma, beta]| {
+                let (mut mean, mut variance) = (convert::<f64>(&mean), convert::<f64>(&variance));
+                let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+                reference_training(norm, inp, gamma, beta, running, Some(residual)).0
+            },
+        ));
+    }
+    agreements
+}

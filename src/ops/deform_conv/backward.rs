@@ -1,0 +1,434 @@
+//! Gradients of the deformable convolution.
+//!
+//! ```text
+//! g[c, t] = sum over o of weight[o, c, t] * dout[y, x, o]           S = sample of channel c at tap t's position
+//! dinp at the four neighbours += neighbour's bilinear weight * m_t * g
+//! dm_t = sum over c of g S                                          dlogit = dm_t m_t (1 - m_t)
+//! d(dy_t) = m_t sum over c of g [ (1 - lx) (v10 - v00) + lx (v11 - v01) ]
+//! d(dx_t) = m_t sum over c of g [ (1 - ly) (v01 - v00) + ly (v11 - v10) ]
+//! dweight[o, c, t] += dout[y, x, o] * m_t S                         dbias[o] += dout[y, x, o]
+//! ```
+//! with v the four neighbours' values (0 outside), ly and lx the fractions of the position. All are 0 when the position
+//! is not strictly inside (-1, h) x (-1, w); at a whole number the slope is the one towards larger positions.
+//!
+//! On the CPU a task is a few input channels of one image. It alone adds to those channels of `dinp`, pixel by pixel, so
+//! that wherever the offsets point no two tasks meet, and the number of threads changes no bit.
+//! Source: Zhu, Hu, Lin, Dai 2019, arXiv:1811.11168, section 2.1, differentiated; docs/network.md.
+
+use super::{DeformConvShape, OFFSET_CHANNELS, TAPS};
+use crate::device::cpu::outer_product::{self, Outer};
+use crate::device::cpu::tile_product::{self, Tile};
+use crate::device::cpu::{InstructionSet, with_scratch};
+use crate::device::{Device, TensorMut, TensorRef};
+use crate::ops::Real;
+use crate::ops::conv::{Panels, add_pixel_sums};
+use anyhow::Result;
+use rayon::prelude::*;
+
+/// Input channels of a task.
+const GROUP: usize = 16;
+/// Pixels that a task works on at once: nine taps of 16 channels for each make 32 KiB.
+const RUN: usize = 56;
+
+/// Gradients that are added to.
+#[derive(Debug)]
+pub struct Gradients<'a, 'b, T = f32> {
+    /// Of the input, (n, h, w, ci).
+    pub dinp: &'a mut TensorMut<'b, T>,
+    /// Of the offsets and mask logits, (n, h, w, 27).
+    pub doffsets: &'a mut TensorMut<'b, T>,
+    /// Of the weights, [co][ci][3][3].
+    pub dweights: &'a mut [T],
+    /// Of the bias, [co].
+    pub dbias: &'a mut [T],
+}
+
+/// Values that `backward` needs to work with.
+pub fn scratch_len(device: &Device, shape: DeformConvShape) -> usize {
+    match device {
+        Device::Cpu => cpu_scratch_len(shape, InstructionSet::detect()),
+        Device::Gpu(gpu) => match *gpu {},
+    }
+}
+
+pub(super) fn cpu_scratch_len(shape: DeformConvShape, set: InstructionSet) -> usize {
+    shape.n * shape.ci.div_ceil(GROUP) * (offset_values(shape) + weight_values(shape, set))
+}
+
+/// Partial gradients of one task: of the offsets, and of the weights, [tap][c][lane].
+fn offset_values(shape: DeformConvShape) -> usize {
+    shape.h * shape.w * OFFSET_CHANNELS
+}
+
+fn weight_values(shape: DeformConvShape, set: InstructionSet) -> usize {
+    TAPS * GROUP * shape.co.next_multiple_of(tile_product::sizes(set).lanes)
+}
+
+/// Adds the gradients of everything the op reads.
+///
+/// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27), `weights` [co][ci][3][3], `dout` (n, h, w, co), f32; `scratch` at
+/// least `scratch_len`.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn backward(
+    device: &Device,
+    shape: DeformConvShape,
+    inp: TensorRef,
+    offsets: TensorRef,
+    weights: &[f32],
+    dout: TensorRef,
+    gradients: Gradients,
+    scratch: &mut [f32],
+) -> Result<()> {
+    match device {
+        Device::Cpu => backward_cpu(shape, inp, offsets, weights, dout, gradients, scratch, InstructionSet::detect()),
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+pub(super) fn backward_cpu(
+    shape: DeformConvShape,
+    inp: TensorRef,
+    offsets: TensorRef,
+    weights: &[f32],
+    dout: TensorRef,
+    gradients: Gradients,
+    scratch: &mut [f32],
+    set: InstructionSet,
+) {
+    let DeformConvShape { n, h, w, ci, co } = shape;
+    let Gradients { dinp, doffsets, dweights, dbias } = gradients;
+    assert!(inp.shape() == [n, h, w, ci] && dinp.shape() == inp.shape() && dout.shape() == [n, h, w, co], "maps of {shape:?}");
+    assert!(offsets.shape() == [n, h, w, OFFSET_CHANNELS] && doffsets.shape() == offsets.shape(), "offsets of {shape:?}");
+    assert!(weights.len() == co * ci * TAPS && dweights.len() == weights.len() && dbias.len() == co, "weights of {shape:?}");
+    assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    let groups = ci.div_ceil(GROUP);
+    let panels: Vec<Panels> = (0..groups)
+        .map(|group| {
+            let (first, len) = (group * GROUP, GROUP.min(ci - group * GROUP));
+            let weight = |lane: usize, o: usize, _: usize| weights[(o * ci + first + lane % len) * TAPS + lane / len];
+            Panels::pack_by(co, TAPS * len, 1, weight, &[], set)
+        })
+        .collect();
+    let each = offset_values(shape) + weight_values(shape, set);
+    let partial = &mut scratch[..n * groups * each];
+    let to: &TensorMut = dinp;
+    partial.par_chunks_mut(each).enumerate().for_each(|(task, partial)| {
+        let (image, group) = (task / groups, task % groups);
+        let (partial_offsets, partial_weights) = partial.split_at_mut(offset_values(shape));
+        partial_weights.fill(0.0);
+        let task = Task { shape, image, first: group * GROUP, len: GROUP.min(ci - group * GROUP), set };
+        task.run(inp, offsets, &panels[group], dout, to, partial_offsets, partial_weights);
+    });
+    // The parts of all channels, in their order; then those of all images.
+    let partial: &[f32] = partial;
+    let to: &TensorMut = doffsets;
+    (0..n * h).into_par_iter().for_each(|row| {
+        for pixel in row * w..(row + 1) * w {
+            // SAFETY: each row belongs to one task.
+            let to = unsafe { to.pixel_mut(pixel) };
+            let (image, within) = (pixel / (h * w), pixel % (h * w));
+            for group in 0..groups {
+                let from = &partial[(image * groups + group) * each + within * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
+            }
+        }
+    });
+    let lanes = weight_values(shape, set) / (TAPS * GROUP);
+    dweights.par_chunks_mut(ci * TAPS).enumerate().for_each(|(o, dweights)| {
+        for (i, dweight) in dweights.iter_mut().enumerate() {
+            let (c, tap) = (i / TAPS, i % TAPS);
+            let at = |image: usize| (image * groups + c / GROUP) * each + offset_values(shape) + (tap * GROUP + c % GROUP) * lanes + o;
+            *dweight += (0..n).map(|image| partial[at(image)]).sum::<f32>();
+        }
+    });
+    add_pixel_sums(dout, dbias);
+}
+
+/// Where one tap of one pixel is sampled.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    /// Pixel indices of the four neighbours: of any pixel where `inside` is 0.
+    pixels: [u32; 4],
+    /// 1 for neighbours in the image, 0 for others.
+    inside: [f32; 4],
+    /// Fractions of the position.
+    fraction: [f32; 2],
+    mask: f32,
+    /// False if the position is not strictly inside (-1, h) x (-1, w).
+    counts: bool,
+}
+
+impl Sample {
+    #[inline(always)]
+    fn at(py: f32, px: f32, mask: f32, [h, w]: [usize; 2], first_pixel: usize) -> Self {
+        // Written so that a NaN position samples nothing.
+        if !(py > -1.0 && px > -1.0 && py < h as f32 && px < w as f32) {
+            return Sample { mask, ..Sample::default() };
+        }
+        let (y0, x0) = (py.floor(), px.floor());
+        let mut sample = Sample { fraction: [py - y0, px - x0], mask, counts: true, ..Sample::default() };
+        for i in 0..4 {
+            let (y, x) = (y0 as i32 + i / 2, x0 as i32 + i % 2);
+            if y >= 0 && x >= 0 && y < h as i32 && x < w as i32 {
+                sample.pixels[i as usize] = (first_pixel + y as usize * w + x as usize) as u32;
+                sample.inside[i as usize] = 1.0;
+            }
+        }
+        sample
+    }
+}
+
+/// A few input channels of one image.
+#[derive(Clone, Copy)]
+struct Task {
+    shape: DeformConvShape,
+    image: usize,
+    /// First channel, and how many.
+    first: usize,
+    len: usize,
+    set: InstructionSet,
+}
+
+impl Task {
+    fn run(
+        &self,
+        inp: TensorRef,
+        offsets: TensorRef,
+        panels: &Panels,
+        dout: TensorRef,
+        dinp: &TensorMut,
+        partial_offsets: &mut [f32],
+        partial_weights: &mut [f32],
+    ) {
+        let Task { shape: DeformConvShape { h, w, co, .. }, image, len, set, .. } = *self;
+        let sizes = tile_product::sizes(set);
+        let out_lanes = co.next_multiple_of(sizes.lanes);
+        let g_lanes = (TAPS * len).next_multiple_of(sizes.lanes);
+        let stride = panels.tile_stride();
+        let mut samples = [Sample::default(); RUN * TAPS];
+        with_scratch(RUN * (stride + out_lanes + g_lanes + TAPS * GROUP), |scratch| {
+            let (tile, rest) = scratch.split_at_mut(RUN * stride);
+            let (other, rest) = rest.split_at_mut(RUN * out_lanes);
+            let (g, sampled) = rest.split_at_mut(RUN * g_lanes);
+            for start in (0..h * w).step_by(RUN) {
+                let pixels = RUN.min(h * w - start);
+                let first_pixel = image * h * w + start;
+                for (p, taps) in samples.chunks_exact_mut(TAPS).take(pixels).enumerate() {
+                    let q = offsets.pixel(first_pixel + p);
+                    let (y, x) = ((start + p) / w, (start + p) % w);
+                    for (tap, sample) in taps.iter_mut().enumerate() {
+                        let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
+                        let px = (x as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
+                        *sample = Sample::at(py, px, 1.0 / (1.0 + (-q[2 * TAPS + tap]).exp()), [h, w], image * h * w);
+                    }
+                }
+                for (p, to) in other.chunks_exact_mut(out_lanes).take(pixels).enumerate() {
+                    to[..co].copy_from_slice(dout.pixel(first_pixel + p));
+                    to[co..].fill(0.0);
+                }
+                // g, pixel by pixel: [tap][c].
+                for (i, (channel, length)) in panels.chunks().enumerate() {
+                    for (p, to) in tile.chunks_exact_mut(stride).take(pixels).enumerate() {
+                        to[..length].copy_from_slice(&other[p * out_lanes + channel..][..length]);
+                    }
+                    for panel in 0..panels.count() {
+                        let (lane, lanes) = panels.lanes(panel);
+                        let mut p = 0;
+                        for rows in tile_product::cut(pixels, sizes.max_rows) {
+                            let call = Tile {
+                                inp: tile[p * stride..].as_ptr(),
+                                taps: [0].as_ptr(),
+                                tap_count: 1,
+                                channels: length,
+                                weights: panels.block(channel, length, panel).as_ptr(),
+                                out: g[p * g_lanes + lane..].as_mut_ptr(),
+                                out_stride: g_lanes,
+                                bias: if i == 0 { panels.bias(panel).as_ptr() } else { std::ptr::null() },
+                                residual: std::ptr::null(),
+                                residual_stride: 0,
+                                relu: false,
+                            };
+                            // SAFETY: the tile and `g` hold all pixels of the run with the strides given.
+                            unsafe { tile_product::find(set, rows, lanes / sizes.lanes, stride)(&call) };
+                            p += rows;
+                        }
+                    }
+                }
+                let (task, samples) = (*self, &samples[..pixels * TAPS]);
+                let to = &mut partial_offsets[start * OFFSET_CHANNELS..][..pixels * OFFSET_CHANNELS];
+                crate::dispatch!(
+                    set,
+                    spread(task: Task, samples: &[Sample], g: &[f32], g_lanes: usize, inp: TensorRef, dinp: &TensorMut, to: &mut [f32], sampled: &mut [f32])
+                );
+                // The weights' part: samples times `dout`.
+                for tap in 0..TAPS {
+                    let mut c = 0;
+                    for rows in tile_product::cut(GROUP, sizes.max_rows) {
+                        let mut lane = 0;
+                        while lane < out_lanes {
+                            let vectors = if out_lanes - lane > sizes.lanes { 2 } else { 1 };
+                            let call = Outer {
+                                inp: sampled[tap * GROUP + c..].as_ptr(),
+                                inp_step: TAPS * GROUP,
+                                inp_row: 0,
+                                other: other[lane..].as_ptr(),
+                                other_step: out_lanes,
+                                other_row: 0,
+                                rows: 1,
+                                pixels,
+                                out: partial_weights[(tap * GROUP + c) * out_lanes + lane..].as_mut_ptr(),
+                                out_stride: out_lanes,
+                            };
+                            // SAFETY: `sampled` and `other` hold all pixels of the run, `partial_weights` is this task's.
+                            unsafe { outer_product::find(set, rows, vectors)(&call) };
+                            lane += vectors * sizes.lanes;
+                        }
+                        c += rows;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The gradients of input and offsets of a run of pixels, and its samples times the mask, [pixel][tap][c].
+#[inline(always)]
+fn spread(
+    task: Task,
+    samples: &[Sample],
+    g: &[f32],
+    g_lanes: usize,
+    inp: TensorRef,
+    dinp: &TensorMut,
+    doffsets: &mut [f32],
+    sampled: &mut [f32],
+) {
+    let Task { first, len, .. } = task;
+    for (i, (sample, sampled)) in samples.iter().zip(sampled.chunks_exact_mut(GROUP)).enumerate() {
+        let (p, tap) = (i / TAPS, i % TAPS);
+        let dq = &mut doffsets[p * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
+        if !sample.counts {
+            sampled.fill(0.0);
+            [dq[2 * tap], dq[2 * tap + 1], dq[2 * TAPS + tap]] = [0.0; 3];
+            continue;
+        }
+        let [ly, lx] = sample.fraction;
+        let bilinear = [(1.0 - ly) * (1.0 - lx), (1.0 - ly) * lx, ly * (1.0 - lx), ly * lx];
+        let mut gradient = [0.0_f32; GROUP];
+        gradient[..len].copy_from_slice(&g[p * g_lanes + tap * len..][..len]);
+        let mut v = [[0.0_f32; GROUP]; 4];
+        for (corner, v) in v.iter_mut().enumerate() {
+            if sample.inside[corner] > 0.0 {
+                let pixel = sample.pixels[corner] as usize;
+                if len == GROUP {
+                    v.copy_from_slice(&inp.pixel(pixel)[first..first + GROUP]);
+                } else {
+                    v[..len].copy_from_slice(&inp.pixel(pixel)[first..first + len]);
+                }
+                let weight = bilinear[corner] * sample.mask;
+                // SAFETY: these channels of this image belong to one task.
+                let to = unsafe { std::slice::from_raw_parts_mut(dinp.pixel_ptr(pixel).add(first), len) };
+                if len == GROUP {
+                    to[..GROUP].iter_mut().zip(&gradient).for_each(|(to, &g)| *to += weight * g);
+                } else {
+                    to.iter_mut().zip(&gradient).for_each(|(to, &g)| *to += weight * g);
+                }
+            }
+        }
+        let (mut value, mut along_y, mut along_x) = ([0.0_f32; GROUP], [0.0_f32; GROUP], [0.0_f32; GROUP]);
+        for c in 0..GROUP {
+            let [a, b, d, e] = [v[0][c], v[1][c], v[2][c], v[3][c]];
+            let s = (a * bilinear[0] + b * bilinear[1]) + (d * bilinear[2] + e * bilinear[3]);
+            sampled[c] = s * sample.mask;
+            value[c] = gradient[c] * s;
+            along_y[c] = gradient[c] * ((1.0 - lx) * (d - a) + lx * (e - b));
+            along_x[c] = gradient[c] * ((1.0 - ly) * (b - a) + ly * (e - d));
+        }
+        dq[2 * tap] = sample.mask * sum(along_y);
+        dq[2 * tap + 1] = sample.mask * sum(along_x);
+        dq[2 * TAPS + tap] = sum(value) * sample.mask * (1.0 - sample.mask);
+    }
+}
+
+/// The sum in halves: an order that vector registers can follow.
+#[inline(always)]
+fn sum(mut values: [f32; GROUP]) -> f32 {
+    let mut half = GROUP / 2;
+    while half > 0 {
+        for i in 0..half {
+            values[i] += values[i + half];
+        }
+        half /= 2;
+    }
+    values[0]
+}
+
+/// Gradients by their formula, of input, offsets (with mask logits), weights and bias.
+pub fn reference_backward<T: Real>(
+    shape: DeformConvShape,
+    inp: &[T],
+    offsets: &[T],
+    weights: &[T],
+    dout: &[T],
+) -> (Vec<T>, Vec<T>, Vec<T>, Vec<T>) {
+    let DeformConvShape { n, h, w, ci, co } = shape;
+    let (zero, one) = (T::default(), T::from_f64(1.0));
+    let mut turned = vec![zero; weights.len()]; // [tap][c][o]
+    for (i, &weight) in weights.iter().enumerate() {
+        turned[(i % TAPS * ci + i / TAPS % ci) * co + i / (ci * TAPS)] = weight;
+    }
+    let (mut dinp, mut doffsets) = (vec![zero; inp.len()], vec![zero; offsets.len()]);
+    let (mut sums, mut dbias) = (vec![zero; weights.len()], vec![zero; co]);
+    for pixel in 0..n * h * w {
+        let (image, y, x) = (pixel / (h * w), pixel / w % h, pixel % w);
+        let gradient = &dout[pixel * co..][..co];
+        dbias.iter_mut().zip(gradient).for_each(|(sum, &gradient)| *sum += gradient);
+        let q = &offsets[pixel * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
+        let dq = &mut doffsets[pixel * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
+        for tap in 0..TAPS {
+            let mask = one / (one + (zero - q[18 + tap]).exp());
+            let py = T::from_f64(y as f64 - 1.0 + (tap / 3) as f64) + q[2 * tap];
+            let px = T::from_f64(x as f64 - 1.0 + (tap % 3) as f64) + q[2 * tap + 1];
+            let inside = py > T::from_f64(-1.0) && px > T::from_f64(-1.0) && py < T::from_f64(h as f64) && px < T::from_f64(w as f64);
+            if !inside {
+                continue;
+            }
+            let (ly, lx) = (py - py.floor(), px - px.floor());
+            let (y0, x0) = (py.floor().to_f64() as isize, px.floor().to_f64() as isize);
+            let corner = |i: isize| {
+                let (y, x) = (y0 + i / 2, x0 + i % 2);
+                let inside = y >= 0 && x >= 0 && y < h as isize && x < w as isize;
+                inside.then(|| ((image * h + y as usize) * w + x as usize) * ci)
+            };
+            let corners = [corner(0), corner(1), corner(2), corner(3)];
+            let bilinear = [(one - ly) * (one - lx), (one - ly) * lx, ly * (one - lx), ly * lx];
+            let (mut dmask, mut dy, mut dx) = (zero, zero, zero);
+            for c in 0..ci {
+                let mut g = zero;
+                for (&weight, &gradient) in turned[(tap * ci + c) * co..][..co].iter().zip(gradient) {
+                    g += weight * gradient;
+                }
+                let v = corners.map(|corner| corner.map_or(zero, |corner| inp[corner + c]));
+                let s = bilinear[0] * v[0] + bilinear[1] * v[1] + bilinear[2] * v[2] + bilinear[3] * v[3];
+                dmask += g * s;
+                dy += g * ((one - lx) * (v[2] - v[0]) + lx * (v[3] - v[1]));
+                dx += g * ((one - ly) * (v[1] - v[0]) + ly * (v[3] - v[2]));
+                for (corner, &bilinear) in corners.iter().zip(&bilinear) {
+                    if let Some(corner) = corner {
+                        dinp[corner + c] += bilinear * mask * g;
+                    }
+                }
+                for (sum, &gradient) in sums[(tap * ci + c) * co..][..co].iter_mut().zip(gradient) {
+                    *sum += gradient * (mask * s);
+                }
+            }
+            dq[2 * tap] += mask * dy;
+            dq[2 * tap + 1] += mask * dx;
+            dq[18 + tap] += dmask * mask * (one - mask);
+        }
+    }
+    let dweights = (0..weights.len()).map(|i| sums[(i % TAPS * ci + i / TAPS % ci) * co + i / (ci * TAPS)]).collect();
+    (dinp, doffsets, dweights, dbias)
+}

@@ -1,0 +1,80 @@
+//! The gradient of a ReLU that was fused into the op before it, in place: what flows back passes where the output is
+//! more than 0. (At 0 the derivative is 0, as in PyTorch.)
+//!
+//! ```text
+//! out = max(inp, 0)        dout = out > 0 ? dout : 0
+//! ```
+//! In place because nothing else reads the gradient of the output: there is no sum to add to.
+//! Source: Nair, Hinton 2010, Rectified linear units improve restricted Boltzmann machines.
+
+use super::{Agreement, Real, noise, real::convert};
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use anyhow::Result;
+use rayon::prelude::*;
+
+/// Clears `dout` where `out` is not above 0.
+///
+/// Shapes: both (n, h, w, c), f32.
+/// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
+/// Source: the formula above.
+pub fn backward(device: &Device, out: TensorRef, dout: &mut TensorMut) -> Result<()> {
+    assert_eq!(out.shape(), dout.shape());
+    match device {
+        Device::Cpu => {
+            let dout: &TensorMut = dout;
+            let [n, h, w, _] = out.shape();
+            (0..n * h).into_par_iter().for_each(|row| {
+                for pixel in row * w..(row + 1) * w {
+                    // SAFETY: each row belongs to one task.
+                    let gradients = unsafe { dout.pixel_mut(pixel) };
+                    for (gradient, &out) in gradients.iter_mut().zip(out.pixel(pixel)) {
+                        *gradient = if out > 0.0 { *gradient } else { 0.0 };
+                    }
+                }
+            });
+        }
+        Device::Gpu(gpu) => match *gpu {},
+    }
+    Ok(())
+}
+
+/// ReLU by its formula.
+pub fn reference<T: Real>(inp: &[T]) -> Vec<T> {
+    inp.iter().map(|&x| if x < T::default() { T::default() } else { x }).collect()
+}
+
+/// Its gradient.
+pub fn reference_backward<T: Real>(out: &[T], dout: &[T]) -> Vec<T> {
+    out.iter().zip(dout).map(|(&out, &gradient)| if out > T::default() { gradient } else { T::default() }).collect()
+}
+
+/// Shapes (n, h, w, c): 1x1, odd, several images.
+pub const CASES: [[usize; 4]; 3] = [[1, 1, 1, 1], [1, 5, 7, 3], [2, 4, 5, 33]];
+
+/// Runs all cases on a device: nothing is rounded, so nothing may differ.
+///
+/// Errors: as `backward`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for (i, shape) in CASES.into_iter().enumerate() {
+        let out = reference(&noise(shape.iter().product(), i as u64));
+        let dout = noise(out.len(), i as u64 + 100);
+        let exact = reference_backward::<f64>(&convert(&out), &convert(&dout));
+        let plain = reference_backward::<f32>(&out, &dout);
+        let mut found = Tensor::from_values(shape, dout);
+        backward(device, Tensor::from_values(shape, out).view(), &mut found.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), found.values(), &plain, &exact) });
+    }
+    Ok(agreements)
+}
+
+/// The gradient of the f64 reference against finite differences.
+pub fn differences() -> Vec<Agreement> {
+    let case = |(i, shape): (usize, [usize; 4])| {
+        let inp = convert::<f64>(&noise(shape.iter().product(), i as u64));
+        let dout = convert::<f64>(&noise(inp.len(), i as u64 + 100));
+        let dinp = reference_backward(&reference(&inp), &dout);
+        super::backward::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(inp))
+    };
+    CASES.into_iter().enumerate().map(case).collect()
+}
