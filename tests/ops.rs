@@ -1,5 +1,6 @@
 //! Every op on every device against its f64 reference, the references against finite differences, and both against
 //! PyTorch: made from the one list of ops, and from tests/golden/ops.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use epicker::device::Device;
 use epicker::ops::Agreement;

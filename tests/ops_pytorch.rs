@@ -1,5 +1,6 @@
 //! Single operations and their gradients against PyTorch's in f64 (tests/golden/README.md): the references to 1e-12, the
 //! ops in f32 to 1e-5, both of the largest value.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use epicker::device::tensor::Layout;
 use epicker::device::{Device, Tensor, TensorMut, TensorRef};

@@ -1,5 +1,6 @@
 //! Training against the original, computed in f64 by PyTorch (tests/golden/README.md): the same training plan runs in f64
 //! through the references, and in f32 through the ops.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use epicker::device::Device;
 use epicker::formats::model_file::load_model_file;

@@ -76,7 +76,7 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
     // Along one axis, tap k of output pixel o meets input pixel o s + k - pad. For input pixels a s + phase those taps
     // count that leave no rest, and meet output pixel a + (phase + pad - k) / s.
     let along = |phase: usize| -> (Vec<usize>, isize) {
-        let taps: Vec<usize> = (0..kernel).rev().filter(|k| (phase + kernel / 2 + stride * kernel - k) % stride == 0).collect();
+        let taps: Vec<usize> = (0..kernel).rev().filter(|k| (phase + kernel / 2 + stride * kernel - k).is_multiple_of(stride)).collect();
         let first = taps.first().map_or(0, |&k| (phase + kernel / 2) as isize - k as isize);
         (taps, -(first / stride as isize))
     };
