@@ -252,17 +252,17 @@ fn losses_and_their_gradients_are_the_originals() {
     let file = load("losses");
     for case in ["normal", "extreme", "no_positive", "all_zero_gt"] {
         let get = |name: &str| &file[&format!("{case}.{name}")];
-        let (logits, targets) = (&get("logits").values, narrow(&get("gt").values));
+        let (logits, targets) = (&get("logits").values, &get("gt").values);
         for (kind, name) in [(HeatMapLoss::Focal, "focal"), (HeatMapLoss::SparseOriginal, "sparse")] {
             let mut gradient = vec![0.0; logits.len()];
-            let loss = losses::heat_map(kind, logits, &targets, 1.0, &mut gradient);
+            let loss = losses::heat_map(kind, logits, targets, 1.0, &mut gradient);
             close(&format!("{case} {name}"), &[loss], &get(name).values, EXACT);
             close(&format!("{case} {name}"), &gradient, &get(&format!("{name}_glogits")).values, EXACT);
             if case == "extreme" {
                 continue; // there f32 decides which side of a bound a logit lies on
             }
             let mut gradient = vec![0.0_f32; logits.len()];
-            let loss = losses::heat_map(kind, &narrow(logits), &targets, 1.0, &mut gradient);
+            let loss = losses::heat_map(kind, &narrow(logits), &narrow(targets), 1.0, &mut gradient);
             close(&format!("{case} {name} in f32"), &[loss], &get(name).values, SINGLE);
             close(&format!("{case} {name} in f32"), &wide(&gradient), &get(&format!("{name}_glogits")).values, SINGLE);
         }

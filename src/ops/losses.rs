@@ -46,15 +46,15 @@ const SPARSE_WEIGHT: f64 = 0.01;
 /// The heat map's loss; adds `weight` times its gradient to `dlogits`.
 ///
 /// Shapes: `logits`, `targets` and `dlogits` alike, all images of the batch.
-pub fn heat_map<T: Real>(kind: HeatMapLoss, logits: &[T], targets: &[f32], weight: f64, dlogits: &mut [T]) -> f64 {
+pub fn heat_map<T: Real, Y: Real>(kind: HeatMapLoss, logits: &[T], targets: &[Y], weight: f64, dlogits: &mut [T]) -> f64 {
     assert!(logits.len() == targets.len() && dlogits.len() == logits.len(), "{} {} {}", logits.len(), targets.len(), dlogits.len());
-    let positives = targets.iter().filter(|&&y| y == 1.0).count();
+    let positives = targets.iter().filter(|y| y.to_f64() == 1.0).count();
     let scale = 1.0 / positives.max(1) as f64;
     let mut sum = 0.0;
     for ((z, &y), dz) in logits.iter().zip(targets).zip(dlogits) {
         let raw = 1.0 / (1.0 + (-z.to_f64()).exp());
         let p = raw.clamp(CLAMP, 1.0 - CLAMP);
-        let y = f64::from(y);
+        let y = y.to_f64();
         let far = (1.0 - y).powi(4);
         let (value, slope) = if y == 1.0 {
             ((1.0 - p).powi(2) * p.ln(), (1.0 - p).powi(3) - 2.0 * p * (1.0 - p).powi(2) * p.ln())
