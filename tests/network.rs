@@ -1,5 +1,6 @@
 //! The network against reference outputs computed in f64 by the original's code (tests/golden/README.md), and the plan
 //! against the naive walk.
+#![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
 use epicker::device::Device;
 use epicker::net::{Architecture, Model, formula, graph::NodeId, plan::Plan, reference};

@@ -116,10 +116,10 @@ unsafe fn product<L: Lanes, const ROWS: usize, const VECTORS: usize, const STRID
             let mut inp = tile.inp.add(*tile.taps.add(tap));
             for _ in 0..tile.channels {
                 let w: [L::V; VECTORS] = std::array::from_fn(|v| L::load(weights.add(v * L::LANES)));
-                for m in 0..ROWS {
+                for (m, row) in sums.iter_mut().enumerate() {
                     let value = L::splat(inp.add(m * STRIDE));
-                    for v in 0..VECTORS {
-                        sums[m][v] = L::mul_add(value, w[v], sums[m][v]);
+                    for (sum, &w) in row.iter_mut().zip(&w) {
+                        *sum = L::mul_add(value, w, *sum);
                     }
                 }
                 inp = inp.add(1);
