@@ -73,7 +73,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
     // Values such as -1 are for the ranges to judge, not to be taken for options.
     let mut commands = Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(with_negative_numbers));
     if args.len() < 2 {
-        commands.print_help()?;
+        let _ = commands.print_help(); // a reader may close the pipe
         return Ok(status::DONE);
     }
     let (args, ignored) = spelling::canonical(args, &commands)?;
@@ -82,13 +82,13 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         && command.get_arguments().any(clap::Arg::is_required_set)
     {
         // The callers' wrapper without arguments: usage, and no error.
-        command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help()?;
+        let _ = command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help();
         return Ok(status::DONE);
     }
     let cli = match commands.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(asked) if !asked.use_stderr() => {
-            asked.print()?; // --help and --version
+            let _ = asked.print(); // --help and --version
             return Ok(status::DONE);
         }
         Err(wrong) => return Err(Usage::because(status::one_line(&wrong)).into()),
