@@ -108,6 +108,12 @@ fn write_and_read(content: &Content) {
             return;
         }
     };
+    // Far off every micrograph the formats' limits differ: a corner or a width may lie beyond what a centre may be.
+    let sizes = |point: &Coordinate| [point.size, point.estimated_size].into_iter().flatten().flat_map(|size| [size.width, size.height]);
+    let is_far = |point: &Coordinate| [point.x, point.y].into_iter().chain(sizes(point)).any(|value| value.abs() > 1e8);
+    if sets.iter().any(|set| set.coordinates.points.iter().any(is_far)) {
+        return;
+    }
     for set in sets.iter().take(4) {
         write_one(&set.coordinates);
     }
@@ -119,12 +125,6 @@ fn write_and_read(content: &Content) {
 }
 
 fn write_one(coordinates: &Coordinates) {
-    // Far off every micrograph the formats' limits differ: a corner or a width may lie beyond what a centre may be.
-    let sizes = |point: &Coordinate| [point.size, point.estimated_size].into_iter().flatten().flat_map(|size| [size.width, size.height]);
-    let is_far = |point: &Coordinate| [point.x, point.y].into_iter().chain(sizes(point)).any(|value| value.abs() > 1e8);
-    if coordinates.points.iter().any(is_far) {
-        return;
-    }
     let all = coordinates.points.len();
     if let Ok(text) = thi::write(coordinates, &thi::WriteOptions::default()) {
         // A fiber needs two vertices there; a tube of a single segment is nothing strange in the other formats.

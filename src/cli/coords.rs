@@ -421,7 +421,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
         (point.x, point.y) = (point.x * args.scale, point.y * args.scale);
         (point.size, point.estimated_size) = (scaled(point.size), scaled(point.estimated_size));
         ensure!(
-            point.x.is_finite() && point.y.is_finite(),
+            point.x.abs() <= f64::from(i32::MAX) && point.y.abs() <= f64::from(i32::MAX),
             "{}: a point beyond every micrograph; expected a sensible factor; correct --scale",
             item.source.display()
         );

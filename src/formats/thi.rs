@@ -268,6 +268,10 @@ fn read_points(rows: &[(usize, &str)], columns: &Columns, warnings: &mut Warning
         let mut point = Coordinate::at(text::pixels(tokens[columns.x], line, "x")?, text::pixels(tokens[columns.y], line, "y")?);
         if let Some(token) = columns.radius.and_then(|column| tokens.get(column)) {
             let radius = text::pixels(token, line, "the radius")?;
+            ensure!(
+                radius <= f64::from(i32::MAX) / 2.0,
+                "line {line}: the radius is {radius}; expected pixels of a micrograph; correct the row"
+            );
             if radius >= 0.0 {
                 point.size = Some(Size::square(2.0 * radius));
             } else {

@@ -66,8 +66,8 @@ pub fn read(text: &str, scale: f64) -> Result<(Content, Warnings)> {
         let mut point =
             Coordinate::at(text::pixels(tokens[x], line, "x_coord")? * scale, text::pixels(tokens[y], line, "y_coord")? * scale);
         ensure!(
-            point.x.is_finite() && point.y.is_finite(),
-            "line {line}: beyond every micrograph; expected a sensible scale; correct --scale"
+            point.x.abs() <= f64::from(i32::MAX) && point.y.abs() <= f64::from(i32::MAX),
+            "line {line}: beyond every micrograph after scaling; expected a sensible factor; correct --scale"
         );
         if let Some(column) = score {
             point.score = text::score(tokens[column], line)?;
