@@ -74,12 +74,15 @@ pub fn reference<T: Real>(step: AdamStep, p: &mut [T], g: &[T], m: &mut [T], v: 
     }
 }
 
+/// Numbers of parameters: one, one past a register, and more than one task.
+pub const CASES: [usize; 3] = [1, 17, 40_000];
+
 /// Five steps on a device against the f64 reference.
 ///
 /// Errors: as `step`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
-    for len in [1, 17, 40_000] {
+    for len in CASES {
         let start = noise(len, 1);
         let mut found = [start.clone(), vec![0.0; len], vec![0.0; len]];
         let mut plain = found.clone();
