@@ -14,6 +14,7 @@ pub mod rethreshold;
 pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
 pub mod status; //      exit status
 pub mod threads; //     how many
+pub mod train;
 pub mod values; //      numbers with their allowed range
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -43,6 +44,8 @@ enum Command {
     Check(Box<check::CheckArgs>),
     /// Keep labelled images for later trainings: create, list or prune
     Exemplar(Box<exemplar::ExemplarArgs>),
+    /// Teach a network to find what is labelled, from nothing or from a model
+    Train(Box<train::TrainArgs>),
     /// Measure how fast this machine picks
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
@@ -103,6 +106,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Coords(args) => coords::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Exemplar(args) => exemplar::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),

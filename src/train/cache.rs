@@ -74,6 +74,17 @@ impl ImageCache {
         Ok(image)
     }
 
+    /// Removes all images of the cache, and the folder if nothing else is in it. What cannot be removed stays.
+    pub fn clear(&self) {
+        let Some(folder) = &self.folder else { return };
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if is_ours(&entry.file_name().to_string_lossy()) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        let _ = std::fs::remove_dir(folder);
+    }
+
     fn prepare(&self, micrograph: &Micrograph) -> Result<ImageD> {
         let prepared = preprocess(micrograph, self.frame, &self.compat)?;
         Ok(ImageD { size: [prepared.geometry.height_d, prepared.geometry.frame], levels: prepared.equalised })

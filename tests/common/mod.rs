@@ -2,5 +2,6 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and may panic")]
 
 pub mod fixtures;
+pub mod labelled;
 pub mod micrographs;
 pub mod program;

@@ -1,0 +1,301 @@
+//! What surrounds a training: the progress bar, the logs, the curves, judging and saving.
+
+use super::TrainArgs;
+use crate::cli::eval::kind_of;
+use crate::cli::status;
+use crate::eval::chart::{Chart, Series};
+use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
+use crate::eval::with_model::{ModelPicks, Options};
+use crate::formats::coordinates::Kind;
+use crate::formats::state_dict::{ModelFacts, StateDict};
+use crate::io::write::write_whole;
+use crate::net::Model;
+use crate::train::cache::ImageCache;
+use crate::train::checkpoint::{self, BEST_NAME, LAST};
+use crate::train::labels::{Gathered, Labelled};
+use crate::train::run::{EpochReport, Hooks, Snapshot, StepReport};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Tells, judges and saves.
+pub struct TrainHooks {
+    args: TrainArgs,
+    judged: Vec<Labelled>,
+    cache: ImageCache,
+    facts: ModelFacts,
+    fingerprint: String,
+    bar: Option<ProgressBar>,
+    log: File,
+    lines: File,
+    /// By epoch: epoch, loss, score.
+    curve: Vec<(f64, f64, Option<f64>)>,
+    threshold: Option<f64>,
+    has_best: bool,
+    epoch_begun: Instant,
+    images_seen: usize,
+}
+
+const JSON_LOG: &str = "log.jsonl";
+
+impl TrainHooks {
+    /// Opens the logs; a resumed training goes on with those that are there.
+    ///
+    /// Errors: a log cannot be opened.
+    pub fn new(
+        args: &TrainArgs,
+        gathered: &Gathered,
+        judged: &[usize],
+        cache: ImageCache,
+        facts: ModelFacts,
+        fingerprint: String,
+        images: usize,
+    ) -> Result<Self> {
+        let logs = args.folder().join("logs");
+        let open = |name: &str| {
+            let path = logs.join(name);
+            let file = if args.resume { File::options().append(true).create(true).open(&path) } else { File::create(&path) };
+            file.with_context(|| format!("{}: cannot be written; check the folder's rights", path.display()))
+        };
+        let curve = if args.resume { earlier_curve(&logs.join(JSON_LOG)) } else { Vec::new() };
+        let (log, lines) = (open("log.txt")?, open(JSON_LOG)?);
+        write_whole(&args.folder().join("opt.txt"), format!("{args:#?}\n").as_bytes())?;
+        let bar = (!args.json && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(images as u64), ProgressDrawTarget::stderr());
+            let shape = "{prefix} {bar:24} {pos}/{len} images, {per_sec}, {eta} left in the epoch  {msg}";
+            bar.with_style(ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        Ok(TrainHooks {
+            args: args.clone(),
+            judged: judged.iter().map(|&i| gathered.labelled[i].clone()).collect(),
+            cache,
+            facts,
+            fingerprint,
+            bar,
+            log,
+            lines,
+            curve,
+            threshold: None,
+            has_best: args.resume && args.folder().join(format!("{BEST_NAME}.pth")).is_file(),
+            epoch_begun: Instant::now(),
+            images_seen: 0,
+        })
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// True if a model of this training was the best of one.
+    pub fn has_best(&self) -> bool {
+        self.has_best
+    }
+
+    /// Judges a model file on a part of the micrographs.
+    ///
+    /// Errors: a file cannot be read, or the network fails.
+    pub fn evaluate_file(&self, model: &Path, gathered: &Gathered, part: &[usize]) -> Result<Report> {
+        let labelled: Vec<Labelled> = part.iter().map(|&i| gathered.labelled[i].clone()).collect();
+        self.evaluate(&Model::load(model)?, &labelled, 1000)
+    }
+
+    fn evaluate(&self, model: &Model, labelled: &[Labelled], bootstrap: usize) -> Result<Report> {
+        let kind = kind_of(self.args.mode);
+        let side_h_px = self.facts.particle_size_h_px.unwrap_or(4.75);
+        let options = Options {
+            frame: self.args.frame,
+            k: 4000.min((self.args.frame / 4).pow(2)),
+            kind,
+            fiber_threshold: 0.2, // that of the original's fiber examples; a new network has no threshold of its own
+            side_n_px: 4.0 * side_h_px,
+            compat: self.args.compat.clone(),
+        };
+        let mut picker = ModelPicks::new(model, options)?;
+        let mut items = Vec::with_capacity(labelled.len());
+        for one in labelled {
+            let image = self.cache.get(&one.path, &mut Vec::new())?;
+            let picks = picker.picks(&image, one.size)?;
+            let mut labels = one.coordinates.clone();
+            labels.kind = kind;
+            if kind != Kind::Vesicle {
+                labels.points.iter_mut().for_each(|point| point.size = None); // all have the size that was trained
+            }
+            if kind == Kind::Fiber && labels.points.iter().any(|point| point.group.is_none()) {
+                labels.kind = Kind::Particle;
+            }
+            items.push(Item { stem: one.stem.clone(), size: Some(one.size), pixel_size_angstrom: one.pixel_size_angstrom, labels, picks });
+        }
+        let size = SizeSource {
+            diameter_angstrom: self.args.diameter.filter(|_| labelled.iter().all(|one| one.pixel_size_angstrom.is_some())),
+            model_side_h_px: Some(side_h_px),
+            own_first: kind == Kind::Vesicle,
+            ..SizeSource::default()
+        };
+        evaluate(&items, &Settings { size, bootstrap, seed: self.args.seed, ..Settings::default() })
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        writeln!(self.log, "{line}").context("log.txt: cannot be written; check the free space")?;
+        let print = || if self.args.json { eprintln!("{line}") } else { println!("{line}") };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+        Ok(())
+    }
+
+    fn json_line(&mut self, event: &str, fields: Value) -> Result<()> {
+        let mut object = json!({ "event": event });
+        if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
+            object.extend(fields);
+        }
+        writeln!(self.lines, "{object}").with_context(|| format!("{JSON_LOG}: cannot be written; check the free space"))?;
+        if self.args.json {
+            // A reader that went away is no reason to stop.
+            let _ = writeln!(std::io::stdout(), "{object}");
+        }
+        Ok(())
+    }
+
+    fn draw_curves(&self) -> Result<()> {
+        let loss = Series { name: "loss".to_owned(), points: self.curve.iter().map(|(epoch, loss, _)| [*epoch, *loss]).collect() };
+        let score = |(epoch, _, score): &(f64, f64, Option<f64>)| score.map(|score| [*epoch, score]);
+        let ap = Series { name: "AP".to_owned(), points: self.curve.iter().filter_map(score).collect() };
+        let draw = |name: &str, series: Series, y: Option<[f64; 2]>| -> Result<()> {
+            let series = vec![series];
+            let chart = Chart {
+                title: name.to_owned(),
+                x_label: "epoch".to_owned(),
+                y_label: name.to_owned(),
+                x: Chart::range_of(&series, 0),
+                y: y.unwrap_or_else(|| [0.0, Chart::range_of(&series, 1)[1].max(1e-9)]),
+                series,
+            };
+            write_whole(&self.args.folder().join(format!("{name}.svg")), chart.svg().as_bytes())
+        };
+        draw("loss", loss, None)?;
+        if ap.points.is_empty() { Ok(()) } else { draw("AP", ap, Some([0.0, 1.0])) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.args.folder().join(format!("{name}.pth"))
+    }
+}
+
+/// Epochs of an earlier log; lines that are cut off are passed over.
+fn earlier_curve(path: &Path) -> Vec<(f64, f64, Option<f64>)> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut curve: Vec<(f64, f64, Option<f64>)> = Vec::new();
+    for line in text.lines() {
+        let Ok(json) = serde_json::from_str::<Value>(line) else { continue };
+        if let (Some("epoch"), Some(epoch), Some(loss)) = (json["event"].as_str(), json["epoch"].as_f64(), json["loss"].as_f64()) {
+            curve.retain(|(known, _, _)| *known < epoch); // what was trained again counts
+            curve.push((epoch, loss, json["validation"].as_f64()));
+        }
+    }
+    curve
+}
+
+impl Hooks for TrainHooks {
+    fn step(&mut self, report: &StepReport) {
+        let losses = &report.losses;
+        let message = format!("loss {:.4} (heat map {:.4}, offset {:.4})", losses.total, losses.heat_map, losses.offset);
+        if !report.replay {
+            if report.step == 1 {
+                self.epoch_begun = Instant::now();
+                self.images_seen = 0;
+            }
+            self.images_seen += report.images;
+        }
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix(format!("epoch {}", report.epoch));
+                bar.set_position(self.images_seen as u64);
+                bar.set_message(message);
+            }
+            None if report.step == report.steps || report.step.is_multiple_of(20) => {
+                let rate = self.images_seen as f64 / self.epoch_begun.elapsed().as_secs_f64().max(1e-9);
+                status::tell(&format!(
+                    "epoch {}, step {} of {}: {message}, {rate:.2} images a second",
+                    report.epoch, report.step, report.steps
+                ));
+            }
+            None => {}
+        }
+        let fields = json!({
+            "epoch": report.epoch, "step": report.step, "steps": report.steps, "images": report.images, "replay": report.replay,
+            "loss": losses.total, "heat_map": losses.heat_map, "offset": losses.offset, "size": losses.size, "exemplar": losses.exemplar,
+        });
+        // A log that cannot be written shows at the end of the epoch.
+        let _ = self.json_line("step", fields);
+    }
+
+    fn epoch(&mut self, report: &EpochReport) -> Result<()> {
+        let losses = &report.losses;
+        let mut line =
+            format!("epoch {}: loss {:.4} (heat map {:.4}, offset {:.4}", report.epoch, losses.total, losses.heat_map, losses.offset);
+        if losses.size != 0.0 {
+            line.push_str(&format!(", size {:.4}", losses.size));
+        }
+        line.push(')');
+        if let Some(replay) = report.replay_loss {
+            line.push_str(&format!(", replay {replay:.4}"));
+        }
+        if let Some(score) = report.validation {
+            line.push_str(&format!(", AP {score:.4}{}", if report.is_best { " (best)" } else { "" }));
+        }
+        let epochs_left = self.args.num_epochs.unwrap_or(140).saturating_sub(report.epoch);
+        line.push_str(&format!(
+            ", lr {}, {:.2} images a second, {:.0} minutes left",
+            report.learning_rate,
+            report.images_per_second,
+            f64::from(epochs_left) * self.epoch_begun.elapsed().as_secs_f64() / 60.0
+        ));
+        self.tell(&line)?;
+        self.json_line(
+            "epoch",
+            json!({
+                "epoch": report.epoch, "loss": losses.total, "heat_map": losses.heat_map, "offset": losses.offset, "size": losses.size,
+                "replay": report.replay_loss, "learning_rate": report.learning_rate, "validation": report.validation,
+                "is_best": report.is_best, "images_per_second": report.images_per_second, "seconds": report.seconds,
+            }),
+        )?;
+        self.curve.push((f64::from(report.epoch), losses.total, report.validation));
+        self.draw_curves()
+    }
+
+    fn validate(&mut self, state: &StateDict) -> Result<Option<f64>> {
+        if self.judged.is_empty() {
+            return Ok(None);
+        }
+        let mut state = state.clone();
+        self.facts.write_to(&mut state.metadata);
+        let model = Model::from_state(&state, "the network in training".to_owned(), String::new())?;
+        let report = self.evaluate(&model, &self.judged, 0)?;
+        self.threshold = report.best.map(|(_, threshold)| f64::from(threshold));
+        Ok(report.ap.or(report.lengths.map(|lengths| lengths.f1())))
+    }
+
+    fn save(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let mut facts = self.facts.clone();
+        facts.threshold = self.threshold;
+        checkpoint::save(self.args.folder(), LAST, snapshot, &facts, &self.fingerprint)?;
+        if snapshot.is_best {
+            checkpoint::save(self.args.folder(), BEST_NAME, snapshot, &facts, &self.fingerprint)?;
+            self.has_best = true;
+        }
+        let epoch = snapshot.position.epoch;
+        if self.args.save_all && snapshot.position.step == 0 && epoch.is_multiple_of(5) {
+            std::fs::copy(self.path(LAST), self.path(&format!("model_{epoch}")))
+                .with_context(|| format!("model_{epoch}.pth: cannot be written"))?;
+        }
+        Ok(())
+    }
+}

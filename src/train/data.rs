@@ -1,0 +1,140 @@
+//! Batches: images and targets as a step wants them, drawn by seed, epoch and image alone.
+
+use super::augment::{self, CornersD, Crop, Sample};
+use super::cache::{ImageCache, ImageD};
+use super::exemplar::Exemplar;
+use super::random::Random;
+use super::targets::Targets;
+use crate::pick::preprocess::{Normalisation, normalise};
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use std::path::PathBuf;
+
+/// An image with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingImage {
+    /// The micrograph, or the picture of an exemplar.
+    pub path: PathBuf,
+    /// Boxes of the labels, frame D.
+    pub boxes: Vec<CornersD>,
+}
+
+/// How samples are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DataOptions {
+    /// Width of frame D.
+    pub frame: usize,
+    /// Side of the samples, frame N: a multiple of 32.
+    pub side_n: usize,
+    /// How far samples may differ from the images.
+    pub augment: augment::Options,
+    /// Boxes are cut at the border as the original does.
+    pub clip: bool,
+    /// Mean and deviation of the grey levels.
+    pub normalisation: Normalisation,
+    /// Seed of all that is drawn.
+    pub seed: u64,
+}
+
+/// Where the images come from.
+#[derive(Debug)]
+enum Source {
+    Micrographs(ImageCache),
+    Exemplars(Exemplar),
+}
+
+/// A data set.
+#[derive(Debug)]
+pub struct Data {
+    images: Vec<TrainingImage>,
+    source: Source,
+    options: DataOptions,
+}
+
+/// What a step gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// (n, side_n, side_n), one channel, normalised.
+    pub images: Vec<f32>,
+    /// What the network should answer.
+    pub targets: Targets,
+    /// Number of images.
+    pub n: usize,
+}
+
+const ORDER: u64 = 0x6f72_6465;
+const SAMPLE: u64 = 0x7361_6d70;
+
+impl Data {
+    /// Labelled micrographs; prepared images are kept in the cache.
+    pub fn of_micrographs(images: Vec<TrainingImage>, cache: ImageCache, options: DataOptions) -> Self {
+        Data { images, source: Source::Micrographs(cache), options }
+    }
+
+    /// The exemplars of earlier data sets.
+    pub fn of_exemplars(exemplar: Exemplar, options: DataOptions) -> Self {
+        let image = |entry: &super::exemplar::Entry| TrainingImage { path: entry.file.clone().into(), boxes: entry.corners() };
+        Data { images: exemplar.entries.iter().map(image).collect(), source: Source::Exemplars(exemplar), options }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// True without images.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// The images of each step of an epoch, in random order; the last step may have fewer. `pass` tells several
+    /// passes of one epoch apart.
+    pub fn steps(&self, epoch: u64, pass: u64, batch: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.images.len()).collect();
+        Random::new(self.options.seed, &[ORDER, epoch, pass]).shuffle(&mut order);
+        order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
+    }
+
+    /// The samples of a step.
+    ///
+    /// Errors: an image cannot be read.
+    pub fn batch(&self, images: &[usize], epoch: u64, pass: u64) -> Result<Batch> {
+        let DataOptions { side_n, normalisation, clip, .. } = self.options;
+        let side_h = side_n / 4;
+        let sampled: Vec<(Vec<f32>, Targets)> = images
+            .par_iter()
+            .map(|&i| {
+                let image = self.image(i)?;
+                let crop = Crop::new(image.size, self.options.frame, side_n);
+                let mut random = Random::new(self.options.seed, &[SAMPLE, epoch, pass, i as u64]);
+                let sample = Sample::draw(&mut random, image.size, &self.options.augment);
+                let input = normalise(&crop.image(&image.levels, image.size, &sample), normalisation);
+                let mut targets = Targets::new([1, side_h, side_h]);
+                for corners in &self.images[i].boxes {
+                    targets.add(0, [side_h; 2], crop.corners_h(*corners, image.size, &sample), clip);
+                }
+                Ok((input, targets))
+            })
+            .collect::<Result<_>>()?;
+        let n = sampled.len();
+        let mut batch = Batch { images: Vec::with_capacity(n * side_n * side_n), targets: Targets::default(), n };
+        for (place, (input, targets)) in sampled.into_iter().enumerate() {
+            batch.images.extend(input);
+            batch.targets.heat_map.extend(targets.heat_map);
+            batch.targets.objects.extend(targets.objects.into_iter().map(|object| super::targets::Object { image: place, ..object }));
+        }
+        Ok(batch)
+    }
+
+    fn image(&self, i: usize) -> Result<ImageD> {
+        let path = &self.images[i].path;
+        match &self.source {
+            // What there is to say of a micrograph was said when it was first read.
+            Source::Micrographs(cache) => cache.get(path, &mut Vec::new()),
+            Source::Exemplars(exemplar) => {
+                let entry = exemplar.entries.get(i).with_context(|| format!("{}: no such exemplar", path.display()))?;
+                exemplar.image(entry)
+            }
+        }
+    }
+}
