@@ -306,6 +306,9 @@ impl DataSet {
     /// What is judged. Labels of kind particle with sizes are vesicles where the mode says so, and the other way round.
     fn item(&self, one: &Labelled, picks: Coordinates, kind: Option<Kind>) -> Item {
         let mut labels = one.coordinates.clone();
+        if labels.points.is_empty() {
+            labels.kind = self.kind(); // an empty file says nothing of what it could hold
+        }
         match (kind, labels.kind) {
             (Some(Kind::Vesicle), Kind::Particle) => labels.kind = Kind::Vesicle,
             (Some(Kind::Particle), Kind::Vesicle) => labels.kind = Kind::Particle,

@@ -2,6 +2,7 @@
 
 pub mod chart; //    curves as pictures, SVG and PNG
 pub mod coco; //     average precision by overlap of boxes, as the COCO tools compute it
+pub mod features; // what a network sees in an image
 pub mod fiber; //    lengths of fibers found
 pub mod matching; // which pick found which label
 pub mod metrics; //  precision and recall over all thresholds
