@@ -21,6 +21,9 @@ const MOST_PARTS: usize = 16;
 /// Values that the sums of all parts may have (16 MiB), if one part does not need more.
 const SUM_VALUES: usize = 4 * 1024 * 1024;
 
+/// Output channels whose sums are collected together: one cache line.
+const COLLECTED: usize = 16;
+
 /// How the work is cut: by the shape alone.
 struct Cut {
     /// Parts of the output rows of all images.
@@ -80,12 +83,20 @@ pub(super) fn backward_weights(
     });
     let sums: &[f32] = sums;
     let taps = kernel * kernel;
-    dweights.par_chunks_mut(ci * taps).enumerate().for_each(|(o, dweights)| {
-        for (i, dweight) in dweights.iter_mut().enumerate() {
-            let (c, tap) = (i / taps, i % taps);
+    // Some output channels at a time: they are neighbours in the sums.
+    dweights.par_chunks_mut(COLLECTED * ci * taps).enumerate().for_each(|(task, dweights)| {
+        let first = task * COLLECTED;
+        for (c, tap) in (0..ci).flat_map(|c| (0..taps).map(move |tap| (c, tap))) {
             // Taps along a row stand where the channels do, and their order is the same.
-            let within = (tap * cut.group + c % cut.group) * cut.lanes + o;
-            *dweight += (0..cut.parts).map(|part| sums[(part * cut.groups + c / cut.group) * cut.task_values() + within]).sum::<f32>();
+            let within = (tap * cut.group + c % cut.group) * cut.lanes + first;
+            let mut total = [0.0_f32; COLLECTED];
+            for part in 0..cut.parts {
+                let sums = &sums[(part * cut.groups + c / cut.group) * cut.task_values() + within..];
+                total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+            }
+            for (dweights, &total) in dweights.chunks_exact_mut(ci * taps).zip(&total) {
+                dweights[c * taps + tap] += total;
+            }
         }
     });
 }

@@ -30,6 +30,9 @@ const GROUP: usize = 16;
 /// Pixels that a task works on at once: nine taps of 16 channels for each make 32 KiB.
 const RUN: usize = 56;
 
+/// Output channels whose sums are collected together: one cache line.
+const COLLECTED: usize = 16;
+
 /// Gradients that are added to.
 #[derive(Debug)]
 pub struct Gradients<'a, 'b, T = f32> {
@@ -136,11 +139,17 @@ pub(super) fn backward_cpu(
         }
     });
     let lanes = weight_values(shape, set) / (TAPS * GROUP);
-    dweights.par_chunks_mut(ci * TAPS).enumerate().for_each(|(o, dweights)| {
-        for (i, dweight) in dweights.iter_mut().enumerate() {
-            let (c, tap) = (i / TAPS, i % TAPS);
-            let at = |image: usize| (image * groups + c / GROUP) * each + offset_values(shape) + (tap * GROUP + c % GROUP) * lanes + o;
-            *dweight += (0..n).map(|image| partial[at(image)]).sum::<f32>();
+    dweights.par_chunks_mut(COLLECTED * ci * TAPS).enumerate().for_each(|(task, dweights)| {
+        for (c, tap) in (0..ci).flat_map(|c| (0..TAPS).map(move |tap| (c, tap))) {
+            let within = offset_values(shape) + (tap * GROUP + c % GROUP) * lanes + task * COLLECTED;
+            let mut total = [0.0_f32; COLLECTED];
+            for image in 0..n {
+                let sums = &partial[(image * groups + c / GROUP) * each + within..];
+                total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+            }
+            for (dweights, &total) in dweights.chunks_exact_mut(ci * TAPS).zip(&total) {
+                dweights[c * TAPS + tap] += total;
+            }
         }
     });
     add_pixel_sums(dout, dbias);
