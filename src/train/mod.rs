@@ -6,12 +6,16 @@ pub mod checkpoint; // saving, and going on
 pub mod data; //    batches
 pub mod exemplar; // images of earlier data sets
 pub mod labels; //  micrographs and their coordinate files
+pub mod memory; //  how much a training needs
 pub mod mirror; //  whether labels lie on something
+pub mod options; // what a training is made for
 pub mod random; //  the one source of chance: a seed and a counter
 pub mod run; //     epochs, replay, when to save
 pub mod split; //   which images train, validate, test
 pub mod step; //    one step: losses, gradients, Adam
 pub mod targets; // what the network is to answer
 
-pub use step::{Continual, FeatureScale, LossWeights, Losses, Trainer, TrainerOptions, TrainingMemory};
+pub use memory::TrainingMemory;
+pub use options::{Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
+pub use step::Trainer;
 pub use targets::{Object, Targets};

@@ -1,7 +1,7 @@
 //! One step of training: the network forward, the losses, the network backward, Adam.
 
+use super::options::{Continual, FeatureScale, Losses, TrainerOptions};
 use super::targets::Targets;
-use crate::device::Device;
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
 use crate::net::engine::{DeviceEngine, Engine};
@@ -12,166 +12,13 @@ use crate::net::train_run::{self, Arena, WantedMaps};
 use crate::net::{Architecture, Mode};
 use crate::ops::Real;
 use crate::ops::adam::{self, AdamStep};
-use crate::ops::losses::{self, HeatMapLoss};
+use crate::ops::losses;
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
-
-/// How much each loss counts in the total.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossWeights {
-    /// Heat map.
-    pub heat_map: f64,
-    /// Offset of the centre.
-    pub offset: f64,
-    /// Width and height: in mode vesicle alone.
-    pub size: f64,
-}
-
-impl Default for LossWeights {
-    fn default() -> Self {
-        LossWeights { heat_map: 1.0, offset: 1.0, size: 0.1 }
-    }
-}
-
-/// By what the squared distances of the features are divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum FeatureScale {
-    /// By the size of each map of one image.
-    #[default]
-    Actual,
-    /// By 512*32*32 and 256*256*64, as the original does whatever the image and the widths: the same for a 1024 x 1024
-    /// image and the full network.
-    Original,
-}
-
-/// What keeps a network from forgetting what it learnt earlier.
-#[derive(Clone, Debug)]
-pub struct Continual {
-    /// The network as it was before this training. It never learns.
-    pub earlier: StateDict,
-    /// True: it normalises by the batch, and its running statistics move, as in the original.
-    pub batch_statistics: bool,
-    /// Scale of the distance between its features and the new ones.
-    pub feature_scale: FeatureScale,
-}
 
 /// Weight of the features' distance, and of the parameters'.
 const FEATURE_WEIGHT: f64 = 0.1;
 const PARAMETER_WEIGHT: f64 = 0.01;
-
-/// What a training is made for.
-#[derive(Clone, Debug)]
-pub struct TrainerOptions {
-    /// Selects the losses.
-    pub mode: Mode,
-    /// Most images of a step.
-    pub batch: usize,
-    /// Rows and columns of an image, frame N: multiples of 32.
-    pub frame: [usize; 2],
-    /// How the heat map is compared with its target.
-    pub heat_map_loss: HeatMapLoss,
-    /// How much each loss counts.
-    pub weights: LossWeights,
-    /// Compute maps twice rather than keep them: less memory, more time, the same bits.
-    pub checkpoint_activations: bool,
-    /// True: norms by running statistics, which stay as they are.
-    pub frozen_statistics: bool,
-}
-
-impl TrainerOptions {
-    /// The usual options for a mode, a batch and a frame.
-    pub fn new(mode: Mode, batch: usize, frame: [usize; 2]) -> Self {
-        TrainerOptions {
-            mode,
-            batch,
-            frame,
-            heat_map_loss: HeatMapLoss::Focal,
-            weights: LossWeights::default(),
-            checkpoint_activations: false,
-            frozen_statistics: false,
-        }
-    }
-}
-
-/// The losses of a batch; `total` is what was minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Losses {
-    /// Weighted sum.
-    pub total: f64,
-    /// Heat map.
-    pub heat_map: f64,
-    /// Offset of the centre.
-    pub offset: f64,
-    /// Width and height, in mode vesicle.
-    pub size: f64,
-    /// Distance from the earlier network: features and parameters.
-    pub exemplar: f64,
-}
-
-/// Bytes that a training needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrainingMemory {
-    /// Maps and their gradients.
-    pub arena: usize,
-    /// The most that is alive at once: no arena could be smaller.
-    pub arena_lower_bound: usize,
-    /// Parameters, their gradients, two moments, running statistics; for a continual training also the earlier network.
-    pub parameters: usize,
-}
-
-impl TrainingMemory {
-    /// All of it.
-    pub fn total(&self) -> usize {
-        self.arena + self.parameters
-    }
-
-    /// What a training of a network of these widths needs, without allocating it.
-    ///
-    /// Errors: the frame's sides are not multiples of 32.
-    pub fn of(device: Device, architecture: Architecture, options: &TrainerOptions, continual: bool) -> Result<Self> {
-        let engine = DeviceEngine(device);
-        let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
-        let plan = student_plan(&engine, &graph, &layout, options, options.batch, continual)?;
-        let networks = if continual { 5 } else { 4 };
-        let statistics = if continual { 2 } else { 1 } * layout.statistic_len();
-        Ok(TrainingMemory {
-            arena: 4 * (plan.arena_len + plan.steps.saved_len),
-            arena_lower_bound: 4 * plan.lower_bound,
-            parameters: 4 * (networks * layout.parameter_len() + statistics),
-        })
-    }
-
-    /// Checks that a training fits into `available` bytes.
-    ///
-    /// Errors: it does not; the message says which option makes it fit, if one does.
-    pub fn check(architecture: Architecture, options: &TrainerOptions, continual: bool, available: usize) -> Result<Self> {
-        let of = |options: &TrainerOptions| Self::of(Device::Cpu, architecture, options, continual);
-        let needed = of(options)?;
-        if needed.total() <= available {
-            return Ok(needed);
-        }
-        let gib = |bytes: usize| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-        let mut other = TrainerOptions { checkpoint_activations: true, ..options.clone() };
-        let mut advice = None;
-        while advice.is_none() && other.batch > 0 {
-            let total = of(&other)?.total();
-            if total <= available {
-                let batch = if other.batch < options.batch { format!("--batch_size {}", other.batch) } else { String::new() };
-                let checkpoint = if options.checkpoint_activations { "" } else { "--checkpoint-activations" };
-                advice = Some(format!("{} needs {}", [checkpoint, &batch].join(" ").trim(), gib(total)));
-            }
-            other.batch -= 1;
-        }
-        let advice = advice.unwrap_or_else(|| "no batch fits; use a smaller --frame".into());
-        let [h, w] = options.frame;
-        anyhow::bail!(
-            "training {} images of {w} x {h} pixels needs {}; expected at most {}; {advice}",
-            options.batch,
-            gib(needed.total()),
-            gib(available)
-        );
-    }
-}
 
 /// The earlier network of a continual training.
 struct Teacher<T> {
@@ -205,7 +52,7 @@ enum PlanKind {
     Evaluation,
 }
 
-fn student_plan<E: Engine>(
+pub(super) fn student_plan<E: Engine>(
     engine: &E,
     graph: &Graph,
     layout: &ParameterLayout,
