@@ -1,7 +1,9 @@
-//! `epicker plan`: the network's steps, their shapes, operations and bytes, and the memory that a run needs.
+//! `epicker plan`: the network's steps, their shapes, operations and bytes, and the memory that a run or a training needs.
 
 use super::{status, status::OrUsage, values};
-use crate::net::{Architecture, Model, Picker, PickerOptions, formula};
+use crate::device::Device;
+use crate::net::{Architecture, Mode, Model, Picker, PickerOptions, formula};
+use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -20,6 +22,15 @@ pub struct PlanArgs {
     /// Evaluate the size head as well, as for vesicles
     #[arg(long)]
     pub sizes: bool,
+    /// Print the memory that a training needs instead
+    #[arg(long)]
+    pub train: bool,
+    /// Images of a step of training
+    #[arg(long = "batch_size", value_name = "COUNT", default_value_t = 4, value_parser = values::count)]
+    pub batch_size: usize,
+    /// The training is continual: the earlier network is kept beside the new one
+    #[arg(long)]
+    pub continual: bool,
 }
 
 /// Prints the plan; returns the exit status.
@@ -30,9 +41,30 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         Some(path) => Model::load(path).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
+    if args.train {
+        print!("{}", training_text(args, model.architecture())?);
+        return Ok(status::DONE);
+    }
     let picker = Picker::new(&model, PickerOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
     print!("{}", text(&picker, &model, args.frame));
     Ok(status::DONE)
+}
+
+/// The peak of a training, as it is and with maps computed twice.
+fn training_text(args: &PlanArgs, architecture: Architecture) -> Result<String> {
+    let mode = if args.sizes { Mode::Vesicle } else { Mode::Particle };
+    let kept = TrainerOptions::new(mode, args.batch_size, [args.frame; 2]);
+    let checkpointed = TrainerOptions { checkpoint_activations: true, ..kept.clone() };
+    let memory = |options| TrainingMemory::of(Device::Cpu, architecture, options, args.continual);
+    Ok(format!(
+        "training {} images of {1} x {1} in a step\n{2:<26}{3}\n{4:<26}{5}\n",
+        args.batch_size,
+        args.frame,
+        "as it is:",
+        memory(&kept)?,
+        "--checkpoint-activations:",
+        memory(&checkpointed)?
+    ))
 }
 
 fn text(picker: &Picker, model: &Model, frame: usize) -> String {

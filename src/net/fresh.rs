@@ -10,7 +10,7 @@
 //! | gamma, running variance; beta, running mean | 1; 0 |
 //! | hm.2.bias; other biases of the heads | -2.19, a score of 0.1; 0 |
 //!
-//! Source: He et al. 2015, arXiv:1502.01852, with a = sqrt 5 as PyTorch has it; docs/network.md, section 4.
+//! Source: He et al. 2015, arXiv:1502.01852, with a = sqrt 5 as PyTorch has it; docs/network.md, section 3.4.
 
 use super::dla::Architecture;
 use crate::formats::state_dict::{NamedTensor, StateDict, Values};

@@ -10,7 +10,7 @@
 //! distillation     weight * sum (a - b)^2          pull towards earlier parameters: the same
 //! ```
 //! Source: Lin et al. 2017, arXiv:1708.02002, as in Law, Deng 2018, arXiv:1808.01244, section 3.2; Li, Hoiem 2016,
-//! arXiv:1606.09282; docs/network.md, sections 5 and 6.
+//! arXiv:1606.09282; docs/network.md, sections 3.1 and 3.2.
 
 use super::{Agreement, Real, backward as testing, noise, real::convert};
 use crate::device::Device;

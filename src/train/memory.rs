@@ -19,6 +19,17 @@ pub struct TrainingMemory {
     pub parameters: usize,
 }
 
+impl std::fmt::Display for TrainingMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let [arena, parameters, total] = [self.arena, self.parameters, self.total()].map(gib);
+        write!(f, "maps and their gradients {arena}, parameters with gradients and moments {parameters}, in all {total}")
+    }
+}
+
+fn gib(bytes: usize) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
 impl TrainingMemory {
     /// All of it.
     pub fn total(&self) -> usize {
@@ -50,7 +61,6 @@ impl TrainingMemory {
         if needed.total() <= available {
             return Ok(needed);
         }
-        let gib = |bytes: usize| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
         let mut other = TrainerOptions { checkpoint_activations: true, ..options.clone() };
         let mut advice = None;
         while advice.is_none() && other.batch > 0 {

@@ -146,7 +146,7 @@ impl<E: Engine> Trainer<E> {
     ///
     /// Shapes: as `step`.
     /// Errors: images or targets do not fit the frame, or the device fails.
-    /// Source: docs/network.md, sections 5 and 6.
+    /// Source: docs/network.md, sections 3.1 and 3.2.
     pub fn compute_gradients(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool]) -> Result<Losses> {
         let n = exemplar.len();
         self.check(images, targets, n)?;
