@@ -1,6 +1,6 @@
 //! One step of training: the network forward, the losses, the network backward, Adam.
 
-use super::options::{Continual, FeatureScale, Losses, TrainerOptions};
+pub use super::options::{Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 use super::targets::Targets;
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
