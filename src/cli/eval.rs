@@ -117,11 +117,12 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     args.check().or_usage()?;
     let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
-    let now = args.reports(&data_sets, &args.picks, args.load_model.as_deref(), &say)?;
+    let now = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_deref(), &say)?;
     let before = match args.against.as_slice() {
         [] => None,
-        [model] if is_model(model) => Some(args.reports(&data_sets, &[], Some(model), &say)?),
-        picks => Some(args.reports(&data_sets, picks, None, &say)?),
+        [model] if is_model(model) => Some(args.reports(&data_sets, (&[], None), Some(model), &say)?),
+        // The format asked for is that of --picks; the earlier ones may be of another program.
+        picks => Some(args.reports(&data_sets, (picks, None), None, &say)?),
     };
     for (data_set, report) in data_sets.iter().zip(&now) {
         if data_sets.len() > 1 {
@@ -198,13 +199,19 @@ impl EvalArgs {
     }
 
     /// The reports of all data sets, for the picks of a model or those of files.
-    fn reports(&self, data_sets: &[DataSet], picks: &[PathBuf], model: Option<&Path>, say: &impl Fn(&str)) -> Result<Vec<Report>> {
+    fn reports(
+        &self,
+        data_sets: &[DataSet],
+        (picks, format): (&[PathBuf], Option<Family>),
+        model: Option<&Path>,
+        say: &impl Fn(&str),
+    ) -> Result<Vec<Report>> {
         let model = model.map(Model::load).transpose().or_usage()?;
         let mut reports = Vec::with_capacity(data_sets.len());
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind) = match &model {
                 Some(model) => self.picks_of_model(model, data_set, say)?,
-                None => (self.picks_of_files(&picks[i], data_set, say).or_usage()?, self.mode.map(kind_of)),
+                None => (self.picks_of_files(&picks[i], format, data_set, say).or_usage()?, self.mode.map(kind_of)),
             };
             let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(|(one, picks)| data_set.item(one, picks, kind)).collect();
             if !items.iter().any(|item| !item.labels.points.is_empty()) {
@@ -265,9 +272,9 @@ impl EvalArgs {
         Ok((all, Some(kind)))
     }
 
-    fn picks_of_files(&self, path: &Path, data_set: &DataSet, say: &impl Fn(&str)) -> Result<Vec<Coordinates>> {
+    fn picks_of_files(&self, path: &Path, format: Option<Family>, data_set: &DataSet, say: &impl Fn(&str)) -> Result<Vec<Coordinates>> {
         let mut options = self.label_options();
-        options.label.family = self.format;
+        options.label.family = format;
         options.label.topaz_scale = self.scale;
         let mut gathered = Gathered::default();
         let sources = read_sources(path, &options, &mut gathered.warnings)?;
@@ -395,6 +402,14 @@ fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>) -> 
 
 fn write_output(folder: &Path, data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>, json: &Value) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the rights above it", folder.display()))?;
+    let mut json = json.clone();
+    let rows = |report: &Report| -> Vec<Value> {
+        let row = |(stem, labels, picks, hits): &(String, usize, usize, usize)| json!({ "micrograph": stem, "labels": labels, "picks": picks, "hits": hits });
+        report.by_micrograph.iter().map(row).collect()
+    };
+    let by_data_set: Vec<Value> =
+        data_sets.iter().zip(now).map(|(data_set, report)| json!({ "data": data_set.name, "micrographs": rows(report) })).collect();
+    json["by_micrograph_at_threshold_best"] = json!(by_data_set);
     write_whole(&folder.join("eval.json"), format!("{json:#}\n").as_bytes())?;
     let chart = pr_chart(data_sets.iter().zip(now).map(|(data_set, report)| (data_set.name.as_str(), report)), before);
     write_whole(&folder.join("PR.svg"), chart.svg().as_bytes())?;

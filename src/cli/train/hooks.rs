@@ -253,7 +253,7 @@ impl Hooks for TrainHooks {
         }
         let epochs_left = self.args.num_epochs.unwrap_or(140).saturating_sub(report.epoch);
         line.push_str(&format!(
-            ", lr {}, {:.2} images a second, {:.0} minutes left",
+            ", lr {:.1e}, {:.2} images a second, {:.0} minutes left",
             report.learning_rate,
             report.images_per_second,
             f64::from(epochs_left) * self.epoch_begun.elapsed().as_secs_f64() / 60.0
