@@ -131,18 +131,17 @@ fn check_one(one: &Labelled, args: &CheckArgs, cache: &ImageCache, test: &mut Mi
     warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let to_m = nx as f64 / args.frame as f64;
     let mut drawn = one.coordinates.clone();
-    let mut centres = Vec::with_capacity(drawn.points.len());
-    let mut largest_d_px: f64 = side_d_px;
+    let mut discs = Vec::with_capacity(drawn.points.len());
     for point in &mut drawn.points {
         point.score = Some(1.0);
-        if drawn.kind != Kind::Vesicle || point.size.is_none() {
+        let has_own = args.mode == Mode::Vesicle || drawn.kind == Kind::Vesicle;
+        if !has_own || point.size.is_none() {
             point.size = Some(Size::square(side_d_px * to_m));
-        } else if let Some(radius) = point.radius() {
-            largest_d_px = largest_d_px.max(2.0 * radius / to_m);
         }
-        centres.push(geometry.m_to_d([point.x, point.y]));
+        let radius_d_px = point.size.map_or(side_d_px / 2.0, |size| size.radius() / to_m);
+        discs.push((geometry.m_to_d([point.x, point.y]), radius_d_px));
     }
-    test.add(&image, &centres, if drawn.kind == Kind::Vesicle { largest_d_px } else { side_d_px } / 2.0);
+    test.add(&image, &discs);
     let outside = if one.outside > 0 { format!(", {} outside", one.outside) } else { String::new() };
     say(&format!("{} ({nx} x {ny}): {} labels{outside} of {}", one.stem, drawn.points.len(), one.label.display()));
     if !args.no_pictures {

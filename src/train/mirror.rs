@@ -36,13 +36,13 @@ pub struct MirrorTest {
 const CLEAR: f64 = 4.0;
 
 impl MirrorTest {
-    /// Adds the labels of an image: centres in frame D, and their radius in D pixels.
-    pub fn add(&mut self, image: &ImageD, centres_d: &[[f64; 2]], radius_d_px: f64) {
+    /// Adds the labels of an image: centres in frame D, each with its radius in D pixels.
+    pub fn add(&mut self, image: &ImageD, labels_d: &[([f64; 2], f64)]) {
         let sums = Sums::new(image);
         let [h, _] = image.size;
-        for [x, y] in centres_d {
-            self.at_labels.extend(sums.contrast([*x, *y], radius_d_px));
-            self.at_mirrors.extend(sums.contrast([*x, h as f64 - 1.0 - y], radius_d_px));
+        for ([x, y], radius_d_px) in labels_d {
+            self.at_labels.extend(sums.contrast([*x, *y], *radius_d_px));
+            self.at_mirrors.extend(sums.contrast([*x, h as f64 - 1.0 - y], *radius_d_px));
         }
     }
 

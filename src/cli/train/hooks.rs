@@ -36,6 +36,7 @@ pub struct TrainHooks {
     curve: Vec<(f64, f64, Option<f64>)>,
     threshold: Option<f64>,
     has_best: bool,
+    epoch: u32,
     epoch_begun: Instant,
     images_seen: usize,
 }
@@ -81,6 +82,7 @@ impl TrainHooks {
             curve,
             threshold: None,
             has_best: args.resume && args.folder().join(format!("{BEST_NAME}.pth")).is_file(),
+            epoch: 0,
             epoch_begun: Instant::now(),
             images_seen: 0,
         })
@@ -208,11 +210,12 @@ impl Hooks for TrainHooks {
         let losses = &report.losses;
         let message = format!("loss {:.4} (heat map {:.4}, offset {:.4})", losses.total, losses.heat_map, losses.offset);
         if !report.replay {
-            if report.step == 1 {
-                self.epoch_begun = Instant::now();
-                self.images_seen = 0;
+            // The clock starts when the first step of an epoch is done, so that one does not count.
+            if self.epoch != report.epoch {
+                (self.epoch, self.epoch_begun, self.images_seen) = (report.epoch, Instant::now(), 0);
+            } else {
+                self.images_seen += report.images;
             }
-            self.images_seen += report.images;
         }
         match &self.bar {
             Some(bar) => {
@@ -256,7 +259,7 @@ impl Hooks for TrainHooks {
             ", lr {:.1e}, {:.2} images a second, {:.0} minutes left",
             report.learning_rate,
             report.images_per_second,
-            f64::from(epochs_left) * self.epoch_begun.elapsed().as_secs_f64() / 60.0
+            f64::from(epochs_left) * report.seconds / 60.0
         ));
         self.tell(&line)?;
         self.json_line(
