@@ -65,9 +65,13 @@ impl Panels {
             }
         }
         blocks.into_par_iter().for_each(|(channels, panel, block)| {
-            for (row, to) in block.chunks_exact_mut(panel.len()).enumerate() {
-                let (tap, c) = (row / channels.len(), channels.start + row % channels.len());
-                to.iter_mut().zip(panel.start..panel.end.min(co)).for_each(|(to, o)| *to = weight(o, c, tap));
+            // Taps innermost: they are neighbours where the weights come from.
+            for (i, c) in channels.clone().enumerate() {
+                for (lane, o) in (panel.start..panel.end.min(co)).enumerate() {
+                    for tap in 0..taps {
+                        block[(tap * channels.len() + i) * panel.len() + lane] = weight(o, c, tap);
+                    }
+                }
             }
         });
         let bias = (0..end).map(|o| bias.get(o).copied().unwrap_or(0.0)).collect();
