@@ -322,6 +322,31 @@ fn in_f32_losses_and_gradients_stay_close_to_f64() {
     }
 }
 
+#[test]
+fn frames_that_are_not_square_train_as_well() {
+    let (n, frame) = (3, [64, 96]);
+    let cells = frame[0] / 4 * frame[1] / 4;
+    let images: Vec<f32> = epicker::ops::noise(n * frame[0] * frame[1], 3).iter().map(|x| 3.0 * x).collect();
+    let mut targets = Targets { heat_map: epicker::ops::noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new() };
+    for i in (5..n * cells).step_by(37) {
+        targets.heat_map[i] = 1.0;
+        targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.0, 5.5] });
+    }
+    let options = TrainerOptions::new(Mode::Vesicle, n, frame);
+    let (mut exact, mut found) = (trainer(ReferenceEngine, options.clone(), None), trainer(device(), options, None));
+    let expected = exact.compute_gradients(&images, &targets, &[false; 3]).unwrap();
+    let losses = found.compute_gradients(&images, &targets, &[false; 3]).unwrap();
+    assert!((losses.total - expected.total).abs() <= 1e-4 * expected.total, "{losses:?}, expected {expected:?}");
+    let error = |i: usize| {
+        let (exact, found) = (exact.gradient(i)?, found.gradient(i)?);
+        Some(norm(exact.iter().zip(found).map(|(a, &b)| a - f64::from(b))) / norm(exact.iter().copied()))
+    };
+    let entries = exact.layout().parameters().iter().enumerate().filter(|(_, entry)| !is_without_effect(&entry.name));
+    let mut errors: Vec<f64> = entries.filter_map(|(i, _)| error(i)).collect();
+    errors.sort_by(f64::total_cmp);
+    assert!(errors[errors.len() / 2] <= 5e-3, "median {:.2e}", errors[errors.len() / 2]);
+}
+
 /// All values of a training after two steps, and its losses.
 fn two_steps(options: TrainerOptions, threads: usize) -> (Vec<f32>, Vec<f32>, Losses) {
     let (images, targets) = batch();
