@@ -131,6 +131,32 @@ fn picks_above_a_tenth_are_the_originals() {
 }
 
 #[test]
+fn a_constant_of_100_sigma_changes_no_pick() {
+    let settings = settings(&runs().runs["vesicle_thi"], Compat::default());
+    let model = Model::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth"))).unwrap();
+    let mut picker = Picker::new(&model, PickerOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
+    let mut bytes = micrographs::of_recipe(&runs().micrographs["c"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut picks = |bytes: &[u8]| {
+        let job = job(folder.path().join("c.mrc"), folder.path().join("c.thi"));
+        std::fs::write(&job.path, bytes).unwrap();
+        let ready = prepare(&job, &settings).unwrap();
+        let peaks = picker.run(ready.image()).unwrap();
+        finish(&job, &ready, &peaks, &settings).unwrap();
+        rows(&std::fs::read_to_string(&job.output).unwrap())
+    };
+    let before = picks(&bytes);
+    let values: Vec<f32> = bytes[1024..].chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect();
+    let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
+    let sigma = (values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt();
+    for (to, value) in bytes[1024..].chunks_mut(4).zip(&values) {
+        to.copy_from_slice(&((f64::from(*value) + 100.0 * sigma) as f32).to_le_bytes());
+    }
+    assert!(before.len() > 20, "{} picks", before.len());
+    assert_eq!(unmatched(&before, &picks(&bytes), 1e-9, true), Vec::<Vec<f64>>::new());
+}
+
+#[test]
 fn files_without_picks_in_doubt_are_equal_to_the_originals_but_for_last_digits() {
     // Scores differ in the last of six decimals, so they are cut to three.
     let cut = |text: &str| -> Vec<String> {
