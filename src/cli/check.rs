@@ -65,7 +65,7 @@ pub struct CheckArgs {
 ///
 /// Errors: nothing matches, or a label file cannot be read.
 pub fn run(args: &CheckArgs) -> Result<u8> {
-    let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
+    let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
     let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.angpix, ..Default::default() };
     options.label.family = args.label_type;
     options.label.star.pixel_size_angstrom = args.angpix;
@@ -83,7 +83,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
     for one in &gathered.labelled {
         if let Err(error) = check_one(one, args, &cache, &mut test, &say) {
             failures += 1;
-            eprintln!("error: {error:#}");
+            status::tell(&format!("error: {error:#}"));
         }
     }
     let [at_labels, at_mirrors] = test.contrasts();
@@ -98,7 +98,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
         Verdict::Undecided => "neither labels nor mirror images stand out; look at the pictures",
     });
     if let Err(error) = labels::refuse_without_labels(&gathered) {
-        eprintln!("warning: {error}");
+        status::tell(&format!("warning: {error}"));
     }
     if args.json {
         let points = |count: fn(&Labelled) -> usize| gathered.labelled.iter().map(count).sum::<usize>();
@@ -116,7 +116,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
             "mirrored": match verdict { Verdict::Right => Some(false), Verdict::Mirrored => Some(true), Verdict::Undecided => None },
             "failures": failures,
         });
-        println!("{object}");
+        status::print(&object.to_string());
     }
     Ok(if failures == 0 { status::DONE } else { status::FAILED })
 }
@@ -128,7 +128,7 @@ fn check_one(one: &Labelled, args: &CheckArgs, cache: &ImageCache, test: &mut Mi
     let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
     let mut warnings = Vec::new();
     let image = cache.get(&one.path, &mut warnings)?;
-    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
     let to_m = nx as f64 / args.frame as f64;
     let mut drawn = one.coordinates.clone();
     let mut discs = Vec::with_capacity(drawn.points.len());

@@ -115,7 +115,7 @@ struct DataSet {
 pub fn run(args: &EvalArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
     args.check().or_usage()?;
-    let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
+    let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
     let now = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_deref(), &say)?;
     let before = match args.against.as_slice() {
@@ -138,7 +138,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         write_output(folder, &data_sets, &now, before.as_deref(), &json)?;
     }
     if args.json {
-        println!("{json}");
+        status::print(&json.to_string());
     }
     Ok(status::DONE)
 }
@@ -188,7 +188,7 @@ impl EvalArgs {
         let Some(data) = self.data.get(i) else {
             let mut warnings = Vec::new();
             let sources = read_sources(labels, &options, &mut warnings)?;
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
             say(&format!("{}: no micrographs, so no border is left out", labels.display()));
             let micrographs = sources.into_iter().map(|source| without_image(source, self.angpix)).collect();
             return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false });
@@ -264,7 +264,7 @@ impl EvalArgs {
         for (i, one) in data_set.micrographs.iter().enumerate() {
             let mut warnings = Vec::new();
             let image = cache.get(&one.path, &mut warnings)?;
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
             let picks = picker.picks(&image, one.size)?;
             say(&format!("{}: {} picks ({} of {})", one.stem, picks.points.len(), i + 1, data_set.micrographs.len()));
             all.push(picks);
@@ -287,7 +287,7 @@ impl EvalArgs {
             sources.len(),
             stems.len()
         );
-        gathered.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        gathered.warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
         gathered.notes.iter().for_each(|note| say(note));
         let mut all = vec![Coordinates::default(); stems.len()];
         for (i, source) in pairs {
@@ -357,7 +357,7 @@ fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
 pub fn tell(gathered: &Gathered, say: &impl Fn(&str)) {
     say(&labels::summary(gathered));
     gathered.notes.iter().for_each(|note| say(note));
-    gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| eprintln!("warning: {warning}"));
+    gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| status::tell(&format!("warning: {warning}")));
 }
 
 /// What stands for a report in a table: AP, or for fibers the F1 by length.

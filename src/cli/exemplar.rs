@@ -57,6 +57,9 @@ pub struct ExemplarArgs {
     /// create: box of the particles, heat-map pixels
     #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
     particle_size: f64,
+    /// create: width of the pictures, that of the trainings that will replay them
+    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
+    frame: usize,
     /// create: the model that was trained with the images, for the manifest
     #[arg(long = "load_model", value_name = "FILE")]
     load_model: Option<PathBuf>,
@@ -96,7 +99,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     options.label.family = args.label_type;
     let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
     let gathered = gather(data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
-    tell(&gathered, &|line: &str| println!("{line}"));
+    tell(&gathered, &|line: &str| status::print(line));
     labels::refuse_without_labels(&gathered).or_usage()?;
     let mut exemplar = if Exemplar::is_in(&args.folder) { Exemplar::read(&args.folder).or_usage()? } else { Exemplar::empty(&args.folder) };
     exemplar.check_mode(args.mode.name()).or_usage()?;
@@ -107,16 +110,16 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();
     if found < args.sampling_size {
-        println!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size);
+        status::print(&format!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size));
     }
     let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
     let model_sha256 = args.load_model.as_deref().map(sha256_of_file).transpose().or_usage()?;
-    let cache = ImageCache::new(None, 0, 1024, Default::default(), args.compat.clone())?;
+    let cache = ImageCache::new(None, 0, args.frame, Default::default(), args.compat.clone())?;
     let hour = hour_stamp(std::time::SystemTime::now());
     let mut added = 0;
     for i in chosen {
         let one = &gathered.labelled[i];
-        let corners = boxes_d(one, args.mode, 1024, side, &args.compat).or_usage()?;
+        let corners = boxes_d(one, args.mode, args.frame, side, &args.compat).or_usage()?;
         let boxes = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
         let image = cache.get(&one.path, &mut Vec::new())?;
         let origin = Origin {
@@ -127,13 +130,18 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
         };
         if exemplar.add(&one.stem, &image, boxes, origin, &hour)? {
             added += 1;
-            println!("{}: {} labels", one.stem, counts[i]);
+            status::print(&format!("{}: {} labels", one.stem, counts[i]));
         } else {
-            eprintln!("warning: {}: an image of this name is there already; it stays as it is", one.stem);
+            status::tell(&format!("warning: {}: an image of this name is there already; it stays as it is", one.stem));
         }
     }
     exemplar.write()?;
-    println!("{}: {added} images added, {} images with {} labels", args.folder.display(), exemplar.entries.len(), exemplar.labels());
+    status::print(&format!(
+        "{}: {added} images added, {} images with {} labels",
+        args.folder.display(),
+        exemplar.entries.len(),
+        exemplar.labels()
+    ));
     Ok(status::DONE)
 }
 
@@ -145,9 +153,9 @@ fn list(exemplar: &Exemplar) {
         facts.extend(diameter_angstrom.map(|diameter| format!("{diameter} angstrom")));
         facts.extend(model_sha256.as_ref().map(|hash| format!("model {}", hash.chars().take(12).collect::<String>())));
         facts.extend(micrograph.as_ref().map(|path| format!("from {path}")));
-        println!("{}: {}", entry.file, facts.join(", "));
+        status::print(&format!("{}: {}", entry.file, facts.join(", ")));
     }
-    println!("{}: {} images with {} labels", exemplar.folder.display(), exemplar.entries.len(), exemplar.labels());
+    status::print(&format!("{}: {} images with {} labels", exemplar.folder.display(), exemplar.entries.len(), exemplar.labels()));
 }
 
 fn prune(args: &ExemplarArgs) -> Result<u8> {
@@ -168,7 +176,7 @@ fn prune(args: &ExemplarArgs) -> Result<u8> {
         let kept: Vec<u64> = chosen.iter().map(|&i| exemplar.entries[i].id).collect();
         gone += exemplar.remove(|entry| !kept.contains(&entry.id))?;
     }
-    println!("{gone} images removed");
+    status::print(&format!("{gone} images removed"));
     list(&exemplar);
     Ok(status::DONE)
 }

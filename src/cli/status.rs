@@ -53,6 +53,11 @@ pub fn tell(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// A line on standard output, with the same indifference.
+pub fn print(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
 /// Clap's message on one line, without the usage that follows it.
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();

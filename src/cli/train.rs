@@ -3,177 +3,34 @@
 //! The story: match micrographs and labels, part them, choose the weights to start with, train, save after every epoch,
 //! judge on the test part, and with `--continual` keep exemplars for the next time.
 
+mod args;
 mod hooks;
 mod parts;
 
 use super::eval::{pr_chart, tell};
 use super::status::{self, OrUsage, Usage};
-use super::values;
 use crate::device::Device;
-use crate::formats::label_file::Family;
 use crate::formats::model_file::{load_checkpoint_file, sha256_of_file};
 use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::write::write_whole;
 use crate::net::engine::DeviceEngine;
 use crate::net::model::Mode;
 use crate::net::{Architecture, Model};
-use crate::ops::losses::HeatMapLoss;
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::preprocess::Normalisation;
+use crate::pick::compat::Fault;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint::{self, Resumed};
-use crate::train::data::{Data, DataOptions, TrainingImage};
+use crate::train::data::{Data, TrainingImage};
 use crate::train::exemplar::Exemplar;
-use crate::train::labels::{self, BoxSide, Gathered, boxes_d, gather};
+use crate::train::labels::{self, Gathered, boxes_d, gather};
 use crate::train::run::{End, Position, RunOptions, Schedule, run as train};
 use crate::train::split::{Shares, Split, split};
-use crate::train::{Continual, FeatureScale, LossWeights, Trainer, TrainerOptions, TrainingMemory, augment};
+use crate::train::{Continual, FeatureScale, Trainer, TrainingMemory};
 use anyhow::{Context, Result, ensure};
+pub use args::TrainArgs;
 use hooks::TrainHooks;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// The command line of `epicker train`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct TrainArgs {
-    /// Micrographs: a folder or a list
-    #[arg(long = "data", value_name = "PATH", required = true)]
-    data: PathBuf,
-    /// Labels, any format [default: beside the micrographs]
-    #[arg(long = "label", value_name = "PATH")]
-    label: Option<PathBuf>,
-    /// Format of the labels [default: told by the content]
-    #[arg(long = "label_type", value_name = "FORMAT")]
-    label_type: Option<Family>,
-    /// Folder of this training: models, logs, curves
-    #[arg(long = "exp_id", value_name = "FOLDER", default_value = "default")]
-    exp_id: PathBuf,
-    /// particle, vesicle or fiber
-    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
-    mode: Mode,
-    /// Model to start from: all tensors that fit are taken
-    #[arg(long = "load_model", value_name = "FILE")]
-    load_model: Option<PathBuf>,
-    /// Go on with an interrupted training: EXP_ID/model_last.pth, bit by bit as if it had not been
-    #[arg(long = "resume")]
-    resume: bool,
-    /// Width of a new network: 1, 0.5 or 0.25 of the usual channels
-    #[arg(long = "width", value_name = "SHARE", default_value = "1", value_parser = ["1", "0.5", "0.25"])]
-    width: String,
-    /// Learning rate
-    #[arg(long = "lr", value_name = "RATE", default_value_t = 1e-4, value_parser = values::positive)]
-    lr: f64,
-    /// Epochs after which the learning rate is a tenth [default: 70,90, scaled with --num_epoch]
-    #[arg(long = "lr_step", value_name = "EPOCHS", value_delimiter = ',')]
-    lr_step: Option<Vec<u32>>,
-    /// Images of a step
-    #[arg(long = "batch_size", value_name = "COUNT", default_value_t = 4, value_parser = values::count)]
-    batch_size: usize,
-    /// Epochs [default: 140]
-    #[arg(long = "num_epochs", alias = "num_epoch", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    num_epochs: Option<u32>,
-    /// Most steps of an epoch; -1 for all
-    #[arg(long = "num_iters", value_name = "COUNT", default_value_t = -1)]
-    num_iters: i64,
-    /// Share of the images to train on, percent [default: 80]
-    #[arg(long = "train_pct", value_name = "PERCENT")]
-    train_pct: Option<u32>,
-    /// Share to choose the best model with, percent [default: 0]
-    #[arg(long = "val_pct", value_name = "PERCENT")]
-    val_pct: Option<u32>,
-    /// Share for the evaluation at the end, percent [default: what is left, at most 20]
-    #[arg(long = "test_pct", value_name = "PERCENT")]
-    test_pct: Option<u32>,
-    /// Only some of the particles are labelled
-    #[arg(long = "sparse_anno")]
-    sparse_anno: bool,
-    /// Diameter of the particles, angstrom: sets their boxes
-    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
-    diameter: Option<f64>,
-    /// Box of the particles, heat-map pixels
-    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
-    particle_size: f64,
-    /// Pixel size, angstrom, whatever the micrographs say
-    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
-    angpix: Option<f64>,
-    /// Learn without forgetting: replays exemplars of earlier data sets, and keeps new ones at the end
-    #[arg(long = "continual")]
-    continual: bool,
-    /// Exemplars of earlier data sets
-    #[arg(long = "load_exemplar", value_name = "FOLDER", default_value = "./exemplar_dataset")]
-    load_exemplar: PathBuf,
-    /// Where exemplars are kept
-    #[arg(long = "output_exemplar", value_name = "FOLDER", default_value = "./exemplar_dataset")]
-    output_exemplar: PathBuf,
-    /// Labels to keep; whole images are kept, so it is the least
-    #[arg(long = "sampling_size", value_name = "COUNT", default_value_t = 200, value_parser = values::count)]
-    sampling_size: usize,
-    /// Width of the downscaled micrographs
-    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
-    frame: usize,
-    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for --frame
-    #[arg(long = "input_res", value_name = "PIXELS", default_value_t = -1)]
-    input_res: i64,
-    /// Probability of mirroring in x
-    #[arg(long = "flip", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
-    flip: f64,
-    /// Probability of mirroring in y
-    #[arg(long = "flip_y", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
-    flip_y: f64,
-    /// Probability of a quarter turn
-    #[arg(long = "turn", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
-    turn: f64,
-    /// Largest change of contrast
-    #[arg(long = "contrast", value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
-    contrast: f64,
-    /// No random crop: every sample is the whole image
-    #[arg(long = "not_rand_crop")]
-    not_rand_crop: bool,
-    /// Weight of the heat map's loss
-    #[arg(long = "hm_weight", value_name = "WEIGHT", default_value_t = 1.0, value_parser = values::distance)]
-    hm_weight: f64,
-    /// Weight of the offset's loss
-    #[arg(long = "off_weight", value_name = "WEIGHT", default_value_t = 1.0, value_parser = values::distance)]
-    off_weight: f64,
-    /// Weight of the size's loss
-    #[arg(long = "wh_weight", value_name = "WEIGHT", default_value_t = 0.1, value_parser = values::distance)]
-    wh_weight: f64,
-    /// Seed of all that is random
-    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
-    seed: u64,
-    /// Devices; there is one: the first is used
-    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
-    gpus: Option<values::Devices>,
-    /// Keep the model of every fifth epoch
-    #[arg(long = "save_all")]
-    save_all: bool,
-    /// Keep the prepared images
-    #[arg(long = "save_debug_files")]
-    save_debug_files: bool,
-    /// Most bytes of prepared images on disk, GB; 0 keeps none
-    #[arg(long = "cache", value_name = "GB", default_value_t = 20.0, value_parser = values::distance)]
-    cache: f64,
-    /// Compute maps twice rather than keep them: less memory, more time, the same result
-    #[arg(long = "checkpoint-activations")]
-    checkpoint_activations: bool,
-    /// Repeat faults of the original: all, or names parted by commas (docs/options.md)
-    #[arg(long = "compat", value_name = "NAMES", default_value = "")]
-    compat: Compat,
-    /// Leaves out entries of a list that do not exist
-    #[arg(long = "skip-missing")]
-    skip_missing: bool,
-    /// Threads [default: all cores]
-    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
-    threads: Option<usize>,
-    /// One JSON object per line on standard output; text goes to standard error
-    #[arg(long = "json")]
-    json: bool,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    values::number_in(text, 0.0..=1.0)
-}
 
 /// The weights that a training starts with.
 struct Start {
@@ -191,8 +48,8 @@ struct Start {
 /// read or written, or a loss that is no number.
 pub fn run(args: &TrainArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
-    let say = |line: &str| if args.json { eprintln!("{line}") } else { println!("{line}") };
-    let warn = |line: &str| eprintln!("warning: {line}");
+    let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
+    let warn = |line: &str| status::tell(&format!("warning: {line}"));
     let (schedule, note) = Schedule::from_options(args.lr, args.lr_step.clone(), args.num_epochs).or_usage()?;
     note.iter().for_each(|note| say(note));
     let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct).or_usage()?;
@@ -291,31 +148,6 @@ fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
 }
 
 impl TrainArgs {
-    fn side_n(&self) -> Result<usize> {
-        if self.input_res == -1 {
-            return Ok(self.frame);
-        }
-        let side = usize::try_from(self.input_res).ok().filter(|side| (32..=self.frame).contains(side) && side % 32 == 0);
-        side.with_context(|| format!("--input_res {}: expected a multiple of 32 from 32 to {}, or -1", self.input_res, self.frame))
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(devices) = &self.gpus {
-            if devices.0.len() > 1 {
-                lines.push("--gpus: training uses one device, the first; the others stay idle".to_owned());
-            }
-            if devices.0.first().is_some_and(|&id| id >= 0) {
-                lines.push("--gpus: this program trains on the CPU".to_owned());
-            }
-        }
-        lines
-    }
-
-    fn side(&self) -> BoxSide {
-        self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size), BoxSide::Angstrom)
-    }
-
     fn gather(&self, say: &impl Fn(&str)) -> Result<Gathered> {
         let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
         options.label.family = self.label_type;
@@ -326,16 +158,6 @@ impl TrainArgs {
         tell(&gathered, say);
         labels::refuse_without_labels(&gathered)?;
         Ok(gathered)
-    }
-
-    fn architecture(&self) -> Architecture {
-        let divisor = match self.width.as_str() {
-            "0.5" => 2,
-            "0.25" => 4,
-            _ => 1,
-        };
-        let full = Architecture::DLA34;
-        Architecture { channels: full.channels.map(|c| c / divisor), head: full.head / divisor }
     }
 
     fn start(&self, say: &impl Fn(&str)) -> Result<Start> {
@@ -396,16 +218,14 @@ impl TrainArgs {
         if exemplar.entries.len() < self.batch_size {
             warn(&format!("{folder}: {} exemplars, fewer than a batch; they are replayed in steps of as many", exemplar.entries.len()));
         }
-        Ok(Some(exemplar))
-    }
-
-    fn trainer_options(&self, side_n: usize) -> TrainerOptions {
-        TrainerOptions {
-            heat_map_loss: if self.sparse_anno { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal },
-            weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
-            checkpoint_activations: self.checkpoint_activations,
-            ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
+        let others = exemplar.entries.iter().filter(|entry| entry.size[1] != self.frame).count();
+        if others > 0 {
+            warn(&format!(
+                "{folder}: {others} pictures are not {} wide as --frame says; they are resampled, which costs detail",
+                self.frame
+            ));
         }
+        Ok(Some(exemplar))
     }
 
     fn continual_terms(&self, start: &Start, has_exemplars: bool) -> Option<Continual> {
@@ -413,23 +233,6 @@ impl TrainArgs {
         let earlier = start.earlier.clone().filter(|_| has_exemplars && !only_particles)?;
         let feature_scale = if self.compat.has(Fault::DistillSize) { FeatureScale::Original } else { FeatureScale::Actual };
         Some(Continual { earlier, batch_statistics: self.compat.has(Fault::TeacherBn), feature_scale })
-    }
-
-    fn data_options(&self, side_n: usize) -> DataOptions {
-        DataOptions {
-            frame: self.frame,
-            side_n,
-            augment: augment::Options {
-                flip_x: self.flip,
-                flip_y: self.flip_y,
-                turn: self.turn,
-                contrast: self.contrast,
-                random_centre: !self.not_rand_crop,
-            },
-            clip: self.compat.has(Fault::ClipCentre),
-            normalisation: if self.compat.has(Fault::TrainNorm) { Normalisation::Training } else { Normalisation::Picking },
-            seed: self.seed,
-        }
     }
 
     /// What a resumed training must have in common with the interrupted one.
@@ -467,10 +270,5 @@ impl TrainArgs {
             threshold: None,
             history,
         }
-    }
-
-    /// Where the files of this training go.
-    fn folder(&self) -> &Path {
-        &self.exp_id
     }
 }

@@ -145,7 +145,7 @@ impl TrainHooks {
 
     fn tell(&mut self, line: &str) -> Result<()> {
         writeln!(self.log, "{line}").context("log.txt: cannot be written; check the free space")?;
-        let print = || if self.args.json { eprintln!("{line}") } else { println!("{line}") };
+        let print = || if self.args.json { status::tell(line) } else { status::print(line) };
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

@@ -1,0 +1,223 @@
+//! The options of `epicker train`, and what they mean before any file is read.
+
+use crate::cli::values;
+use crate::formats::label_file::Family;
+use crate::net::Architecture;
+use crate::net::model::Mode;
+use crate::ops::losses::HeatMapLoss;
+use crate::pick::compat::{Compat, Fault};
+use crate::pick::preprocess::Normalisation;
+use crate::train::data::DataOptions;
+use crate::train::labels::BoxSide;
+use crate::train::{LossWeights, TrainerOptions, augment};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// The command line of `epicker train`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TrainArgs {
+    /// Micrographs: a folder or a list
+    #[arg(long = "data", value_name = "PATH", required = true)]
+    pub(super) data: PathBuf,
+    /// Labels, any format [default: beside the micrographs]
+    #[arg(long = "label", value_name = "PATH")]
+    pub(super) label: Option<PathBuf>,
+    /// Format of the labels [default: told by the content]
+    #[arg(long = "label_type", value_name = "FORMAT")]
+    pub(super) label_type: Option<Family>,
+    /// Folder of this training: models, logs, curves
+    #[arg(long = "exp_id", value_name = "FOLDER", default_value = "default")]
+    pub(super) exp_id: PathBuf,
+    /// particle, vesicle or fiber
+    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
+    pub(super) mode: Mode,
+    /// Model to start from: all tensors that fit are taken
+    #[arg(long = "load_model", value_name = "FILE")]
+    pub(super) load_model: Option<PathBuf>,
+    /// Go on with an interrupted training: EXP_ID/model_last.pth, bit by bit as if it had not been
+    #[arg(long = "resume")]
+    pub(super) resume: bool,
+    /// Width of a new network: 1, 0.5 or 0.25 of the usual channels
+    #[arg(long = "width", value_name = "SHARE", default_value = "1", value_parser = ["1", "0.5", "0.25"])]
+    pub(super) width: String,
+    /// Learning rate
+    #[arg(long = "lr", value_name = "RATE", default_value_t = 1e-4, value_parser = values::positive)]
+    pub(super) lr: f64,
+    /// Epochs after which the learning rate is a tenth [default: 70,90, scaled with --num_epoch]
+    #[arg(long = "lr_step", value_name = "EPOCHS", value_delimiter = ',')]
+    pub(super) lr_step: Option<Vec<u32>>,
+    /// Images of a step
+    #[arg(long = "batch_size", value_name = "COUNT", default_value_t = 4, value_parser = values::count)]
+    pub(super) batch_size: usize,
+    /// Epochs [default: 140]
+    #[arg(long = "num_epochs", alias = "num_epoch", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) num_epochs: Option<u32>,
+    /// Most steps of an epoch; -1 for all
+    #[arg(long = "num_iters", value_name = "COUNT", default_value_t = -1)]
+    pub(super) num_iters: i64,
+    /// Share of the images to train on, percent [default: 80]
+    #[arg(long = "train_pct", value_name = "PERCENT")]
+    pub(super) train_pct: Option<u32>,
+    /// Share to choose the best model with, percent [default: 0]
+    #[arg(long = "val_pct", value_name = "PERCENT")]
+    pub(super) val_pct: Option<u32>,
+    /// Share for the evaluation at the end, percent [default: what is left, at most 20]
+    #[arg(long = "test_pct", value_name = "PERCENT")]
+    pub(super) test_pct: Option<u32>,
+    /// Only some of the particles are labelled
+    #[arg(long = "sparse_anno")]
+    pub(super) sparse_anno: bool,
+    /// Diameter of the particles, angstrom: sets their boxes
+    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
+    pub(super) diameter: Option<f64>,
+    /// Box of the particles, heat-map pixels
+    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
+    pub(super) particle_size: f64,
+    /// Pixel size, angstrom, whatever the micrographs say
+    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
+    pub(super) angpix: Option<f64>,
+    /// Learn without forgetting: replays exemplars of earlier data sets, and keeps new ones at the end
+    #[arg(long = "continual")]
+    pub(super) continual: bool,
+    /// Exemplars of earlier data sets
+    #[arg(long = "load_exemplar", value_name = "FOLDER", default_value = "./exemplar_dataset")]
+    pub(super) load_exemplar: PathBuf,
+    /// Where exemplars are kept
+    #[arg(long = "output_exemplar", value_name = "FOLDER", default_value = "./exemplar_dataset")]
+    pub(super) output_exemplar: PathBuf,
+    /// Labels to keep; whole images are kept, so it is the least
+    #[arg(long = "sampling_size", value_name = "COUNT", default_value_t = 200, value_parser = values::count)]
+    pub(super) sampling_size: usize,
+    /// Width of the downscaled micrographs
+    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
+    pub(super) frame: usize,
+    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for --frame
+    #[arg(long = "input_res", value_name = "PIXELS", default_value_t = -1)]
+    pub(super) input_res: i64,
+    /// Probability of mirroring in x
+    #[arg(long = "flip", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub(super) flip: f64,
+    /// Probability of mirroring in y
+    #[arg(long = "flip_y", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub(super) flip_y: f64,
+    /// Probability of a quarter turn
+    #[arg(long = "turn", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub(super) turn: f64,
+    /// Largest change of contrast
+    #[arg(long = "contrast", value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    pub(super) contrast: f64,
+    /// No random crop: every sample is the whole image
+    #[arg(long = "not_rand_crop")]
+    pub(super) not_rand_crop: bool,
+    /// Weight of the heat map's loss
+    #[arg(long = "hm_weight", value_name = "WEIGHT", default_value_t = 1.0, value_parser = values::distance)]
+    pub(super) hm_weight: f64,
+    /// Weight of the offset's loss
+    #[arg(long = "off_weight", value_name = "WEIGHT", default_value_t = 1.0, value_parser = values::distance)]
+    pub(super) off_weight: f64,
+    /// Weight of the size's loss
+    #[arg(long = "wh_weight", value_name = "WEIGHT", default_value_t = 0.1, value_parser = values::distance)]
+    pub(super) wh_weight: f64,
+    /// Seed of all that is random
+    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
+    pub(super) seed: u64,
+    /// Devices; there is one: the first is used
+    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
+    pub(super) gpus: Option<values::Devices>,
+    /// Keep the model of every fifth epoch
+    #[arg(long = "save_all")]
+    pub(super) save_all: bool,
+    /// Keep the prepared images
+    #[arg(long = "save_debug_files")]
+    pub(super) save_debug_files: bool,
+    /// Most bytes of prepared images on disk, GB; 0 keeps none
+    #[arg(long = "cache", value_name = "GB", default_value_t = 20.0, value_parser = values::distance)]
+    pub(super) cache: f64,
+    /// Compute maps twice rather than keep them: less memory, more time, the same result
+    #[arg(long = "checkpoint-activations")]
+    pub(super) checkpoint_activations: bool,
+    /// Repeat faults of the original: all, or names parted by commas (docs/options.md)
+    #[arg(long = "compat", value_name = "NAMES", default_value = "")]
+    pub(super) compat: Compat,
+    /// Leaves out entries of a list that do not exist
+    #[arg(long = "skip-missing")]
+    pub(super) skip_missing: bool,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    pub(super) threads: Option<usize>,
+    /// One JSON object per line on standard output; text goes to standard error
+    #[arg(long = "json")]
+    pub(super) json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    values::number_in(text, 0.0..=1.0)
+}
+
+impl TrainArgs {
+    pub(super) fn side_n(&self) -> Result<usize> {
+        if self.input_res == -1 {
+            return Ok(self.frame);
+        }
+        let side = usize::try_from(self.input_res).ok().filter(|side| (32..=self.frame).contains(side) && side % 32 == 0);
+        side.with_context(|| format!("--input_res {}: expected a multiple of 32 from 32 to {}, or -1", self.input_res, self.frame))
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(devices) = &self.gpus {
+            if devices.0.len() > 1 {
+                lines.push("--gpus: training uses one device, the first; the others stay idle".to_owned());
+            }
+            if devices.0.first().is_some_and(|&id| id >= 0) {
+                lines.push("--gpus: this program trains on the CPU".to_owned());
+            }
+        }
+        lines
+    }
+
+    pub(super) fn side(&self) -> BoxSide {
+        self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size), BoxSide::Angstrom)
+    }
+
+    pub(super) fn architecture(&self) -> Architecture {
+        let divisor = match self.width.as_str() {
+            "0.5" => 2,
+            "0.25" => 4,
+            _ => 1,
+        };
+        let full = Architecture::DLA34;
+        Architecture { channels: full.channels.map(|c| c / divisor), head: full.head / divisor }
+    }
+
+    pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
+        TrainerOptions {
+            heat_map_loss: if self.sparse_anno { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal },
+            weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
+            checkpoint_activations: self.checkpoint_activations,
+            ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
+        }
+    }
+
+    pub(super) fn data_options(&self, side_n: usize) -> DataOptions {
+        DataOptions {
+            frame: self.frame,
+            side_n,
+            augment: augment::Options {
+                flip_x: self.flip,
+                flip_y: self.flip_y,
+                turn: self.turn,
+                contrast: self.contrast,
+                random_centre: !self.not_rand_crop,
+            },
+            clip: self.compat.has(Fault::ClipCentre),
+            normalisation: if self.compat.has(Fault::TrainNorm) { Normalisation::Training } else { Normalisation::Picking },
+            seed: self.seed,
+        }
+    }
+
+    /// Where the files of this training go.
+    pub(super) fn folder(&self) -> &Path {
+        &self.exp_id
+    }
+}
