@@ -340,3 +340,35 @@ fn wrong_trainings_are_refused_before_anything_is_written() {
     is_refused(&train(&["--flip", "2"]), "from 0 to 1");
     assert!(!exp_id.exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_stops_and_resume_goes_on() {
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let [mics, exp] = ["mics", "exp"].map(|name| folder.path().join(name));
+    micrographs(&mics);
+    let [mics, exp_id] = [text(&mics), text(&exp)];
+    let common =
+        ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "64", "--width", "0.25", "--batch_size", "2", "--lr_step", "70"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_epicker"))
+        .args(common)
+        .args(["--num_epoch", "100000", "--train_pct", "100"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !exp.join("model_last.safetensors").is_file() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let stopped = checkpoint::load(&exp.join("model_last.pth")).unwrap().position;
+    let epochs = (stopped.epoch + 1).to_string();
+    let result = epicker(&[&common[..], &["--num_epoch", &epochs, "--train_pct", "100", "--resume"]].concat());
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    let told = String::from_utf8_lossy(&result.stdout).into_owned();
+    assert!(told.contains(&format!("going on after epoch {}, step {}", stopped.epoch, stopped.step)), "{told}");
+    assert_eq!(checkpoint::load(&exp.join("model_last.pth")).unwrap().position, Position { epoch: stopped.epoch + 1, step: 0 });
+}

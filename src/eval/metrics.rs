@@ -3,6 +3,7 @@
 //! Picks of equal score enter together, so the numbers do not depend on the order of a file.
 
 use crate::train::random::Random;
+use rayon::prelude::*;
 
 /// A judged pick: not ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,18 +116,16 @@ impl Pooled {
         if count < 2 || self.labels() == 0 || rounds == 0 {
             return None;
         }
-        let (mut aps, mut f1s) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
-        for round in 0..rounds as u64 {
+        let round = |round: u64| {
             let mut random = Random::new(seed, &[0x626f_6f74, round]);
             let mut weights = vec![0.0; count];
             (0..count).for_each(|_| weights[random.below(count)] += 1.0);
-            let curve = self.weighted_curve(&weights);
             let drawn: f64 = self.labels.iter().zip(&weights).map(|(labels, weight)| *labels as f64 * weight).sum();
-            if drawn > 0.0 {
-                aps.push(average_precision(&curve));
-                f1s.push(best_f1(&curve).map_or(0.0, |point| point.f1()));
-            }
-        }
+            let curve = self.weighted_curve(&weights);
+            (drawn > 0.0).then(|| (average_precision(&curve), best_f1(&curve).map_or(0.0, |point| point.f1())))
+        };
+        // Each round draws from its own stream, so threads change nothing.
+        let (aps, f1s) = (0..rounds as u64).into_par_iter().filter_map(round).unzip();
         Some(Intervals { ap: middle(aps), f1_best: middle(f1s) })
     }
 }
