@@ -140,7 +140,8 @@ impl TrainHooks {
             own_first: kind == Kind::Vesicle,
             ..SizeSource::default()
         };
-        evaluate(&items, &Settings { size, bootstrap, seed: self.args.seed, ..Settings::default() })
+        let shipped_threshold = Some(model.facts().threshold.unwrap_or(0.0) as f32);
+        evaluate(&items, &Settings { size, shipped_threshold, bootstrap, seed: self.args.seed, ..Settings::default() })
     }
 
     fn tell(&mut self, line: &str) -> Result<()> {
