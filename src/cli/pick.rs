@@ -19,8 +19,7 @@ use plan::Batch;
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// The command line of `epicker pick`.
 #[derive(Debug, clap::Args)]
@@ -156,7 +155,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
     args.tell(&model, &settings, &batch, &progress);
-    let interrupt = on_ctrl_c()?;
+    let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
     let is_aborted = || relion.is_some_and(RelionJob::is_to_stop);
     let (mut picks, mut failures) = (0, Vec::new());
     let mut finished = vec![false; batch.jobs.len()];
@@ -243,20 +242,6 @@ fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Op
             lists::write_merge_results(&args.output, &listed)
         }
     }
-}
-
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    let handler = move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(status::INTERRUPTED));
-        }
-        status::tell("interrupted: finishing the micrograph in hand; once more to stop at once");
-    };
-    ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
-    Ok(flag)
 }
 
 impl PickArgs {

@@ -35,7 +35,9 @@ impl Progress {
     pub fn summary(&self, done: usize, picks: usize, failures: usize, skipped: usize) {
         let seconds = self.seconds();
         let before = if skipped > 0 { format!(", {skipped} done before") } else { String::new() };
-        self.say(&format!("{done} micrographs{before}, {picks} picks, {seconds:.2} seconds, {failures} failures"));
+        let counted = |count: usize, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
+        let [done_text, picks_text, failures_text] = [counted(done, "micrograph"), counted(picks, "pick"), counted(failures, "failure")];
+        self.say(&format!("{done_text}{before}, {picks_text}, {seconds:.2} seconds, {failures_text}"));
         let fields = serde_json::json!({
             "micrographs": done, "skipped": skipped, "picks": picks, "failures": failures, "seconds": seconds,
         });

@@ -1,7 +1,10 @@
 //! Exit status: 0 done, 1 something failed, 2 wrong usage (found before any file is written), 130 interrupted.
 
+use anyhow::Context;
 use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Everything was done.
 pub const DONE: u8 = 0;
@@ -41,6 +44,23 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
     fn or_usage(self) -> anyhow::Result<T> {
         self.map_err(|error| Usage::because(format!("{:#}", error.into())).into())
     }
+}
+
+/// A flag that Ctrl-C sets, which also says what is done before the program stops (`finishing ...`); a second Ctrl-C
+/// ends it at once.
+///
+/// Errors: the signal cannot be caught.
+pub fn on_ctrl_c(what_is_finished: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    let handler = move || {
+        if set.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        tell(&format!("interrupted: {what_is_finished}; once more to stop at once"));
+    };
+    ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
+    Ok(flag)
 }
 
 /// Exit status of a command that ended with this error.

@@ -29,8 +29,6 @@ use anyhow::{Context, Result, ensure};
 pub use args::TrainArgs;
 use hooks::TrainHooks;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The weights that a training starts with.
 struct Start {
@@ -93,7 +91,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             warn(&format!("all {} epochs are done already; raise --num_epoch to train on", schedule.epochs));
         }
     }
-    let stop = on_ctrl_c()?;
+    let stop = status::on_ctrl_c("saving after the step in hand")?;
     let judged = if parts.validation.is_empty() { &parts.test } else { &parts.validation };
     say(match (parts.validation.is_empty(), parts.test.is_empty()) {
         (false, _) => "the best model is chosen on the validation part",
@@ -132,19 +130,6 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         cache()?.clear();
     }
     Ok(status::DONE)
-}
-
-fn on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    let handler = move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(status::INTERRUPTED));
-        }
-        status::tell("interrupted: saving after the step in hand; once more to stop at once");
-    };
-    ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
-    Ok(flag)
 }
 
 impl TrainArgs {
