@@ -155,10 +155,19 @@ fn every_stage_equals_the_original() {
             }
         }
         // Integers at their own size: the crop changes nothing, and truncation takes off 1 at random.
-        if name == "p_i16_1024x1000" || name == "p_i16_1023x700" {
+        if name == "p_i16_1024x1000" {
             continue;
         }
         let quantised = quantise(&image_d, &pixels, true);
+        if name == "p_i16_1023x700" {
+            // The same in column 0 alone, and in whatever the histogram makes of it afterwards.
+            let (points, beyond) = (cases.points(), |(i, _): &(usize, i16)| i % FRAME.div_ceil(16) != 0);
+            let stored = points.tensor(&format!("{name}/quant_strided")).unwrap();
+            let ours = at_steps(&quantised, 16, [stored.shape()[0], stored.shape()[1]]);
+            let differences = ours.iter().zip(stored.data()).map(|(&a, &b)| i16::from(a) - i16::from(b)).enumerate();
+            assert_eq!(differences.filter(beyond).filter(|(_, d)| *d != 0).count(), 0, "{name}");
+            continue;
+        }
         let (differing, of) = cases.levels_differing(&format!("{name}/quant_strided"), &quantised, 16);
         assert!(differing.len() * 10_000 <= of && differing.iter().all(|&d| d.abs() == 1), "{name}: {differing:?} of {of}");
         let is = |key: &str, bytes: &[u8]| case[key].as_str() == Some(&sha256(bytes));
