@@ -237,7 +237,20 @@ fn the_full_network_gives_the_originals_outputs_in_f64_and_f32() {
         assert!(error <= 3.0 * pytorch_f32[i], "{name} in f32: {error:.2e}");
     }
     // Twelve stages on the way, every (C/4)-th channel and (H/16)-th row and column.
-    let stages = ["base.base_layer", "base.level0", "base.level1", "base.level2", "base.level3", "base.level4", "dla_up.ida_0.node_1"];
+    let stages = [
+        "base.base_layer",
+        "base.level0",
+        "base.level1",
+        "base.level2",
+        "base.level3",
+        "base.level4",
+        "base.level5",
+        "dla_up.ida_0.node_1",
+        "dla_up.ida_1.node_2",
+        "dla_up.ida_2.node_3",
+        "ida_up.node_1",
+        "ida_up.node_2",
+    ];
     for stage in stages {
         let id = graph.nodes().iter().rposition(|node| node.name.starts_with(&format!("{stage}."))).map(NodeId).unwrap();
         let [h, w] = graph.extent(id, [256, 256]);
