@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use epicker::formats::image::{Micrograph, Orientation, Pixels};
+use epicker::net::formula::fnv1a64;
+use epicker::ops::splitmix64;
 use epicker::pick::compat::{Compat, Fault};
 use epicker::pick::fourier_crop::crop;
 use epicker::pick::geometry::Geometry;
@@ -30,17 +32,6 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 // The micrographs are made by formula (tests/golden/README.md), so that none has to be stored.
-
-fn fnv1a64(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Noise of four random bytes per pixel, 60 dark paraboloids, and a slope along x.
 fn integer_image(name: &str, w: usize, h: usize) -> Vec<i64> {

@@ -1,17 +1,8 @@
 //! Micrographs made by formula, and the MRC files around them.
 
 use super::fixtures::MicrographRecipe;
-
-fn fnv1a64(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn splitmix64(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use epicker::net::formula::fnv1a64;
+use epicker::ops::splitmix64;
 
 /// Noise, 0..1020: the sum of four bytes of a hash.
 pub fn noise(name: &str, i: u64) -> i64 {
