@@ -1,0 +1,121 @@
+// The dialect in which every kernel is written. The same text for NVRTC, nvcc and g++: the tests run the kernels on the
+// host, through the bodies of host_kernel.h (tests/hostgpu). It knows no op.
+//
+// Rules. A kernel includes this file and nothing else. Its parameters are u32, i32, f64, shape structs of those, and
+// GLOBAL pointers; a number that is not a count comes as f64, whatever the type of values. Blocks have one dimension, and
+// exactly the threads that KERNEL states; grids have up to three. No thread returns before the last block_sync of its kernel. Memory, shared or
+// global, is never assumed to be zero. No float is added by an atomic: sums have an order, so results have the same bits
+// on every run. Maps are channels last: the value of channel ch at pixel i is map[i * stride + ch], where the pointer
+// already points to the first channel, and i counts through all images and rows.
+#pragma once
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define ON_DEVICE 1
+#else
+#define ON_DEVICE 0
+#endif
+
+typedef signed char i8;
+typedef unsigned char u8;
+typedef short i16;
+typedef unsigned short u16;
+typedef int i32;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+typedef double f64;
+typedef float raw_f32; // a float in a file: never anything else
+// The type of values. The host executor can make it double, which proves indices, strides and launches to 1e-9.
+#ifdef VALUES_ARE_F64
+typedef double f32;
+#else
+typedef float f32;
+#endif
+struct alignas(4 * sizeof(f32)) f32x4 {
+    f32 x, y, z, w;
+};
+
+#if ON_DEVICE
+
+// KERNEL(256, 2) name(...): blocks of 256 threads, of which at least 2 fit on a multiprocessor.
+#define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define DEVICE static __device__ __forceinline__
+// A pointer to global memory: GLOBAL(const f32) inp, GLOBAL(f32) out. What one of them writes, no other of them touches.
+#define GLOBAL(type) type* __restrict__
+// Shared memory of the block: SHARED(f32, tile, 256). As a function's parameter: SHARED_POINTER(f32) tile.
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define SHARED_POINTER(type) type*
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+
+DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE u32 block_threads() { return blockDim.x; }
+DEVICE u32 block_x() { return blockIdx.x; }
+DEVICE u32 block_y() { return blockIdx.y; }
+DEVICE u32 block_z() { return blockIdx.z; }
+DEVICE u32 grid_x() { return gridDim.x; }
+DEVICE void block_sync() { __syncthreads(); }
+
+// Of the lane that is `distance` further on in the warp, or at lane ^ mask. All 32 lanes take part.
+template <class T> DEVICE T shuffle_down(T value, u32 distance) { return __shfl_down_sync(0xffffffffu, value, distance); }
+template <class T> DEVICE T shuffle_xor(T value, u32 mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// 16 bytes at once; the address is a multiple of 16.
+DEVICE f32x4 load4(const f32* from, u64 index) { return *reinterpret_cast<const f32x4*>(from + index); }
+DEVICE void store4(f32* to, u64 index, f32x4 value) { *reinterpret_cast<f32x4*>(to + index) = value; }
+
+DEVICE u32 atomic_add(u32* to, u64 index, u32 value) { return atomicAdd(to + index, value); }
+DEVICE u64 atomic_add(u64* to, u64 index, u64 value) { return atomicAdd(to + index, value); }
+DEVICE u32 atomic_max(u32* to, u64 index, u32 value) { return atomicMax(to + index, value); }
+
+DEVICE u32 bits_of(float value) { return __float_as_uint(value); }
+DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+DEVICE f32 multiply_add(f32 a, f32 b, f32 c) { return fmaf(a, b, c); }
+DEVICE f64 multiply_add(f64 a, f64 b, f64 c) { return fma(a, b, c); }
+DEVICE f32 exponential(f32 x) { return expf(x); }
+DEVICE f64 exponential(f64 x) { return exp(x); }
+DEVICE f32 square_root(f32 x) { return sqrtf(x); }
+DEVICE f64 square_root(f64 x) { return sqrt(x); }
+DEVICE f64 natural_log(f64 x) { return log(x); }
+DEVICE f32 round_down(f32 x) { return floorf(x); }
+DEVICE f64 round_down(f64 x) { return floor(x); }
+DEVICE f64 round_to_even(f64 x) { return rint(x); }
+
+#else
+
+#include "host_kernel.h"
+
+#endif
+
+// The larger and the smaller; of a NaN and a number, `a`.
+template <class T> DEVICE T larger(T a, T b) { return b > a ? b : a; }
+template <class T> DEVICE T smaller(T a, T b) { return b < a ? b : a; }
+template <class T> DEVICE T divide_up(T a, T b) { return (a + b - 1) / b; }
+
+// Every index below count, once, over all blocks of a one-dimensional grid. The host sees to it that count < 2^31.
+#define FOR_EACH(i, count) for (u32 i = block_x() * block_threads() + thread_index(); i < (u32)(count); i += grid_x() * block_threads())
+
+// The sum over all threads of a block of THREADS (a power of two), the same in each, added in one order.
+// `scratch` holds THREADS values; it is free again when the call returns.
+template <u32 THREADS, class T> DEVICE T block_sum(T value, SHARED_POINTER(T) scratch) {
+    u32 thread = thread_index();
+    scratch[thread] = value;
+    block_sync();
+    UNROLL
+    for (u32 step = THREADS / 2; step > 0; step /= 2) {
+        if (thread < step) scratch[thread] = scratch[thread] + scratch[thread + step];
+        block_sync();
+    }
+    T sum = scratch[0];
+    block_sync();
+    return sum;
+}
+
+// An IEEE 754 half, from its bits.
+DEVICE float half_to_float(u16 half) {
+    u32 sign = (u32)(half & 0x8000u) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+    if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
+    if (exponent > 0) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+    float small = (float)fraction * 5.9604644775390625e-8f; // 2^-24: exact
+    return sign ? -small : small;
+}

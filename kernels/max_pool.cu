@@ -1,0 +1,46 @@
+// Maximum of windows that do not overlap, and its gradient. Host side: src/ops/max_pool.rs.
+//   forward   out[n, y, x, ch]  = max over i, j < window of inp[n, y * window + i, x * window + j, ch]
+//   backward  dinp[n, y * window + i, x * window + j, ch] += dout[n, y, x, ch] at the first maximum, in reading order
+// Source: as in src/ops/max_pool.rs.
+#include "kernel.h"
+
+struct MaxPoolShape {
+    u32 n, h, w, c, window; // of the input
+};
+
+DEVICE u32 max_pool_out_h(MaxPoolShape s) { return s.h / s.window; }
+DEVICE u32 max_pool_out_w(MaxPoolShape s) { return s.w / s.window; }
+
+// First pixel of the window of output pixel `out`.
+DEVICE u32 max_pool_first(MaxPoolShape s, u32 out) {
+    u32 oh = max_pool_out_h(s), ow = max_pool_out_w(s);
+    u32 x = out % ow, y = out / ow % oh, image = out / ow / oh;
+    return (image * s.h + y * s.window) * s.w + x * s.window;
+}
+
+KERNEL(256, 4) max_pool_forward(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f32) out, u32 out_stride) {
+    FOR_EACH(i, s.n * max_pool_out_h(s) * max_pool_out_w(s) * s.c) {
+        u32 ch = i % s.c, pixel = i / s.c, first = max_pool_first(s, pixel);
+        f32 most = inp[(u64)first * inp_stride + ch];
+        for (u32 k = 1; k < s.window * s.window; k++) {
+            most = larger(most, inp[(u64)(first + k / s.window * s.w + k % s.window) * inp_stride + ch]);
+        }
+        out[(u64)pixel * out_stride + ch] = most;
+    }
+}
+
+// Windows do not overlap, so each output value has its own inputs: no atomics.
+KERNEL(256, 4)
+max_pool_backward(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(f32) dinp,
+                  u32 dinp_stride) {
+    FOR_EACH(i, s.n * max_pool_out_h(s) * max_pool_out_w(s) * s.c) {
+        u32 ch = i % s.c, pixel = i / s.c, first = max_pool_first(s, pixel), at = first;
+        f32 most = inp[(u64)first * inp_stride + ch];
+        for (u32 k = 1; k < s.window * s.window; k++) {
+            u32 here = first + k / s.window * s.w + k % s.window;
+            f32 value = inp[(u64)here * inp_stride + ch];
+            if (value > most) most = value, at = here;
+        }
+        dinp[(u64)at * dinp_stride + ch] = dinp[(u64)at * dinp_stride + ch] + dout[(u64)pixel * dout_stride + ch];
+    }
+}
