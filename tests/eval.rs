@@ -128,6 +128,19 @@ fn average_precision_is_the_area_found_by_trying_every_threshold() {
         let pooled = Pooled::new(judged.clone(), labels);
         let curve = pooled.curve();
         assert!((average_precision(&curve) - area).abs() < 1e-12, "seed {seed}: {} {area}", average_precision(&curve));
+        // At a number of picks: a pick takes part with the probability that a random order of its equals gives it.
+        for count in 0..judged.len() + 2 {
+            let chance = |one: &Judged| {
+                let above = judged.iter().filter(|other| other.score > one.score).count() as f64;
+                let equal = judged.iter().filter(|other| other.score == one.score).count() as f64;
+                ((count as f64 - above) / equal).clamp(0.0, 1.0)
+            };
+            let hits: f64 = judged.iter().filter(|one| one.hit).map(chance).sum();
+            let found = pooled.best_picks(count);
+            assert_eq!(found.picks, count.min(judged.len()) as f64);
+            assert!((found.hits - hits).abs() < 1e-9 && (found.recall - hits / total as f64).abs() < 1e-9, "seed {seed}, {count}");
+            assert!((found.precision * found.picks - hits).abs() < 1e-9);
+        }
         // The best threshold, applied as picking applies it, gives the best F1.
         if let Some(best) = best_f1(&curve) {
             let f1 = |[recall, precision]: [f64; 2]| {
@@ -327,6 +340,13 @@ fn the_command_judges_files_of_any_program_and_compares_two_sets() {
     assert_eq!((&json["labels"], &json["picks"], &json["micrographs"]), (&8.into(), &8.into(), &2.into()));
     assert_eq!((&json["precision"], &json["recall"]), (&1.0.into(), &0.75.into()));
     assert_eq!(json["precision_shipped"], 0.75, "scores below 0 are shipped too where no threshold is given");
+    let at_picks: Vec<[f64; 3]> = json["at_picks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| ["picks", "precision", "recall"].map(|key| point[key].as_f64().unwrap()))
+        .collect();
+    assert_eq!(at_picks, [[4.0, 1.0, 0.5], [8.0, 0.75, 0.75], [8.0, 0.75, 0.75]], "half, as many and twice as many as the labels");
     let f1 = 2.0 * 0.75 / 1.75;
     assert!((json["f1_best"].as_f64().unwrap() - f1).abs() < 1e-12);
     let threshold = json["threshold_best"].as_f64().unwrap();

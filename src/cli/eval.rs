@@ -75,6 +75,9 @@ pub struct EvalArgs {
     /// Seed of the intervals and of the random picks
     #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
     seed: u64,
+    /// Precision and recall of so many best picks over all micrographs [default: half, as many, twice as many as the labels]
+    #[arg(long = "at_picks", value_name = "COUNT", value_delimiter = ',', value_parser = values::count)]
+    at_picks: Option<Vec<usize>>,
     /// Adds AP at IoU 0.5 with the original's boxes
     #[arg(long = "coco")]
     coco: bool,
@@ -243,6 +246,7 @@ impl EvalArgs {
             bootstrap: self.bootstrap,
             seed: self.seed,
             coco: self.coco,
+            at_picks: self.at_picks.clone(),
         }
     }
 

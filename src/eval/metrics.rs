@@ -102,6 +102,20 @@ impl Pooled {
         Point { score: threshold, picks, hits, precision: share(hits, picks), recall: share(hits, self.labels() as f64) }
     }
 
+    /// Precision and recall of so many best picks, or of all if there are fewer. Of picks with equal scores, of which only some
+    /// fit, each counts as much as the others do: what any order of them gives on average.
+    pub fn best_picks(&self, count: usize) -> Point {
+        let count = count.min(self.judged.len());
+        let score = count.checked_sub(1).map_or(f32::INFINITY, |last| self.judged[last].score);
+        let hits = |judged: &[Judged]| judged.iter().filter(|one| one.hit).count() as f64;
+        let above = self.judged.partition_point(|one| one.score > score);
+        let equal = self.judged.partition_point(|one| one.score >= score) - above;
+        let share = if equal > 0 { (count - above) as f64 / equal as f64 } else { 0.0 };
+        let hits = hits(&self.judged[..above]) + share * hits(&self.judged[above..above + equal]);
+        let picks = count as f64;
+        Point { score, picks, hits, precision: hits / picks.max(1.0), recall: hits / self.labels().max(1) as f64 }
+    }
+
     /// Recall where the picks kept are wrong so many times per micrograph on average, or fewer.
     pub fn recall_at_false_picks(&self, per_micrograph: f64) -> f64 {
         let most = per_micrograph * self.micrographs() as f64;

@@ -42,7 +42,7 @@ pub struct SizeSource {
 }
 
 /// How an evaluation is done.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How picks are matched.
     pub rule: Rule,
@@ -56,11 +56,22 @@ pub struct Settings {
     pub seed: u64,
     /// Adds the COCO number.
     pub coco: bool,
+    /// Numbers of best picks, over all micrographs, to tell precision and recall at; none for half, as many and twice as
+    /// many as the labels that count.
+    pub at_picks: Option<Vec<usize>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { rule: Rule::default(), size: SizeSource::default(), shipped_threshold: None, bootstrap: 1000, seed: 317, coco: false }
+        Settings {
+            rule: Rule::default(),
+            size: SizeSource::default(),
+            shipped_threshold: None,
+            bootstrap: 1000,
+            seed: 317,
+            coco: false,
+            at_picks: None,
+        }
     }
 }
 
@@ -88,6 +99,8 @@ pub struct Report {
     pub shipped: (f32, Point),
     /// Recall at [`FALSE_PICKS`].
     pub recall_at_false_picks: [f64; 5],
+    /// Precision and recall at equal numbers of picks, whatever their scores.
+    pub at_picks: Vec<Point>,
     /// Median distance of the centres of hits, micrograph pixels and angstrom.
     pub centre_error: [Option<f64>; 2],
     /// Picks on labels that a better pick had found.
@@ -214,6 +227,8 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
         .collect();
     let mean = |k: usize| random.iter().map(|one| one[k]).sum::<f64>() / random.len() as f64;
     let threshold = best.map_or(0.0, |(_, threshold)| threshold);
+    let labels = pooled.labels();
+    let at_picks = settings.at_picks.clone().unwrap_or_else(|| vec![labels / 2, labels, 2 * labels]);
     let count_of = |(stem, labels, judged): (String, usize, Vec<Judged>)| {
         let kept = judged.iter().filter(|one| one.score > threshold);
         (stem, labels, kept.clone().count(), kept.filter(|one| one.hit).count())
@@ -227,6 +242,7 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
         best,
         shipped: (shipped_threshold, pooled.at(shipped_threshold)),
         recall_at_false_picks: FALSE_PICKS.map(|count| pooled.recall_at_false_picks(count)),
+        at_picks: at_picks.into_iter().filter(|count| *count > 0 && labels > 0).map(|count| pooled.best_picks(count)).collect(),
         centre_error: [median(distances), median(distances_angstrom)],
         duplicates,
         random: [mean(0), mean(1)],
@@ -315,6 +331,9 @@ impl Report {
             "precision_shipped": shipped.precision,
             "recall_shipped": shipped.recall,
             "recall_at_false_picks": recalls,
+            "at_picks": self.at_picks.iter().map(|point| json!({
+                "picks": point.picks, "precision": point.precision, "recall": point.recall, "f1": point.f1(),
+            })).collect::<Vec<_>>(),
             "centre_error_px": self.centre_error[0],
             "centre_error_angstrom": self.centre_error[1],
             "duplicates": self.duplicates,
@@ -362,6 +381,14 @@ impl Report {
                 let recalls: Vec<String> =
                     FALSE_PICKS.iter().zip(self.recall_at_false_picks).map(|(count, recall)| format!("{recall:.3} at {count}")).collect();
                 line(format!("recall at false picks per micrograph: {}", recalls.join(", ")));
+                for point in &self.at_picks {
+                    let (precision, recall) = (point.precision, point.recall);
+                    line(format!(
+                        "best {:<5} picks        F1 {:.4}, precision {precision:.4}, recall {recall:.4}",
+                        point.picks,
+                        point.f1()
+                    ));
+                }
             }
             (Some(ap), None) => line(format!("average precision       {ap:.4}: there is no pick that counts")),
             (None, _) if self.lengths.is_some() => {}
