@@ -92,6 +92,34 @@ template <class T> DEVICE T larger(T a, T b) { return b > a ? b : a; }
 template <class T> DEVICE T smaller(T a, T b) { return b < a ? b : a; }
 template <class T> DEVICE T divide_up(T a, T b) { return (a + b - 1) / b; }
 
+// 4 neighbouring values, or 1: a kernel is written once for both. The address of 4 is a multiple of their size.
+template <u32 COUNT> struct Lanes {
+    f32 at[COUNT];
+};
+template <u32 COUNT> DEVICE Lanes<COUNT> lanes_of(f32 value) {
+    Lanes<COUNT> lanes;
+    UNROLL
+    for (u32 k = 0; k < COUNT; k++) lanes.at[k] = value;
+    return lanes;
+}
+template <u32 COUNT> DEVICE Lanes<COUNT> load_lanes(GLOBAL(const f32) from, u64 index) {
+    Lanes<COUNT> lanes;
+    if constexpr (COUNT == 4) {
+        f32x4 values = load4(from, index);
+        lanes.at[0] = values.x, lanes.at[1] = values.y, lanes.at[2] = values.z, lanes.at[3] = values.w;
+    } else {
+        lanes.at[0] = from[index];
+    }
+    return lanes;
+}
+template <u32 COUNT> DEVICE void store_lanes(GLOBAL(f32) to, u64 index, Lanes<COUNT> lanes) {
+    if constexpr (COUNT == 4) {
+        store4(to, index, f32x4{lanes.at[0], lanes.at[1], lanes.at[2], lanes.at[3]});
+    } else {
+        to[index] = lanes.at[0];
+    }
+}
+
 // Every index below count, once, over all blocks of a one-dimensional grid. The host sees to it that count < 2^31.
 #define FOR_EACH(i, count) for (u32 i = block_x() * block_threads() + thread_index(); i < (u32)(count); i += grid_x() * block_threads())
 

@@ -1,0 +1,61 @@
+// What is done to maps and weights between the ops of training: clear, add, and stand for equal channels.
+// Host side: src/ops/map.rs.
+//   clear          out = 0
+//   add            to += from
+//   sum copies     out[o, tap] = sum over k < copies of weights[o, k, tap]
+//   spread copies  to[o, k, tap] += from[o, tap] for every k
+#include "kernel.h"
+
+struct MapShape {
+    u32 pixels, c;
+};
+
+template <u32 COUNT> DEVICE void map_fill(MapShape s, GLOBAL(f32) out, u32 out_stride) {
+    u32 groups = s.c / COUNT;
+    FOR_EACH(item, s.pixels * groups) {
+        store_lanes<COUNT>(out, (u64)(item / groups) * out_stride + item % groups * COUNT, lanes_of<COUNT>(0));
+    }
+}
+
+KERNEL(256, 4) map_clear(MapShape s, u32 group, GLOBAL(f32) out, u32 out_stride) {
+    if (group == 4) {
+        map_fill<4>(s, out, out_stride);
+    } else {
+        map_fill<1>(s, out, out_stride);
+    }
+}
+
+template <u32 COUNT> DEVICE void map_sum(MapShape s, GLOBAL(const f32) from, u32 from_stride, GLOBAL(f32) to, u32 to_stride) {
+    u32 groups = s.c / COUNT;
+    FOR_EACH(item, s.pixels * groups) {
+        u32 pixel = item / groups, ch = item % groups * COUNT;
+        u64 at = (u64)pixel * to_stride + ch;
+        Lanes<COUNT> value = load_lanes<COUNT>(from, (u64)pixel * from_stride + ch), sum = load_lanes<COUNT>(to, at);
+        UNROLL
+        for (u32 k = 0; k < COUNT; k++) sum.at[k] = sum.at[k] + value.at[k];
+        store_lanes<COUNT>(to, at, sum);
+    }
+}
+
+KERNEL(256, 4) map_add(MapShape s, u32 group, GLOBAL(const f32) from, u32 from_stride, GLOBAL(f32) to, u32 to_stride) {
+    if (group == 4) {
+        map_sum<4>(s, from, from_stride, to, to_stride);
+    } else {
+        map_sum<1>(s, from, from_stride, to, to_stride);
+    }
+}
+
+// `count` values of `out`; summed in f64 and rounded once.
+KERNEL(256, 4) map_sum_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32) weights, GLOBAL(f32) out) {
+    FOR_EACH(i, count) {
+        u64 first = (u64)(i / taps) * copies * taps + i % taps;
+        f64 sum = 0;
+        for (u32 k = 0; k < copies; k++) sum += (f64)weights[first + (u64)k * taps];
+        out[i] = (f32)sum;
+    }
+}
+
+// `count` values of `to`.
+KERNEL(256, 4) map_spread_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32) from, GLOBAL(f32) to) {
+    FOR_EACH(i, count) to[i] = to[i] + from[i / (copies * taps) * taps + i % taps];
+}
