@@ -1,0 +1,37 @@
+// The 3x3 neighbourhoods of chosen pixels. Host side: src/ops/gather.rs.
+//   out[k, (3 i + j) c + ch] = inp[y_k + i - 1, x_k + j - 1, ch], 0 outside
+// No gradient: training evaluates the heads everywhere.
+// Source: as in src/ops/gather.rs.
+#include "kernel.h"
+
+struct GatherShape {
+    u32 h, w, c, rows, first; // `rows` rows of the output are for the indices from `first` on
+};
+
+template <u32 COUNT>
+DEVICE void gather_rows(GatherShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found, GLOBAL(const u32) indices,
+                        GLOBAL(f32) out, u32 out_stride) {
+    u32 groups = s.c / COUNT;
+    FOR_EACH(item, s.rows * 9 * groups) {
+        u32 ch = item % groups * COUNT, tap = item / groups % 9, row = item / groups / 9;
+        Lanes<COUNT> value = lanes_of<COUNT>(0);
+        if (s.first + row < found[0]) {
+            u32 index = indices[s.first + row], y = index / s.w + tap / 3, x = index % s.w + tap % 3; // one too large
+            if (y >= 1 && x >= 1 && y <= s.h && x <= s.w) {
+                value = load_lanes<COUNT>(inp, (u64)((y - 1) * s.w + x - 1) * inp_stride + ch);
+            }
+        }
+        store_lanes<COUNT>(out, (u64)row * out_stride + tap * s.c + ch, value);
+    }
+}
+
+// `found` [1] says how many indices there are; rows beyond them become 0, so that what follows reads numbers.
+KERNEL(256, 4)
+gather_forward(GatherShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found, GLOBAL(const u32) indices,
+               GLOBAL(f32) out, u32 out_stride) {
+    if (group == 4) {
+        gather_rows<4>(s, inp, inp_stride, found, indices, out, out_stride);
+    } else {
+        gather_rows<1>(s, inp, inp_stride, found, indices, out, out_stride);
+    }
+}
