@@ -1,0 +1,194 @@
+// What is minimised: values and gradients. Host side: src/ops/losses.rs.
+//   p = clamp(sigmoid(z), 1e-4, 1 - 1e-4), y the target, positives y = 1, N their number, w = (1 - y)^4
+//   focal            -( sum over positives (1-p)^2 ln p + sum over others w p^2 ln(1-p) ) / N
+//   sparse-original  -( sum over positives (1-p)^2 ln p + 0.01 sum over others w (p > 0.7 ? ln p : ln(1-p)) ) / N
+//                    without positives: of the second sums, undivided, those with ln(1-p)
+//   L1               sum over objects (|a0 - t0| + |a1 - t1|) / (2 objects + 1e-4), a at the object's pixel
+//   distance         weight * sum (a - b)^2
+// Everything is computed in f64 and added in one order: the threads of a block, then the blocks. Each loss has a kernel
+// for its sums, one block that adds them, and a kernel for the gradient, which needs the number of objects.
+// Source: as in src/ops/losses.rs.
+#include "kernel.h"
+
+constexpr u32 LOSSES_THREADS = 256;
+// Kinds of the heat map's loss: this one, and 1 for sparse-original.
+constexpr u32 LOSSES_FOCAL = 0;
+// The sigmoid is kept this far from 0 and 1; above the threshold an unlabelled pixel counts as an object; its weight.
+constexpr f64 LOSSES_CLAMP = 1e-4, LOSSES_SPARSE_THRESHOLD = 0.7, LOSSES_SPARSE_WEIGHT = 0.01;
+// A label that is no object.
+constexpr u32 LOSSES_NO_OBJECT = 0xffffffff;
+
+// One pixel of the heat map: its term of the sum and the slope of the term, both without the sign and the division.
+struct LossesTerm {
+    f64 value, slope;
+    u32 flows;   // the sigmoid is inside of the clamp
+    u32 seeming; // counts only where there are positives
+};
+
+DEVICE LossesTerm losses_heat_map_term(u32 kind, f64 z, f64 y) {
+    f64 raw = 1 / (1 + exponential(-z)), p = smaller(larger(raw, LOSSES_CLAMP), 1 - LOSSES_CLAMP), q = 1 - p;
+    LossesTerm term = {0, 0, raw >= LOSSES_CLAMP && raw <= 1 - LOSSES_CLAMP, 0};
+    f64 far = (1 - y) * (1 - y) * ((1 - y) * (1 - y));
+    if (y == 1) {
+        f64 log_p = natural_log(p);
+        term.value = q * q * log_p;
+        term.slope = q * q * q - 2 * p * (q * q) * log_p;
+    } else if (kind == LOSSES_FOCAL) {
+        f64 log_q = natural_log(q);
+        term.value = far * p * p * log_q;
+        term.slope = -far * (p * p * p - 2 * p * p * q * log_q);
+    } else if (p > LOSSES_SPARSE_THRESHOLD) {
+        term.value = LOSSES_SPARSE_WEIGHT * far * natural_log(p);
+        term.slope = LOSSES_SPARSE_WEIGHT * far * q;
+        term.seeming = 1;
+    } else {
+        term.value = LOSSES_SPARSE_WEIGHT * far * natural_log(q);
+        term.slope = -LOSSES_SPARSE_WEIGHT * far * p;
+    }
+    return term;
+}
+
+// The three sums of each block: terms that always count, terms that count with positives, positives.
+KERNEL(256, 2)
+losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_stride, GLOBAL(const raw_f32) targets,
+                     GLOBAL(f64) partial) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sure = 0, seeming = 0, positives = 0;
+    FOR_EACH(i, count) {
+        f64 y = (f64)targets[i];
+        LossesTerm term = losses_heat_map_term(kind, (f64)logits[(u64)i * logits_stride], y);
+        sure -= term.seeming ? 0 : term.value;
+        seeming -= term.seeming ? term.value : 0;
+        positives += y == 1 ? 1 : 0;
+    }
+    sure = block_sum<LOSSES_THREADS>(sure, scratch);
+    seeming = block_sum<LOSSES_THREADS>(seeming, scratch);
+    positives = block_sum<LOSSES_THREADS>(positives, scratch);
+    if (thread_index() == 0) {
+        partial[3 * (u64)block_x()] = sure;
+        partial[3 * (u64)block_x() + 1] = seeming;
+        partial[3 * (u64)block_x() + 2] = positives;
+    }
+}
+
+// Adds every `apart`-th value of `parts`, from `first` on, in one order; all threads of the block get the sum.
+DEVICE f64 losses_add_parts(GLOBAL(const f64) partial, u32 parts, u32 apart, u32 first, SHARED_POINTER(f64) scratch) {
+    f64 sum = 0;
+    for (u32 part = thread_index(); part < parts; part += LOSSES_THREADS) sum += partial[(u64)part * apart + first];
+    return block_sum<LOSSES_THREADS>(sum, scratch);
+}
+
+// `loss` [1]; `counts` [2]: positives, and 1 / max(positives, 1). One block.
+KERNEL(256, 2)
+losses_heat_map_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) loss, GLOBAL(f64) counts) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sure = losses_add_parts(partial, parts, 3, 0, scratch), seeming = losses_add_parts(partial, parts, 3, 1, scratch);
+    f64 positives = losses_add_parts(partial, parts, 3, 2, scratch);
+    if (thread_index() == 0) {
+        f64 scale = 1 / larger(positives, 1.0);
+        counts[0] = positives;
+        counts[1] = scale;
+        loss[0] = (sure + (positives > 0 ? seeming : 0)) * scale;
+    }
+}
+
+// Adds `weight` times the gradient.
+KERNEL(256, 2)
+losses_heat_map_gradient(u32 count, u32 kind, f64 weight, GLOBAL(const f32) logits, u32 logits_stride,
+                         GLOBAL(const raw_f32) targets, GLOBAL(const f64) counts, GLOBAL(f32) dlogits, u32 dlogits_stride) {
+    FOR_EACH(i, count) {
+        LossesTerm term = losses_heat_map_term(kind, (f64)logits[(u64)i * logits_stride], (f64)targets[i]);
+        u64 at = (u64)i * dlogits_stride;
+        if (term.flows && !(term.seeming && counts[0] == 0)) {
+            dlogits[at] = dlogits[at] + (f32)(-term.slope * counts[1] * weight);
+        }
+    }
+}
+
+// `cells` [objects] are pixels counted through all images, or LOSSES_NO_OBJECT; `wanted` [objects][4], of which two values
+// from `first` on are meant. `loss` [1]; `counts` [2]: objects, and 1 / (2 objects + 1e-4). One block.
+KERNEL(256, 2)
+losses_l1_total(u32 objects, u32 first, GLOBAL(const u32) cells, GLOBAL(const raw_f32) wanted, GLOBAL(const f32) map, u32 map_stride,
+                GLOBAL(f64) loss, GLOBAL(f64) counts) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sum = 0, count = 0;
+    for (u32 i = thread_index(); i < objects; i += LOSSES_THREADS) {
+        if (cells[i] == LOSSES_NO_OBJECT) continue;
+        count += 1;
+        for (u32 axis = 0; axis < 2; axis++) {
+            f64 difference = (f64)map[(u64)cells[i] * map_stride + axis] - (f64)wanted[4 * (u64)i + first + axis];
+            sum += larger(difference, -difference);
+        }
+    }
+    sum = block_sum<LOSSES_THREADS>(sum, scratch);
+    count = block_sum<LOSSES_THREADS>(count, scratch);
+    if (thread_index() == 0) {
+        f64 scale = 1 / (2 * count + 1e-4);
+        counts[0] = count;
+        counts[1] = scale;
+        loss[0] = sum * scale;
+    }
+}
+
+// Adds `weight` times the gradient. Of the objects that share a pixel the first one adds for all, in their order.
+KERNEL(256, 2)
+losses_l1_gradient(u32 objects, u32 first, f64 weight, GLOBAL(const u32) cells, GLOBAL(const raw_f32) wanted, GLOBAL(const f32) map,
+                   u32 map_stride, GLOBAL(const f64) counts, GLOBAL(f32) dmap, u32 dmap_stride) {
+    FOR_EACH(i, objects) {
+        u32 cell = cells[i], earlier = 0;
+        if (cell == LOSSES_NO_OBJECT) continue;
+        while (earlier < i && cells[earlier] != cell) earlier++;
+        if (earlier < i) continue;
+        for (u32 axis = 0; axis < 2; axis++) {
+            f64 value = (f64)map[(u64)cell * map_stride + axis];
+            f32 sum = dmap[(u64)cell * dmap_stride + axis];
+            for (u32 k = i; k < objects; k++) {
+                if (cells[k] != cell) continue;
+                f64 difference = value - (f64)wanted[4 * (u64)k + first + axis];
+                f64 sign = difference > 0 ? 1 : difference < 0 ? -1 : 0;
+                sum = sum + (f32)(sign * counts[1] * weight);
+            }
+            dmap[(u64)cell * dmap_stride + axis] = sum;
+        }
+    }
+}
+
+// Adds the gradient of `weight` times the squared distance of two maps, and leaves each block's sum of squares.
+KERNEL(256, 2)
+losses_map_distance(u32 pixels, u32 c, f64 weight, GLOBAL(const f32) a, u32 a_stride, GLOBAL(const f32) b, u32 b_stride,
+                    GLOBAL(f32) da, u32 da_stride, GLOBAL(f64) partial) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sum = 0;
+    FOR_EACH(i, pixels * c) {
+        u32 pixel = i / c, ch = i % c;
+        f64 difference = (f64)a[(u64)pixel * a_stride + ch] - (f64)b[(u64)pixel * b_stride + ch];
+        sum = multiply_add(difference, difference, sum);
+        u64 at = (u64)pixel * da_stride + ch;
+        da[at] = da[at] + (f32)(2 * weight * difference);
+    }
+    sum = block_sum<LOSSES_THREADS>(sum, scratch);
+    if (thread_index() == 0) partial[block_x()] = sum;
+}
+
+// The same for ranges of parameters: `ranges` [block][2] are the first value of a block's range and their number.
+KERNEL(256, 2)
+losses_parameter_distance(f64 weight, GLOBAL(const u32) ranges, GLOBAL(const f32) a, GLOBAL(const f32) b, GLOBAL(f32) da,
+                          GLOBAL(f64) partial) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    u32 first = ranges[2 * (u64)block_x()], count = ranges[2 * (u64)block_x() + 1];
+    f64 sum = 0;
+    for (u32 i = first + thread_index(); i < first + count; i += LOSSES_THREADS) {
+        f64 difference = (f64)a[i] - (f64)b[i];
+        sum = multiply_add(difference, difference, sum);
+        da[i] = da[i] + (f32)(2 * weight * difference);
+    }
+    sum = block_sum<LOSSES_THREADS>(sum, scratch);
+    if (thread_index() == 0) partial[block_x()] = sum;
+}
+
+// `loss` [1] becomes `weight` times the sum of the parts, or grows by it. One block.
+KERNEL(256, 2) losses_distance_total(u32 parts, u32 add, f64 weight, GLOBAL(const f64) partial, GLOBAL(f64) loss) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sum = losses_add_parts(partial, parts, 1, 0, scratch);
+    if (thread_index() == 0) loss[0] = (add ? loss[0] : 0) + weight * sum;
+}
