@@ -147,3 +147,29 @@ DEVICE float half_to_float(u16 half) {
     float small = (float)fraction * 5.9604644775390625e-8f; // 2^-24: exact
     return sign ? -small : small;
 }
+
+// sums[i][j] += sum over k < DEPTH of left[k][row i] * right[k][column j], each read four at a time. The thread's rows are
+// fours, ROW_GAP apart, and its columns likewise; the offsets point to the first of them.
+template <u32 ROWS, u32 COLUMNS, u32 DEPTH, u32 LEFT_PITCH, u32 RIGHT_PITCH, u32 ROW_GAP, u32 COLUMN_GAP>
+DEVICE void multiply_tiles(SHARED_POINTER(f32) left, u32 left_offset, SHARED_POINTER(f32) right, u32 right_offset,
+                           f32 (&sums)[ROWS][COLUMNS]) {
+    UNROLL
+    for (u32 k = 0; k < DEPTH; k++) {
+        f32 a[ROWS], b[COLUMNS];
+        UNROLL
+        for (u32 i = 0; i < ROWS; i += 4) {
+            f32x4 four = load4(left, (u64)left_offset + (k * LEFT_PITCH + i / 4 * ROW_GAP));
+            a[i] = four.x, a[i + 1] = four.y, a[i + 2] = four.z, a[i + 3] = four.w;
+        }
+        UNROLL
+        for (u32 j = 0; j < COLUMNS; j += 4) {
+            f32x4 four = load4(right, (u64)right_offset + (k * RIGHT_PITCH + j / 4 * COLUMN_GAP));
+            b[j] = four.x, b[j + 1] = four.y, b[j + 2] = four.z, b[j + 3] = four.w;
+        }
+        UNROLL
+        for (u32 i = 0; i < ROWS; i++) {
+            UNROLL
+            for (u32 j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(a[i], b[j], sums[i][j]);
+        }
+    }
+}
