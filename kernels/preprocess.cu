@@ -1,0 +1,350 @@
+// From the pixels of a file (frame M) to the network's input (frame N): survey, adjust, crop, quantise, equalise,
+// letterbox, normalise. Host side: src/pick/preprocess.rs, src/pick/fourier_crop.rs.
+//   crop  D = Re(R) X Re(C)' - Im(R) X Im(C)'     R: rows kept of the spectrum and back, C: columns; X less its mean
+// Im(R) = sum of two products u v', so [Re(R) | -u] times [X Re(C)' ; v' X Im(C)'] is all: two products of matrices.
+// A constant goes through the crop as it is, and grey levels depend neither on it nor on a factor: X is less its mean
+// and by its deviation, which keeps the digits of an f32.
+// Source: as in src/pick/preprocess.rs and src/pick/fourier_crop.rs.
+#include "kernel.h"
+
+constexpr u32 PREPROCESS_THREADS = 256;
+// Types of pixels: i8, u8, i16, u16, f16, f32.
+constexpr u32 PREPROCESS_I8 = 0, PREPROCESS_U8 = 1, PREPROCESS_I16 = 2, PREPROCESS_U16 = 3, PREPROCESS_F16 = 4;
+// A micrograph with pixels farther out than CLIP deviations has these clipped; the deviation is that of the pixels within
+// INNER, found in at most ROUNDS rounds.
+constexpr f64 PREPROCESS_CLIP = 20, PREPROCESS_INNER = 5;
+constexpr f64 PREPROCESS_MOST = 1.7976931348623157e308;
+
+// What a look at all pixels finds. The host reads it back: 18 numbers.
+enum PreprocessSurvey {
+    SURVEY_LOW,         // the range that is measured next
+    SURVEY_HIGH,
+    SURVEY_DONE,        // 1: nothing is measured any more
+    SURVEY_COUNT,       // pixels that are numbers
+    SURVEY_MIN,
+    SURVEY_MAX,
+    SURVEY_MEAN,
+    SURVEY_DEVIATION,
+    SURVEY_INNER_MEAN,  // of the pixels that are not far out
+    SURVEY_INNER_DEVIATION,
+    SURVEY_ADJUST,      // 1: pixels are clipped to CLIP_LOW .. CLIP_HIGH, and those that are no numbers replaced
+    SURVEY_CLIP_LOW,
+    SURVEY_CLIP_HIGH,
+    SURVEY_REPLACEMENT,
+    SURVEY_CLIPPED,     // 1: some pixels are hot
+    SURVEY_CONSTANT,    // 1: all numbers are equal
+    SURVEY_SCALE,       // 1 over the deviation
+    SURVEY_SPARE,
+};
+
+// A pixel from the words of the file; `words` is whole, whatever the number of pixels.
+DEVICE f64 preprocess_pixel(u32 kind, GLOBAL(const u32) words, u64 i) {
+    if (kind <= PREPROCESS_U8) {
+        u32 byte = words[i / 4] >> (u32)(i % 4) * 8 & 0xff;
+        return kind == PREPROCESS_I8 ? (f64)(i8)byte : (f64)byte;
+    }
+    if (kind <= PREPROCESS_F16) {
+        u32 half = words[i / 2] >> (u32)(i % 2) * 16 & 0xffff;
+        if (kind == PREPROCESS_I16) return (f64)(i16)half;
+        return kind == PREPROCESS_U16 ? (f64)half : (f64)half_to_float((u16)half);
+    }
+    return (f64)float_of(words[i]);
+}
+
+DEVICE bool preprocess_is_number(f64 value) { return value >= -PREPROCESS_MOST && value <= PREPROCESS_MOST; }
+
+// Sums are of differences from the first pixel: squares of large values would drown small differences.
+DEVICE f64 preprocess_pivot(u32 kind, GLOBAL(const u32) words) {
+    f64 value = preprocess_pixel(kind, words, 0);
+    return preprocess_is_number(value) ? value : 0;
+}
+
+// The smallest of a block's values, the same in each thread; of the negated values the largest.
+DEVICE f64 preprocess_smallest(f64 value, SHARED_POINTER(f64) scratch) {
+    u32 thread = thread_index();
+    scratch[thread] = value;
+    block_sync();
+    for (u32 step = PREPROCESS_THREADS / 2; step > 0; step /= 2) {
+        if (thread < step) scratch[thread] = smaller(scratch[thread], scratch[thread + step]);
+        block_sync();
+    }
+    f64 least = scratch[0];
+    block_sync();
+    return least;
+}
+
+// `partial` [block][5]: count, sum, squares, min, max of the pixels in the survey's range, or, if `first`, of all numbers.
+KERNEL(256, 2)
+preprocess_measure(u32 pixels, u32 kind, u32 first, GLOBAL(const u32) words, GLOBAL(const f64) survey, GLOBAL(f64) partial) {
+    SHARED(f64, scratch, PREPROCESS_THREADS);
+    f64 low = -PREPROCESS_MOST, high = PREPROCESS_MOST, pivot = preprocess_pivot(kind, words);
+    if (!first) {
+        low = survey[SURVEY_LOW], high = survey[SURVEY_HIGH];
+        if (survey[SURVEY_DONE] == 1) pixels = 0;
+    }
+    f64 count = 0, sum = 0, squares = 0, least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
+    FOR_EACH(i, pixels) {
+        f64 value = preprocess_pixel(kind, words, i);
+        if (value >= low && value <= high) { // a NaN is in no range
+            f64 offset = value - pivot;
+            count += 1;
+            sum += offset;
+            squares = multiply_add(offset, offset, squares);
+            least = smaller(least, value), most = larger(most, value);
+        }
+    }
+    count = block_sum<PREPROCESS_THREADS>(count, scratch);
+    sum = block_sum<PREPROCESS_THREADS>(sum, scratch);
+    squares = block_sum<PREPROCESS_THREADS>(squares, scratch);
+    least = preprocess_smallest(least, scratch);
+    most = -preprocess_smallest(-most, scratch);
+    if (thread_index() == 0) {
+        u64 at = 5 * (u64)block_x();
+        partial[at] = count, partial[at + 1] = sum, partial[at + 2] = squares, partial[at + 3] = least, partial[at + 4] = most;
+    }
+}
+
+// Adds what was measured, and decides: whether another round is needed, and what is done to the pixels if none follows.
+// One block.
+KERNEL(256, 2)
+preprocess_survey(u32 pixels, u32 kind, u32 first, u32 last, u32 clip_hot, u32 parts, GLOBAL(const u32) words,
+                  GLOBAL(const f64) partial, GLOBAL(f64) survey) {
+    SHARED(f64, scratch, PREPROCESS_THREADS);
+    f64 sums[3] = {}, least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
+    for (u32 part = thread_index(); part < parts; part += PREPROCESS_THREADS) {
+        u64 at = 5 * (u64)part;
+        for (u32 k = 0; k < 3; k++) sums[k] += partial[at + k];
+        least = smaller(least, partial[at + 3]), most = larger(most, partial[at + 4]);
+    }
+    for (u32 k = 0; k < 3; k++) sums[k] = block_sum<PREPROCESS_THREADS>(sums[k], scratch);
+    least = preprocess_smallest(least, scratch);
+    most = -preprocess_smallest(-most, scratch);
+    if (thread_index() != 0 || (!first && survey[SURVEY_DONE] == 1)) return; // no barrier follows
+    f64 count = larger(sums[0], 1.0), offset = sums[1] / count;
+    f64 mean = preprocess_pivot(kind, words) + offset, deviation = square_root(larger(sums[2] / count - offset * offset, 0.0));
+    bool done = last;
+    if (first) {
+        survey[SURVEY_COUNT] = sums[0], survey[SURVEY_MIN] = least, survey[SURVEY_MAX] = most;
+        survey[SURVEY_MEAN] = mean, survey[SURVEY_DEVIATION] = deviation, survey[SURVEY_SPARE] = 0;
+        survey[SURVEY_CONSTANT] = least == most ? 1 : 0;
+        survey[SURVEY_INNER_MEAN] = mean, survey[SURVEY_INNER_DEVIATION] = deviation;
+        done = done || !clip_hot || least == most;
+    } else if (sums[0] == 0 || least == most) {
+        done = true; // two values and hardly anything else: there is no deviation to go by
+    } else {
+        done = done || deviation > 0.5 * survey[SURVEY_INNER_DEVIATION];
+        survey[SURVEY_INNER_MEAN] = mean, survey[SURVEY_INNER_DEVIATION] = deviation;
+    }
+    f64 inner_mean = survey[SURVEY_INNER_MEAN], inner_deviation = survey[SURVEY_INNER_DEVIATION];
+    f64 reach = PREPROCESS_INNER * inner_deviation;
+    done = done || (least >= inner_mean - reach && most <= inner_mean + reach);
+    survey[SURVEY_LOW] = inner_mean - reach, survey[SURVEY_HIGH] = inner_mean + reach, survey[SURVEY_DONE] = done ? 1 : 0;
+
+    f64 all_least = survey[SURVEY_MIN], all_most = survey[SURVEY_MAX], clip = PREPROCESS_CLIP * inner_deviation;
+    f64 low = all_least, high = all_most, replacement = survey[SURVEY_MEAN];
+    bool clipped = clip_hot && survey[SURVEY_CONSTANT] == 0 && clip > 0 && (low < inner_mean - clip || high > inner_mean + clip);
+    if (clipped) low = larger(low, inner_mean - clip), high = smaller(high, inner_mean + clip), replacement = inner_mean;
+    survey[SURVEY_CLIP_LOW] = low, survey[SURVEY_CLIP_HIGH] = high, survey[SURVEY_REPLACEMENT] = replacement;
+    survey[SURVEY_CLIPPED] = clipped ? 1 : 0;
+    survey[SURVEY_ADJUST] = survey[SURVEY_COUNT] < pixels || low > all_least || high < all_most ? 1 : 0;
+    survey[SURVEY_SCALE] = inner_deviation > 0 ? 1 / inner_deviation : 1;
+}
+
+// The matrix X: pixels, adjusted, less their mean, by their deviation.
+KERNEL(256, 4)
+preprocess_adjust(u32 pixels, u32 kind, GLOBAL(const u32) words, GLOBAL(const f64) survey, GLOBAL(f32) out) {
+    FOR_EACH(i, pixels) {
+        f64 value = preprocess_pixel(kind, words, i);
+        if (survey[SURVEY_ADJUST] == 1) {
+            f64 clipped = smaller(larger(value, survey[SURVEY_CLIP_LOW]), survey[SURVEY_CLIP_HIGH]);
+            value = preprocess_is_number(value) ? clipped : survey[SURVEY_REPLACEMENT];
+        }
+        out[i] = (f32)((value - survey[SURVEY_INNER_MEAN]) * survey[SURVEY_SCALE]);
+    }
+}
+
+struct PreprocessProduct {
+    u32 rows, columns, depth;
+};
+
+constexpr u32 PREPROCESS_TILE = 128, PREPROCESS_DEPTH = 8;
+
+// out = a b, all packed: a (rows, depth), b (depth, columns). A block makes a tile of 128 x 128, a thread 8 x 8 of it, in
+// four pieces of 4 x 4; the next tiles travel while these are multiplied.
+KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOBAL(const f32) b, GLOBAL(f32) out) {
+    SHARED(f32, tile_a, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][row]
+    SHARED(f32, tile_b, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][column]
+    constexpr u32 EACH = PREPROCESS_DEPTH * PREPROCESS_TILE / PREPROCESS_THREADS;
+    u32 thread = thread_index(), x0 = block_x() * PREPROCESS_TILE, y0 = block_y() * PREPROCESS_TILE;
+    u32 left = thread % 16 * 4, top = thread / 16 * 4;
+    // What this thread brings: 4 neighbours in the depth of a row of a, and 4 values of b, 32 columns apart.
+    u32 a_row = thread / 2, a_depth = thread % 2 * 4, b_depth = thread / 32, b_column = thread % 32;
+    f32 next_a[EACH], next_b[EACH], sums[8][8] = {};
+    u32 steps = divide_up(s.depth, PREPROCESS_DEPTH);
+    for (u32 step = 0; step <= steps; step++) {
+        u32 half = step % 2 * PREPROCESS_DEPTH * PREPROCESS_TILE, other = PREPROCESS_DEPTH * PREPROCESS_TILE - half;
+        if (step < steps) {
+            UNROLL
+            for (u32 k = 0; k < EACH; k++) {
+                u32 row = y0 + a_row, d = step * PREPROCESS_DEPTH + a_depth + k;
+                next_a[k] = row < s.rows && d < s.depth ? a[(u64)row * s.depth + d] : 0;
+                u32 column = x0 + b_column + 32 * k, e = step * PREPROCESS_DEPTH + b_depth;
+                next_b[k] = column < s.columns && e < s.depth ? b[(u64)e * s.columns + column] : 0;
+            }
+        }
+        if (step > 0) {
+            UNROLL
+            for (u32 d = 0; d < PREPROCESS_DEPTH; d++) {
+                f32 from_a[8], from_b[8];
+                UNROLL
+                for (u32 k = 0; k < 4; k++) {
+                    from_a[k] = tile_a[other + d * PREPROCESS_TILE + top + k];
+                    from_a[4 + k] = tile_a[other + d * PREPROCESS_TILE + 64 + top + k];
+                    from_b[k] = tile_b[other + d * PREPROCESS_TILE + left + k];
+                    from_b[4 + k] = tile_b[other + d * PREPROCESS_TILE + 64 + left + k];
+                }
+                UNROLL
+                for (u32 i = 0; i < 8; i++) {
+                    UNROLL
+                    for (u32 j = 0; j < 8; j++) sums[i][j] = multiply_add(from_a[i], from_b[j], sums[i][j]);
+                }
+            }
+        }
+        if (step < steps) {
+            UNROLL
+            for (u32 k = 0; k < EACH; k++) {
+                tile_a[half + (a_depth + k) * PREPROCESS_TILE + a_row] = next_a[k];
+                tile_b[half + b_depth * PREPROCESS_TILE + b_column + 32 * k] = next_b[k];
+            }
+        }
+        block_sync();
+    }
+    UNROLL
+    for (u32 i = 0; i < 8; i++) {
+        u32 row = y0 + top + (i < 4 ? i : 60 + i);
+        UNROLL
+        for (u32 j = 0; j < 8; j++) {
+            u32 column = x0 + left + (j < 4 ? j : 60 + j);
+            if (row < s.rows && column < s.columns) out[(u64)row * s.columns + column] = sums[i][j];
+        }
+    }
+}
+
+// Parts of v' b for two vectors v [2][depth]: `partial` [part][2][columns], a part being `part_depth` rows of b.
+// Grid: x columns, y parts.
+KERNEL(256, 4)
+preprocess_vectors(PreprocessProduct s, u32 part_depth, GLOBAL(const f32) v, GLOBAL(const f32) b, GLOBAL(f32) partial) {
+    u32 column = block_x() * PREPROCESS_THREADS + thread_index();
+    if (column >= s.columns) return;
+    u32 first = block_y() * part_depth, end = smaller(first + part_depth, s.depth);
+    f32 sums[2] = {};
+    for (u32 d = first; d < end; d++) {
+        f32 value = b[(u64)d * s.columns + column];
+        sums[0] = multiply_add(v[d], value, sums[0]);
+        sums[1] = multiply_add(v[s.depth + d], value, sums[1]);
+    }
+    partial[((u64)block_y() * 2) * s.columns + column] = sums[0];
+    partial[((u64)block_y() * 2 + 1) * s.columns + column] = sums[1];
+}
+
+// Adds `parts` of `count` values each, in their order.
+KERNEL(256, 4) preprocess_add_parts(u32 count, u32 parts, GLOBAL(const f32) partial, GLOBAL(f32) out) {
+    FOR_EACH(i, count) {
+        f64 sum = 0;
+        for (u32 part = 0; part < parts; part++) sum += (f64)partial[(u64)part * count + i];
+        out[i] = (f32)sum;
+    }
+}
+
+// The smallest and the largest value of each block, [block][2].
+KERNEL(256, 4) preprocess_extremes(u32 count, GLOBAL(const f32) image, GLOBAL(f64) partial) {
+    SHARED(f64, scratch, PREPROCESS_THREADS);
+    f64 least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
+    FOR_EACH(i, count) {
+        f64 value = (f64)(raw_f32)image[i];
+        least = smaller(least, value), most = larger(most, value);
+    }
+    least = preprocess_smallest(least, scratch);
+    most = -preprocess_smallest(-most, scratch);
+    if (thread_index() == 0) partial[2 * (u64)block_x()] = least, partial[2 * (u64)block_x() + 1] = most;
+}
+
+// `range` [2], smallest and largest of all blocks; clears the histogram [256]. One block.
+KERNEL(256, 4) preprocess_range(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) range, GLOBAL(u32) histogram) {
+    SHARED(f64, scratch, PREPROCESS_THREADS);
+    f64 least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
+    for (u32 part = thread_index(); part < parts; part += PREPROCESS_THREADS) {
+        least = smaller(least, partial[2 * (u64)part]), most = larger(most, partial[2 * (u64)part + 1]);
+    }
+    least = preprocess_smallest(least, scratch);
+    most = -preprocess_smallest(-most, scratch);
+    histogram[thread_index()] = 0;
+    if (thread_index() == 0) range[0] = least, range[1] = most;
+}
+
+// Grey levels between smallest and largest, computed as the CPU computes them, and how often each occurs.
+KERNEL(256, 4)
+preprocess_quantise(u32 count, GLOBAL(const f64) survey, GLOBAL(const f64) range, GLOBAL(const f32) image, GLOBAL(u8) levels,
+                    GLOBAL(u32) histogram) {
+    SHARED(u32, bins, 256);
+    raw_f32 least = (raw_f32)range[0], extent = (raw_f32)range[1] - least;
+    bool flat = survey[SURVEY_CONSTANT] == 1 || !(extent > 0);
+    bins[thread_index()] = 0;
+    block_sync();
+    FOR_EACH(i, count) {
+        raw_f32 level = flat ? 0 : ((raw_f32)255 * ((raw_f32)image[i] - least)) / extent + (raw_f32)0.5;
+        u32 found = smaller((u32)level, 255u);
+        levels[i] = (u8)found;
+        atomic_add(bins, found, 1);
+    }
+    block_sync();
+    if (bins[thread_index()] > 0) atomic_add(histogram, thread_index(), bins[thread_index()]);
+}
+
+// The new level of every level: OpenCV's equalisation, to the bit. One block; one thread does it.
+KERNEL(32, 1) preprocess_equalise_table(GLOBAL(const u32) histogram, GLOBAL(u8) table) {
+    if (thread_index() != 0) return;
+    u32 total = 0, first = 256, sum = 0;
+    for (u32 level = 0; level < 256; level++) {
+        u32 count = histogram[level];
+        if (count > 0 && first == 256) first = level;
+        total += count;
+    }
+    u32 lowest = first < 256 ? histogram[first] : 0;
+    raw_f32 scale = (raw_f32)255 / (raw_f32)(total - lowest);
+    for (u32 level = 0; level < 256; level++) {
+        if (lowest == total) {
+            table[level] = (u8)level; // one level only: it stays
+        } else {
+            if (level > first) sum += histogram[level];
+            raw_f32 scaled = (raw_f32)sum * scale;
+            table[level] = (u8)round_to_even((f64)scaled);
+        }
+    }
+}
+
+// Every level by its new one, in place.
+KERNEL(256, 4) preprocess_equalise(u32 count, GLOBAL(const u8) table, GLOBAL(u8) levels) {
+    FOR_EACH(i, count) levels[i] = table[levels[i]];
+}
+
+struct PreprocessFrame {
+    u32 frame, height; // frame N is frame x frame, frame D frame x height
+};
+
+DEVICE i32 preprocess_level(PreprocessFrame s, GLOBAL(const u8) levels, i32 x, i32 y) {
+    return x < 0 || y < 0 || x >= (i32)s.frame || y >= (i32)s.height ? 0 : (i32)levels[(u64)y * s.frame + x];
+}
+
+// Frame D put into frame N on black, and every grey level by the network's input for it. `columns` and `rows` [frame] are
+// where each column and row of N lies in D, in 1/32 pixel; the rounding is OpenCV's.
+KERNEL(256, 4)
+preprocess_letterbox(PreprocessFrame s, GLOBAL(const u8) levels, GLOBAL(const i32) columns, GLOBAL(const i32) rows,
+                     GLOBAL(const raw_f32) inputs, GLOBAL(f32) out) {
+    FOR_EACH(i, s.frame * s.frame) {
+        i32 sx = columns[i % s.frame], sy = rows[i / s.frame], x = sx >> 5, y = sy >> 5, fx = sx & 31, fy = sy & 31;
+        i32 above = preprocess_level(s, levels, x, y) * (32 - fx) + preprocess_level(s, levels, x + 1, y) * fx;
+        i32 below = preprocess_level(s, levels, x, y + 1) * (32 - fx) + preprocess_level(s, levels, x + 1, y + 1) * fx;
+        out[i] = (f32)inputs[(32 * (above * (32 - fy) + below * fy) + (1 << 14)) >> 15];
+    }
+}
