@@ -50,7 +50,7 @@ DEVICE LossesTerm losses_heat_map_term(u32 kind, f64 z, f64 y) {
 
 // The three sums of each block: terms that always count, terms that count with positives, positives.
 KERNEL(256, 2)
-losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_stride, GLOBAL(const raw_f32) targets,
+losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_stride, GLOBAL(const f32) targets,
                      GLOBAL(f64) partial) {
     SHARED(f64, scratch, LOSSES_THREADS);
     f64 sure = 0, seeming = 0, positives = 0;
@@ -95,7 +95,7 @@ losses_heat_map_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) loss, GL
 // Adds `weight` times the gradient.
 KERNEL(256, 2)
 losses_heat_map_gradient(u32 count, u32 kind, f64 weight, GLOBAL(const f32) logits, u32 logits_stride,
-                         GLOBAL(const raw_f32) targets, GLOBAL(const f64) counts, GLOBAL(f32) dlogits, u32 dlogits_stride) {
+                         GLOBAL(const f32) targets, GLOBAL(const f64) counts, GLOBAL(f32) dlogits, u32 dlogits_stride) {
     FOR_EACH(i, count) {
         LossesTerm term = losses_heat_map_term(kind, (f64)logits[(u64)i * logits_stride], (f64)targets[i]);
         u64 at = (u64)i * dlogits_stride;

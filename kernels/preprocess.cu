@@ -193,22 +193,8 @@ KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOB
             }
         }
         if (step > 0) {
-            UNROLL
-            for (u32 d = 0; d < PREPROCESS_DEPTH; d++) {
-                f32 from_a[8], from_b[8];
-                UNROLL
-                for (u32 k = 0; k < 4; k++) {
-                    from_a[k] = tile_a[other + d * PREPROCESS_TILE + top + k];
-                    from_a[4 + k] = tile_a[other + d * PREPROCESS_TILE + 64 + top + k];
-                    from_b[k] = tile_b[other + d * PREPROCESS_TILE + left + k];
-                    from_b[4 + k] = tile_b[other + d * PREPROCESS_TILE + 64 + left + k];
-                }
-                UNROLL
-                for (u32 i = 0; i < 8; i++) {
-                    UNROLL
-                    for (u32 j = 0; j < 8; j++) sums[i][j] = multiply_add(from_a[i], from_b[j], sums[i][j]);
-                }
-            }
+            multiply_tiles<8, 8, PREPROCESS_DEPTH, PREPROCESS_TILE, PREPROCESS_TILE, 64, 64>(tile_a, other + top, tile_b,
+                                                                                             other + left, sums);
         }
         if (step < steps) {
             UNROLL

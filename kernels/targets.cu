@@ -64,7 +64,7 @@ DEVICE u32 targets_distance(u32 a, u32 b) { return a > b ? a - b : b - a; }
 
 // `map` (n, h, w), packed. Grid: x and y tiles of 16 x 16 cells, z images.
 KERNEL(256, 2)
-targets_draw(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const u32) cells, GLOBAL(const u32) discs, GLOBAL(raw_f32) map) {
+targets_draw(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const u32) cells, GLOBAL(const u32) discs, GLOBAL(f32) map) {
     SHARED(u32, near, 3 * TARGETS_THREADS);
     SHARED(u32, count, 1);
     u32 thread = thread_index(), x0 = block_x() * TARGETS_TILE, y0 = block_y() * TARGETS_TILE;
@@ -94,5 +94,5 @@ targets_draw(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const u32) cells, 
         }
         block_sync();
     }
-    if (column < s.w && row < s.h) map[((u64)block_z() * s.h + row) * s.w + column] = most;
+    if (column < s.w && row < s.h) map[((u64)block_z() * s.h + row) * s.w + column] = (f32)most;
 }
