@@ -1,6 +1,7 @@
 //! What several test files share.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part, and may panic")]
 
+pub mod drawn;
 pub mod fixtures;
 pub mod labelled;
 pub mod micrographs;
