@@ -3,11 +3,14 @@
 
 mod common;
 
+use common::drawn::{Drawing, Shape};
 use common::labelled::{write_mrc, write_thi};
 use common::program::{epicker, is_refused};
 use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use epicker::formats::label_file;
+use epicker::formats::safetensors_file;
 use epicker::net::model::Mode;
+use epicker::net::{Architecture, fresh};
 use epicker::pick::compat::{Compat, Fault};
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
@@ -346,6 +349,40 @@ fn exemplars_are_kept_listed_and_pruned() {
     assert!(stdout.contains("all 12 labels are fewer than --sampling_size 500"), "{stdout}");
 }
 
+/// Five micrographs look alike and one does not: with a model the odd one is always taken, whatever the seed.
+#[test]
+fn with_a_model_exemplars_are_those_that_look_different_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let places: Vec<[usize; 2]> = (1..4).flat_map(|i| (1..4).map(move |j| [32 * i, 32 * j])).collect();
+    for i in 0..6 {
+        // The odd one is crowded between its labels too.
+        let crowd: Vec<[usize; 2]> = (1..16).flat_map(|i| (1..16).map(move |j| [8 * i, 8 * j])).collect();
+        write_mrc(&data.join(format!("m{i}.mrc")), [128, 128], if i == 4 { &crowd } else { &places });
+        write_thi(&data.join(format!("m{i}.thi")), &places);
+    }
+    let architecture = Architecture { channels: [4, 8, 16, 32, 64, 128], head: 64 };
+    let model = folder.path().join("model.safetensors");
+    std::fs::write(&model, safetensors_file::write(&fresh::state_dict(architecture, 1)).unwrap()).unwrap();
+    let chosen = |name: &str, seed: &str, more: &[&str]| {
+        let kept = folder.path().join(name);
+        let shared = ["--data", &text(&data), "--sampling_size", "18", "--frame", "128", "--seed", seed];
+        let result = epicker(&[&["exemplar", "create", &text(&kept)], &shared[..], more].concat());
+        assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+        let entries = Exemplar::read(&kept).unwrap().entries;
+        assert!(entries.iter().all(|entry| entry.origin.model_sha256.is_some() != more.is_empty()));
+        entries.iter().map(|entry| entry.stem().to_owned()).collect::<Vec<_>>()
+    };
+    let with_model = ["--load_model", &text(&model)];
+    for seed in ["1", "2", "3"] {
+        let stems = chosen(&format!("model{seed}"), seed, &with_model);
+        assert!(stems.len() == 2 && stems.contains(&"m4".to_owned()), "{stems:?}");
+        assert_eq!(chosen(&format!("again{seed}"), seed, &with_model), stems);
+    }
+    assert!((1..4).any(|seed| !chosen(&format!("spread{seed}"), &seed.to_string(), &[]).contains(&"m4".to_owned())));
+}
+
 /// As the original writes it: no manifest, ids from 0, further keys, hour in the name.
 #[test]
 fn folders_of_the_original_are_read_as_they_are_and_broken_ones_refused() {
@@ -381,4 +418,30 @@ fn folders_of_the_original_are_read_as_they_are_and_broken_ones_refused() {
     refused(&json("a_b_2022010911.png", "5", "[1, 2, 3, 4]"), "image_id is 5");
     refused(&json("a_b_2022010911.png", "0", "[1, 2, -3, 4]"), "bbox");
     refused(&json("a_b_2022010911.png", "0", "[1, 2, 3]"), "bbox");
+}
+
+#[test]
+fn drawn_micrographs_are_dark_where_their_truth_says_and_repeat() {
+    let drawing = Drawing { shape: Shape::Vesicle, size: [400, 300], diameters_px: [40.0, 60.0], particles: 12, contrast: 4.0, seed: 3 };
+    let drawn = drawing.draw();
+    assert_eq!((drawn.truth.kind, drawn.truth.points.len(), drawn.pixels.len()), (Kind::Vesicle, 12, 400 * 300));
+    let around = |x: f64, y: f64, radius: f64| {
+        let at = |i: usize| (i as f64 * std::f64::consts::TAU / 64.0).sin_cos();
+        let pixel = |(sin, cos): (f64, f64)| drawn.pixels[(y + radius * sin) as usize * 400 + (x + radius * cos) as usize];
+        (0..64).map(|i| f64::from(pixel(at(i)))).sum::<f64>() / 64.0
+    };
+    for point in &drawn.truth.points {
+        let radius = point.radius().unwrap();
+        assert!((20.0..30.0).contains(&radius), "{radius}");
+        let (membrane, inside) = (around(point.x, point.y, radius - 5.0), around(point.x, point.y, radius / 3.0));
+        assert!(inside - membrane > 2.5, "{membrane} {inside}");
+    }
+    for shape in [Shape::Disc, Shape::Ring, Shape::Rod, Shape::Cross, Shape::Triple] {
+        let [plain, dark] = [0.0, 4.0].map(|contrast| Drawing { shape, contrast, ..drawing }.draw());
+        assert_eq!(plain.truth, dark.truth);
+        let covered = plain.pixels.iter().zip(&dark.pixels).filter(|(plain, dark)| *plain - *dark > 2.0).count();
+        assert!((12 * 150..12 * 3000).contains(&covered), "{shape:?}: {covered}");
+    }
+    assert_eq!(drawing.draw().pixels, drawn.pixels);
+    assert_ne!(Drawing { seed: 4, ..drawing }.draw().truth, drawn.truth);
 }

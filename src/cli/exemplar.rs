@@ -3,9 +3,10 @@
 use super::eval::tell;
 use super::status::{self, OrUsage, Usage};
 use super::values;
+use crate::eval::features::select_by_features;
 use crate::formats::label_file::Family;
 use crate::formats::model_file::sha256_of_file;
-use crate::net::model::Mode;
+use crate::net::model::{Mode, Model};
 use crate::pick::compat::{Compat, Fault};
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
@@ -60,7 +61,8 @@ pub struct ExemplarArgs {
     /// create: width of the pictures, that of the trainings that will replay them
     #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
     frame: usize,
-    /// create: the model that was trained with the images, for the manifest
+    /// create: the model that was trained with the images: those are taken that look different to it, and the manifest
+    /// names it
     #[arg(long = "load_model", value_name = "FILE")]
     load_model: Option<PathBuf>,
     /// Seed of the choice
@@ -103,32 +105,38 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     labels::refuse_without_labels(&gathered).or_usage()?;
     let mut exemplar = if Exemplar::is_in(&args.folder) { Exemplar::read(&args.folder).or_usage()? } else { Exemplar::empty(&args.folder) };
     exemplar.check_mode(args.mode.name()).or_usage()?;
+    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
+    let boxes = |i: usize| boxes_d(&gathered.labelled[i], args.mode, args.frame, side, &args.compat);
+    let cache = ImageCache::new(None, 0, args.frame, Default::default(), args.compat.clone())?;
+    let image = |i: usize| cache.get(&gathered.labelled[i].path, &mut Vec::new());
     let counts: Vec<usize> = gathered.labelled.iter().map(|one| one.coordinates.points.len()).collect();
-    let chosen = match args.compat.has(Fault::ExemplarFirst) {
-        true => select_first(&counts, args.sampling_size),
-        false => select_by_coverage(&counts, args.sampling_size, args.seed, None),
+    let chosen = match &args.load_model {
+        _ if args.compat.has(Fault::ExemplarFirst) => select_first(&counts, args.sampling_size),
+        None => select_by_coverage(&counts, args.sampling_size, args.seed, None),
+        Some(path) => {
+            let model = Model::load(path).or_usage()?;
+            let shown = |i: usize| Ok((image(i)?, boxes(i)?));
+            select_by_features(&model, args.frame, &counts, args.sampling_size, args.seed, shown)?
+        }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();
     if found < args.sampling_size {
         status::print(&format!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size));
     }
-    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
     let model_sha256 = args.load_model.as_deref().map(sha256_of_file).transpose().or_usage()?;
-    let cache = ImageCache::new(None, 0, args.frame, Default::default(), args.compat.clone())?;
     let hour = hour_stamp(std::time::SystemTime::now());
     let mut added = 0;
     for i in chosen {
         let one = &gathered.labelled[i];
-        let corners = boxes_d(one, args.mode, args.frame, side, &args.compat).or_usage()?;
-        let boxes = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
-        let image = cache.get(&one.path, &mut Vec::new())?;
+        let corners = boxes(i).or_usage()?;
+        let boxes_d = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
         let origin = Origin {
             micrograph: Some(one.path.display().to_string()),
             mode: Some(args.mode.name().to_owned()),
             diameter_angstrom: args.diameter,
             model_sha256: model_sha256.clone(),
         };
-        if exemplar.add(&one.stem, &image, boxes, origin, &hour)? {
+        if exemplar.add(&one.stem, &image(i)?, boxes_d, origin, &hour)? {
             added += 1;
             status::print(&format!("{}: {} labels", one.stem, counts[i]));
         } else {

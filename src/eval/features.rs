@@ -9,7 +9,40 @@ use crate::pick::geometry::Geometry;
 use crate::pick::preprocess::{Normalisation, letterbox, normalise};
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageD;
+use crate::train::exemplar::select_by_coverage;
 use anyhow::Result;
+
+/// Most images that are shown to a network before some are chosen among them.
+const MOST_SHOWN: usize = 100;
+
+/// Chooses images that look different to a network, until they hold `wanted` labels; `counts` are the labels by image, and
+/// `image` gives an image with its boxes. Of a large data set the network sees a part, spread evenly over the list. The
+/// same for the same seed.
+///
+/// Errors: the model lacks a tensor, an image cannot be had, or the network cannot run.
+pub fn select_by_features(
+    model: &Model,
+    frame: usize,
+    counts: &[usize],
+    wanted: usize,
+    seed: u64,
+    image: impl Fn(usize) -> Result<(ImageD, Vec<CornersD>)>,
+) -> Result<Vec<usize>> {
+    let with_labels = counts.iter().filter(|count| **count > 0).count();
+    let share = if with_labels > MOST_SHOWN { counts.iter().sum::<usize>() * MOST_SHOWN / with_labels } else { usize::MAX };
+    let shown = select_by_coverage(counts, share.max(wanted), seed, None);
+    let mut network = Features::new(model, frame)?;
+    let features = shown
+        .iter()
+        .map(|&i| {
+            let (image, boxes) = image(i)?;
+            network.of(&image, &boxes)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let shown_counts: Vec<usize> = shown.iter().map(|&i| counts[i]).collect();
+    let chosen = select_by_coverage(&shown_counts, wanted, seed, Some(&features));
+    Ok(chosen.into_iter().map(|k| shown[k]).collect())
+}
 
 /// A network that is asked for its features.
 pub struct Features {

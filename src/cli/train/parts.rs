@@ -1,7 +1,7 @@
 //! Parts of `epicker train` that stand for themselves: boxes, warm start, memory, and the exemplars kept at the end.
 
 use super::TrainArgs;
-use crate::eval::features::Features;
+use crate::eval::features::select_by_features;
 use crate::formats::model_file::sha256_of_file;
 use crate::formats::state_dict::StateDict;
 use crate::net::Model;
@@ -9,7 +9,7 @@ use crate::pick::compat::Fault;
 use crate::pick::geometry::Geometry;
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageCache;
-use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
+use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_first};
 use crate::train::labels::{BoxSide, Gathered, Labelled, boxes_d};
 use crate::train::split::Split;
 use anyhow::{Result, ensure};
@@ -86,26 +86,6 @@ pub fn side_h_px(side: BoxSide, gathered: &Gathered, part: &[usize], frame: usiz
     }
 }
 
-/// Most images that are shown to the network before exemplars are chosen among them.
-const MOST_SHOWN: usize = 100;
-
-/// Chooses images that look different to the trained network. Of a large data set it sees a part, evenly spread.
-fn by_features(args: &TrainArgs, labelled: &[&Labelled], counts: &[usize], model: &Path, cache: &ImageCache) -> Result<Vec<usize>> {
-    let with_labels = counts.iter().filter(|count| **count > 0).count();
-    let share = if with_labels > MOST_SHOWN { counts.iter().sum::<usize>() * MOST_SHOWN / with_labels } else { usize::MAX };
-    let shown = select_by_coverage(counts, share.max(args.sampling_size), args.seed, None);
-    let mut network = Features::new(&Model::load(model)?, args.frame)?;
-    let mut features = Vec::with_capacity(shown.len());
-    for &i in &shown {
-        let one = labelled[i];
-        let corners = boxes_d(one, args.mode, args.frame, args.side(), &args.compat)?;
-        features.push(network.of(&cache.get(&one.path, &mut Vec::new())?, &corners)?);
-    }
-    let shown_counts: Vec<usize> = shown.iter().map(|&i| counts[i]).collect();
-    let chosen = select_by_coverage(&shown_counts, args.sampling_size, args.seed, Some(&features));
-    Ok(chosen.into_iter().map(|k| shown[k]).collect())
-}
-
 /// Keeps labelled images of the training part for later, with those that were replayed.
 ///
 /// Errors: a file cannot be read or written.
@@ -130,7 +110,11 @@ pub fn keep_exemplars(
     let counts: Vec<usize> = labelled.iter().map(|one| one.coordinates.points.len()).collect();
     let chosen = match args.compat.has(Fault::ExemplarFirst) {
         true => select_first(&counts, args.sampling_size),
-        false => by_features(args, &labelled, &counts, model, cache)?,
+        false => {
+            let boxes = |one: &Labelled| boxes_d(one, args.mode, args.frame, args.side(), &args.compat);
+            let image = |i: usize| Ok((cache.get(&labelled[i].path, &mut Vec::new())?, boxes(labelled[i])?));
+            select_by_features(&Model::load(model)?, args.frame, &counts, args.sampling_size, args.seed, image)?
+        }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();
     if found < args.sampling_size {
