@@ -4,8 +4,8 @@
 //! multiply-add loop (a 256-channel convolution) or of copying memory, whichever bounds the op. The machine's two
 //! figures are measured first; compare shares, and times only in pairs on one machine.
 
-use epicker::device::{Device, Tensor, cpu::InstructionSet};
-use epicker::ops::conv::{self, ConvShape, Epilogue, Panels};
+use epicker::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
+use epicker::ops::conv::{self, ConvShape, CpuPanels, Epilogue, Panels};
 use epicker::ops::deform_conv::{self, DeformConvShape};
 use epicker::ops::max_pool::{self, MaxPoolShape};
 use epicker::ops::up_conv::{self, UpConvShape};
@@ -71,7 +71,7 @@ impl Bench {
 fn conv_run(shape: ConvShape, relu: bool) -> impl FnMut() {
     let ConvShape { n, h, w, ci, co, kernel, .. } = shape;
     let inp = Tensor::from_values([n, h, w, ci], noise(n * h * w * ci, 1));
-    let panels = Panels::pack(ci, co, kernel, &noise(ci * co * kernel * kernel, 2), &[], InstructionSet::detect());
+    let panels = Panels::Cpu(CpuPanels::pack(ci, co, kernel, &noise(ci * co * kernel * kernel, 2), &[], InstructionSet::detect()));
     let mut out = Tensor::zeros(shape.out());
     move || must(conv::forward(&Device::Cpu, shape, inp.view(), &panels, Epilogue { residual: None, relu }, &mut out.view_mut()))
 }
@@ -108,7 +108,7 @@ mod op {
             let shape = DeformConvShape { n: 1, h, w: h, ci, co };
             let inp = Tensor::from_values([1, h, h, ci], noise(h * h * ci, 1));
             let offsets = Tensor::from_values([1, h, h, 27], noise(h * h * 27, 2));
-            let panels = Panels::pack(ci, co, 3, &noise(ci * co * 9, 3), &[], InstructionSet::detect());
+            let panels = Panels::Cpu(CpuPanels::pack(ci, co, 3, &noise(ci * co * 9, 3), &[], InstructionSet::detect()));
             let mut out = Tensor::zeros([1, h, h, co]);
             bench.line("deform_conv", &format!("1x{h}x{h}x{ci} to {co}"), Work::MultiplyAdds(shape.multiply_adds()), || {
                 must(deform_conv::forward(&Device::Cpu, shape, inp.view(), offsets.view(), &panels, true, &mut out.view_mut()));
@@ -129,10 +129,10 @@ mod op {
         let shape = UpConvShape { n: 1, h: 128, w: 128, c: 64, factor: 2 };
         let inp = Tensor::from_values([1, 128, 128, 64], noise(128 * 128 * 64, 1));
         let skip = Tensor::from_values(shape.out(), noise(256 * 256 * 64, 2));
-        let weights = up_conv::pack(64, 2, &noise(64 * 16, 3));
+        let weights = noise(64 * 16, 3);
         let mut out = Tensor::zeros(shape.out());
         bench.line("up_conv", "1x128x128x64 x2 + add", Work::Bytes(9 * 256 * 256 * 64), || {
-            must(up_conv::forward(&Device::Cpu, shape, inp.view(), &weights, Some(skip.view()), &mut out.view_mut()));
+            must(up_conv::forward(&Device::Cpu, shape, inp.view(), TensorRef::flat(&weights), Some(skip.view()), &mut out.view_mut()));
         });
     }
 
@@ -141,7 +141,14 @@ mod op {
         let (scale, shift) = (noise(64, 2), noise(64, 3));
         let mut out = Tensor::zeros([1, 256, 256, 64]);
         bench.line("batch_norm", "1x256x256x64, running statistics", Work::Bytes(8 * 256 * 256 * 64), || {
-            must(batch_norm::forward(&Device::Cpu, inp.view(), &scale, &shift, true, &mut out.view_mut()));
+            must(batch_norm::forward(
+                &Device::Cpu,
+                inp.view(),
+                TensorRef::flat(&scale),
+                TensorRef::flat(&shift),
+                true,
+                &mut out.view_mut(),
+            ));
         });
     }
 
@@ -157,7 +164,7 @@ mod op {
         let indices: Vec<u32> = (0..2000).map(|i| i * 32).collect();
         let mut out = Tensor::zeros([1, 1, 2000, 576]);
         bench.line("gather", "2000 of 1x256x256x64", Work::Bytes(8 * 2000 * 576), || {
-            must(gather::forward(&Device::Cpu, inp.view(), &indices, &mut out.view_mut()));
+            must(gather::forward(&Device::Cpu, inp.view(), TensorRef::flat(&indices), &mut out.view_mut()));
         });
     }
 
@@ -167,7 +174,8 @@ mod op {
         let (mut parameters, mut first, mut second) = (noise(len, 2), vec![0.0; len], vec![0.0; len]);
         bench.line("adam", "19 655 589 parameters", Work::Bytes(28 * len), || {
             let step = adam::AdamStep { learning_rate: 1e-4, count: 1 };
-            must(adam::step(&Device::Cpu, step, &mut parameters, &gradient, &mut first, &mut second));
+            let [p, m, v] = &mut [&mut parameters, &mut first, &mut second].map(|values| TensorMut::flat(values));
+            must(adam::step(&Device::Cpu, step, p, TensorRef::flat(&gradient), m, v));
         });
     }
 }

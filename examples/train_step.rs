@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.75; 2] });
     }
     let state = fresh::state_dict(Architecture::DLA34, 317);
-    let mut trainer = Trainer::new(DeviceEngine(Device::Cpu), Architecture::DLA34, &state, options, None)?;
+    let mut trainer = Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), Architecture::DLA34, &state, options, None)?;
     for step in 0..steps {
         let start = Instant::now();
         let losses = trainer.step(&images, &targets, &vec![false; batch], 1e-4)?;

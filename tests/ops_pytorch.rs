@@ -97,16 +97,18 @@ fn convolutions_and_their_gradients_are_pytorchs() {
         let device = Device::Cpu;
         let (inp, weights) = (Tensor::from_values([n, h, width, ci], narrow(&inp)), narrow(&w.values));
         let dout = Tensor::from_values(shape.out(), narrow(&dout));
-        let panels = Panels::for_device(&device, ci, co, kernel, &weights, &narrow(&bias));
+        let panels = Panels::for_device(&device, ci, co, kernel, &weights, &narrow(&bias)).unwrap();
         let mut out = Tensor::zeros(shape.out());
         conv::forward(&device, shape, inp.view(), &panels, Epilogue::default(), &mut out.view_mut()).unwrap();
         close(&case, &wide(out.values()), &y.channels_last(), SINGLE);
         let mut dinp = Tensor::zeros([n, h, width, ci]);
-        conv::backward_data(&device, shape, &weights, dout.view(), &mut dinp.view_mut()).unwrap();
+        let mut scratch = vec![0.0; conv::scratch_len::<f32>(&device, shape)];
+        let scratch = &mut TensorMut::flat(&mut scratch);
+        conv::backward_data(&device, shape, TensorRef::flat(&weights), dout.view(), &mut dinp.view_mut(), scratch).unwrap();
         close(&case, &wide(dinp.values()), &gx.channels_last(), SINGLE);
         let (mut dweights, mut found_dbias) = (vec![0.0; weights.len()], vec![0.0; co]);
-        let mut scratch = vec![0.0; conv::weight_scratch_len(&device, shape)];
-        conv::backward_weights(&device, shape, inp.view(), dout.view(), &mut dweights, Some(&mut found_dbias), &mut scratch).unwrap();
+        let (to, to_bias) = (&mut TensorMut::flat(&mut dweights), &mut TensorMut::flat(&mut found_dbias));
+        conv::backward_weights(&device, shape, inp.view(), dout.view(), to, Some(to_bias), scratch).unwrap();
         close(&case, &wide(&dweights), &gw.values, SINGLE);
         if let Some(gb) = get("gb") {
             close(&case, &dbias, &gb.values, EXACT);
@@ -127,10 +129,12 @@ fn enlargements_and_their_gradients_are_pytorchs() {
         let (dinp, dweights) = up_conv::reference_backward(shape, &inp, &w.values, &dout);
         close(&case, &dinp, &gx.channels_last(), EXACT);
         close(&case, &dweights, &gw.values, EXACT);
-        let weights = up_conv::pack(c, kernel / 2, &narrow(&w.values));
+        let weights = narrow(&w.values);
         let (inp, dout) = (Tensor::from_values([n, h, width, c], narrow(&inp)), Tensor::from_values(shape.out(), narrow(&dout)));
         let (mut dinp, mut dweights) = (Tensor::zeros(inp.shape()), vec![0.0; weights.len()]);
-        up_conv::backward(&Device::Cpu, shape, inp.view(), &weights, dout.view(), &mut dinp.view_mut(), &mut dweights).unwrap();
+        let (to, to_weights) = (&mut dinp.view_mut(), &mut TensorMut::flat(&mut dweights));
+        let scratch = &mut TensorMut::flat(&mut []);
+        up_conv::backward(&Device::Cpu, shape, inp.view(), TensorRef::flat(&weights), dout.view(), to, to_weights, scratch).unwrap();
         close(&case, &wide(dinp.values()), &gx.channels_last(), SINGLE);
         close(&case, &wide(&dweights), &gw.values, SINGLE);
     }
@@ -163,7 +167,7 @@ fn batch_norms_and_their_gradients_are_pytorchs() {
         let (inp, dout) = (get("x").channels_last(), get("gy").channels_last());
         let (gamma, beta) = (&get("gamma").values, &get("beta").values);
         let (mut mean, mut variance) = (get("rmean_in").values.clone(), get("rvar_in").values.clone());
-        let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+        let running = RunningStatistics::of(&mut mean, &mut variance);
         let (out, saved) = batch_norm::reference_training(norm, &inp, gamma, beta, running, None);
         let (dinp, _, dgamma, dbeta) = batch_norm::reference_backward(norm, &inp, &out, &dout, gamma, &saved);
         // A mean of 1000 costs the f64 sums three digits as well, in another order than PyTorch's.
@@ -180,14 +184,17 @@ fn batch_norms_and_their_gradients_are_pytorchs() {
         let layout = Layout::packed([n, h, w, c]);
         let (inp, dout, gamma, beta) = (narrow(&inp), narrow(&dout), narrow(gamma), narrow(beta));
         let (mut mean, mut variance) = (narrow(&get("rmean_in").values), narrow(&get("rvar_in").values));
-        let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+        let running = RunningStatistics::of(&mut mean, &mut variance);
         let (mut out, mut saved) = (Tensor::zeros([n, h, w, c]), vec![0.0; 3 * c]);
         let inp = TensorRef::new(&inp, layout);
-        batch_norm::train_forward(&Device::Cpu, norm, inp, &gamma, &beta, Some(running), None, &mut saved, &mut out.view_mut()).unwrap();
+        let (scale, shift) = (TensorRef::flat(&gamma), TensorRef::flat(&beta));
+        let (to, to_saved, scratch) = (&mut out.view_mut(), &mut TensorMut::flat(&mut saved), &mut TensorMut::flat(&mut []));
+        batch_norm::train_forward(&Device::Cpu, norm, inp, scale, shift, Some(running), None, to_saved, to, scratch).unwrap();
         let (mut dinp, mut dgamma, mut dbeta) = (Tensor::zeros([n, h, w, c]), vec![0.0; c], vec![0.0; c]);
         let dout = TensorRef::new(&dout, layout);
         let to = &mut dinp.view_mut();
-        batch_norm::backward(&Device::Cpu, norm, inp, out.view(), dout, &gamma, &saved, to, None, &mut dgamma, &mut dbeta).unwrap();
+        let (saved, to_gamma, to_beta) = (TensorRef::flat(&saved), &mut TensorMut::flat(&mut dgamma), &mut TensorMut::flat(&mut dbeta));
+        batch_norm::backward(&Device::Cpu, norm, inp, out.view(), dout, scale, saved, to, None, to_gamma, to_beta, scratch).unwrap();
         // Values near 1000 are themselves rounded to 3e-5 of their deviation.
         let single = if case.starts_with("shifted") { 20.0 * SINGLE } else { SINGLE };
         let found = [
@@ -237,10 +244,12 @@ fn deformable_convolutions_and_their_gradients_are_the_originals() {
         let mut found = [vec![0.0; inp.len()], vec![0.0; offsets.len()], vec![0.0; weights.len()], vec![0.0; co]];
         let [dinp, doffsets, dweights, dbias] = &mut found;
         let (mut dinp, mut doffsets) = (TensorMut::new(dinp, layouts[0]), TensorMut::new(doffsets, layouts[1]));
+        let (dweights, dbias) = (&mut TensorMut::flat(dweights), &mut TensorMut::flat(dbias));
         let gradients = Gradients { dinp: &mut dinp, doffsets: &mut doffsets, dweights, dbias };
         let [inp, offsets, dout] = [(&inp, 0), (&offsets, 1), (&dout, 2)].map(|(values, i)| TensorRef::new(values, layouts[i]));
-        let mut scratch = vec![0.0; deform_conv::scratch_len(&Device::Cpu, shape)];
-        deform_conv::backward(&Device::Cpu, shape, inp, offsets, &weights, dout, gradients, &mut scratch).unwrap();
+        let mut scratch = vec![0.0; deform_conv::scratch_len::<f32>(&Device::Cpu, shape)];
+        let (weights, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut scratch));
+        deform_conv::backward(&Device::Cpu, shape, inp, offsets, weights, dout, gradients, scratch).unwrap();
         for (found, expected) in found.iter().zip(expected) {
             close(&format!("{case} in f32"), &wide(found), expected, SINGLE);
         }
@@ -298,7 +307,8 @@ fn adam_moves_as_pytorchs() {
         let [p, m, v] = &mut exact;
         adam::reference(step, p, g, m, v);
         let [p, m, v] = &mut found;
-        adam::step(&Device::Cpu, step, p, &narrow(g), m, v).unwrap();
+        let (g, flat) = (narrow(g), TensorMut::flat);
+        adam::step(&Device::Cpu, step, &mut flat(p), TensorRef::flat(&g), &mut flat(m), &mut flat(v)).unwrap();
         let expected = &file["params_after"].values[k * len..(k + 1) * len];
         close("adam", &exact[0], expected, EXACT);
         close("adam in f32", &wide(&found[0]), expected, SINGLE);

@@ -86,7 +86,7 @@ fn trainer<E: Engine>(engine: E, options: TrainerOptions, continual: Option<Cont
 }
 
 fn device() -> DeviceEngine {
-    DeviceEngine(Device::Cpu)
+    DeviceEngine::<f32>::on(Device::Cpu)
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {

@@ -195,7 +195,7 @@ fn batches_depend_on_seed_epoch_and_image_alone() {
 const TINY: Architecture = Architecture { channels: [4, 4, 8, 8, 16, 16], head: 8 };
 
 fn trainer(state: &StateDict) -> Trainer {
-    Trainer::new(DeviceEngine(Device::Cpu), TINY, state, TrainerOptions::new(Mode::Particle, 2, [SIDE; 2]), None).unwrap()
+    Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), TINY, state, TrainerOptions::new(Mode::Particle, 2, [SIDE; 2]), None).unwrap()
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let data = Data::of_micrographs(training_images, cache()?, data_options);
     let replay = replay.map(|exemplar| Data::of_exemplars(exemplar, data_options));
 
-    let mut trainer = Trainer::new(DeviceEngine(Device::Cpu), start.architecture, &start.state, options, continual)?;
+    let mut trainer = Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), start.architecture, &start.state, options, continual)?;
     let (mut position, mut best) = (Position::default(), None);
     let fingerprint = args.fingerprint(&gathered, &parts, side_n);
     if let Some(resumed) = &start.resumed {

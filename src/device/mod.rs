@@ -6,10 +6,13 @@ pub mod cpu;
 pub mod gpu;
 pub mod tensor;
 
-pub use tensor::{Tensor, TensorMut, TensorRef};
+pub use tensor::{Buffer, Tensor, TensorMut, TensorRef};
+
+use anyhow::Result;
+use bytemuck::Pod;
 
 /// The device an op runs on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Device {
     /// All cores of this machine, through the threads of the surrounding pool.
     Cpu,
@@ -24,5 +27,59 @@ impl Device {
             Device::Cpu => format!("CPU ({}, {} threads)", cpu::InstructionSet::detect().name(), rayon::current_num_threads()),
             Device::Gpu(gpu) => gpu.describe(),
         }
+    }
+    /// Bytes of a value of its ops: 4, or 8 on a GPU whose kernels were compiled to prove indices.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Device::Cpu => 4,
+            Device::Gpu(gpu) => gpu.value_bytes(),
+        }
+    }
+
+    /// All values of a view on this device, packed, in (n, h, w, c) order, after all work that was put into its stream.
+    ///
+    /// Errors: the copy, or work before it, fails.
+    pub fn read<T: Pod>(&self, view: TensorRef<T>) -> Result<Vec<T>> {
+        let gpu = match self {
+            Device::Cpu => return Ok(view.to_vec()),
+            Device::Gpu(gpu) => gpu,
+        };
+        let layout = view.layout();
+        // From the first channel of the first pixel to the last of the last one, with what lies between.
+        let len = if view.is_empty() { 0 } else { (layout.pixels() - 1) * layout.pixel_stride + layout.shape[3] };
+        let mut values = vec![T::zeroed(); len];
+        // SAFETY: the view's values lie there, and `values` is not touched until the stream has been waited for.
+        unsafe { gpu.driver().download(values.as_mut_ptr().cast(), view.pixel_ptr(0) as u64, len * size_of::<T>(), gpu.stream()) }?;
+        gpu.synchronize()?;
+        Ok(values.chunks(layout.pixel_stride.max(1)).flat_map(|pixel| &pixel[..layout.shape[3]]).copied().collect())
+    }
+
+    /// Copies values, given in (n, h, w, c) order, into a view that lies in one piece on this device. Panics if it has
+    /// gaps: a programming error.
+    ///
+    /// Errors: the copy fails.
+    pub fn write<T: Pod>(&self, view: &mut TensorMut<T>, values: &[T]) -> Result<()> {
+        assert!(view.len() == values.len() && view.layout().buffer_len() == view.len(), "{} into {:?}", values.len(), view.layout());
+        match self {
+            Device::Cpu => view.as_mut_slice().copy_from_slice(values),
+            // SAFETY: the view holds as many values; a slice is not pinned, so it may change when the call returns.
+            Device::Gpu(gpu) => {
+                unsafe { gpu.driver().upload(view.pixel_ptr(0) as u64, values.as_ptr().cast(), size_of_val(values), gpu.stream()) }?
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a view that lies in one piece to 0. Panics if it has gaps: a programming error.
+    ///
+    /// Errors: the device fails.
+    pub fn clear<T: Pod>(&self, view: &mut TensorMut<T>) -> Result<()> {
+        assert!(view.layout().buffer_len() == view.len(), "{:?} has gaps", view.layout());
+        match self {
+            Device::Cpu => view.as_mut_slice().fill(T::zeroed()),
+            // SAFETY: the view's values lie there.
+            Device::Gpu(gpu) => unsafe { gpu.driver().set_bytes(view.pixel_ptr(0) as u64, 0, view.len() * size_of::<T>(), gpu.stream()) }?,
+        }
+        Ok(())
     }
 }

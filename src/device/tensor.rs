@@ -3,9 +3,17 @@
 //! The stride and the offset make a concatenation free: several producers write into one buffer, each its own
 //! channels of every pixel. So two views of one buffer may interleave, which slices cannot express; the views here
 //! are raw pointers behind bounds that are checked when the view is made. They are generic in the type of a value
-//! because the training plan also runs in f64, through the naive references.
+//! because the training plan also runs in f64, through the naive references. On a GPU their pointer is a device address,
+//! which is never read on the host. A list of values (weights, sums, scratch memory) is a flat tensor, (1, 1, 1, length).
 
+use super::Device;
+use super::gpu::{Arg, Memory};
+use anyhow::Result;
+use bytemuck::Pod;
+use rayon::prelude::*;
+use std::any::TypeId;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Where a tensor lies in its buffer. All counts are in values, not bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +32,11 @@ impl Layout {
         Layout { shape, pixel_stride: shape[3], channel_offset: 0 }
     }
 
+    /// `len` values in a row: (1, 1, 1, len).
+    pub fn flat(len: usize) -> Self {
+        Layout::packed([1, 1, 1, len])
+    }
+
     /// n * h * w.
     pub fn pixels(&self) -> usize {
         self.shape[0] * self.shape[1] * self.shape[2]
@@ -33,27 +46,235 @@ impl Layout {
     pub fn buffer_len(&self) -> usize {
         self.pixels() * self.pixel_stride
     }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.pixels() * self.shape[3]
+    }
+
+    /// True if there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        let fits = offset + self.buffer_len() <= len && self.channel_offset + self.shape[3] <= self.pixel_stride;
+        assert!(fits, "{self:?} at {offset} of {len} values");
+    }
+}
+
+/// Values on a device: in memory of the host, or of the GPU.
+#[derive(Debug)]
+pub struct Buffer<T = f32> {
+    place: Place<T>,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Place<T> {
+    Host(Vec<T>),
+    Gpu(Memory),
+}
+
+impl<T: Pod + Send + Sync> Buffer<T> {
+    /// `len` zeros.
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn zeros(device: &Device, len: usize) -> Result<Self> {
+        let place = match device {
+            Device::Cpu => Place::Host(vec![T::zeroed(); len]),
+            Device::Gpu(gpu) => {
+                let mut memory = Memory::new(gpu, len * size_of::<T>())?;
+                memory.clear(gpu, 0, len * size_of::<T>())?;
+                Place::Gpu(memory)
+            }
+        };
+        Ok(Buffer { place, len })
+    }
+
+    /// `len` values, on a GPU with whatever the memory held before (on the host: zeros).
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn unset(device: &Device, len: usize) -> Result<Self> {
+        match device {
+            Device::Cpu => Self::zeros(device, len),
+            Device::Gpu(gpu) => Ok(Buffer { place: Place::Gpu(Memory::new(gpu, len * size_of::<T>())?), len }),
+        }
+    }
+
+    /// These values.
+    ///
+    /// Errors: the device has not as much memory, or the copy fails.
+    pub fn of(device: &Device, values: Vec<T>) -> Result<Self> {
+        let len = values.len();
+        let place = match device {
+            Device::Cpu => Place::Host(values),
+            Device::Gpu(gpu) => {
+                let mut memory = Memory::new(gpu, len * size_of::<T>())?;
+                memory.upload(gpu, 0, bytemuck::cast_slice(&values))?;
+                Place::Gpu(memory)
+            }
+        };
+        Ok(Buffer { place, len })
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True if there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All values, to read: none if they lie on a GPU.
+    pub fn host(&self) -> Option<&[T]> {
+        match &self.place {
+            Place::Host(values) => Some(values),
+            Place::Gpu(_) => None,
+        }
+    }
+
+    /// All values, to write: none if they lie on a GPU.
+    pub fn host_mut(&mut self) -> Option<&mut [T]> {
+        match &mut self.place {
+            Place::Host(values) => Some(values),
+            Place::Gpu(_) => None,
+        }
+    }
+
+    /// Copies values into `offset..`. Panics if they do not fit: a programming error.
+    ///
+    /// Errors: the copy fails.
+    pub fn write(&mut self, offset: usize, values: &[T]) -> Result<()> {
+        assert!(offset + values.len() <= self.len, "{offset} + {} of {} values", values.len(), self.len);
+        match &mut self.place {
+            Place::Host(all) => all[offset..offset + values.len()].copy_from_slice(values),
+            Place::Gpu(memory) => {
+                let gpu = memory.gpu().clone();
+                memory.upload(&gpu, offset * size_of::<T>(), bytemuck::cast_slice(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies of some values, after all work that was put into the device's stream. Panics if there are not as many.
+    ///
+    /// Errors: the copy, or work before it, fails.
+    pub fn read(&self, range: Range<usize>) -> Result<Vec<T>> {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
+        match &self.place {
+            Place::Host(all) => Ok(all[range].to_vec()),
+            Place::Gpu(memory) => {
+                let mut values = vec![T::zeroed(); range.len()];
+                memory.download(memory.gpu(), range.start * size_of::<T>(), bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values)
+            }
+        }
+    }
+
+    /// Sets some values to 0. Panics if there are not as many: a programming error.
+    ///
+    /// Errors: the device fails.
+    pub fn clear(&mut self, range: Range<usize>) -> Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
+        match &mut self.place {
+            Place::Host(all) => all[range].par_chunks_mut(1 << 16).for_each(|part| part.fill(T::zeroed())),
+            Place::Gpu(memory) => {
+                let gpu = memory.gpu().clone();
+                memory.clear(&gpu, range.start * size_of::<T>(), range.len() * size_of::<T>())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A view of all values, flat.
+    pub fn view(&self) -> TensorRef<'_, T> {
+        self.at(0, Layout::flat(self.len))
+    }
+
+    /// A view of all values, flat, to write.
+    pub fn view_mut(&mut self) -> TensorMut<'_, T> {
+        self.at_mut(0, Layout::flat(self.len))
+    }
+
+    /// A view of some values, flat.
+    pub fn part(&self, range: Range<usize>) -> TensorRef<'_, T> {
+        self.at(range.start, Layout::flat(range.len()))
+    }
+
+    /// A view of some values, flat, to write.
+    pub fn part_mut(&mut self, range: Range<usize>) -> TensorMut<'_, T> {
+        self.at_mut(range.start, Layout::flat(range.len()))
+    }
+
+    /// A view of a tensor that lies at `offset`. Panics if it does not fit: a programming error.
+    pub fn at(&self, offset: usize, layout: Layout) -> TensorRef<'_, T> {
+        layout.check(offset, self.len);
+        // SAFETY: the layout was checked against the buffer, which is borrowed as long as the view.
+        unsafe { TensorRef::from_raw(self.base().wrapping_add(offset), layout) }
+    }
+
+    /// A view of a tensor that lies at `offset`, to write. Panics if it does not fit: a programming error.
+    pub fn at_mut(&mut self, offset: usize, layout: Layout) -> TensorMut<'_, T> {
+        layout.check(offset, self.len);
+        // SAFETY: the layout was checked against the buffer, which is borrowed as long as the view.
+        unsafe { TensorMut::from_raw(self.base_mut().wrapping_add(offset), layout) }
+    }
+
+    /// Its first value; a device address if it lies on a GPU.
+    pub fn base(&self) -> *const T {
+        match &self.place {
+            Place::Host(values) => values.as_ptr(),
+            Place::Gpu(memory) => memory.address() as *const T,
+        }
+    }
+
+    /// Its first value, to write; a device address if it lies on a GPU.
+    pub fn base_mut(&mut self) -> *mut T {
+        match &mut self.place {
+            Place::Host(values) => values.as_mut_ptr(),
+            Place::Gpu(memory) => memory.address() as *mut T,
+        }
+    }
 }
 
 /// A tensor that owns its buffer.
-#[derive(Clone, Debug)]
-pub struct Tensor {
+#[derive(Debug)]
+pub struct Tensor<T = f32> {
     layout: Layout,
-    data: Vec<f32>,
+    buffer: Buffer<T>,
 }
 
-impl Tensor {
-    /// A packed tensor of zeros.
+impl<T: Pod + Send + Sync> Tensor<T> {
+    /// A packed tensor of zeros in memory of the host.
     pub fn zeros(shape: [usize; 4]) -> Self {
-        let layout = Layout::packed(shape);
-        Tensor { layout, data: vec![0.0; layout.buffer_len()] }
+        Self::from_values(shape, vec![T::zeroed(); Layout::packed(shape).buffer_len()])
     }
 
-    /// A packed tensor of these values, in (n, h, w, c) order. Panics if the length does not fit: a programming error.
-    pub fn from_values(shape: [usize; 4], data: Vec<f32>) -> Self {
+    /// A packed tensor of these values, in (n, h, w, c) order, in memory of the host. Panics if the length does not fit: a
+    /// programming error.
+    pub fn from_values(shape: [usize; 4], data: Vec<T>) -> Self {
         let layout = Layout::packed(shape);
         assert_eq!(data.len(), layout.buffer_len(), "tensor of shape {shape:?}");
-        Tensor { layout, data }
+        Tensor { layout, buffer: Buffer { len: data.len(), place: Place::Host(data) } }
+    }
+
+    /// A packed tensor of these values on a device. Panics if the length does not fit: a programming error.
+    ///
+    /// Errors: the device has not as much memory, or the copy fails.
+    pub fn on(device: &Device, shape: [usize; 4], data: Vec<T>) -> Result<Self> {
+        let layout = Layout::packed(shape);
+        assert_eq!(data.len(), layout.buffer_len(), "tensor of shape {shape:?}");
+        Ok(Tensor { layout, buffer: Buffer::of(device, data)? })
+    }
+
+    /// A flat tensor, (1, 1, 1, length), of these values on a device.
+    ///
+    /// Errors: as `on`.
+    pub fn flat_on(device: &Device, data: Vec<T>) -> Result<Self> {
+        Self::on(device, Layout::flat(data.len()).shape, data)
     }
 
     /// (n, h, w, c).
@@ -61,25 +282,35 @@ impl Tensor {
         self.layout.shape
     }
 
-    /// All values, in (n, h, w, c) order.
-    pub fn values(&self) -> &[f32] {
-        &self.data
+    /// All values, in (n, h, w, c) order. Panics if they lie on a GPU (`to_vec` reads those): a programming error.
+    pub fn values(&self) -> &[T] {
+        let Some(values) = self.buffer.host() else { panic!("a tensor of {:?} on a GPU", self.shape()) };
+        values
     }
 
-    /// All values, to write, in (n, h, w, c) order.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+    /// All values, to write, in (n, h, w, c) order. Panics if they lie on a GPU: a programming error.
+    pub fn values_mut(&mut self) -> &mut [T] {
+        let shape = self.shape();
+        let Some(values) = self.buffer.host_mut() else { panic!("a tensor of {shape:?} on a GPU") };
+        values
+    }
+
+    /// A copy of all values, in (n, h, w, c) order.
+    ///
+    /// Errors: the copy, or work before it, fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        self.buffer.read(0..self.buffer.len())
     }
 
     /// A view to read.
-    pub fn view(&self) -> TensorRef<'_> {
-        TensorRef::new(&self.data, self.layout)
+    pub fn view(&self) -> TensorRef<'_, T> {
+        self.buffer.at(0, self.layout)
     }
 
     /// A view to write.
-    pub fn view_mut(&mut self) -> TensorMut<'_> {
+    pub fn view_mut(&mut self) -> TensorMut<'_, T> {
         let layout = self.layout;
-        TensorMut::new(&mut self.data, layout)
+        self.buffer.at_mut(0, layout)
     }
 }
 
@@ -120,7 +351,7 @@ impl<T> Copy for TensorRef<'_, T> {}
 impl<'a, T> TensorRef<'a, T> {
     /// A view of a whole buffer. Panics if the layout does not fit: a programming error.
     pub fn new(buffer: &'a [T], layout: Layout) -> Self {
-        assert!(layout.buffer_len() <= buffer.len() && layout.channel_offset + layout.shape[3] <= layout.pixel_stride, "{layout:?}");
+        layout.check(0, buffer.len());
         TensorRef { data: buffer.as_ptr(), layout, buffer: PhantomData }
     }
 
@@ -141,6 +372,29 @@ impl<'a, T> TensorRef<'a, T> {
     /// The layout.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// A flat view of a slice.
+    pub fn flat(values: &'a [T]) -> Self {
+        Self::new(values, Layout::flat(values.len()))
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// True if there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.layout.is_empty()
+    }
+
+    /// The values of a view that lies in one piece, on the host. Panics if it has gaps: a programming error.
+    pub fn as_slice(&self) -> &'a [T] {
+        let Layout { shape, pixel_stride, channel_offset } = self.layout;
+        assert!(pixel_stride == shape[3] || self.layout.pixels() == 1, "{:?} lies in pieces", self.layout);
+        // SAFETY: the layout was checked against the buffer, and has no gaps.
+        unsafe { std::slice::from_raw_parts(self.data.wrapping_add(channel_offset), self.layout.len()) }
     }
 
     /// The channels of pixel `index`, counted through all images and rows.
@@ -167,7 +421,7 @@ impl<'a, T> TensorRef<'a, T> {
 impl<'a, T> TensorMut<'a, T> {
     /// A view of a whole buffer. Panics if the layout does not fit: a programming error.
     pub fn new(buffer: &'a mut [T], layout: Layout) -> Self {
-        assert!(layout.buffer_len() <= buffer.len() && layout.channel_offset + layout.shape[3] <= layout.pixel_stride, "{layout:?}");
+        layout.check(0, buffer.len());
         TensorMut { data: buffer.as_mut_ptr(), layout, buffer: PhantomData }
     }
 
@@ -196,6 +450,35 @@ impl<'a, T> TensorMut<'a, T> {
         self.data.wrapping_add(index * self.layout.pixel_stride + self.layout.channel_offset)
     }
 
+    /// A flat view of a slice.
+    pub fn flat(values: &'a mut [T]) -> Self {
+        let layout = Layout::flat(values.len());
+        Self::new(values, layout)
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// True if there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.layout.is_empty()
+    }
+
+    /// The values of a view that lies in one piece, on the host. Panics if it has gaps: a programming error.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        let Layout { shape, pixel_stride, channel_offset } = self.layout;
+        assert!(pixel_stride == shape[3] || self.layout.pixels() == 1, "{:?} lies in pieces", self.layout);
+        // SAFETY: the layout was checked against the buffer, and has no gaps; the view is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.data.wrapping_add(channel_offset), self.layout.len()) }
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> TensorMut<'_, T> {
+        TensorMut { data: self.data, layout: self.layout, buffer: PhantomData }
+    }
+
     /// The channels of pixel `index`, to write.
     ///
     /// # Safety
@@ -218,6 +501,47 @@ impl<'a, T> TensorMut<'a, T> {
     pub fn as_ref(&self) -> TensorRef<'_, T> {
         TensorRef { data: self.data, layout: self.layout, buffer: PhantomData }
     }
+}
+
+impl<'a, T: Pod> TensorRef<'a, T> {
+    /// The same view where T is f32: the CPU computes in that alone. Panics for another type: a programming error.
+    pub fn as_f32(self) -> TensorRef<'a> {
+        assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "the CPU's ops compute in f32");
+        TensorRef { data: self.data.cast(), layout: self.layout, buffer: PhantomData }
+    }
+
+    /// As an argument of a kernel: the address of the first channel of the first pixel.
+    pub fn arg(&self) -> Arg {
+        Arg::values_at(self.pixel_ptr(0) as u64, size_of::<T>())
+    }
+
+    /// Its pixel stride as an argument of a kernel. Panics from 2^32 on: the plan's frames are far smaller.
+    pub fn stride_arg(&self) -> Arg {
+        stride_arg(self.layout)
+    }
+}
+
+impl<T: Pod> TensorMut<'_, T> {
+    /// The same view where T is f32: the CPU computes in that alone. Panics for another type: a programming error.
+    pub fn as_f32_mut(&mut self) -> TensorMut<'_> {
+        assert!(TypeId::of::<T>() == TypeId::of::<f32>(), "the CPU's ops compute in f32");
+        TensorMut { data: self.data.cast(), layout: self.layout, buffer: PhantomData }
+    }
+
+    /// As an argument of a kernel: the address of the first channel of the first pixel.
+    pub fn arg(&mut self) -> Arg {
+        Arg::values_at(self.pixel_ptr(0) as u64, size_of::<T>())
+    }
+
+    /// Its pixel stride as an argument of a kernel. Panics from 2^32 on: the plan's frames are far smaller.
+    pub fn stride_arg(&self) -> Arg {
+        stride_arg(self.layout)
+    }
+}
+
+fn stride_arg(layout: Layout) -> Arg {
+    assert!(layout.pixel_stride < 1 << 32, "{layout:?}");
+    Arg::value(layout.pixel_stride as u32)
 }
 
 impl<T: Copy> TensorRef<'_, T> {

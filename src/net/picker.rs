@@ -3,7 +3,6 @@
 use super::graph::Graph;
 use super::model::Model;
 use super::plan::Plan;
-use crate::device::cpu::InstructionSet;
 use crate::device::{Device, Tensor, TensorRef};
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
 use crate::ops::{gather, heat_map, heat_map::Peak};
@@ -79,7 +78,7 @@ impl Picker {
         let up = self.plan.map(outputs.up);
         for chunk in peaks.chunks_mut(CHUNK) {
             let indices: Vec<u32> = chunk.iter().map(|peak| peak.index).collect();
-            gather::forward(&self.device, up, &indices, &mut self.neighbourhoods.view_mut())?;
+            gather::forward(&self.device, up, TensorRef::flat(&indices), &mut self.neighbourhoods.view_mut())?;
             self.offset.run(&self.device, self.neighbourhoods.view(), &mut self.hidden, &mut self.last)?;
             for (peak, offset) in chunk.iter_mut().zip(self.last.values().chunks_exact(2)) {
                 peak.offset = [offset[0], offset[1]];
@@ -108,11 +107,18 @@ impl Picker {
 impl HeadAtPeaks {
     fn new(model: &Model, name: &str, c: usize) -> Result<Self> {
         let head = model.architecture().head;
-        let set = InstructionSet::detect();
+        let device = &Device::Cpu;
         let hidden = gather::as_pointwise(head, c, model.tensor(&format!("{name}.0.weight"))?);
         Ok(HeadAtPeaks {
-            hidden: Panels::pack(9 * c, head, 1, &hidden, model.tensor(&format!("{name}.0.bias"))?, set),
-            last: Panels::pack(head, 2, 1, model.tensor(&format!("{name}.2.weight"))?, model.tensor(&format!("{name}.2.bias"))?, set),
+            hidden: Panels::for_device(device, 9 * c, head, 1, &hidden, model.tensor(&format!("{name}.0.bias"))?)?,
+            last: Panels::for_device(
+                device,
+                head,
+                2,
+                1,
+                model.tensor(&format!("{name}.2.weight"))?,
+                model.tensor(&format!("{name}.2.bias"))?,
+            )?,
         })
     }
 

@@ -5,9 +5,8 @@ use super::arena::{self, Lifetime};
 use super::graph::{Graph, NodeId, NodeOp};
 use super::lower::{LoweredOp, LoweredStep, lower};
 use super::model::Model;
-use crate::device::cpu::InstructionSet;
 use crate::device::tensor::Layout;
-use crate::device::{Device, TensorMut, TensorRef};
+use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};
@@ -26,7 +25,7 @@ enum Work {
     Conv { shape: ConvShape, weights: Panels, relu: bool },
     DeformConv { shape: DeformConvShape, weights: Panels, relu: bool },
     MaxPool { shape: MaxPoolShape },
-    UpConv { shape: UpConvShape, weights: Vec<f32> },
+    UpConv { shape: UpConvShape, weights: Buffer },
 }
 
 struct Step {
@@ -70,7 +69,7 @@ impl Plan {
     pub fn new(graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
         ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
         let lowered = lower(graph, model, wanted)?;
-        let set = InstructionSet::detect();
+        let device = &Device::Cpu;
 
         // Buffers: one for each map that is no part of another.
         let owner = |id: NodeId| lowered.parts.get(&id).map_or(id, |&(whole, _)| whole);
@@ -109,10 +108,11 @@ impl Plan {
         let steps = lowered.steps.iter().map(|step| {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
-            Step { name: step.name.clone(), work: work(step, &inputs, &output, set), inputs, addend: step.addend.map(place), output }
+            let work = work(device, step, &inputs, &output)?;
+            Ok(Step { name: step.name.clone(), work, inputs, addend: step.addend.map(place), output })
         });
         Ok(Plan {
-            steps: steps.collect(),
+            steps: steps.collect::<Result<_>>()?,
             image: place(image_id),
             wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
             lower_bound: arena::lower_bound(&only_lifetimes),
@@ -144,7 +144,7 @@ impl Plan {
                     deform_conv::forward(device, *shape, inp, read(&step.inputs[1]), weights, *relu, &mut out)?;
                 }
                 Work::MaxPool { shape } => max_pool::forward(device, *shape, inp, &mut out)?,
-                Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights, addend, &mut out)?,
+                Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights.view(), addend, &mut out)?,
             }
         }
         Ok(())
@@ -177,25 +177,25 @@ impl Plan {
     }
 }
 
-fn work(step: &LoweredStep, inputs: &[Place], output: &Place, set: InstructionSet) -> Work {
+fn work(device: &Device, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {
     let [n, h, w, c] = inputs[0].layout.shape;
     let co = output.layout.shape[3];
-    match &step.op {
+    Ok(match &step.op {
         LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => Work::Conv {
             shape: ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride },
-            weights: Panels::pack(*ci, co, *kernel, weights, bias, set),
+            weights: Panels::for_device(device, *ci, co, *kernel, weights, bias)?,
             relu: *relu,
         },
         LoweredOp::DeformConv { ci, weights, bias, relu } => Work::DeformConv {
             shape: DeformConvShape { n, h, w, ci: *ci, co },
-            weights: Panels::pack(*ci, co, 3, weights, bias, set),
+            weights: Panels::for_device(device, *ci, co, 3, weights, bias)?,
             relu: *relu,
         },
         LoweredOp::MaxPool { window } => Work::MaxPool { shape: MaxPoolShape { n, h, w, c, window: *window } },
         LoweredOp::UpConv { factor, weights } => {
-            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: up_conv::pack(c, *factor, weights) }
+            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: Buffer::of(device, weights.clone())? }
         }
-    }
+    })
 }
 
 impl Step {

@@ -32,7 +32,7 @@ pub struct TrainPlanOptions {
 }
 
 /// One thing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Run a step.
     Forward(usize),
@@ -99,18 +99,19 @@ enum Buffer {
     Map(NodeId),
     Again(NodeId),
     Gradient(NodeId),
-    Scratch(usize),
+    Scratch(Action),
 }
 
 impl TrainPlan {
-    /// Plans the network; `scratch_len` says how many values a step's gradient needs to work with.
+    /// Plans the network; `scratch_len` says how many values a step (or, where it is asked for, its gradient) needs to work
+    /// with.
     ///
     /// Errors: the image's sides are not multiples of 32.
     pub fn new(
         graph: &Graph,
         layout: &ParameterLayout,
         options: &TrainPlanOptions,
-        scratch_len: impl Fn(&TrainOp) -> usize,
+        scratch_len: impl Fn(&TrainOp, bool) -> usize,
     ) -> Result<Self> {
         let [h, w] = options.extent;
         ensure!(
@@ -131,7 +132,9 @@ impl TrainPlan {
         let schedule = maps.schedule(&dropped);
         let lengths = |buffer: Buffer| match buffer {
             Buffer::Map(id) | Buffer::Again(id) | Buffer::Gradient(id) => maps.layout(id).buffer_len(),
-            Buffer::Scratch(step) => scratch_len(&steps.steps[step].op),
+            Buffer::Scratch(Action::Forward(step) | Action::Again(step)) => scratch_len(&steps.steps[step].op, false),
+            Buffer::Scratch(Action::Backward(step)) => scratch_len(&steps.steps[step].op, true),
+            Buffer::Scratch(Action::Losses) => 0,
         };
         // First pass: who is alive when.
         let mut cleared: Vec<Vec<NodeId>> = Vec::new();
@@ -182,7 +185,7 @@ impl TrainPlan {
                         dinputs: step.inputs.iter().map(|&id| gradient(id)).collect(),
                         daddend: step.addend.and_then(gradient),
                         doutput: gradient(step.output),
-                        scratch: if back { [offset(Buffer::Scratch(i)), lengths(Buffer::Scratch(i))] } else { [0, 0] },
+                        scratch: [offset(Buffer::Scratch(action)), lengths(Buffer::Scratch(action))],
                         ..empty
                     }
                 }
@@ -309,7 +312,8 @@ impl Maps<'_> {
         match action {
             Action::Forward(i) | Action::Again(i) => {
                 let step = &self.steps.steps[i];
-                step.inputs.iter().chain(&step.addend).chain([&step.output]).map(|&id| map(id)).collect()
+                let maps = step.inputs.iter().chain(&step.addend).chain([&step.output]).map(|&id| map(id));
+                maps.chain([Buffer::Scratch(action)]).collect()
             }
             Action::Losses => {
                 let gradients = self.options.wanted.iter().filter(|_| self.options.backward);
@@ -317,7 +321,7 @@ impl Maps<'_> {
             }
             Action::Backward(i) => {
                 let step = &self.steps.steps[i];
-                let mut touched: Vec<Buffer> = vec![gradient(step.output), Buffer::Scratch(i)];
+                let mut touched: Vec<Buffer> = vec![gradient(step.output), Buffer::Scratch(action)];
                 touched.extend(step.inputs.iter().filter(|&&id| id != NodeId(0)).chain(&step.addend).map(|&id| gradient(id)));
                 touched.extend(step.inputs.iter().map(|&id| map(id)));
                 let reads_output = match step.op {

@@ -5,6 +5,7 @@ use super::graph::NodeId;
 use super::parameters::{Entry, NetworkState, ParameterLayout};
 use super::train_plan::{Action, Place, TrainPlan, Work};
 use super::train_steps::TrainOp;
+use crate::device::tensor::Layout;
 use crate::device::{TensorMut, TensorRef};
 use crate::ops::Real;
 use crate::ops::batch_norm::RunningStatistics;
@@ -127,10 +128,9 @@ impl<T> Views<T> {
         unsafe { TensorMut::from_raw(self.base.add(place.offset), place.layout) }
     }
 
-    fn scratch<'a>(&self, [offset, len]: [usize; 2]) -> &'a mut [T] {
-        assert!(offset + len <= self.len);
-        // SAFETY: as above; the plan gave this action's scratch memory to nobody else.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(offset), len) }
+    /// The plan gave this action's scratch memory to nobody else.
+    fn scratch<'a>(&self, [offset, len]: [usize; 2]) -> TensorMut<'a, T> {
+        self.write(&Place { offset, layout: Layout::flat(len) })
     }
 }
 
@@ -152,27 +152,29 @@ fn forward<E: Engine>(
 ) -> Result<()> {
     let views = Views::of(&mut arena.values);
     let entries: &[Entry] = layout.parameters();
-    let parameter = |i: usize| &state.parameters[entries[i].range.clone()];
+    let parameter = |i: usize| TensorRef::flat(&state.parameters[entries[i].range.clone()]);
     let inp = views.read(&work.inputs[0]);
     let addend = work.addend.as_ref().map(|place| views.read(place));
     let out = &mut views.write(&work.output);
+    let scratch = &mut views.scratch(work.scratch);
     match &plan.steps.steps[step].op {
         TrainOp::Conv { shape, weights, bias, relu, copies } => {
-            let bias = bias.map_or(&[][..], parameter);
+            let bias = bias.map_or(TensorRef::flat(&[]), parameter);
             if *copies > 1 {
-                let weights = sum_copies(parameter(*weights), *copies, shape.kernel * shape.kernel);
-                engine.conv(*shape, inp, &weights, bias, *relu, out)
+                let weights = sum_copies(parameter(*weights).as_slice(), *copies, shape.kernel * shape.kernel);
+                engine.conv(*shape, inp, TensorRef::flat(&weights), bias, *relu, out, scratch)
             } else {
-                engine.conv(*shape, inp, parameter(*weights), bias, *relu, out)
+                engine.conv(*shape, inp, parameter(*weights), bias, *relu, out, scratch)
             }
         }
         TrainOp::DeformConv { shape, weights, bias } => {
-            engine.deform_conv(*shape, inp, views.read(&work.inputs[1]), parameter(*weights), parameter(*bias), out)
+            engine.deform_conv(*shape, inp, views.read(&work.inputs[1]), parameter(*weights), parameter(*bias), out, scratch)
         }
-        TrainOp::Norm { norm, gamma, beta, running, saved } => {
+        TrainOp::Norm { norm, gamma, beta, running, saved, .. } => {
             let [mean, variance] = pair(&mut state.statistics, running[0].clone(), running[1].clone());
-            let running = RunningStatistics { mean, variance };
-            engine.norm(*norm, inp, parameter(*gamma), parameter(*beta), running, again, addend, &mut arena.saved[saved.clone()], out)
+            let running = RunningStatistics::of(mean, variance);
+            let saved = &mut TensorMut::flat(&mut arena.saved[saved.clone()]);
+            engine.norm(*norm, inp, parameter(*gamma), parameter(*beta), running, again, addend, saved, out, scratch)
         }
         TrainOp::MaxPool { shape } => engine.max_pool(*shape, inp, out),
         TrainOp::UpConv { shape, weights } => engine.up_conv(*shape, inp, parameter(*weights), addend, out),
@@ -192,14 +194,14 @@ fn backward<E: Engine>(
     let views = Views::of(&mut arena.values);
     let entries: &[Entry] = layout.parameters();
     let range = |i: usize| entries[i].range.clone();
-    let parameter = |i: usize| &state.parameters[range(i)];
+    let parameter = |i: usize| TensorRef::flat(&state.parameters[range(i)]);
     let Some(doutput) = &work.doutput else { return Ok(()) };
     let inp = views.read(&work.inputs[0]);
     let out = views.read(&work.output);
     let dout = views.read(doutput);
     let mut dinp = work.dinputs[0].as_ref().map(|place| views.write(place));
     let mut daddend = work.daddend.as_ref().map(|place| views.write(place));
-    let scratch = views.scratch(work.scratch);
+    let scratch = &mut views.scratch(work.scratch);
     match (&plan.steps.steps[step].op, &mut dinp) {
         (TrainOp::Conv { shape, weights, bias, relu, copies }, dinp) => {
             if *relu {
@@ -208,38 +210,40 @@ fn backward<E: Engine>(
             let dinp = dinp.as_mut();
             if *copies > 1 {
                 let taps = shape.kernel * shape.kernel;
-                let summed = sum_copies(parameter(*weights), *copies, taps);
+                let summed = sum_copies(parameter(*weights).as_slice(), *copies, taps);
                 let mut found = vec![E::Value::default(); summed.len()];
-                engine.conv_backward(*shape, inp, &summed, dout, dinp, &mut found, None, scratch)?;
+                engine.conv_backward(*shape, inp, TensorRef::flat(&summed), dout, dinp, &mut TensorMut::flat(&mut found), None, scratch)?;
                 // Equal channels have equal gradients.
                 for (i, to) in gradients[range(*weights)].iter_mut().enumerate() {
                     *to += found[i / (copies * taps) * taps + i % taps];
                 }
                 Ok(())
             } else if let Some(bias) = bias {
-                let [dweights, dbias] = pair(gradients, range(*weights), range(*bias));
+                let [dweights, dbias] = &mut pair(gradients, range(*weights), range(*bias)).map(TensorMut::flat);
                 engine.conv_backward(*shape, inp, parameter(*weights), dout, dinp, dweights, Some(dbias), scratch)
             } else {
-                engine.conv_backward(*shape, inp, parameter(*weights), dout, dinp, &mut gradients[range(*weights)], None, scratch)
+                let dweights = &mut TensorMut::flat(&mut gradients[range(*weights)]);
+                engine.conv_backward(*shape, inp, parameter(*weights), dout, dinp, dweights, None, scratch)
             }
         }
         (TrainOp::DeformConv { shape, weights, bias }, Some(dinp)) => {
             let Some(doffsets) = &work.dinputs[1] else { return Ok(()) };
-            let [dweights, dbias] = pair(gradients, range(*weights), range(*bias));
+            let [dweights, dbias] = &mut pair(gradients, range(*weights), range(*bias)).map(TensorMut::flat);
             let found = Gradients { dinp, doffsets: &mut views.write(doffsets), dweights, dbias };
             engine.deform_conv_backward(*shape, inp, views.read(&work.inputs[1]), parameter(*weights), dout, found, scratch)
         }
         (TrainOp::Norm { norm, gamma, beta, saved, .. }, Some(dinp)) => {
-            let [dgamma, dbeta] = pair(gradients, range(*gamma), range(*beta));
-            let saved = &arena.saved[saved.clone()];
-            engine.norm_backward(*norm, inp, out, dout, parameter(*gamma), saved, dinp, daddend.as_mut(), dgamma, dbeta)
+            let [dgamma, dbeta] = &mut pair(gradients, range(*gamma), range(*beta)).map(TensorMut::flat);
+            let saved = TensorRef::flat(&arena.saved[saved.clone()]);
+            engine.norm_backward(*norm, inp, out, dout, parameter(*gamma), saved, dinp, daddend.as_mut(), dgamma, dbeta, scratch)
         }
         (TrainOp::MaxPool { shape }, Some(dinp)) => engine.max_pool_backward(*shape, inp, dout, dinp),
         (TrainOp::UpConv { shape, weights }, Some(dinp)) => {
             if let Some(dskip) = &mut daddend {
                 add_map(dout, dskip);
             }
-            engine.up_conv_backward(*shape, inp, parameter(*weights), dout, dinp, &mut gradients[range(*weights)])
+            let dweights = &mut TensorMut::flat(&mut gradients[range(*weights)]);
+            engine.up_conv_backward(*shape, inp, parameter(*weights), dout, dinp, dweights, scratch)
         }
         (_, None) => unreachable!("only the first convolution reads the image"),
     }

@@ -41,6 +41,8 @@ pub enum TrainOp {
     Norm {
         /// Statistics and ReLU.
         norm: Norm,
+        /// (n, h, w, c).
+        shape: [usize; 4],
         /// Scale.
         gamma: usize,
         /// Shift.
@@ -182,10 +184,12 @@ pub fn train_steps(graph: &Graph, layout: &ParameterLayout, n: usize, extent: [u
                 addend = take(&mut output, NodeOp::Add).flatten();
                 let relu = take(&mut output, NodeOp::Relu).is_some();
                 let statistic = |suffix: &str| layout.statistic(&format!("{}.{suffix}", node.name));
-                let saved = found.saved_len..found.saved_len + 3 * node.channels;
+                let [h, w, c] = shape_of(id);
+                let saved = found.saved_len..found.saved_len + 3 * c;
                 found.saved_len = saved.end;
                 TrainOp::Norm {
                     norm: Norm { frozen, relu },
+                    shape: [n, h, w, c],
                     gamma: parameter("weight"),
                     beta: parameter("bias"),
                     running: [statistic("running_mean"), statistic("running_var")],

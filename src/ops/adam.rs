@@ -7,8 +7,9 @@
 //! ```
 //! Source: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1, with the corrections placed as in PyTorch.
 
-use super::{Agreement, Real, noise, real::convert};
-use crate::device::{Device, cpu::InstructionSet};
+use super::{Agreement, Real, in_value_type, noise, real::convert};
+use crate::device::gpu::Gpu;
+use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -36,23 +37,43 @@ impl AdamStep {
 
 /// Moves the parameters `p` with the gradients `g`, and their moments `m` and `v`.
 ///
-/// Shapes: all alike, f32.
+/// Shapes: all alike, flat, f32.
 /// Errors: the launch fails on the device. Lengths that differ are a programming error and panic.
 /// Source: the formula above.
-pub fn step(device: &Device, step: AdamStep, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) -> Result<()> {
+pub fn step<T: Real>(
+    device: &Device,
+    step: AdamStep,
+    p: &mut TensorMut<T>,
+    g: TensorRef<T>,
+    m: &mut TensorMut<T>,
+    v: &mut TensorMut<T>,
+) -> Result<()> {
     assert!(p.len() == g.len() && p.len() == m.len() && p.len() == v.len(), "{} {} {} {}", p.len(), g.len(), m.len(), v.len());
     match device {
         Device::Cpu => {
             const PART: usize = 1 << 14;
+            let (mut p, g, mut m, mut v) = (p.as_f32_mut(), g.as_f32(), m.as_f32_mut(), v.as_f32_mut());
+            let (p, g, m, v) = (p.as_mut_slice(), g.as_slice(), m.as_mut_slice(), v.as_mut_slice());
             p.par_chunks_mut(PART).zip(g.par_chunks(PART)).zip(m.par_chunks_mut(PART)).zip(v.par_chunks_mut(PART)).for_each(
                 |(((p, g), m), v)| {
                     crate::dispatch!(InstructionSet::detect(), step_part(step: AdamStep, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]));
                 },
             );
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => launch_step(gpu, step, p, g, m, v)?,
     }
     Ok(())
+}
+
+fn launch_step<T: Real>(
+    gpu: &Gpu,
+    _step: AdamStep,
+    _p: &mut TensorMut<T>,
+    _g: TensorRef<T>,
+    _m: &mut TensorMut<T>,
+    _v: &mut TensorMut<T>,
+) -> Result<()> {
+    gpu.no_kernel("adam")
 }
 
 #[inline(always)]
@@ -81,24 +102,29 @@ pub const CASES: [usize; 3] = [1, 17, 40_000];
 ///
 /// Errors: as `step`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for len in CASES {
         let start = noise(len, 1);
-        let mut found = [start.clone(), vec![0.0; len], vec![0.0; len]];
-        let mut plain = found.clone();
+        let list = |values: &[f32]| Tensor::flat_on(device, convert::<T>(values));
+        let mut found = [list(&start)?, list(&vec![0.0; len])?, list(&vec![0.0; len])?];
+        let mut plain = [start.clone(), vec![0.0; len], vec![0.0; len]];
         let mut exact = [convert::<f64>(&start), vec![0.0; len], vec![0.0; len]];
         for count in 1..=5 {
             let adam = AdamStep { learning_rate: 1e-2, count };
             let g = noise(len, 10 + count);
             let [p, m, v] = &mut found;
-            step(device, adam, p, &g, m, v)?;
+            step(device, adam, &mut p.view_mut(), list(&g)?.view(), &mut m.view_mut(), &mut v.view_mut())?;
             let [p, m, v] = &mut plain;
             reference(adam, p, &g, m, v);
             let [p, m, v] = &mut exact;
             reference(adam, p, &convert(&g), m, v);
         }
         for (i, what) in ["parameters", "first moments", "second moments"].into_iter().enumerate() {
-            agreements.push(Agreement::of(format!("{what} of {len}"), &found[i], &plain[i], &exact[i]));
+            agreements.push(Agreement::of(format!("{what} of {len}"), &found[i].to_vec()?, &plain[i], &exact[i]));
         }
     }
     Ok(agreements)

@@ -1,20 +1,36 @@
 //! How gradients are tested: against the f64 reference on a device, and the reference against finite differences.
 
-use super::{Agreement, noise};
+use super::{Agreement, Real, noise, real::convert};
+use crate::device::tensor::Layout;
+use crate::device::{Device, Tensor, TensorMut};
 use anyhow::Result;
 
-/// Compares a gradient that an op adds to a buffer with the f64 reference `exact`, and the naive f32 `plain` with it.
+/// Compares a gradient that an op adds to a tensor with the f64 reference `exact`, and the naive f32 `plain` with it.
 ///
-/// `add` is called with a buffer that holds noise, which has to stay in it.
+/// `add` is called with a tensor of this shape on the device that holds noise, which has to stay in it. Where f64 is
+/// computed in, the bound is 1e-7 of the largest value.
 ///
 /// Errors: those of `add`.
-pub fn agree(case: String, plain: &[f32], exact: &[f64], mut add: impl FnMut(&mut [f32]) -> Result<()>) -> Result<Agreement> {
+pub fn agree<T: Real>(
+    device: &Device,
+    case: String,
+    shape: [usize; 4],
+    plain: &[f32],
+    exact: &[f64],
+    mut add: impl FnMut(&mut TensorMut<T>) -> Result<()>,
+) -> Result<Agreement> {
     let before = noise(exact.len(), 77);
-    let mut found = before.clone();
-    add(&mut found)?;
+    let mut found = Tensor::on(device, shape, convert::<T>(&before))?;
+    add(&mut found.view_mut())?;
     let plus = |values: &[f32]| -> Vec<f32> { values.iter().zip(&before).map(|(value, before)| value + before).collect() };
     let exact: Vec<f64> = exact.iter().zip(&before).map(|(value, &before)| value + f64::from(before)).collect();
-    Ok(Agreement::of(case, &found, &plus(plain), &exact))
+    let agreement = Agreement::of(case, &found.to_vec()?, &plus(plain), &exact);
+    Ok(if size_of::<T>() == 8 { Agreement { bound: 100.0 * agreement.bound, ..agreement } } else { agreement })
+}
+
+/// The shape of a list of values.
+pub fn list(values: usize) -> [usize; 4] {
+    Layout::flat(values).shape
 }
 
 /// Compares gradients with central differences of `forward` along random directions, in f64.

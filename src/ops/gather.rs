@@ -7,7 +7,8 @@
 //! No backward: training evaluates the heads everywhere.
 //! Source: docs/network.md, section 2.
 
-use super::{Agreement, Real, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, real::convert};
+use crate::device::gpu::Gpu;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 
@@ -16,12 +17,13 @@ use anyhow::Result;
 /// Shapes: `inp` (1, h, w, c) into `out` (1, 1, at least `indices.len()`, 9 c), f32; rows beyond the indices are left.
 /// Errors: the launch fails on the device. An index outside the map is a programming error and panics.
 /// Source: the formula above.
-pub fn forward(device: &Device, inp: TensorRef, indices: &[u32], out: &mut TensorMut) -> Result<()> {
+pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u32>, out: &mut TensorMut<T>) -> Result<()> {
     let [n, h, w, c] = inp.shape();
     assert!(n == 1 && out.shape()[3] == 9 * c && out.layout().pixels() >= indices.len(), "{:?} into {:?}", inp.shape(), out.shape());
-    assert!(indices.iter().all(|&index| (index as usize) < h * w), "an index lies outside {:?}", inp.shape());
     match device {
         Device::Cpu => {
+            let (inp, out, indices) = (inp.as_f32(), &out.as_f32_mut(), indices.as_slice());
+            assert!(indices.iter().all(|&index| (index as usize) < h * w), "an index lies outside {:?}", inp.shape());
             for (k, &index) in indices.iter().enumerate() {
                 let (y, x) = (index as usize / w, index as usize % w);
                 // SAFETY: one thread, one pixel after the other.
@@ -36,9 +38,13 @@ pub fn forward(device: &Device, inp: TensorRef, indices: &[u32], out: &mut Tenso
                 }
             }
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => launch_forward(gpu, inp, indices, out)?,
     }
     Ok(())
+}
+
+fn launch_forward<T: Real>(gpu: &Gpu, _inp: TensorRef<T>, _indices: TensorRef<u32>, _out: &mut TensorMut<T>) -> Result<()> {
+    gpu.no_kernel("gather")
 }
 
 /// Weights [co][c][3][3] of a head as those of a 1x1 convolution of what `forward` gathers: [co][tap][c].
@@ -64,15 +70,20 @@ pub const CASES: [[usize; 3]; 3] = [[1, 1, 1], [5, 7, 3], [64, 64, 64]];
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, [h, w, c]) in CASES.into_iter().enumerate() {
         let inp = noise(h * w * c, i as u64);
         let indices: Vec<u32> = (0..h * w).step_by(1 + h * w / 50).chain([w - 1, h * w - w, h * w - 1]).map(|index| index as u32).collect();
         let exact = reference::<f64>(&convert(&inp), [h, w, c], &indices);
         let plain = reference::<f32>(&inp, [h, w, c], &indices);
-        let mut out = Tensor::from_values([1, 1, indices.len(), 9 * c], vec![f32::NAN; exact.len()]);
-        forward(device, Tensor::from_values([1, h, w, c], inp).view(), &indices, &mut out.view_mut())?;
-        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{h}x{w}x{c}"), out.values(), &plain, &exact) });
+        let mut out = Tensor::on(device, [1, 1, indices.len(), 9 * c], vec![T::from_f64(f64::NAN); exact.len()])?;
+        let (inp, indices) = (Tensor::on(device, [1, h, w, c], convert::<T>(&inp))?, Tensor::flat_on(device, indices)?);
+        forward(device, inp.view(), indices.view(), &mut out.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{h}x{w}x{c}"), &out.to_vec()?, &plain, &exact) });
     }
     Ok(agreements)
 }

@@ -7,7 +7,8 @@
 //! No backward: nothing is learnt through the peaks.
 //! Source: Zhou, Wang, Kraehenbuehl 2019, Objects as Points, arXiv:1904.07850, section 4; docs/network.md, section 1.4.
 
-use super::{Agreement, Real, noise};
+use super::{Agreement, Real, in_value_type, noise, real::convert};
+use crate::device::gpu::Gpu;
 use crate::device::{Device, Tensor, TensorRef};
 use anyhow::Result;
 
@@ -35,13 +36,17 @@ pub fn sigmoid(logit: f32) -> f32 {
 /// Shapes: `logits` (1, h, w, 1), f32. NaN is never a peak.
 /// Errors: the launch fails on the device.
 /// Source: the text above.
-pub fn peaks(device: &Device, logits: TensorRef, k: usize) -> Result<Vec<(u32, f32)>> {
+pub fn peaks<T: Real>(device: &Device, logits: TensorRef<T>, k: usize) -> Result<Vec<(u32, f32)>> {
     let [n, h, w, c] = logits.shape();
     assert!(n == 1 && c == 1 && h * w <= u32::MAX as usize, "heat map of {:?}", logits.shape());
     match device {
-        Device::Cpu => Ok(peaks_cpu(logits, [h, w], k)),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => Ok(peaks_cpu(logits.as_f32(), [h, w], k)),
+        Device::Gpu(gpu) => launch_peaks(gpu, logits, [h, w], k),
     }
+}
+
+fn launch_peaks<T: Real>(gpu: &Gpu, _logits: TensorRef<T>, _extent: [usize; 2], _k: usize) -> Result<Vec<(u32, f32)>> {
+    gpu.no_kernel("heat_map")
 }
 
 fn peaks_cpu(logits: TensorRef, [h, w]: [usize; 2], k: usize) -> Vec<(u32, f32)> {
@@ -96,6 +101,10 @@ pub const CASES: [(usize, usize, usize, f32); 6] =
 ///
 /// Errors: as `peaks`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, (h, w, k, step)) in CASES.into_iter().enumerate() {
         let mut logits: Vec<f32> = noise(h * w, i as u64).iter().map(|x| 12.0 * x).collect();
@@ -103,7 +112,7 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
             logits.iter_mut().for_each(|z| *z = (*z / 6.0 / step).round() * step);
         }
         let expected = reference::<f32>(&logits, [h, w], k);
-        let found = peaks(device, Tensor::from_values([1, h, w, 1], logits.clone()).view(), k)?;
+        let found = peaks(device, Tensor::on(device, [1, h, w, 1], convert::<T>(&logits))?.view(), k)?;
         let same_indices = found.len() == expected.len() && found.iter().zip(&expected).all(|(found, expected)| found.0 == expected.0);
         let error = found.iter().fold(0.0_f64, |most, &(index, score)| {
             let exact = 1.0 / (1.0 + (-f64::from(logits[index as usize])).exp());

@@ -12,8 +12,9 @@
 //! Source: Lin et al. 2017, arXiv:1708.02002, as in Law, Deng 2018, arXiv:1808.01244, section 3.2; Li, Hoiem 2016,
 //! arXiv:1606.09282; docs/network.md, sections 3.1 and 3.2.
 
-use super::{Agreement, Real, backward as testing, noise, real::convert};
-use crate::device::Device;
+use super::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
+use crate::device::gpu::Gpu;
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 
 /// How the heat map is compared with its target.
@@ -107,6 +108,77 @@ pub fn squared_distance<T: Real>(a: &[T], b: &[T], weight: f64, da: &mut [T]) ->
     weight * sum
 }
 
+/// `heat_map` of tensors on a device; waits for the result.
+///
+/// Shapes: as there; maps that lie in one piece.
+/// Errors: the launch fails on the device.
+pub fn heat_map_on<T: Real>(
+    device: &Device,
+    kind: HeatMapLoss,
+    logits: TensorRef<T>,
+    targets: TensorRef<T>,
+    weight: f64,
+    dlogits: &mut TensorMut<T>,
+) -> Result<f64> {
+    match device {
+        Device::Cpu => Ok(heat_map(kind, logits.as_slice(), targets.as_slice(), weight, dlogits.as_mut_slice())),
+        Device::Gpu(gpu) => launch_heat_map(gpu, kind, logits, targets, weight, dlogits),
+    }
+}
+
+/// `l1` of a map on a device; waits for the result.
+///
+/// Shapes: as there; maps that lie in one piece.
+/// Errors: the launch fails on the device.
+pub fn l1_on<T: Real>(
+    device: &Device,
+    map: TensorRef<T>,
+    objects: &[(usize, [f32; 2])],
+    weight: f64,
+    dmap: &mut TensorMut<T>,
+) -> Result<f64> {
+    match device {
+        Device::Cpu => Ok(l1(map.as_slice(), objects, weight, dmap.as_mut_slice())),
+        Device::Gpu(gpu) => launch_l1(gpu, map, objects, weight, dmap),
+    }
+}
+
+/// `squared_distance` of tensors on a device; waits for the result.
+///
+/// Shapes: as there; tensors that lie in one piece.
+/// Errors: the launch fails on the device.
+pub fn squared_distance_on<T: Real>(device: &Device, a: TensorRef<T>, b: TensorRef<T>, weight: f64, da: &mut TensorMut<T>) -> Result<f64> {
+    match device {
+        Device::Cpu => Ok(squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice())),
+        Device::Gpu(gpu) => launch_squared_distance(gpu, a, b, weight, da),
+    }
+}
+
+fn launch_heat_map<T: Real>(
+    gpu: &Gpu,
+    _kind: HeatMapLoss,
+    _logits: TensorRef<T>,
+    _targets: TensorRef<T>,
+    _weight: f64,
+    _dlogits: &mut TensorMut<T>,
+) -> Result<f64> {
+    gpu.no_kernel("heat map loss")
+}
+
+fn launch_l1<T: Real>(
+    gpu: &Gpu,
+    _map: TensorRef<T>,
+    _objects: &[(usize, [f32; 2])],
+    _weight: f64,
+    _dmap: &mut TensorMut<T>,
+) -> Result<f64> {
+    gpu.no_kernel("L1 loss")
+}
+
+fn launch_squared_distance<T: Real>(gpu: &Gpu, _a: TensorRef<T>, _b: TensorRef<T>, _weight: f64, _da: &mut TensorMut<T>) -> Result<f64> {
+    gpu.no_kernel("squared distance")
+}
+
 /// Positives, ties and near misses for `len` pixels.
 fn case_targets(len: usize) -> Vec<f32> {
     noise(len, 5).iter().enumerate().map(|(i, y)| if i % 7 == 3 { 1.0 } else { (y + 0.5) * 0.99 }).collect()
@@ -116,38 +188,49 @@ fn case_objects(pixels: usize) -> Vec<(usize, [f32; 2])> {
     (0..pixels).step_by(3).flat_map(|pixel| [(pixel, [0.25, -0.5]), (pixel / 2, [0.3, 0.1])]).collect()
 }
 
-/// The losses in f32 against the same in f64: values and gradients.
+/// The losses on a device against the same in f64: values and gradients.
 ///
-/// Errors: none on the CPU.
-pub fn compare_backward(_device: &Device) -> Result<Vec<Agreement>> {
+/// Errors: as `heat_map_on`.
+pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for len in [1, 40, 1000] {
         let logits: Vec<f32> = noise(len, 1).iter().map(|z| 12.0 * z).collect();
         let (maps, earlier) = (noise(2 * len, 2), noise(2 * len, 3));
         let wide = |values: &[f32]| convert::<f64>(values);
-        for kind in [HeatMapLoss::Focal, HeatMapLoss::SparseOriginal] {
-            let mut exact = vec![0.0; len];
-            heat_map(kind, &wide(&logits), &case_targets(len), 2.0, &mut exact);
+        let on = |values: &[f32]| Tensor::flat_on(device, convert::<T>(values));
+        let mut check = |case: String, loss: f64, exact: Vec<f64>, run: &dyn Fn(&mut TensorMut<T>) -> Result<f64>| -> Result<()> {
             let plain: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
-            agreements.push(testing::agree(format!("{} of {len}", kind.name()), &plain, &exact, |found| {
-                heat_map(kind, &logits, &case_targets(len), 2.0, found);
+            let mut value = f64::NAN;
+            let shape = testing::list(exact.len());
+            agreements.push(testing::agree(device, format!("gradient of {case}"), shape, &plain, &exact, |found| {
+                value = run(found)?;
                 Ok(())
             })?);
+            // A loss is a sum in f64 of values in T.
+            let (error, bound) = ((value - loss).abs(), if size_of::<T>() == 8 { 1e-9 } else { 1e-5 } * loss.abs());
+            let error = if error.is_nan() { f64::INFINITY } else { error };
+            agreements.push(Agreement { case, error, bound, bits: value.to_bits() });
+            Ok(())
+        };
+        for kind in [HeatMapLoss::Focal, HeatMapLoss::SparseOriginal] {
+            let mut exact = vec![0.0; len];
+            let loss = heat_map(kind, &wide(&logits), &case_targets(len), 2.0, &mut exact);
+            let (logits, targets) = (on(&logits)?, on(&case_targets(len))?);
+            check(format!("{} of {len}", kind.name()), loss, exact, &|found| {
+                heat_map_on(device, kind, logits.view(), targets.view(), 2.0, found)
+            })?;
         }
+        let (a, b) = (on(&maps)?, on(&earlier)?);
         let mut exact = vec![0.0; 2 * len];
-        l1(&wide(&maps), &case_objects(len), 0.5, &mut exact);
-        let plain: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
-        agreements.push(testing::agree(format!("l1 of {len}"), &plain, &exact, |found| {
-            l1(&maps, &case_objects(len), 0.5, found);
-            Ok(())
-        })?);
+        let loss = l1(&wide(&maps), &case_objects(len), 0.5, &mut exact);
+        check(format!("l1 of {len}"), loss, exact, &|found| l1_on(device, a.view(), &case_objects(len), 0.5, found))?;
         let mut exact = vec![0.0; 2 * len];
-        squared_distance(&wide(&maps), &wide(&earlier), 0.1, &mut exact);
-        let plain: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
-        agreements.push(testing::agree(format!("squared distance of {len}"), &plain, &exact, |found| {
-            squared_distance(&maps, &earlier, 0.1, found);
-            Ok(())
-        })?);
+        let loss = squared_distance(&wide(&maps), &wide(&earlier), 0.1, &mut exact);
+        check(format!("squared distance of {len}"), loss, exact, &|found| squared_distance_on(device, a.view(), b.view(), 0.1, found))?;
     }
     Ok(agreements)
 }

@@ -6,8 +6,8 @@
 //! Backward: `dout` is added to the first pixel of the window, row by row, that holds the maximum.
 //! Source: docs/network.md, section 1.2 (Tree).
 
-use super::{Agreement, Real, backward, noise, real::convert};
-use crate::device::tensor::Layout;
+use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
+use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -39,14 +39,28 @@ impl MaxPoolShape {
 /// Shapes: `inp` (n, h, w, c) into `out` (n, h / s, w / s, c), f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn forward(device: &Device, shape: MaxPoolShape, inp: TensorRef, out: &mut TensorMut) -> Result<()> {
+pub fn forward<T: Real>(device: &Device, shape: MaxPoolShape, inp: TensorRef<T>, out: &mut TensorMut<T>) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
     assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
     match device {
-        Device::Cpu => forward_cpu(shape, inp, out),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => forward_cpu(shape, inp.as_f32(), &mut out.as_f32_mut()),
+        Device::Gpu(gpu) => launch_forward(gpu, shape, inp, out)?,
     }
     Ok(())
+}
+
+/// Threads of a block, as the KERNEL lines say.
+const THREADS: u32 = 256;
+
+/// The kernels' shape struct.
+fn shape_arg(MaxPoolShape { n, h, w, c, window }: MaxPoolShape) -> Arg {
+    Arg::value([n, h, w, c, window].map(|extent| extent as u32))
+}
+
+fn launch_forward<T: Real>(gpu: &Gpu, shape: MaxPoolShape, inp: TensorRef<T>, out: &mut TensorMut<T>) -> Result<()> {
+    let args = [shape_arg(shape), inp.arg(), inp.stride_arg(), out.arg(), out.stride_arg()];
+    // SAFETY: the arguments of the KERNEL line, in its order; the shapes of both maps were checked against the shape struct.
+    unsafe { gpu.launch("max_pool_forward", Grid::over(out.len(), THREADS)?, THREADS, &args) }
 }
 
 fn forward_cpu(shape: MaxPoolShape, inp: TensorRef, out: &mut TensorMut) {
@@ -93,13 +107,19 @@ pub fn reference<T: Real>(shape: MaxPoolShape, inp: &[T]) -> Vec<T> {
 /// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, h / s, w / s, c), f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the text above.
-pub fn backward(device: &Device, shape: MaxPoolShape, inp: TensorRef, dout: TensorRef, dinp: &mut TensorMut) -> Result<()> {
+pub fn backward<T: Real>(
+    device: &Device,
+    shape: MaxPoolShape,
+    inp: TensorRef<T>,
+    dout: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
     assert_eq!(dinp.shape(), inp.shape(), "gradient of the input of {shape:?}");
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     match device {
         Device::Cpu => {
-            let dinp: &TensorMut = dinp;
+            let (inp, dout, dinp): (_, _, &TensorMut) = (inp.as_f32(), dout.as_f32(), &dinp.as_f32_mut());
             let [n, oh, _, _] = shape.out();
             (0..n * oh).into_par_iter().for_each(|row| {
                 crate::dispatch!(
@@ -108,9 +128,16 @@ pub fn backward(device: &Device, shape: MaxPoolShape, inp: TensorRef, dout: Tens
                 );
             });
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => launch_backward(gpu, shape, inp, dout, dinp)?,
     }
     Ok(())
+}
+
+fn launch_backward<T: Real>(gpu: &Gpu, shape: MaxPoolShape, inp: TensorRef<T>, dout: TensorRef<T>, dinp: &mut TensorMut<T>) -> Result<()> {
+    let strides = [inp.stride_arg(), dout.stride_arg(), dinp.stride_arg()];
+    let args = [shape_arg(shape), inp.arg(), strides[0], dout.arg(), strides[1], dinp.arg(), strides[2]];
+    // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
+    unsafe { gpu.launch("max_pool_backward", Grid::over(dout.len(), THREADS)?, THREADS, &args) }
 }
 
 #[inline(always)]
@@ -173,14 +200,19 @@ pub const CASES: [MaxPoolShape; 6] = [
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let inp = noise(shape.n * shape.h * shape.w * shape.c, i as u64);
         let exact = reference::<f64>(shape, &convert(&inp));
         let plain = reference::<f32>(shape, &inp);
-        let mut out = Tensor::from_values(shape.out(), vec![f32::NAN; exact.len()]);
-        forward(device, shape, Tensor::from_values([shape.n, shape.h, shape.w, shape.c], inp).view(), &mut out.view_mut())?;
-        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact) });
+        let mut out = Tensor::on(device, shape.out(), vec![T::from_f64(f64::NAN); exact.len()])?;
+        let inp = Tensor::on(device, [shape.n, shape.h, shape.w, shape.c], convert(&inp))?;
+        forward(device, shape, inp.view(), &mut out.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), &out.to_vec()?, &plain, &exact) });
     }
     Ok(agreements)
 }
@@ -189,6 +221,10 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 ///
 /// Errors: as `backward`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let mut inp = noise(shape.n * shape.h * shape.w * shape.c, i as u64);
@@ -198,10 +234,11 @@ pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
         let dout = noise(shape.out().iter().product(), i as u64 + 100);
         let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&dout));
         let plain = reference_backward::<f32>(shape, &inp, &dout);
-        let layout = Layout::packed([shape.n, shape.h, shape.w, shape.c]);
-        let dout = Tensor::from_values(shape.out(), dout);
-        agreements.push(backward::agree(format!("{shape:?}"), &plain, &exact, |found| {
-            backward(device, shape, TensorRef::new(&inp, layout), dout.view(), &mut TensorMut::new(found, layout))
+        let extents = [shape.n, shape.h, shape.w, shape.c];
+        let inp = Tensor::on(device, extents, convert::<T>(&inp))?;
+        let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
+        agreements.push(backward::agree(device, format!("{shape:?}"), extents, &plain, &exact, |found| {
+            backward(device, shape, inp.view(), dout.view(), found)
         })?);
     }
     Ok(agreements)

@@ -36,19 +36,21 @@ impl Agreement {
     /// Compares `found` with the f64 reference `exact`, and the naive f32 result `plain` with it.
     ///
     /// The bound is twice the plain way's largest error, plus four units in the last place of the largest value
-    /// (so that a lucky plain result does not fail a result as good as rounding allows).
-    pub fn of(case: String, found: &[f32], plain: &[f32], exact: &[f64]) -> Self {
+    /// (so that a lucky plain result does not fail a result as good as rounding allows). Where f64 was computed in, the
+    /// bound is 1e-9 of the largest value, far above rounding and far below a wrong index.
+    pub fn of<T: Real>(case: String, found: &[T], plain: &[f32], exact: &[f64]) -> Self {
         assert!(found.len() == exact.len() && plain.len() == exact.len(), "{case}: {} {} {}", found.len(), plain.len(), exact.len());
-        let largest = |values: &[f32]| {
+        fn largest<T: Real>(values: &[T], exact: &[f64]) -> f64 {
             values.iter().zip(exact).fold(0.0_f64, |most, (&value, &exact)| {
-                let error = (f64::from(value) - exact).abs();
+                let error = (value.to_f64() - exact).abs();
                 // A NaN (poison that was never overwritten) must fail, and `max` would drop it.
                 if error.is_nan() { f64::INFINITY } else { most.max(error) }
             })
-        };
+        }
         let scale = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
-        let bits = found.iter().fold(0, |hash, value| splitmix64(hash ^ u64::from(value.to_bits())));
-        Agreement { case, error: largest(found), bound: 2.0 * largest(plain) + 4.0 * f64::from(f32::EPSILON) * scale, bits }
+        let bits = found.iter().fold(0, |hash, value| splitmix64(hash ^ value.to_f64().to_bits()));
+        let bound = if size_of::<T>() == 8 { 1e-9 * scale } else { 2.0 * largest(plain, exact) + 4.0 * f64::from(f32::EPSILON) * scale };
+        Agreement { case, error: largest(found, exact), bound, bits }
     }
 
     /// True if the op is as exact as asked.
@@ -56,6 +58,14 @@ impl Agreement {
         self.error <= self.bound
     }
 }
+
+/// Calls a function that is generic in the type of values with the type that a device computes in.
+macro_rules! in_value_type {
+    ($device:expr, $function:ident) => {
+        if $device.value_bytes() == 8 { $function::<f64>($device) } else { $function::<f32>($device) }
+    };
+}
+pub(crate) use in_value_type;
 
 /// Calls a macro with the name of every op: the one list from which tests, benches and the doctor are made.
 #[macro_export]

@@ -4,7 +4,7 @@ use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
 /// f32 or f64.
 pub trait Real:
-    Copy
+    bytemuck::Pod
     + Default
     + PartialOrd
     + Send

@@ -7,7 +7,8 @@
 //! In place because nothing else reads the gradient of the output: there is no sum to add to.
 //! Source: Nair, Hinton 2010, Rectified linear units improve restricted Boltzmann machines.
 
-use super::{Agreement, Real, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, real::convert};
+use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -17,11 +18,11 @@ use rayon::prelude::*;
 /// Shapes: both (n, h, w, c), f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward(device: &Device, out: TensorRef, dout: &mut TensorMut) -> Result<()> {
+pub fn backward<T: Real>(device: &Device, out: TensorRef<T>, dout: &mut TensorMut<T>) -> Result<()> {
     assert_eq!(out.shape(), dout.shape());
     match device {
         Device::Cpu => {
-            let dout: &TensorMut = dout;
+            let (out, dout): (_, &TensorMut) = (out.as_f32(), &dout.as_f32_mut());
             let [n, h, w, _] = out.shape();
             (0..n * h).into_par_iter().for_each(|row| {
                 for pixel in row * w..(row + 1) * w {
@@ -33,9 +34,20 @@ pub fn backward(device: &Device, out: TensorRef, dout: &mut TensorMut) -> Result
                 }
             });
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => launch_backward(gpu, out, dout)?,
     }
     Ok(())
+}
+
+/// Threads of a block, as the KERNEL line says.
+const THREADS: u32 = 256;
+
+fn launch_backward<T: Real>(gpu: &Gpu, out: TensorRef<T>, dout: &mut TensorMut<T>) -> Result<()> {
+    let shape = [out.layout().pixels(), out.shape()[3]].map(|extent| extent as u32);
+    let strides = [out.stride_arg(), dout.stride_arg()];
+    let args = [Arg::value(shape), out.arg(), strides[0], dout.arg(), strides[1]];
+    // SAFETY: the arguments of the KERNEL line, in its order; both maps have these pixels and channels.
+    unsafe { gpu.launch("relu_backward", Grid::over(out.len(), THREADS)?, THREADS, &args) }
 }
 
 /// ReLU by its formula.
@@ -55,15 +67,19 @@ pub const CASES: [[usize; 4]; 3] = [[1, 1, 1, 1], [1, 5, 7, 3], [2, 4, 5, 33]];
 ///
 /// Errors: as `backward`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let out = reference(&noise(shape.iter().product(), i as u64));
         let dout = noise(out.len(), i as u64 + 100);
         let exact = reference_backward::<f64>(&convert(&out), &convert(&dout));
         let plain = reference_backward::<f32>(&out, &dout);
-        let mut found = Tensor::from_values(shape, dout);
-        backward(device, Tensor::from_values(shape, out).view(), &mut found.view_mut())?;
-        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), found.values(), &plain, &exact) });
+        let mut found = Tensor::on(device, shape, convert::<T>(&dout))?;
+        backward(device, Tensor::on(device, shape, convert(&out))?.view(), &mut found.view_mut())?;
+        agreements.push(Agreement { bound: 0.0, ..Agreement::of(format!("{shape:?}"), &found.to_vec()?, &plain, &exact) });
     }
     Ok(agreements)
 }

@@ -14,9 +14,10 @@
 //! ```
 //! Source: Dumoulin, Visin 2016, arXiv:1603.07285, section 4; docs/network.md, section 1.2 (Up).
 
-use super::{Agreement, Real, backward, noise, real::convert};
-use crate::device::tensor::Layout;
-use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet, cpu::sum_in_parts};
+use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
+use crate::device::cpu::{InstructionSet, sum_in_parts, with_scratch};
+use crate::device::gpu::Gpu;
+use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -42,35 +43,50 @@ impl UpConvShape {
     }
 }
 
-/// The kernel in the order of use: [i][j][c], from PyTorch's [c][1][i][j].
-pub fn pack(c: usize, factor: usize, weights: &[f32]) -> Vec<f32> {
-    let taps = 4 * factor * factor;
-    assert_eq!(weights.len(), c * taps, "weights of {c} channels, {factor} times");
-    (0..taps * c).map(|i| weights[i % c * taps + i / c]).collect()
+/// The kernel in the CPU's order of use, [i][j][c], for the time of `work`.
+fn with_packed<R>(shape: UpConvShape, weights: &[f32], work: impl FnOnce(&[f32]) -> R) -> R {
+    let taps = 4 * shape.factor * shape.factor;
+    with_scratch(taps * shape.c, |packed| {
+        packed.iter_mut().enumerate().for_each(|(i, to)| *to = weights[i % shape.c * taps + i / shape.c]);
+        work(packed)
+    })
 }
 
 /// Enlarges `inp` into `out` and adds `skip` if there is one.
 ///
-/// Shapes: `inp` (n, h, w, c), `skip` and `out` (n, f h, f w, c), `weights` from `pack`, f32.
+/// Shapes: `inp` (n, h, w, c), `skip` and `out` (n, f h, f w, c), `weights` [c][1][2f][2f], flat, f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: UpConvShape,
-    inp: TensorRef,
-    weights: &[f32],
-    skip: Option<TensorRef>,
-    out: &mut TensorMut,
+    inp: TensorRef<T>,
+    weights: TensorRef<T>,
+    skip: Option<TensorRef<T>>,
+    out: &mut TensorMut<T>,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
     assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
     assert_eq!(weights.len(), 4 * shape.factor * shape.factor * shape.c, "weights of {shape:?}");
     assert!(skip.is_none_or(|skip| skip.shape() == shape.out()), "skip of {shape:?}");
     match device {
-        Device::Cpu => forward_cpu(shape, inp, weights, skip, out),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => with_packed(shape, weights.as_f32().as_slice(), |weights| {
+            forward_cpu(shape, inp.as_f32(), weights, skip.map(TensorRef::as_f32), &mut out.as_f32_mut());
+        }),
+        Device::Gpu(gpu) => launch_forward(gpu, shape, inp, weights, skip, out)?,
     }
     Ok(())
+}
+
+fn launch_forward<T: Real>(
+    gpu: &Gpu,
+    _shape: UpConvShape,
+    _inp: TensorRef<T>,
+    _weights: TensorRef<T>,
+    _skip: Option<TensorRef<T>>,
+    _out: &mut TensorMut<T>,
+) -> Result<()> {
+    gpu.no_kernel("up_conv forward")
 }
 
 fn forward_cpu(shape: UpConvShape, inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &mut TensorMut) {
@@ -139,19 +155,33 @@ pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Op
     out
 }
 
+/// Values that `backward` needs to work with.
+pub fn scratch_len<T: Real>(device: &Device, shape: UpConvShape) -> usize {
+    match device {
+        Device::Cpu => 0,
+        Device::Gpu(_) => gpu_scratch_len::<T>(shape),
+    }
+}
+
+fn gpu_scratch_len<T: Real>(_shape: UpConvShape) -> usize {
+    0
+}
+
 /// Adds the gradients of the input and of the weights. That of `skip` is `dout` itself.
 ///
-/// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` from `pack`, `dweights` [c][1][2f][2f], f32.
+/// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` and `dweights` [c][1][2f][2f], flat, f32;
+/// `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: UpConvShape,
-    inp: TensorRef,
-    weights: &[f32],
-    dout: TensorRef,
-    dinp: &mut TensorMut,
-    dweights: &mut [f32],
+    inp: TensorRef<T>,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+    dweights: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
     assert_eq!(dinp.shape(), inp.shape(), "gradient of the input of {shape:?}");
@@ -159,12 +189,14 @@ pub fn backward(
     assert!(weights.len() == 4 * shape.factor * shape.factor * shape.c && dweights.len() == weights.len(), "weights of {shape:?}");
     match device {
         Device::Cpu => {
-            let dinp: &TensorMut = dinp;
-            (0..shape.n * shape.h).into_par_iter().for_each(|row| {
-                crate::dispatch!(
-                    InstructionSet::detect(),
-                    down_row(shape: UpConvShape, row: usize, weights: &[f32], dout: TensorRef, dinp: &TensorMut)
-                );
+            let (inp, dout, dinp): (_, _, &TensorMut) = (inp.as_f32(), dout.as_f32(), &dinp.as_f32_mut());
+            with_packed(shape, weights.as_f32().as_slice(), |weights| {
+                (0..shape.n * shape.h).into_par_iter().for_each(|row| {
+                    crate::dispatch!(
+                        InstructionSet::detect(),
+                        down_row(shape: UpConvShape, row: usize, weights: &[f32], dout: TensorRef, dinp: &TensorMut)
+                    );
+                });
             });
             let (c, taps) = (shape.c, 4 * shape.factor * shape.factor);
             let sums = sum_in_parts(shape.n * shape.h * shape.w, c * taps, |pixels, sums| {
@@ -173,11 +205,26 @@ pub fn backward(
                     tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, dout: TensorRef, sums: &mut [f32])
                 );
             });
+            let mut dweights = dweights.as_f32_mut();
+            let dweights = dweights.as_mut_slice();
             sums.iter().enumerate().for_each(|(i, &sum)| dweights[i % c * taps + i / c] += sum as f32);
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => launch_backward(gpu, shape, inp, weights, dout, dinp, dweights, scratch)?,
     }
     Ok(())
+}
+
+fn launch_backward<T: Real>(
+    gpu: &Gpu,
+    _shape: UpConvShape,
+    _inp: TensorRef<T>,
+    _weights: TensorRef<T>,
+    _dout: TensorRef<T>,
+    _dinp: &mut TensorMut<T>,
+    _dweights: &mut TensorMut<T>,
+    _scratch: &mut TensorMut<T>,
+) -> Result<()> {
+    gpu.no_kernel("up_conv backward")
 }
 
 /// The (output position, tap) pairs of input position `at` along one axis: positions outside the output are left out.
@@ -260,6 +307,10 @@ pub const CASES: [UpConvShape; 6] = [
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let seed = i as u64;
@@ -268,12 +319,12 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         let skip = (i % 2 == 1).then(|| noise(shape.out().iter().product(), seed + 200));
         let exact = reference::<f64>(shape, &convert(&inp), &convert(&weights), skip.as_deref().map(convert).as_deref());
         let plain = reference::<f32>(shape, &inp, &weights, skip.as_deref());
-        let inp = Tensor::from_values([shape.n, shape.h, shape.w, shape.c], inp);
-        let skip = skip.map(|values| Tensor::from_values(shape.out(), values));
-        let mut out = Tensor::from_values(shape.out(), vec![f32::NAN; exact.len()]);
-        let packed = pack(shape.c, shape.factor, &weights);
-        forward(device, shape, inp.view(), &packed, skip.as_ref().map(Tensor::view), &mut out.view_mut())?;
-        agreements.push(Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact));
+        let inp = Tensor::on(device, [shape.n, shape.h, shape.w, shape.c], convert::<T>(&inp))?;
+        let skip = skip.map(|values| Tensor::on(device, shape.out(), convert::<T>(&values))).transpose()?;
+        let weights = Tensor::flat_on(device, convert::<T>(&weights))?;
+        let mut out = Tensor::on(device, shape.out(), vec![T::from_f64(f64::NAN); exact.len()])?;
+        forward(device, shape, inp.view(), weights.view(), skip.as_ref().map(Tensor::view), &mut out.view_mut())?;
+        agreements.push(Agreement::of(format!("{shape:?}"), &out.to_vec()?, &plain, &exact));
     }
     Ok(agreements)
 }
@@ -282,22 +333,32 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 ///
 /// Errors: as `backward`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let seed = i as u64 + 1000;
-        let layout = Layout::packed([shape.n, shape.h, shape.w, shape.c]);
-        let inp = noise(layout.buffer_len(), seed);
+        let extents = [shape.n, shape.h, shape.w, shape.c];
+        let inp = noise(extents.iter().product(), seed);
         let weights = noise(4 * shape.factor * shape.factor * shape.c, seed + 100);
         let dout = noise(shape.out().iter().product(), seed + 200);
         let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&weights), &convert(&dout));
         let plain = reference_backward::<f32>(shape, &inp, &weights, &dout);
-        let (packed, dout) = (pack(shape.c, shape.factor, &weights), Tensor::from_values(shape.out(), dout));
-        let run = |dinp: &mut [f32], dweights: &mut [f32]| {
-            let mut dinp = TensorMut::new(dinp, layout);
-            backward(device, shape, TensorRef::new(&inp, layout), &packed, dout.view(), &mut dinp, dweights)
+        let list = backward::list(weights.len());
+        let (inp, weights) = (Tensor::on(device, extents, convert::<T>(&inp))?, Tensor::on(device, list, convert::<T>(&weights))?);
+        let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
+        let run = |dinp: &mut TensorMut<T>, dweights: &mut TensorMut<T>| {
+            let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len::<T>(device, shape)])?;
+            backward(device, shape, inp.view(), weights.view(), dout.view(), dinp, dweights, &mut scratch.view_mut())
         };
-        agreements.push(backward::agree(format!("dinp of {shape:?}"), &plain.0, &exact.0, |found| run(found, &mut weights.clone()))?);
-        agreements.push(backward::agree(format!("dweights of {shape:?}"), &plain.1, &exact.1, |found| run(&mut inp.clone(), found))?);
+        agreements.push(backward::agree(device, format!("dinp of {shape:?}"), extents, &plain.0, &exact.0, |found| {
+            run(found, &mut Tensor::on(device, list, vec![T::default(); exact.1.len()])?.view_mut())
+        })?);
+        agreements.push(backward::agree(device, format!("dweights of {shape:?}"), list, &plain.1, &exact.1, |found| {
+            run(&mut Tensor::on(device, extents, vec![T::default(); exact.0.len()])?.view_mut(), found)
+        })?);
     }
     Ok(agreements)
 }

@@ -40,7 +40,7 @@ impl TrainingMemory {
     ///
     /// Errors: the frame's sides are not multiples of 32.
     pub fn of(device: Device, architecture: Architecture, options: &TrainerOptions, continual: bool) -> Result<Self> {
-        let engine = DeviceEngine(device);
+        let engine = DeviceEngine::<f32>::on(device);
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
         let plan = student_plan(&engine, &graph, &layout, options, options.batch, continual)?;
         let networks = if continual { 5 } else { 4 };

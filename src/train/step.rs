@@ -2,6 +2,7 @@
 
 pub use super::options::{Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 use super::targets::Targets;
+use crate::device::{TensorMut, TensorRef};
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
 use crate::net::engine::{DeviceEngine, Engine};
@@ -68,7 +69,7 @@ pub(super) fn student_plan<E: Engine>(
         backward: true,
         recompute: options.checkpoint_activations,
     };
-    TrainPlan::new(graph, layout, &plan, |op| engine.scratch_len(op))
+    TrainPlan::new(graph, layout, &plan, |op, backward| engine.scratch_len(op, backward))
 }
 
 /// The maps that the losses of a mode read.
@@ -210,8 +211,9 @@ impl<E: Engine> Trainer<E> {
             self.counts[i] += 1;
             let step = AdamStep { learning_rate, count: self.counts[i] };
             let range = entry.range.clone();
-            let (p, g) = (&mut self.state.parameters[range.clone()], &self.gradients[range.clone()]);
-            self.engine.adam(step, p, g, &mut first[range.clone()], &mut second[range])?;
+            let flat = TensorMut::flat;
+            let (p, g) = (&mut flat(&mut self.state.parameters[range.clone()]), TensorRef::flat(&self.gradients[range.clone()]));
+            self.engine.adam(step, p, g, &mut flat(&mut first[range.clone()]), &mut flat(&mut second[range]))?;
         }
         Ok(())
     }
@@ -303,7 +305,7 @@ impl<E: Engine> Trainer<E> {
         if !self.plans.contains_key(&(kind, n)) {
             let forward_only = |wanted: Vec<NodeId>, frozen: bool| {
                 let options = TrainPlanOptions { batch: n, extent: self.options.frame, wanted, frozen, backward: false, recompute: false };
-                TrainPlan::new(&self.graph, &self.layout, &options, |_| 0)
+                TrainPlan::new(&self.graph, &self.layout, &options, |op, backward| self.engine.scratch_len(op, backward))
             };
             let outputs = self.graph.outputs();
             let plan = match kind {

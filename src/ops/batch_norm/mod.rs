@@ -6,13 +6,14 @@
 //! Folding multiplies each output channel of the convolution by `scale` and its bias likewise, plus `shift`.
 //! Source: Ioffe, Szegedy 2015, arXiv:1502.03167, section 3; docs/network.md, section 1.1.
 
+mod gpu;
 mod training;
 
 pub use training::{
-    Norm, RunningStatistics, backward, compare_backward, differences, reference_backward, reference_training, train_forward,
+    Norm, RunningStatistics, backward, compare_backward, differences, reference_backward, reference_training, scratch_len, train_forward,
 };
 
-use super::{Agreement, Real, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -61,15 +62,23 @@ pub fn fold(statistics: Statistics, weights: &mut [f32], bias: &[f32]) -> Vec<f3
 
 /// Normalises `inp` by running statistics into `out`, with a ReLU if asked.
 ///
-/// Shapes: `inp` and `out` (n, h, w, c), `scale` and `shift` [c], f32.
+/// Shapes: `inp` and `out` (n, h, w, c), `scale` and `shift` [c], flat, f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn forward(device: &Device, inp: TensorRef, scale: &[f32], shift: &[f32], relu: bool, out: &mut TensorMut) -> Result<()> {
+pub fn forward<T: Real>(
+    device: &Device,
+    inp: TensorRef<T>,
+    scale: TensorRef<T>,
+    shift: TensorRef<T>,
+    relu: bool,
+    out: &mut TensorMut<T>,
+) -> Result<()> {
     assert_eq!(inp.shape(), out.shape());
     assert!(scale.len() == inp.shape()[3] && shift.len() == scale.len(), "{} {} {:?}", scale.len(), shift.len(), inp.shape());
     match device {
         Device::Cpu => {
-            let out: &TensorMut = out;
+            let (inp, out): (_, &TensorMut) = (inp.as_f32(), &out.as_f32_mut());
+            let (scale, shift) = (scale.as_f32().as_slice(), shift.as_f32().as_slice());
             let [n, h, _, _] = inp.shape();
             (0..n * h).into_par_iter().for_each(|row| {
                 crate::dispatch!(
@@ -78,7 +87,7 @@ pub fn forward(device: &Device, inp: TensorRef, scale: &[f32], shift: &[f32], re
                 );
             });
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => gpu::launch_forward(gpu, inp, scale, shift, relu, out)?,
     }
     Ok(())
 }
@@ -116,6 +125,10 @@ pub const CASES: [[usize; 4]; 4] = [[1, 1, 1, 1], [1, 5, 7, 3], [2, 4, 5, 33], [
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let seed = i as u64;
@@ -127,10 +140,12 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         let exact = reference::<f64>(&convert(&inp), &convert(&gamma), &convert(&beta), &convert(&mean), &convert(&variance), relu);
         let plain = reference::<f32>(&inp, &gamma, &beta, &mean, &variance, relu);
         let (scale, shift) = Statistics { gamma: &gamma, beta: &beta, mean: &mean, variance: &variance }.scale_and_shift();
-        let round = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-        let mut out = Tensor::from_values(shape, vec![f32::NAN; exact.len()]);
-        forward(device, Tensor::from_values(shape, inp).view(), &round(scale), &round(shift), relu, &mut out.view_mut())?;
-        agreements.push(Agreement::of(format!("{shape:?}"), out.values(), &plain, &exact));
+        let list = |values: Vec<f64>| Tensor::flat_on(device, values.into_iter().map(T::from_f64).collect());
+        let (scale, shift) = (list(scale)?, list(shift)?);
+        let mut out = Tensor::on(device, shape, vec![T::from_f64(f64::NAN); exact.len()])?;
+        let inp = Tensor::on(device, shape, convert::<T>(&inp))?;
+        forward(device, inp.view(), scale.view(), shift.view(), relu, &mut out.view_mut())?;
+        agreements.push(Agreement::of(format!("{shape:?}"), &out.to_vec()?, &plain, &exact));
     }
     Ok(agreements)
 }

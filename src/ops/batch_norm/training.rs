@@ -12,11 +12,10 @@
 //! The variance is found in two passes, so a large mean costs no digits.
 //! Source: Ioffe, Szegedy 2015, arXiv:1502.03167, section 3; docs/network.md, section 1.1.
 
-use super::EPSILON;
+use super::{EPSILON, gpu};
 use crate::device::cpu::{InstructionSet, sum_in_parts};
-use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
-use crate::ops::{Agreement, Real, backward as testing, noise, real::convert};
+use crate::ops::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
 use anyhow::Result;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,10 +26,25 @@ pub const MOMENTUM: f64 = 0.1;
 /// Running mean and variance of one norm.
 #[derive(Debug)]
 pub struct RunningStatistics<'a, T = f32> {
-    /// Mean of each channel.
-    pub mean: &'a mut [T],
-    /// Variance of each channel.
-    pub variance: &'a mut [T],
+    /// Mean of each channel, flat.
+    pub mean: TensorMut<'a, T>,
+    /// Variance of each channel, flat.
+    pub variance: TensorMut<'a, T>,
+}
+
+impl<'a, T> RunningStatistics<'a, T> {
+    /// Of slices, on the CPU.
+    pub fn of(mean: &'a mut [T], variance: &'a mut [T]) -> Self {
+        RunningStatistics { mean: TensorMut::flat(mean), variance: TensorMut::flat(variance) }
+    }
+}
+
+/// Values that `train_forward` and `backward` need to work with for maps of this shape.
+pub fn scratch_len<T: Real>(device: &Device, shape: [usize; 4]) -> usize {
+    match device {
+        Device::Cpu => 0,
+        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
+    }
 }
 
 /// What a batch norm does besides normalising.
@@ -45,26 +59,33 @@ pub struct Norm {
 /// Normalises `inp` into `out`; moves the running statistics (unless they are frozen) and keeps in `saved` what
 /// `backward` needs. Without `running`, normalises by what an earlier call left in `saved`.
 ///
-/// Shapes: `inp`, `residual` and `out` (n, h, w, c), `gamma` and `beta` [c], `saved` [3][c], f32.
+/// Shapes: `inp`, `residual` and `out` (n, h, w, c), `gamma` and `beta` [c], `saved` [3][c], flat, f32; `scratch` at least
+/// `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn train_forward(
+pub fn train_forward<T: Real>(
     device: &Device,
     norm: Norm,
-    inp: TensorRef,
-    gamma: &[f32],
-    beta: &[f32],
-    running: Option<RunningStatistics>,
-    residual: Option<TensorRef>,
-    saved: &mut [f32],
-    out: &mut TensorMut,
+    inp: TensorRef<T>,
+    gamma: TensorRef<T>,
+    beta: TensorRef<T>,
+    running: Option<RunningStatistics<T>>,
+    residual: Option<TensorRef<T>>,
+    saved: &mut TensorMut<T>,
+    out: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && residual.is_none_or(|residual| residual.shape() == inp.shape()), "{:?}", inp.shape());
     assert!(gamma.len() == c && beta.len() == c && saved.len() == 3 * c);
+    assert!(running.as_ref().is_none_or(|running| running.mean.len() == c && running.variance.len() == c));
     match device {
         Device::Cpu => {
-            if let Some(running) = running {
+            let (inp, out, mut saved) = (inp.as_f32(), &out.as_f32_mut(), saved.as_f32_mut());
+            let (gamma, beta) = (gamma.as_f32().as_slice(), beta.as_f32().as_slice());
+            let (residual, saved) = (residual.map(TensorRef::as_f32), saved.as_mut_slice());
+            if let Some(mut running) = running {
+                let running = RunningStatistics { mean: running.mean.as_f32_mut(), variance: running.variance.as_f32_mut() };
                 keep_statistics(norm, inp, running, saved);
             }
             let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
@@ -78,7 +99,7 @@ pub fn train_forward(
                 );
             });
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => gpu::launch_train_forward(gpu, norm, inp, gamma, beta, running, residual, saved, out, scratch)?,
     }
     Ok(())
 }
@@ -87,10 +108,9 @@ pub fn train_forward(
 /// in two parts and the factor.
 fn keep_statistics(norm: Norm, inp: TensorRef, running: RunningStatistics, saved: &mut [f32]) {
     let c = saved.len() / 3;
-    assert!(running.mean.len() == c && running.variance.len() == c);
     let (mean, variance) = if norm.frozen {
         let widen = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        (widen(running.mean), widen(running.variance))
+        (widen(running.mean.as_ref().as_slice()), widen(running.variance.as_ref().as_slice()))
     } else {
         let (mean, variance) = statistics(inp);
         move_running(running, &mean, &variance, inp.layout().pixels());
@@ -136,12 +156,12 @@ fn moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sum
     }
 }
 
-fn move_running<T: Real>(running: RunningStatistics<T>, mean: &[f64], variance: &[f64], count: usize) {
+fn move_running<T: Real>(mut running: RunningStatistics<T>, mean: &[f64], variance: &[f64], count: usize) {
     // A single value has no unbiased variance; PyTorch refuses, here the running one keeps its 0.9.
     let unbiased = if count > 1 { count as f64 / (count - 1) as f64 } else { 0.0 };
     let moved = |old: T, new: f64| T::from_f64((1.0 - MOMENTUM) * old.to_f64() + MOMENTUM * new);
-    running.mean.iter_mut().zip(mean).for_each(|(old, &new)| *old = moved(*old, new));
-    running.variance.iter_mut().zip(variance).for_each(|(old, &new)| *old = moved(*old, new * unbiased));
+    running.mean.as_mut_slice().iter_mut().zip(mean).for_each(|(old, &new)| *old = moved(*old, new));
+    running.variance.as_mut_slice().iter_mut().zip(variance).for_each(|(old, &new)| *old = moved(*old, new * unbiased));
 }
 
 #[inline(always)]
@@ -176,21 +196,23 @@ fn norm_pixels(
 
 /// Adds the gradients of input, residual, gamma and beta.
 ///
-/// Shapes: `inp`, `out`, `dout`, `dinp`, `dresidual` (n, h, w, c), `saved` [3][c] from `train_forward`, the others [c], f32.
+/// Shapes: `inp`, `out`, `dout`, `dinp`, `dresidual` (n, h, w, c), `saved` [3][c] from `train_forward`, the others [c],
+/// flat, f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     norm: Norm,
-    inp: TensorRef,
-    out: TensorRef,
-    dout: TensorRef,
-    gamma: &[f32],
-    saved: &[f32],
-    dinp: &mut TensorMut,
-    dresidual: Option<&mut TensorMut>,
-    dgamma: &mut [f32],
-    dbeta: &mut [f32],
+    inp: TensorRef<T>,
+    out: TensorRef<T>,
+    dout: TensorRef<T>,
+    gamma: TensorRef<T>,
+    saved: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+    dresidual: Option<&mut TensorMut<T>>,
+    dgamma: &mut TensorMut<T>,
+    dbeta: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && dout.shape() == inp.shape() && dinp.shape() == inp.shape(), "{:?}", inp.shape());
@@ -198,6 +220,10 @@ pub fn backward(
     assert!(gamma.len() == c && saved.len() == 3 * c && dgamma.len() == c && dbeta.len() == c);
     match device {
         Device::Cpu => {
+            let (inp, out, dout) = (inp.as_f32(), out.as_f32(), dout.as_f32());
+            let (gamma, saved) = (gamma.as_f32().as_slice(), saved.as_f32().as_slice());
+            let (mut dgamma, mut dbeta) = (dgamma.as_f32_mut(), dbeta.as_f32_mut());
+            let (dgamma, dbeta) = (dgamma.as_mut_slice(), dbeta.as_mut_slice());
             let pixels = n * h * w;
             let relu = norm.relu;
             let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
@@ -211,8 +237,9 @@ pub fn backward(
             let part = if norm.frozen { 0.0 } else { 1.0 / pixels as f64 };
             let means: Vec<f32> = sums.iter().map(|sum| (sum * part) as f32).collect();
             let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
-            let (means, scale, dinp): (&[f32], &[f32], &TensorMut) = (&means, &scale, dinp);
-            let dresidual: Option<&TensorMut> = dresidual.map(|dresidual| &*dresidual);
+            let (means, scale, dinp): (&[f32], &[f32], &TensorMut) = (&means, &scale, &dinp.as_f32_mut());
+            let dresidual = dresidual.map(TensorMut::as_f32_mut);
+            let dresidual: Option<&TensorMut> = dresidual.as_ref();
             (0..n * h).into_par_iter().for_each(|row| {
                 let pixels = row * w..(row + 1) * w;
                 crate::dispatch!(
@@ -221,7 +248,7 @@ pub fn backward(
                 );
             });
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => gpu::launch_backward(gpu, norm, inp, out, dout, gamma, saved, dinp, dresidual, dgamma, dbeta, scratch)?,
     }
     Ok(())
 }
@@ -289,7 +316,7 @@ pub fn reference_training<T: Real>(
 ) -> (Vec<T>, Vec<T>) {
     let c = gamma.len();
     let count = inp.len() / c;
-    let (mut mean, mut variance) = (running.mean.to_vec(), running.variance.to_vec());
+    let (mut mean, mut variance) = (running.mean.as_ref().to_vec(), running.variance.as_ref().to_vec());
     if !norm.frozen {
         let part = T::from_f64(count as f64);
         for ch in 0..c {
@@ -391,43 +418,64 @@ fn cases() -> Vec<Case> {
 ///
 /// Errors: as `backward`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for case in cases() {
         let Case { norm, shape, inp, residual, gamma, beta, mean, variance, dout } = case;
         let (exact, exact_running) = walk::<f64>(norm, &inp, residual.as_deref(), &gamma, &beta, &mean, &variance, &dout);
         let (plain, plain_running) = walk::<f32>(norm, &inp, residual.as_deref(), &gamma, &beta, &mean, &variance, &dout);
         let name = |what: &str| format!("{what} of {shape:?} {norm:?}");
-        let layout = Layout::packed(shape);
-        let view = |values| TensorRef::new(values, layout);
-        let (mut out, mut saved) = (Tensor::from_values(shape, vec![f32::NAN; inp.len()]), vec![f32::NAN; 3 * gamma.len()]);
-        let (mut new_mean, mut new_variance) = (mean.clone(), variance.clone());
-        let running = RunningStatistics { mean: &mut new_mean, variance: &mut new_variance };
-        let residual_view = residual.as_deref().map(view);
-        train_forward(device, norm, view(&inp), &gamma, &beta, Some(running), residual_view, &mut saved, &mut out.view_mut())?;
-        agreements.push(Agreement::of(name("out"), out.values(), &plain[0], &exact[0]));
-        let found: Vec<f32> = new_mean.into_iter().chain(new_variance).collect();
+        let c = gamma.len();
+        let list = |values: &[f32]| Tensor::flat_on(device, convert::<T>(values));
+        let nan = |len: usize| vec![T::from_f64(f64::NAN); len];
+        let (inp, dout) = (Tensor::on(device, shape, convert::<T>(&inp))?, Tensor::on(device, shape, convert::<T>(&dout))?);
+        let residual = residual.map(|residual| Tensor::on(device, shape, convert::<T>(&residual))).transpose()?;
+        let (gamma, beta) = (list(&gamma)?, list(&beta)?);
+        let (mut new_mean, mut new_variance) = (list(&mean)?, list(&variance)?);
+        let mut out = Tensor::on(device, shape, nan(plain[0].len()))?;
+        let mut saved = Tensor::flat_on(device, nan(3 * c))?;
+        let mut scratch = Tensor::flat_on(device, nan(scratch_len::<T>(device, shape)))?;
+        let running = RunningStatistics { mean: new_mean.view_mut(), variance: new_variance.view_mut() };
+        train_forward(
+            device,
+            norm,
+            inp.view(),
+            gamma.view(),
+            beta.view(),
+            Some(running),
+            residual.as_ref().map(Tensor::view),
+            &mut saved.view_mut(),
+            &mut out.view_mut(),
+            &mut scratch.view_mut(),
+        )?;
+        agreements.push(Agreement::of(name("out"), &out.to_vec()?, &plain[0], &exact[0]));
+        let found: Vec<T> = new_mean.to_vec()?.into_iter().chain(new_variance.to_vec()?).collect();
         agreements.push(Agreement::of(name("running statistics"), &found, &plain_running, &exact_running));
+        let shapes = [shape, shape, testing::list(c), testing::list(c)];
         for (which, what) in ["dinp", "dresidual", "dgamma", "dbeta"].into_iter().enumerate() {
-            agreements.push(testing::agree(name(what), &plain[which + 1], &exact[which + 1], |found| {
-                let mut buffers = [inp.clone(), inp.clone(), gamma.clone(), gamma.clone()];
-                buffers[which].copy_from_slice(found);
-                let [dinp, dresidual, dgamma, dbeta] = &mut buffers;
-                let (mut dinp, mut dresidual) = (TensorMut::new(dinp, layout), TensorMut::new(dresidual, layout));
+            agreements.push(testing::agree(device, name(what), shapes[which], &plain[which + 1], &exact[which + 1], |found| {
+                let zeros = |i: usize| Tensor::on(device, shapes[i], vec![T::default(); exact[i + 1].len()]);
+                let mut others = [zeros(0)?, zeros(1)?, zeros(2)?, zeros(3)?];
+                let mut views = others.each_mut().map(Tensor::view_mut);
+                views[which] = found.reborrow();
+                let [dinp, dresidual, dgamma, dbeta] = &mut views;
                 backward(
                     device,
                     norm,
-                    view(&inp),
+                    inp.view(),
                     out.view(),
-                    view(&dout),
-                    &gamma,
-                    &saved,
-                    &mut dinp,
-                    Some(&mut dresidual),
+                    dout.view(),
+                    gamma.view(),
+                    saved.view(),
+                    dinp,
+                    Some(dresidual),
                     dgamma,
                     dbeta,
-                )?;
-                found.copy_from_slice(&buffers[which]);
-                Ok(())
+                    &mut scratch.view_mut(),
+                )
             })?);
         }
     }
@@ -447,7 +495,7 @@ fn walk<T: Real>(
 ) -> ([Vec<T>; 5], Vec<T>) {
     let (inp, gamma, dout) = (convert::<T>(inp), convert::<T>(gamma), convert::<T>(dout));
     let (mut mean, mut variance) = (convert::<T>(mean), convert::<T>(variance));
-    let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+    let running = RunningStatistics::of(&mut mean, &mut variance);
     let (out, saved) = reference_training(norm, &inp, &gamma, &convert(beta), running, residual.map(convert).as_deref());
     let (dinp, dresidual, dgamma, dbeta) = reference_backward(norm, &inp, &out, &dout, &gamma, &saved);
     ([out, dinp, dresidual, dgamma, dbeta], mean.into_iter().chain(variance).collect())
@@ -469,7 +517,7 @@ pub fn differences() -> Vec<Agreement> {
             &convert::<f64>(&dout),
             |[inp, residual, gamma, beta]| {
                 let (mut mean, mut variance) = (convert::<f64>(&mean), convert::<f64>(&variance));
-                let running = RunningStatistics { mean: &mut mean, variance: &mut variance };
+                let running = RunningStatistics::of(&mut mean, &mut variance);
                 reference_training(norm, inp, gamma, beta, running, Some(residual)).0
             },
         ));

@@ -8,7 +8,7 @@
 //! The gradient of the input is a convolution too: of the gradient of the output with the kernel turned round, or for a
 //! stride s one for each of the s x s phases of the input's pixels, with the taps that reach that phase.
 
-use super::panels::Panels;
+use super::panels::CpuPanels;
 use super::{ConvShape, Epilogue};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 const BLOCK_VALUES: usize = 40 * 1024;
 /// Most output columns of a task.
 const BLOCK_COLUMNS: usize = 70;
-/// Panels of output channels of a task: bounds the block of the output that is revisited for every chunk.
+/// CpuPanels of output channels of a task: bounds the block of the output that is revisited for every chunk.
 const TASK_PANELS: usize = 4;
 
 /// How pixels of the input and of the output meet.
@@ -52,7 +52,7 @@ struct Task {
     panels: std::ops::Range<usize>,
 }
 
-pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &Panels, epilogue: Epilogue, out: &mut TensorMut) {
+pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {
     let [n, oh, ow, _] = shape.out();
     let pad = (shape.kernel / 2) as isize;
     let window = Window {
@@ -88,7 +88,7 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
         let weight = |c: usize, o: usize, tap: usize| {
             weights[((o * ci + c) * kernel + rows[tap / columns.len()]) * kernel + columns[tap % columns.len()]]
         };
-        let panels = Panels::pack_by(co, ci, rows.len() * columns.len(), weight, &[], set);
+        let panels = CpuPanels::pack_by(co, ci, rows.len() * columns.len(), weight, &[], set);
         let window = Window {
             n,
             inp: [oh, ow],
@@ -105,13 +105,13 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
 }
 
 /// Computes all pixels of the window's grid; with `accumulate` they are added to what `out` holds.
-fn convolve(window: Window, inp: TensorRef, weights: &Panels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
+fn convolve(window: Window, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
     let out: &TensorMut = out;
     tasks(window, weights).par_iter().for_each(|task| run(window, task, inp, weights, epilogue, accumulate, out));
 }
 
 /// Cuts the output into tasks. The cut changes no result.
-fn tasks(window: Window, weights: &Panels) -> Vec<Task> {
+fn tasks(window: Window, weights: &CpuPanels) -> Vec<Task> {
     let [oh, ow] = window.grid;
     let tiles = tile_product::cut(ow, tile_product::sizes(weights.set()).max_rows);
     let mut blocks: Vec<Vec<usize>> = Vec::new();
@@ -147,11 +147,11 @@ fn tasks(window: Window, weights: &Panels) -> Vec<Task> {
 }
 
 /// One channel and no stride: the taps of a row are neighbours in memory, and are summed as if they were channels.
-fn taps_along_row(window: Window, weights: &Panels) -> bool {
+fn taps_along_row(window: Window, weights: &CpuPanels) -> bool {
     weights.ci() == 1 && window.stride == 1
 }
 
-fn pixel_values(window: Window, weights: &Panels) -> usize {
+fn pixel_values(window: Window, weights: &CpuPanels) -> usize {
     if taps_along_row(window, weights) { 1 } else { weights.tile_stride() }
 }
 
@@ -206,7 +206,7 @@ impl Block {
     }
 }
 
-fn run(window: Window, task: &Task, inp: TensorRef, weights: &Panels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
+fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
     let Window { taps: [taps_y, taps_x], pad, stride, out: [oh, ow], step, phase, .. } = window;
     let co = weights.co();
     let (first_x, last_x) = (task.columns[0], task.columns[task.columns.len() - 1]);

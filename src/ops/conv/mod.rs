@@ -14,15 +14,16 @@
 //! Source: Goodfellow, Bengio, Courville 2016, Deep Learning, section 9.1 (cross-correlation); docs/network.md.
 
 mod cpu;
+mod gpu;
 mod panels;
 mod reference;
 mod weight_gradient;
 
-pub use panels::Panels;
+pub use gpu::GpuPanels;
+pub use panels::{CpuPanels, Panels};
 pub use reference::{reference, reference_backward};
 
-use super::{Agreement, backward, noise, real::convert};
-use crate::device::tensor::Layout;
+use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet, cpu::sum_in_parts};
 use anyhow::Result;
 
@@ -65,12 +66,19 @@ impl ConvShape {
 }
 
 /// What follows the sum.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Epilogue<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue<'a, T = f32> {
     /// Added to the output, pixel by pixel.
-    pub residual: Option<TensorRef<'a>>,
+    pub residual: Option<TensorRef<'a, T>>,
     /// Negative values become 0.
     pub relu: bool,
+}
+
+// Not derived: that would ask for `T: Default`, which no view needs.
+impl<T> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Epilogue { residual: None, relu: false }
+    }
 }
 
 /// Convolves `inp` with the packed weights into `out`.
@@ -78,70 +86,130 @@ pub struct Epilogue<'a> {
 /// Shapes: `inp` (n, h, w, ci) into `out` `shape.out()`, f32; the residual is shaped as `out`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn forward(device: &Device, shape: ConvShape, inp: TensorRef, weights: &Panels, epilogue: Epilogue, out: &mut TensorMut) -> Result<()> {
+pub fn forward<T: Real>(
+    device: &Device,
+    shape: ConvShape,
+    inp: TensorRef<T>,
+    weights: &Panels<T>,
+    epilogue: Epilogue<T>,
+    out: &mut TensorMut<T>,
+) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.ci], "input of {shape:?}");
     assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
     assert!((weights.ci(), weights.co(), weights.taps()) == (shape.ci, shape.co, shape.kernel * shape.kernel), "weights of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.shape() == shape.out()), "residual of {shape:?}");
     match device {
-        Device::Cpu => cpu::forward(shape, inp, weights, epilogue, out),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => {
+            let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
+            cpu::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
+        }
+        Device::Gpu(gpu) => gpu::launch_forward(gpu, shape, inp, weights.gpu(), epilogue, out)?,
     }
     Ok(())
+}
+
+/// Values that the gradients need to work with.
+pub fn scratch_len<T: Real>(device: &Device, shape: ConvShape) -> usize {
+    match device {
+        Device::Cpu => weight_gradient::scratch_len(shape, InstructionSet::detect()),
+        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
+    }
 }
 
 /// Adds the gradient of the input.
 ///
-/// Shapes: `dout` `shape.out()`, `weights` [co][ci][k][k], `dinp` (n, h, w, ci), f32.
+/// Shapes: `dout` `shape.out()`, `weights` [co][ci][k][k], flat, `dinp` (n, h, w, ci), f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward_data(device: &Device, shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut) -> Result<()> {
+pub fn backward_data<T: Real>(
+    device: &Device,
+    shape: ConvShape,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
+) -> Result<()> {
+    backward_data_by(device, shape, weights, dout, dinp, scratch, InstructionSet::detect())
+}
+
+fn backward_data_by<T: Real>(
+    device: &Device,
+    shape: ConvShape,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
+    set: InstructionSet,
+) -> Result<()> {
     assert_eq!(dinp.shape(), [shape.n, shape.h, shape.w, shape.ci], "gradient of the input of {shape:?}");
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     assert_eq!(weights.len(), shape.weights_len(), "weights of {shape:?}");
     match device {
-        Device::Cpu => cpu::backward_data(shape, weights, dout, dinp, InstructionSet::detect()),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => cpu::backward_data(shape, weights.as_f32().as_slice(), dout.as_f32(), &mut dinp.as_f32_mut(), set),
+        Device::Gpu(gpu) => gpu::launch_backward_data(gpu, shape, weights, dout, dinp, scratch)?,
     }
     Ok(())
-}
-
-/// Values that `backward_weights` needs to work with.
-pub fn weight_scratch_len(device: &Device, shape: ConvShape) -> usize {
-    match device {
-        Device::Cpu => weight_gradient::scratch_len(shape, InstructionSet::detect()),
-        Device::Gpu(gpu) => match *gpu {},
-    }
 }
 
 /// Adds the gradient of the weights, and that of the bias if there is one.
 ///
-/// Shapes: `inp` (n, h, w, ci), `dout` `shape.out()`, `dweights` [co][ci][k][k], `dbias` [co], f32; `scratch` at least
-/// `weight_scratch_len`.
+/// Shapes: `inp` (n, h, w, ci), `dout` `shape.out()`, `dweights` [co][ci][k][k] and `dbias` [co], flat, f32; `scratch` at
+/// least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward_weights(
+pub fn backward_weights<T: Real>(
     device: &Device,
     shape: ConvShape,
-    inp: TensorRef,
-    dout: TensorRef,
-    dweights: &mut [f32],
-    dbias: Option<&mut [f32]>,
-    scratch: &mut [f32],
+    inp: TensorRef<T>,
+    dout: TensorRef<T>,
+    dweights: &mut TensorMut<T>,
+    dbias: Option<&mut TensorMut<T>>,
+    scratch: &mut TensorMut<T>,
+) -> Result<()> {
+    backward_weights_by(device, shape, inp, dout, dweights, dbias, scratch, InstructionSet::detect())
+}
+
+fn backward_weights_by<T: Real>(
+    device: &Device,
+    shape: ConvShape,
+    inp: TensorRef<T>,
+    dout: TensorRef<T>,
+    dweights: &mut TensorMut<T>,
+    dbias: Option<&mut TensorMut<T>>,
+    scratch: &mut TensorMut<T>,
+    set: InstructionSet,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.ci], "input of {shape:?}");
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     assert_eq!(dweights.len(), shape.weights_len(), "weights of {shape:?}");
+    assert!(dbias.as_ref().is_none_or(|dbias| dbias.len() == shape.co), "bias of {shape:?}");
     match device {
         Device::Cpu => {
-            weight_gradient::backward_weights(shape, inp, dout, dweights, scratch, InstructionSet::detect());
+            let (dweights, scratch) = (&mut dweights.as_f32_mut(), &mut scratch.as_f32_mut());
+            weight_gradient::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), set);
             if let Some(dbias) = dbias {
-                add_pixel_sums(dout, dbias);
+                add_pixel_sums(dout.as_f32(), dbias.as_f32_mut().as_mut_slice());
             }
         }
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(gpu) => gpu::launch_backward_weights(gpu, shape, inp, dout, dweights, dbias, scratch)?,
     }
     Ok(())
+}
+
+/// The ways in which a device is tested: every instruction set of the CPU; a GPU has one.
+pub(crate) fn ways(device: &Device) -> Vec<InstructionSet> {
+    match device {
+        Device::Cpu => InstructionSet::available(),
+        Device::Gpu(_) => vec![InstructionSet::Plain],
+    }
+}
+
+/// The name of one of those.
+pub(crate) fn way(device: &Device, set: InstructionSet) -> &'static str {
+    match device {
+        Device::Cpu => set.name(),
+        Device::Gpu(_) => "gpu",
+    }
 }
 
 /// Adds the sum over all pixels to each channel of `sums`.
@@ -185,6 +253,10 @@ const fn case(n: usize, h: usize, w: usize, ci: usize, co: usize, kernel: usize,
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let seed = i as u64;
@@ -196,14 +268,14 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         let exact =
             reference::<f64>(shape, &convert(&inp), &convert(&weights), &convert(&bias), residual.as_deref().map(convert).as_deref(), relu);
         let plain = reference::<f32>(shape, &inp, &weights, &bias, residual.as_deref(), relu);
-        let inp = Tensor::from_values([shape.n, shape.h, shape.w, shape.ci], inp);
-        let residual = residual.map(|values| Tensor::from_values(shape.out(), values));
-        for set in InstructionSet::available() {
-            let panels = Panels::pack(shape.ci, shape.co, shape.kernel, &weights, &bias, set);
-            let mut out = Tensor::from_values(shape.out(), vec![f32::NAN; exact.len()]);
+        let inp = Tensor::on(device, [shape.n, shape.h, shape.w, shape.ci], convert::<T>(&inp))?;
+        let residual = residual.map(|values| Tensor::on(device, shape.out(), convert::<T>(&values))).transpose()?;
+        for set in ways(device) {
+            let panels = Panels::for_set(device, shape.ci, shape.co, shape.kernel, &weights, &bias, set)?;
+            let mut out = Tensor::on(device, shape.out(), vec![T::from_f64(f64::NAN); exact.len()])?;
             let epilogue = Epilogue { residual: residual.as_ref().map(Tensor::view), relu };
             forward(device, shape, inp.view(), &panels, epilogue, &mut out.view_mut())?;
-            agreements.push(Agreement::of(format!("{shape:?} {}", set.name()), out.values(), &plain, &exact));
+            agreements.push(Agreement::of(format!("{shape:?} {}", way(device, set)), &out.to_vec()?, &plain, &exact));
         }
     }
     Ok(agreements)
@@ -213,6 +285,10 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 ///
 /// Errors: as `backward_data`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         let seed = i as u64 + 1000;
@@ -222,29 +298,30 @@ pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
         let dout = noise(shape.out().iter().product(), seed + 200);
         let (dinp, dweights, dbias) = reference_backward::<f64>(shape, &convert(&inp), &convert(&weights), &convert(&dout));
         let plain = reference_backward::<f32>(shape, &inp, &weights, &dout);
-        let (inp, dout) = (Tensor::from_values(inp_shape, inp), Tensor::from_values(shape.out(), dout));
-        for set in InstructionSet::available() {
-            let case = |what: &str| format!("{what} of {shape:?} {}", set.name());
-            agreements.push(backward::agree(case("dinp"), &plain.0, &dinp, |found| {
-                let mut found = TensorMut::new(found, Layout::packed(inp_shape));
-                match device {
-                    Device::Cpu => cpu::backward_data(shape, &weights, dout.view(), &mut found, set),
-                    Device::Gpu(gpu) => match *gpu {},
-                }
-                Ok(())
+        let inp = Tensor::on(device, inp_shape, convert::<T>(&inp))?;
+        let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
+        let weights = Tensor::flat_on(device, convert::<T>(&weights))?;
+        let scratch = |set: InstructionSet| {
+            let len = match device {
+                Device::Cpu => weight_gradient::scratch_len(shape, set),
+                Device::Gpu(_) => scratch_len::<T>(device, shape),
+            };
+            Tensor::flat_on(device, vec![T::from_f64(f64::NAN); len])
+        };
+        let list = backward::list(shape.weights_len());
+        for set in ways(device) {
+            let case = |what: &str| format!("{what} of {shape:?} {}", way(device, set));
+            agreements.push(backward::agree(device, case("dinp"), inp_shape, &plain.0, &dinp, |found| {
+                backward_data_by(device, shape, weights.view(), dout.view(), found, &mut scratch(set)?.view_mut(), set)
             })?);
-            agreements.push(backward::agree(case("dweights"), &plain.1, &dweights, |found| {
-                let mut scratch = vec![f32::NAN; weight_gradient::scratch_len(shape, set)];
-                match device {
-                    Device::Cpu => weight_gradient::backward_weights(shape, inp.view(), dout.view(), found, &mut scratch, set),
-                    Device::Gpu(gpu) => match *gpu {},
-                }
-                Ok(())
+            agreements.push(backward::agree(device, case("dweights"), list, &plain.1, &dweights, |found| {
+                backward_weights_by(device, shape, inp.view(), dout.view(), found, None, &mut scratch(set)?.view_mut(), set)
             })?);
         }
-        agreements.push(backward::agree(format!("dbias of {shape:?}"), &plain.2, &dbias, |found| {
-            let mut scratch = vec![f32::NAN; weight_scratch_len(device, shape)];
-            backward_weights(device, shape, inp.view(), dout.view(), &mut vec![0.0; shape.weights_len()], Some(found), &mut scratch)
+        agreements.push(backward::agree(device, format!("dbias of {shape:?}"), backward::list(shape.co), &plain.2, &dbias, |found| {
+            let mut dweights = Tensor::flat_on(device, vec![T::default(); shape.weights_len()])?;
+            let scratch = &mut scratch(InstructionSet::detect())?;
+            backward_weights(device, shape, inp.view(), dout.view(), &mut dweights.view_mut(), Some(found), &mut scratch.view_mut())
         })?);
     }
     Ok(agreements)

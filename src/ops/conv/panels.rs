@@ -1,16 +1,128 @@
 //! Weights in the order in which the tile product reads them.
 
-use crate::device::Device;
+use super::gpu::GpuPanels;
 use crate::device::cpu::{InstructionSet, tile_product};
+use crate::device::{Device, TensorMut, TensorRef};
+use crate::ops::{Real, real::convert};
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Most input channels that are summed in one go; also the pixel stride of the tiles that are made of wider inputs.
 pub const CHUNK: usize = 64;
 
+/// Weights and bias of one convolution in the order in which a device reads them.
+#[derive(Debug)]
+pub enum Panels<T: Real = f32> {
+    /// For an instruction set of the CPU.
+    Cpu(CpuPanels),
+    /// In memory of a GPU.
+    Gpu(GpuPanels<T>),
+}
+
+impl<T: Real> Panels<T> {
+    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for a device.
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn for_device(device: &Device, ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32]) -> Result<Self> {
+        Self::for_set(device, ci, co, kernel, weights, bias, InstructionSet::detect())
+    }
+
+    /// The same; on the CPU for this instruction set.
+    pub(crate) fn for_set(
+        device: &Device,
+        ci: usize,
+        co: usize,
+        kernel: usize,
+        weights: &[f32],
+        bias: &[f32],
+        set: InstructionSet,
+    ) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights, bias, set)),
+            Device::Gpu(gpu) => Panels::Gpu(GpuPanels::pack(gpu, [ci, co, kernel], &convert(weights), &convert(bias))?),
+        })
+    }
+
+    /// Packs weights that lie on the device: on a GPU into `scratch`, which holds `scratch_len` values and has to live as
+    /// long as the panels are used.
+    ///
+    /// Shapes: `weights` [co][ci][k][k] and `bias` [co] (or empty), flat.
+    /// Errors: the launch fails on the device.
+    pub fn from_device(
+        device: &Device,
+        ci: usize,
+        co: usize,
+        kernel: usize,
+        weights: TensorRef<T>,
+        bias: TensorRef<T>,
+        scratch: &mut TensorMut<T>,
+    ) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => {
+                let (weights, bias) = (weights.as_f32(), bias.as_f32());
+                Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights.as_slice(), bias.as_slice(), InstructionSet::detect()))
+            }
+            Device::Gpu(gpu) => Panels::Gpu(GpuPanels::pack_into(gpu, [ci, co, kernel], weights, bias, scratch)?),
+        })
+    }
+
+    /// Values that `from_device` packs into: none on the CPU.
+    pub fn scratch_len(device: &Device, ci: usize, co: usize, kernel: usize) -> usize {
+        match device {
+            Device::Cpu => 0,
+            Device::Gpu(_) => GpuPanels::<T>::len([ci, co, kernel]),
+        }
+    }
+
+    /// Channels of the input.
+    pub fn ci(&self) -> usize {
+        match self {
+            Panels::Cpu(panels) => panels.ci(),
+            Panels::Gpu(panels) => panels.ci(),
+        }
+    }
+
+    /// Channels of the output.
+    pub fn co(&self) -> usize {
+        match self {
+            Panels::Cpu(panels) => panels.co(),
+            Panels::Gpu(panels) => panels.co(),
+        }
+    }
+
+    /// Number of taps: rows times columns of the kernel.
+    pub fn taps(&self) -> usize {
+        match self {
+            Panels::Cpu(panels) => panels.taps(),
+            Panels::Gpu(panels) => panels.taps(),
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Panels::Cpu(panels) => panels.bytes(),
+            Panels::Gpu(panels) => panels.bytes(),
+        }
+    }
+
+    /// Those of the CPU. Panics if they lie on a GPU: a programming error.
+    pub(crate) fn cpu(&self) -> &CpuPanels {
+        let Panels::Cpu(panels) = self else { panic!("weights that lie on a GPU, on the CPU") };
+        panels
+    }
+
+    /// Those of the GPU. Panics if they lie on the CPU: a programming error.
+    pub(crate) fn gpu(&self) -> &GpuPanels<T> {
+        let Panels::Gpu(panels) = self else { panic!("weights that lie on the CPU, on a GPU") };
+        panels
+    }
+}
+
 /// Weights of one convolution cut into panels of output channels, as wide as two vector registers (the last may have
 /// one) and filled up with zeros, and chunks of input channels: [chunk][panel][ky][kx][channel][lane].
 #[derive(Clone, Debug)]
-pub struct Panels {
+pub struct CpuPanels {
     set: InstructionSet,
     ci: usize,
     co: usize,
@@ -21,20 +133,12 @@ pub struct Panels {
     bias: Vec<f32>,
 }
 
-impl Panels {
+impl CpuPanels {
     /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for an instruction set.
     pub fn pack(ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32], set: InstructionSet) -> Self {
         let taps = kernel * kernel;
         assert!(weights.len() == co * ci * taps && (bias.is_empty() || bias.len() == co), "weights of {co} x {ci} x {kernel} x {kernel}");
         Self::pack_by(ci, co, taps, |o, c, tap| weights[(o * ci + c) * taps + tap], bias, set)
-    }
-
-    /// Packs weights for the best instruction set of a device.
-    pub fn for_device(device: &Device, ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32]) -> Self {
-        match device {
-            Device::Cpu => Self::pack(ci, co, kernel, weights, bias, InstructionSet::detect()),
-            Device::Gpu(gpu) => match *gpu {},
-        }
     }
 
     /// Packs weights that a function gives for an output channel, an input channel and a tap.
@@ -75,7 +179,7 @@ impl Panels {
             }
         });
         let bias = (0..end).map(|o| bias.get(o).copied().unwrap_or(0.0)).collect();
-        Panels { set, ci, co, taps, starts, values, bias }
+        CpuPanels { set, ci, co, taps, starts, values, bias }
     }
 
     /// Channels of the input.

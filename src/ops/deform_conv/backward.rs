@@ -15,13 +15,13 @@
 //! that wherever the offsets point no two tasks meet, and the number of threads changes no bit.
 //! Source: Zhu, Hu, Lin, Dai 2019, arXiv:1811.11168, section 2.1, differentiated; docs/network.md.
 
-use super::{DeformConvShape, OFFSET_CHANNELS, TAPS};
+use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, gpu};
 use crate::device::cpu::outer_product::{self, Outer};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{Device, TensorMut, TensorRef};
 use crate::ops::Real;
-use crate::ops::conv::{Panels, add_pixel_sums};
+use crate::ops::conv::{CpuPanels, add_pixel_sums};
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -41,16 +41,16 @@ pub struct Gradients<'a, 'b, T = f32> {
     /// Of the offsets and mask logits, (n, h, w, 27).
     pub doffsets: &'a mut TensorMut<'b, T>,
     /// Of the weights, [co][ci][3][3].
-    pub dweights: &'a mut [T],
+    pub dweights: &'a mut TensorMut<'b, T>,
     /// Of the bias, [co].
-    pub dbias: &'a mut [T],
+    pub dbias: &'a mut TensorMut<'b, T>,
 }
 
 /// Values that `backward` needs to work with.
-pub fn scratch_len(device: &Device, shape: DeformConvShape) -> usize {
+pub fn scratch_len<T: Real>(device: &Device, shape: DeformConvShape) -> usize {
     match device {
         Device::Cpu => cpu_scratch_len(shape, InstructionSet::detect()),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
     }
 }
 
@@ -69,28 +69,55 @@ fn weight_values(shape: DeformConvShape, set: InstructionSet) -> usize {
 
 /// Adds the gradients of everything the op reads.
 ///
-/// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27), `weights` [co][ci][3][3], `dout` (n, h, w, co), f32; `scratch` at
-/// least `scratch_len`.
+/// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27), `weights` [co][ci][3][3], flat, `dout` (n, h, w, co), f32;
+/// `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: DeformConvShape,
-    inp: TensorRef,
-    offsets: TensorRef,
-    weights: &[f32],
-    dout: TensorRef,
-    gradients: Gradients,
-    scratch: &mut [f32],
+    inp: TensorRef<T>,
+    offsets: TensorRef<T>,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    gradients: Gradients<T>,
+    scratch: &mut TensorMut<T>,
 ) -> Result<()> {
+    backward_by(device, shape, inp, offsets, weights, dout, gradients, scratch, InstructionSet::detect())
+}
+
+pub(super) fn backward_by<T: Real>(
+    device: &Device,
+    shape: DeformConvShape,
+    inp: TensorRef<T>,
+    offsets: TensorRef<T>,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    gradients: Gradients<T>,
+    scratch: &mut TensorMut<T>,
+    set: InstructionSet,
+) -> Result<()> {
+    let DeformConvShape { n, h, w, ci, co } = shape;
+    let Gradients { dinp, doffsets, dweights, dbias } = &gradients;
+    assert!(inp.shape() == [n, h, w, ci] && dinp.shape() == inp.shape() && dout.shape() == [n, h, w, co], "maps of {shape:?}");
+    assert!(offsets.shape() == [n, h, w, OFFSET_CHANNELS] && doffsets.shape() == offsets.shape(), "offsets of {shape:?}");
+    assert!(weights.len() == co * ci * TAPS && dweights.len() == weights.len() && dbias.len() == co, "weights of {shape:?}");
     match device {
-        Device::Cpu => backward_cpu(shape, inp, offsets, weights, dout, gradients, scratch, InstructionSet::detect()),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => {
+            let Gradients { dinp, doffsets, dweights, dbias } = gradients;
+            let (dinp, doffsets) = (&mut dinp.as_f32_mut(), &mut doffsets.as_f32_mut());
+            let (dweights, dbias) = (&mut dweights.as_f32_mut(), &mut dbias.as_f32_mut());
+            let gradients = Gradients { dinp, doffsets, dweights, dbias };
+            let (inp, offsets, dout) = (inp.as_f32(), offsets.as_f32(), dout.as_f32());
+            let scratch = &mut scratch.as_f32_mut();
+            backward_cpu(shape, inp, offsets, weights.as_f32().as_slice(), dout, gradients, scratch.as_mut_slice(), set);
+        }
+        Device::Gpu(gpu) => gpu::launch_backward(gpu, shape, inp, offsets, weights, dout, gradients, scratch)?,
     }
     Ok(())
 }
 
-pub(super) fn backward_cpu(
+fn backward_cpu(
     shape: DeformConvShape,
     inp: TensorRef,
     offsets: TensorRef,
@@ -102,16 +129,14 @@ pub(super) fn backward_cpu(
 ) {
     let DeformConvShape { n, h, w, ci, co } = shape;
     let Gradients { dinp, doffsets, dweights, dbias } = gradients;
-    assert!(inp.shape() == [n, h, w, ci] && dinp.shape() == inp.shape() && dout.shape() == [n, h, w, co], "maps of {shape:?}");
-    assert!(offsets.shape() == [n, h, w, OFFSET_CHANNELS] && doffsets.shape() == offsets.shape(), "offsets of {shape:?}");
-    assert!(weights.len() == co * ci * TAPS && dweights.len() == weights.len() && dbias.len() == co, "weights of {shape:?}");
+    let (dweights, dbias) = (dweights.as_mut_slice(), dbias.as_mut_slice());
     assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
     let groups = ci.div_ceil(GROUP);
-    let panels: Vec<Panels> = (0..groups)
+    let panels: Vec<CpuPanels> = (0..groups)
         .map(|group| {
             let (first, len) = (group * GROUP, GROUP.min(ci - group * GROUP));
             let weight = |lane: usize, o: usize, _: usize| weights[(o * ci + first + lane % len) * TAPS + lane / len];
-            Panels::pack_by(co, TAPS * len, 1, weight, &[], set)
+            CpuPanels::pack_by(co, TAPS * len, 1, weight, &[], set)
         })
         .collect();
     let each = offset_values(shape) + weight_values(shape, set);
@@ -205,7 +230,7 @@ impl Task {
         &self,
         inp: TensorRef,
         offsets: TensorRef,
-        panels: &Panels,
+        panels: &CpuPanels,
         dout: TensorRef,
         dinp: &TensorMut,
         partial_offsets: &mut [f32],

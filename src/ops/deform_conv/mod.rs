@@ -10,14 +10,14 @@
 //! Source: Zhu, Hu, Lin, Dai 2019, Deformable ConvNets v2, arXiv:1811.11168, section 2.1; docs/network.md.
 
 mod backward;
+mod gpu;
 
 pub use backward::{Gradients, backward, reference_backward, scratch_len};
 
-use super::conv::{ConvShape, Panels};
-use super::{Agreement, Real, backward as testing, noise, real::convert};
+use super::conv::{ConvShape, CpuPanels, Panels, way, ways};
+use super::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
 use crate::device::cpu::tile_product::{self, Tile};
-use crate::device::cpu::{InstructionSet, with_scratch};
-use crate::device::tensor::Layout;
+use crate::device::cpu::with_scratch;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -59,14 +59,14 @@ impl DeformConvShape {
 /// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27) into `out` (n, h, w, co), f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: DeformConvShape,
-    inp: TensorRef,
-    offsets: TensorRef,
-    weights: &Panels,
+    inp: TensorRef<T>,
+    offsets: TensorRef<T>,
+    weights: &Panels<T>,
     relu: bool,
-    out: &mut TensorMut,
+    out: &mut TensorMut<T>,
 ) -> Result<()> {
     let DeformConvShape { n, h, w, ci, co } = shape;
     assert_eq!(inp.shape(), [n, h, w, ci], "input of {shape:?}");
@@ -74,8 +74,8 @@ pub fn forward(
     assert_eq!(out.shape(), [n, h, w, co], "output of {shape:?}");
     assert!((weights.ci(), weights.co(), weights.taps()) == (ci, co, TAPS), "weights of {shape:?}");
     match device {
-        Device::Cpu => forward_cpu(shape, inp, offsets, weights, relu, out),
-        Device::Gpu(gpu) => match *gpu {},
+        Device::Cpu => forward_cpu(shape, inp.as_f32(), offsets.as_f32(), weights.cpu(), relu, &mut out.as_f32_mut()),
+        Device::Gpu(gpu) => gpu::launch_forward(gpu, shape, inp, offsets, weights.gpu(), relu, out)?,
     }
     Ok(())
 }
@@ -162,7 +162,7 @@ fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Sample
 /// Most pixels of a task: nine taps of 64 channels for each make 126 KiB.
 const TASK_PIXELS: usize = 56;
 
-fn forward_cpu(shape: DeformConvShape, inp: TensorRef, offsets: TensorRef, weights: &Panels, relu: bool, out: &mut TensorMut) {
+fn forward_cpu(shape: DeformConvShape, inp: TensorRef, offsets: TensorRef, weights: &CpuPanels, relu: bool, out: &mut TensorMut) {
     let DeformConvShape { n, h, w, .. } = shape;
     assert!(n * h * w <= u32::MAX as usize && h * w <= i32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
     assert!(h.max(w) < 1 << 24, "positions in {shape:?} need more than f32 holds");
@@ -190,7 +190,7 @@ fn run_task(
     columns: &[usize],
     inp: TensorRef,
     offsets: TensorRef,
-    weights: &Panels,
+    weights: &CpuPanels,
     relu: bool,
     out: &TensorMut,
 ) {
@@ -342,6 +342,10 @@ pub const CASES: [(DeformConvShape, f32); 8] = [
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_as)
+}
+
+fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, (shape, reach)) in CASES.into_iter().enumerate() {
         let DeformConvShape { n, h, w, ci, co } = shape;
@@ -355,13 +359,13 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
         let relu = i % 2 == 0;
         let exact = reference::<f64>(shape, &convert(&inp), &convert(&offsets), &convert(&weights), &convert(&bias), relu);
         let plain = reference::<f32>(shape, &inp, &offsets, &weights, &bias, relu);
-        let inp = Tensor::from_values([n, h, w, ci], inp);
-        let offsets = Tensor::from_values([n, h, w, OFFSET_CHANNELS], offsets);
-        for set in InstructionSet::available() {
-            let panels = Panels::pack(ci, co, 3, &weights, &bias, set);
-            let mut out = Tensor::from_values([n, h, w, co], vec![f32::NAN; exact.len()]);
+        let inp = Tensor::on(device, [n, h, w, ci], convert::<T>(&inp))?;
+        let offsets = Tensor::on(device, [n, h, w, OFFSET_CHANNELS], convert::<T>(&offsets))?;
+        for set in ways(device) {
+            let panels = Panels::for_set(device, ci, co, 3, &weights, &bias, set)?;
+            let mut out = Tensor::on(device, [n, h, w, co], vec![T::from_f64(f64::NAN); exact.len()])?;
             forward(device, shape, inp.view(), offsets.view(), &panels, relu, &mut out.view_mut())?;
-            agreements.push(Agreement::of(format!("{shape:?} {}", set.name()), out.values(), &plain, &exact));
+            agreements.push(Agreement::of(format!("{shape:?} {}", way(device, set)), &out.to_vec()?, &plain, &exact));
         }
     }
     Ok(agreements)
@@ -382,11 +386,14 @@ fn case_offsets(shape: DeformConvShape, reach: f32, seed: u64, between: bool) ->
 ///
 /// Errors: as `backward`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
+    in_value_type!(device, compare_backward_as)
+}
+
+fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut agreements = Vec::new();
     for (i, (shape, reach)) in CASES.into_iter().enumerate() {
         let DeformConvShape { n, h, w, ci, co } = shape;
         let seed = i as u64 + 1000;
-        let layouts = [ci, OFFSET_CHANNELS, co].map(|c| Layout::packed([n, h, w, c]));
         let inp = noise(n * h * w * ci, seed);
         let offsets = case_offsets(shape, reach, seed + 300, false);
         let weights = noise(co * ci * TAPS, seed + 100);
@@ -395,24 +402,29 @@ pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
         let exact = [exact.0, exact.1, exact.2, exact.3];
         let plain = reference_backward::<f32>(shape, &inp, &offsets, &weights, &dout);
         let plain = [plain.0, plain.1, plain.2, plain.3];
-        for set in InstructionSet::available() {
+        let map = |c: usize| [n, h, w, c];
+        let shapes = [map(ci), map(OFFSET_CHANNELS), testing::list(weights.len()), testing::list(co)];
+        let inp = Tensor::on(device, shapes[0], convert::<T>(&inp))?;
+        let offsets = Tensor::on(device, shapes[1], convert::<T>(&offsets))?;
+        let weights = Tensor::on(device, shapes[2], convert::<T>(&weights))?;
+        let dout = Tensor::on(device, map(co), convert::<T>(&dout))?;
+        for set in ways(device) {
             for (which, what) in ["dinp", "doffsets", "dweights", "dbias"].into_iter().enumerate() {
-                let name = format!("{what} of {shape:?}, reach {reach}, {}", set.name());
-                agreements.push(testing::agree(name, &plain[which], &exact[which], |found| {
-                    let mut buffers = [inp.clone(), offsets.clone(), weights.clone(), vec![0.0; co]];
-                    buffers[which].copy_from_slice(found);
-                    let [dinp, doffsets, dweights, dbias] = &mut buffers;
-                    let (mut dinp, mut doffsets) = (TensorMut::new(dinp, layouts[0]), TensorMut::new(doffsets, layouts[1]));
-                    let gradients = Gradients { dinp: &mut dinp, doffsets: &mut doffsets, dweights, dbias };
-                    let [inp, offsets] = [TensorRef::new(&inp, layouts[0]), TensorRef::new(&offsets, layouts[1])];
-                    let dout = TensorRef::new(&dout, layouts[2]);
-                    let mut scratch = vec![f32::NAN; backward::cpu_scratch_len(shape, set)];
-                    match device {
-                        Device::Cpu => backward::backward_cpu(shape, inp, offsets, &weights, dout, gradients, &mut scratch, set),
-                        Device::Gpu(gpu) => match *gpu {},
-                    }
-                    found.copy_from_slice(&buffers[which]);
-                    Ok(())
+                let name = format!("{what} of {shape:?}, reach {reach}, {}", way(device, set));
+                agreements.push(testing::agree(device, name, shapes[which], &plain[which], &exact[which], |found| {
+                    let zeros = |i: usize| Tensor::on(device, shapes[i], vec![T::default(); exact[i].len()]);
+                    let mut others = [zeros(0)?, zeros(1)?, zeros(2)?, zeros(3)?];
+                    let mut views = others.each_mut().map(Tensor::view_mut);
+                    views[which] = found.reborrow();
+                    let [dinp, doffsets, dweights, dbias] = &mut views;
+                    let gradients = Gradients { dinp, doffsets, dweights, dbias };
+                    let len = match device {
+                        Device::Cpu => backward::cpu_scratch_len(shape, set),
+                        Device::Gpu(_) => scratch_len::<T>(device, shape),
+                    };
+                    let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); len])?;
+                    let scratch = &mut scratch.view_mut();
+                    backward::backward_by(device, shape, inp.view(), offsets.view(), weights.view(), dout.view(), gradients, scratch, set)
                 })?);
             }
         }

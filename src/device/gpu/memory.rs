@@ -1,0 +1,111 @@
+//! Memory of the GPU, and host memory that copies reach directly: given back when dropped.
+
+use super::Gpu;
+use anyhow::{Context, Result};
+
+/// Memory of the GPU.
+#[derive(Debug)]
+pub struct Memory {
+    gpu: Gpu,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Memory with whatever it held before.
+    ///
+    /// Errors: there is not as much.
+    pub fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        // Never of length 0: an address that is nobody else's is worth more than 256 bytes.
+        let address = gpu.driver().allocate(bytes.max(1)).with_context(|| format!("{bytes} bytes of memory on {}", gpu.info().name))?;
+        Ok(Memory { gpu: gpu.clone(), address, bytes })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Its first byte.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies bytes to `offset` on the stream of `gpu`. Panics if they do not fit: a programming error.
+    pub fn upload(&mut self, gpu: &Gpu, offset: usize, from: &[u8]) -> Result<()> {
+        assert!(offset + from.len() <= self.bytes, "{offset} + {} of {} bytes", from.len(), self.bytes);
+        // SAFETY: both places hold as much; a slice is not pinned, so it may change when the call returns.
+        unsafe { gpu.driver().upload(self.address + offset as u64, from.as_ptr(), from.len(), gpu.stream()) }
+    }
+
+    /// Copies bytes from `offset`, and waits for them. Panics if there are not as many: a programming error.
+    pub fn download(&self, gpu: &Gpu, offset: usize, to: &mut [u8]) -> Result<()> {
+        assert!(offset + to.len() <= self.bytes, "{offset} + {} of {} bytes", to.len(), self.bytes);
+        // SAFETY: both places hold as much, and `to` is borrowed until the stream has been waited for.
+        unsafe { gpu.driver().download(to.as_mut_ptr(), self.address + offset as u64, to.len(), gpu.stream()) }?;
+        gpu.synchronize()
+    }
+
+    /// Sets `bytes` bytes from `offset` on to 0. Panics if there are not as many: a programming error.
+    pub fn clear(&mut self, gpu: &Gpu, offset: usize, bytes: usize) -> Result<()> {
+        assert!(offset + bytes <= self.bytes, "{offset} + {bytes} of {} bytes", self.bytes);
+        // SAFETY: the bytes lie in this memory.
+        unsafe { gpu.driver().set_bytes(self.address + offset as u64, 0, bytes, gpu.stream()) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated by this driver, and nobody has its address any more; the driver waits for work.
+        unsafe { self.gpu.driver().free(self.address) };
+    }
+}
+
+/// Host memory that copies reach directly.
+#[derive(Debug)]
+pub struct Pinned {
+    gpu: Gpu,
+    pointer: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: it owns its memory, as a Vec does; the driver may be called from any thread.
+unsafe impl Send for Pinned {}
+// SAFETY: shared references only read.
+unsafe impl Sync for Pinned {}
+
+impl Pinned {
+    /// Pinned memory of zeros.
+    ///
+    /// Errors: there is not as much.
+    pub fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        let pointer = gpu.driver().allocate_pinned(bytes.max(1)).with_context(|| format!("{bytes} bytes of pinned memory"))?;
+        // SAFETY: as many bytes were just allocated.
+        unsafe { pointer.write_bytes(0, bytes) };
+        Ok(Pinned { gpu: gpu.clone(), pointer, bytes })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated with this length, and zeroed.
+        unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
+    }
+
+    /// Its bytes, to write: not while a copy is under way.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated by this driver; whoever started a copy has waited for it.
+        unsafe { self.gpu.driver().free_pinned(self.pointer) };
+    }
+}
