@@ -11,6 +11,7 @@ pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod rethreshold;
+pub mod simulate; //    micrographs with known truth
 pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
 pub mod status; //      exit status
 pub mod threads; //     how many
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
     Convert(convert::ConvertArgs),
+    /// Make micrographs with known truth: particles, vesicles or filaments in ice
+    Simulate(Box<simulate::SimulateArgs>),
     /// Print the network's layers, shapes, operations, bytes and the peak of memory
     Plan(plan::PlanArgs),
 }
@@ -110,5 +113,6 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Check(args) => check::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
     }
 }

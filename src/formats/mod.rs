@@ -11,6 +11,7 @@ pub mod text; //        encodings, line ends, numbers
 // images
 pub mod image; //       a micrograph in memory, and reading one of any format
 pub mod mrc;
+pub mod mrc_write;
 pub mod png_image;
 pub mod tiff_image;
 // coordinates

@@ -40,6 +40,13 @@ impl Random {
         self.unit() < share
     }
 
+    /// A number with the normal distribution of mean 0 and deviation 1. Source: Box, Muller 1958,
+    /// doi:10.1214/aoms/1177706645; the second of its two numbers is thrown away, so that draws do not depend on history.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (2.0 * std::f64::consts::PI * self.unit()).cos()
+    }
+
     /// Puts values into random order.
     /// Source: Durstenfeld 1964, doi:10.1145/364520.364540.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {

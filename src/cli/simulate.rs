@@ -1,0 +1,249 @@
+//! `epicker simulate`: micrographs with known truth.
+
+use super::progress::Progress;
+use super::status::{self, OrUsage, Usage};
+use super::values;
+use crate::formats::coordinates::Kind;
+use crate::formats::mrc_write::{self, PixelType};
+use crate::formats::{box_file, star, thi};
+use crate::io::write::{write_whole, write_whole_unsynced};
+use crate::simulate::density;
+use crate::simulate::dirt::Dirtiness;
+use crate::simulate::preset::{PRESETS, Recipe, Scale};
+use crate::simulate::shapes::{FILAMENTS, SHAPES};
+use crate::simulate::{Simulated, simulate};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// The command line of `epicker simulate`.
+#[derive(Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Folder for micrographs; their truth goes into its folders truth/thi, truth/star and truth/box
+    #[arg(long = "output", value_name = "FOLDER")]
+    output: PathBuf,
+    /// Ready recipe: particle, vesicle, fiber, or easy (one kind of large particle in clean ice, far from focus)
+    #[arg(long = "preset", value_name = "NAME", default_value = "particle")]
+    preset: String,
+    /// Micrographs
+    #[arg(long = "count", value_name = "COUNT", default_value_t = 10, value_parser = values::count)]
+    count: usize,
+    /// Columns and rows, pixels: one number, or two parted by a comma [default: 4096]
+    #[arg(long = "size", value_name = "PIXELS", value_parser = extent)]
+    size: Option<[usize; 2]>,
+    /// Pixel size, angstrom [default: 1, for vesicles 2.5]
+    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
+    angpix: Option<f64>,
+    /// Pixels across a particle, instead of a pixel size: one number, or the least and the most
+    #[arg(long = "particle_pixels", value_name = "PIXELS", value_parser = range, conflicts_with = "angpix")]
+    particle_pixels: Option<[f64; 2]>,
+    /// How many kinds of particle or filament: micrographs show them in turn
+    #[arg(long = "kinds", value_name = "COUNT", value_parser = values::count)]
+    kinds: Option<usize>,
+    /// Built-in particles (barrel, rings, shell, domains, oligomer, membrane) or filaments (tube, two-stranded, rod,
+    /// ribbon), parted by commas [default: all]
+    #[arg(long = "shape", value_name = "NAMES", value_delimiter = ',')]
+    shape: Vec<String>,
+    /// Structures to show instead, in turn: .pdb, .cif, .xyz (x y z electrons), .mrc, plain or with .gz
+    #[arg(long = "structure", value_name = "FILE", num_args = 1..)]
+    structure: Vec<PathBuf>,
+    /// Diameter of built-in particles, filaments and vesicles, angstrom: one number, or the least and the most
+    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = range)]
+    diameter: Option<[f64; 2]>,
+    /// Share of the area that is covered, 0 to 0.5: one number, or the least and the most
+    #[arg(long = "crowding", value_name = "SHARE", value_parser = share)]
+    crowding: Option<[f64; 2]>,
+    /// Defocus, angstrom: one number, or the least and the most
+    #[arg(long = "defocus", value_name = "ANGSTROM", value_parser = range)]
+    defocus: Option<[f64; 2]>,
+    /// Dose, electrons per square angstrom: one number, or the least and the most
+    #[arg(long = "dose", value_name = "ELECTRONS", value_parser = range)]
+    dose: Option<[f64; 2]>,
+    /// Thickness of the ice, angstrom, at least a particle's: one number, or the least and the most
+    #[arg(long = "ice", value_name = "ANGSTROM", value_parser = range)]
+    ice: Option<[f64; 2]>,
+    /// Even ice with nothing else in it
+    #[arg(long = "clean")]
+    clean: bool,
+    /// 16-bit floats (MRC mode 12) instead of 32-bit ones
+    #[arg(long = "half")]
+    half: bool,
+    /// Seed of all that is random
+    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
+    seed: u64,
+    /// Number of the first micrograph: the same micrographs in several runs
+    #[arg(long = "first", value_name = "NUMBER", default_value_t = 1, value_parser = values::count)]
+    first: usize,
+    /// Write over micrographs that are there
+    #[arg(long = "overwrite")]
+    overwrite: bool,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    threads: Option<usize>,
+    /// One JSON object per line on standard output; text goes to standard error
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// One positive number, or two.
+fn range(text: &str) -> Result<[f64; 2], String> {
+    let numbers: Result<Vec<f64>, String> = text.split(',').map(values::positive).collect();
+    match numbers?.as_slice() {
+        [one] => Ok([*one; 2]),
+        [low, high] if low <= high => Ok([*low, *high]),
+        _ => Err("expected one number, or the least and the most parted by a comma".to_string()),
+    }
+}
+
+fn share(text: &str) -> Result<[f64; 2], String> {
+    range(text)?
+        .map(|value| if value <= 0.5 { Ok(value) } else { Err("expected shares up to 0.5".to_string()) })
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map(|values| [values[0], values[1]])
+}
+
+fn extent(text: &str) -> Result<[usize; 2], String> {
+    let sides: Result<Vec<usize>, String> = text.split(',').map(values::count).collect();
+    match sides?.as_slice() {
+        [one] => Ok([*one; 2]),
+        [columns, rows] => Ok([*columns, *rows]),
+        _ => Err("expected one number, or columns and rows parted by a comma".to_string()),
+    }
+}
+
+/// Runs the command; returns the exit status.
+///
+/// Errors: wrong usage, a structure that cannot be read, or a file that cannot be written.
+pub fn run(args: &SimulateArgs) -> Result<u8> {
+    super::threads::start(args.threads)?;
+    let recipe = recipe(args)?;
+    let stem = |number: usize| format!("{}_{number:04}", args.preset);
+    let numbers: Vec<usize> = (args.first..args.first + args.count).collect();
+    let there = numbers.iter().map(|&number| args.output.join(format!("{}.mrc", stem(number)))).find(|path| path.exists());
+    if let (Some(path), false) = (there, args.overwrite) {
+        return Err(Usage::because(format!("{}: is there already; give another --output, or --overwrite", path.display())).into());
+    }
+    for folder in ["thi", "star", "box"] {
+        let folder = args.output.join("truth").join(folder);
+        std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display())).or_usage()?;
+    }
+    let interrupted = status::on_ctrl_c("finishing the micrograph in hand")?;
+    let mut progress = Progress::new(numbers.len(), args.json);
+    let mut lines = String::new();
+    let mut points = 0;
+    for number in numbers {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        let simulated = simulate(&recipe, number - 1).or_usage()?;
+        write_one(&args.output, &stem(number), &simulated, args.half)?;
+        let fields = remarks(&stem(number), &simulated);
+        lines.push_str(&format!("{fields}\n"));
+        progress.event("micrograph", fields);
+        points += simulated.truth.points.len();
+        progress.step(&stem(number), &told(&simulated)?);
+    }
+    progress.finish();
+    write_whole(&args.output.join(format!("{}_{:04}.jsonl", args.preset, args.first)), lines.as_bytes())?;
+    progress.say(&format!("{points} labels, {:.1} seconds; truth in {}", progress.seconds(), args.output.join("truth").display()));
+    Ok(if interrupted.load(Ordering::Relaxed) { status::INTERRUPTED } else { status::DONE })
+}
+
+fn recipe(args: &SimulateArgs) -> Result<Recipe> {
+    let Some(mut recipe) = Recipe::preset(&args.preset) else {
+        return Err(Usage::because(format!("--preset {}: is none; expected {}", args.preset, PRESETS.join(", "))).into());
+    };
+    recipe.seed = args.seed;
+    if let Some([columns, rows]) = args.size {
+        recipe.extent = [rows, columns];
+    }
+    if let Some(pixel) = args.angpix {
+        recipe.scale = Scale::PixelSize(pixel);
+    }
+    if let Some(pixels) = args.particle_pixels {
+        recipe.scale = Scale::ParticlePixels(pixels);
+    }
+    let specimen = &mut recipe.specimen;
+    specimen.structures = args.structure.iter().map(|path| density::read(path)).collect::<Result<Vec<_>>>().or_usage()?;
+    if let (Kind::Fiber, Some(straight)) = (specimen.kind, specimen.structures.iter().find(|structure| structure.helix.is_none())) {
+        let reason =
+            format!("--structure: {} is no filament; expected a remark HELIX with twist_deg, rise_A and beads_per_copy", straight.name);
+        return Err(Usage::because(reason).into());
+    }
+    specimen.kinds = args.kinds.unwrap_or(specimen.structures.len().max(specimen.kinds));
+    specimen.diameter_angstrom = args.diameter.or(specimen.diameter_angstrom);
+    specimen.crowding = args.crowding.unwrap_or(specimen.crowding);
+    if !args.shape.is_empty() {
+        let unknown = |name: &String| {
+            let names: Vec<&str> = match specimen.kind {
+                Kind::Fiber => FILAMENTS.iter().map(|(_, name)| *name).collect(),
+                _ => SHAPES.iter().map(|(_, name)| *name).collect(),
+            };
+            Usage::because(format!("--shape {name}: is none for {}; expected {}", args.preset, names.join(", ")))
+        };
+        let named = |name: &String| name.trim().to_ascii_lowercase();
+        match specimen.kind {
+            Kind::Fiber => {
+                let find = |name: &String| {
+                    FILAMENTS.iter().find(|(_, word)| *word == named(name)).map(|(shape, _)| *shape).ok_or_else(|| unknown(name))
+                };
+                let found: Result<Vec<_>, Usage> = args.shape.iter().map(find).collect();
+                specimen.filaments = found?;
+            }
+            _ => {
+                let find = |name: &String| {
+                    SHAPES.iter().find(|(_, word)| *word == named(name)).map(|(shape, _)| *shape).ok_or_else(|| unknown(name))
+                };
+                let found: Result<Vec<_>, Usage> = args.shape.iter().map(find).collect();
+                specimen.shapes = found?;
+            }
+        }
+    }
+    recipe.microscope.defocus_angstrom = args.defocus.unwrap_or(recipe.microscope.defocus_angstrom);
+    recipe.microscope.dose = args.dose.unwrap_or(recipe.microscope.dose);
+    recipe.ice_angstrom = args.ice.unwrap_or(recipe.ice_angstrom);
+    if args.clean {
+        recipe.dirtiness = Dirtiness::none();
+    }
+    Ok(recipe)
+}
+
+/// The micrograph and its truth in three formats. Written again in seconds, so nobody waits for the disk.
+fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Result<()> {
+    let truth = &simulated.truth;
+    let boxes = box_file::WriteOptions::default();
+    let (star, boxes) = match truth.kind {
+        Kind::Fiber => (star::write::start_end(truth)?, box_file::write_helix(truth, &boxes)?),
+        Kind::Particle | Kind::Vesicle => (star::write::particles(truth, star::write::Style::Relion), box_file::write(truth, &boxes)?),
+    };
+    let texts = [("thi", thi::write(truth, &thi::WriteOptions::default())?), ("star", star), ("box", boxes)];
+    for (format, text) in texts {
+        write_whole_unsynced(&folder.join("truth").join(format).join(format!("{stem}.{format}")), text.as_bytes())?;
+    }
+    let pixel_type = if half { PixelType::F16 } else { PixelType::F32 };
+    let bytes = mrc_write::bytes(&simulated.pixels, [simulated.ny, simulated.nx], simulated.pixel_size_angstrom, pixel_type)?;
+    write_whole_unsynced(&folder.join(format!("{stem}.mrc")), &bytes)
+}
+
+fn remarks(stem: &str, simulated: &Simulated) -> Value {
+    let mut fields = Map::new();
+    fields.insert("name".to_string(), Value::from(stem));
+    fields.insert("labels".to_string(), Value::from(simulated.truth.points.len()));
+    for (key, value) in &simulated.remarks {
+        let number: Option<f64> = value.parse().ok();
+        fields.insert((*key).to_string(), number.map_or_else(|| Value::from(value.as_str()), Value::from));
+    }
+    Value::Object(fields)
+}
+
+fn told(simulated: &Simulated) -> Result<String> {
+    let what = match simulated.truth.kind {
+        Kind::Particle => format!("{} particles", simulated.truth.points.len()),
+        Kind::Vesicle => format!("{} vesicles", simulated.truth.points.len()),
+        Kind::Fiber => format!("{} filaments", simulated.truth.fibers()?.len()),
+    };
+    let kind = simulated.remarks.iter().find(|(key, _)| *key == "kind").map_or("", |(_, name)| name.as_str());
+    Ok(format!("{what} ({kind}, {:.0} angstrom)", simulated.diameter_angstrom))
+}
