@@ -9,13 +9,13 @@ struct GatherShape {
 };
 
 template <u32 COUNT>
-DEVICE void gather_rows(GatherShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found, GLOBAL(const u32) indices,
-                        GLOBAL(f32) out, u32 out_stride) {
+DEVICE void gather_rows(GatherShape s, u32 has_found, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found,
+                        GLOBAL(const u32) indices, GLOBAL(f32) out, u32 out_stride) {
     u32 groups = s.c / COUNT;
     FOR_EACH(item, s.rows * 9 * groups) {
         u32 ch = item % groups * COUNT, tap = item / groups % 9, row = item / groups / 9;
         Lanes<COUNT> value = lanes_of<COUNT>(0);
-        if (s.first + row < found[0]) {
+        if (!has_found || s.first + row < found[0]) {
             u32 index = indices[s.first + row], y = index / s.w + tap / 3, x = index % s.w + tap % 3; // one too large
             if (y >= 1 && x >= 1 && y <= s.h && x <= s.w) {
                 value = load_lanes<COUNT>(inp, (u64)((y - 1) * s.w + x - 1) * inp_stride + ch);
@@ -25,13 +25,14 @@ DEVICE void gather_rows(GatherShape s, GLOBAL(const f32) inp, u32 inp_stride, GL
     }
 }
 
-// `found` [1] says how many indices there are; rows beyond them become 0, so that what follows reads numbers.
+// `found` [1], if it is there, says how many indices there are; rows beyond them become 0, so that what follows reads
+// numbers.
 KERNEL(256, 4)
-gather_forward(GatherShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found, GLOBAL(const u32) indices,
-               GLOBAL(f32) out, u32 out_stride) {
+gather_forward(GatherShape s, u32 group, u32 has_found, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const u32) found,
+               GLOBAL(const u32) indices, GLOBAL(f32) out, u32 out_stride) {
     if (group == 4) {
-        gather_rows<4>(s, inp, inp_stride, found, indices, out, out_stride);
+        gather_rows<4>(s, has_found, inp, inp_stride, found, indices, out, out_stride);
     } else {
-        gather_rows<1>(s, inp, inp_stride, found, indices, out, out_stride);
+        gather_rows<1>(s, has_found, inp, inp_stride, found, indices, out, out_stride);
     }
 }

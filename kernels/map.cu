@@ -1,6 +1,5 @@
-// What is done to maps and weights between the ops of training: clear, add, and stand for equal channels.
+// What is done to maps and weights between the ops of training: sums of maps, and one channel for several equal ones.
 // Host side: src/ops/map.rs.
-//   clear          out = 0
 //   add            to += from
 //   sum copies     out[o, tap] = sum over k < copies of weights[o, k, tap]
 //   spread copies  to[o, k, tap] += from[o, tap] for every k
@@ -9,21 +8,6 @@
 struct MapShape {
     u32 pixels, c;
 };
-
-template <u32 COUNT> DEVICE void map_fill(MapShape s, GLOBAL(f32) out, u32 out_stride) {
-    u32 groups = s.c / COUNT;
-    FOR_EACH(item, s.pixels * groups) {
-        store_lanes<COUNT>(out, (u64)(item / groups) * out_stride + item % groups * COUNT, lanes_of<COUNT>(0));
-    }
-}
-
-KERNEL(256, 4) map_clear(MapShape s, u32 group, GLOBAL(f32) out, u32 out_stride) {
-    if (group == 4) {
-        map_fill<4>(s, out, out_stride);
-    } else {
-        map_fill<1>(s, out, out_stride);
-    }
-}
 
 template <u32 COUNT> DEVICE void map_sum(MapShape s, GLOBAL(const f32) from, u32 from_stride, GLOBAL(f32) to, u32 to_stride) {
     u32 groups = s.c / COUNT;
