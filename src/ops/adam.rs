@@ -7,8 +7,8 @@
 //! ```
 //! Source: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1, with the corrections placed as in PyTorch.
 
-use super::{Agreement, Real, in_value_type, noise, real::convert};
-use crate::device::gpu::Gpu;
+use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
+use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -65,15 +65,25 @@ pub fn step<T: Real>(
     Ok(())
 }
 
+/// Threads of a block, as the KERNEL line says.
+const THREADS: u32 = 256;
+
 fn launch_step<T: Real>(
     gpu: &Gpu,
-    _step: AdamStep,
-    _p: &mut TensorMut<T>,
-    _g: TensorRef<T>,
-    _m: &mut TensorMut<T>,
-    _v: &mut TensorMut<T>,
+    step: AdamStep,
+    p: &mut TensorMut<T>,
+    g: TensorRef<T>,
+    m: &mut TensorMut<T>,
+    v: &mut TensorMut<T>,
 ) -> Result<()> {
-    gpu.no_kernel("adam")
+    let group = lanes(4, &[p.as_ref(), g, m.as_ref(), v.as_ref()]);
+    let grid = Grid::over(g.len().div_ceil(group as usize), THREADS)?;
+    let [rate, root] = step.factors().map(Arg::value);
+    let ([beta_first, beta_second], epsilon) = (BETAS.map(Arg::value), Arg::value(EPSILON));
+    let (count, group) = (Arg::value(g.len() as u32), Arg::value(group));
+    let args = [count, group, rate, root, beta_first, beta_second, epsilon, p.arg(), g.arg(), m.arg(), v.arg()];
+    // SAFETY: the arguments of the KERNEL line, in its order; all four lists have this length.
+    unsafe { gpu.launch("adam_step", grid, THREADS, &args) }
 }
 
 #[inline(always)]

@@ -7,8 +7,9 @@
 //! No backward: training evaluates the heads everywhere.
 //! Source: docs/network.md, section 2.
 
-use super::{Agreement, Real, in_value_type, noise, real::convert};
-use crate::device::gpu::Gpu;
+use super::heat_map::PeakMemory;
+use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
+use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 
@@ -43,8 +44,49 @@ pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u
     Ok(())
 }
 
-fn launch_forward<T: Real>(gpu: &Gpu, _inp: TensorRef<T>, _indices: TensorRef<u32>, _out: &mut TensorMut<T>) -> Result<()> {
-    gpu.no_kernel("gather")
+/// Threads of a block, as the KERNEL line says.
+const THREADS: u32 = 256;
+
+fn launch_forward<T: Real>(gpu: &Gpu, inp: TensorRef<T>, indices: TensorRef<u32>, out: &mut TensorMut<T>) -> Result<()> {
+    launch_rows(gpu, inp, [0, indices.len()], None, indices_arg(indices), out)
+}
+
+/// The address of a list of indices.
+fn indices_arg(indices: TensorRef<u32>) -> Arg {
+    Arg::address(indices.pixel_ptr(0) as u64)
+}
+
+/// Gathers the neighbourhoods of peaks as they were found on the GPU, from peak `first` on, as many as `out` has rows; rows
+/// beyond the last peak become 0.
+///
+/// Shapes: as `forward`.
+/// Errors: the launch fails.
+/// Source: the formula above.
+pub fn forward_at_peaks<T: Real>(gpu: &Gpu, inp: TensorRef<T>, peaks: &PeakMemory, first: usize, out: &mut TensorMut<T>) -> Result<()> {
+    let [n, h, w, c] = inp.shape();
+    assert!(n == 1 && out.shape()[3] == 9 * c && peaks.extent() == [h, w], "{:?} into {:?}", inp.shape(), out.shape());
+    let rows = out.layout().pixels().min(peaks.k().saturating_sub(first));
+    launch_rows(gpu, inp, [first, rows], Some(peaks.count_arg()), peaks.indices_arg(), out)
+}
+
+fn launch_rows<T: Real>(
+    gpu: &Gpu,
+    inp: TensorRef<T>,
+    [first, rows]: [usize; 2],
+    found: Option<Arg>,
+    indices: Arg,
+    out: &mut TensorMut<T>,
+) -> Result<()> {
+    let [_, h, w, c] = inp.shape();
+    let group = lanes(c, &[inp, out.as_ref()]);
+    let grid = Grid::over(rows * 9 * c / group as usize, THREADS)?;
+    let shape = Arg::value([h, w, c, rows, first].map(|extent| extent as u32));
+    let (has_found, found) = (Arg::value(u32::from(found.is_some())), found.unwrap_or(Arg::null()));
+    let (inp_at, inp_stride, out_stride) = (inp.arg(), inp.stride_arg(), out.stride_arg());
+    let args = [shape, Arg::value(group), has_found, inp_at, inp_stride, found, indices, out.arg(), out_stride];
+    // SAFETY: the arguments of the KERNEL line, in its order; there are as many rows and indices, and an index outside the
+    // map reads nothing.
+    unsafe { gpu.launch("gather_forward", grid, THREADS, &args) }
 }
 
 /// Weights [co][c][3][3] of a head as those of a 1x1 convolution of what `forward` gathers: [co][tap][c].

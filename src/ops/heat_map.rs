@@ -8,7 +8,7 @@
 //! Source: Zhou, Wang, Kraehenbuehl 2019, Objects as Points, arXiv:1904.07850, section 4; docs/network.md, section 1.4.
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
-use crate::device::gpu::Gpu;
+use crate::device::gpu::{Arg, Gpu, Grid, Memory};
 use crate::device::{Device, Tensor, TensorRef};
 use anyhow::Result;
 
@@ -45,8 +45,101 @@ pub fn peaks<T: Real>(device: &Device, logits: TensorRef<T>, k: usize) -> Result
     }
 }
 
-fn launch_peaks<T: Real>(gpu: &Gpu, _logits: TensorRef<T>, _extent: [usize; 2], _k: usize) -> Result<Vec<(u32, f32)>> {
-    gpu.no_kernel("heat_map")
+fn launch_peaks<T: Real>(gpu: &Gpu, logits: TensorRef<T>, extent: [usize; 2], k: usize) -> Result<Vec<(u32, f32)>> {
+    let mut memory = PeakMemory::new(gpu, extent, k)?;
+    memory.find(gpu, logits)?;
+    memory.read(gpu)
+}
+
+/// Side of the tiles whose peaks the kernels collect, and threads of their blocks and of the one that sorts.
+const TILE: usize = 16;
+const THREADS: u32 = 256;
+const SORTERS: u32 = 1024;
+
+/// Memory in which peaks are found on a GPU, and where they lie afterwards.
+#[derive(Debug)]
+pub struct PeakMemory {
+    extent: [usize; 2],
+    k: usize,
+    /// Peaks of each tile: their number, and the keys by which they are sorted.
+    counts: Memory,
+    keys: Memory,
+    /// Where more keys are sorted than shared memory holds.
+    space: Memory,
+    /// The number of peaks, k indices, k scores: 4 bytes each.
+    found: Memory,
+}
+
+impl PeakMemory {
+    /// For maps of [h, w] and at most `k` peaks.
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn new(gpu: &Gpu, extent: [usize; 2], k: usize) -> Result<Self> {
+        let (tiles, k) = (Self::tiles(extent), k.min(extent[0] * extent[1]));
+        Ok(PeakMemory {
+            extent,
+            k,
+            counts: Memory::new(gpu, 4 * tiles)?,
+            keys: Memory::new(gpu, 8 * TILE * TILE * tiles)?,
+            space: Memory::new(gpu, 8 * k.next_power_of_two())?,
+            found: Memory::new(gpu, 4 * (1 + 2 * k))?,
+        })
+    }
+
+    fn tiles([h, w]: [usize; 2]) -> usize {
+        h.div_ceil(TILE) * w.div_ceil(TILE)
+    }
+
+    /// Finds the peaks of a map of logits; they stay on the GPU.
+    ///
+    /// Shapes: `logits` (1, h, w, 1), f32.
+    /// Errors: the launch fails.
+    /// Source: the text above.
+    pub fn find<T: Real>(&mut self, gpu: &Gpu, logits: TensorRef<T>) -> Result<()> {
+        let [h, w] = self.extent;
+        assert_eq!(logits.shape(), [1, h, w, 1], "heat map");
+        let shape = Arg::value([h, w, self.k].map(|extent| extent as u32));
+        let (counts, keys) = (Arg::address(self.counts.address()), Arg::address(self.keys.address()));
+        let grid = Grid([w.div_ceil(TILE) as u32, h.div_ceil(TILE) as u32, 1]);
+        let args = [shape, logits.arg(), logits.stride_arg(), counts, keys];
+        // SAFETY: the arguments of the KERNEL line, in its order; the memory is for this map.
+        unsafe { gpu.launch("heat_map_peaks", grid, THREADS, &args) }?;
+        let (tiles, space) = (Arg::value(Self::tiles(self.extent) as u32), Arg::address(self.space.address()));
+        let scores = Arg::address(self.found.address() + 4 * (1 + self.k as u64));
+        let args = [shape, tiles, counts, keys, space, self.count_arg(), self.indices_arg(), scores];
+        // SAFETY: as above; there is room for k peaks.
+        unsafe { gpu.launch("heat_map_select", Grid([1, 1, 1]), SORTERS, &args) }
+    }
+
+    /// Rows and columns of the map.
+    pub fn extent(&self) -> [usize; 2] {
+        self.extent
+    }
+
+    /// Most peaks.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Where the number of peaks lies, one u32.
+    pub fn count_arg(&self) -> Arg {
+        Arg::address(self.found.address())
+    }
+
+    /// Where the indices of the peaks lie, u32.
+    pub fn indices_arg(&self) -> Arg {
+        Arg::address(self.found.address() + 4)
+    }
+
+    /// The peaks, (index, score), after all work of the stream.
+    ///
+    /// Errors: the copy, or work before it, fails.
+    pub fn read(&self, gpu: &Gpu) -> Result<Vec<(u32, f32)>> {
+        let mut words = vec![0_u32; 1 + 2 * self.k];
+        self.found.download(gpu, 0, bytemuck::cast_slice_mut(&mut words))?;
+        let (indices, scores) = words[1..].split_at(self.k);
+        Ok(indices.iter().zip(scores).map(|(&index, &score)| (index, f32::from_bits(score))).take(words[0] as usize).collect())
+    }
 }
 
 fn peaks_cpu(logits: TensorRef, [h, w]: [usize; 2], k: usize) -> Vec<(u32, f32)> {

@@ -13,7 +13,7 @@
 //! arXiv:1606.09282; docs/network.md, sections 3.1 and 3.2.
 
 use super::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
-use crate::device::gpu::Gpu;
+use crate::device::gpu::{Arg, Gpu, Grid, Memory};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 
@@ -154,29 +154,108 @@ pub fn squared_distance_on<T: Real>(device: &Device, a: TensorRef<T>, b: TensorR
     }
 }
 
+/// Threads of a block, as the KERNEL lines say, and most blocks of a sum.
+const THREADS: u32 = 256;
+const MOST_PARTS: usize = 256;
+
+impl HeatMapLoss {
+    /// The kernels' number.
+    fn kind(self) -> u32 {
+        match self {
+            HeatMapLoss::Focal => 0,
+            HeatMapLoss::SparseOriginal => 1,
+        }
+    }
+}
+
+/// Blocks over `count` values, whose sums are added afterwards.
+fn parts(count: usize) -> usize {
+    count.div_ceil(4 * THREADS as usize).clamp(1, MOST_PARTS)
+}
+
+fn blocks(count: usize) -> Grid {
+    Grid([count as u32, 1, 1])
+}
+
+/// Where a loss is summed: the loss, two counts, then the parts of the sums.
+struct Sums(Memory);
+
+impl Sums {
+    fn new(gpu: &Gpu, values: usize) -> Result<Self> {
+        Ok(Sums(Memory::new(gpu, 8 * (3 + values))?))
+    }
+
+    fn loss(&self) -> Arg {
+        Arg::address(self.0.address())
+    }
+
+    fn counts(&self) -> Arg {
+        Arg::address(self.0.address() + 8)
+    }
+
+    fn partial(&self) -> Arg {
+        Arg::address(self.0.address() + 24)
+    }
+
+    fn read(&self, gpu: &Gpu) -> Result<f64> {
+        let mut loss = 0.0_f64;
+        self.0.download(gpu, 0, bytemuck::bytes_of_mut(&mut loss))?;
+        Ok(loss)
+    }
+}
+
 fn launch_heat_map<T: Real>(
     gpu: &Gpu,
-    _kind: HeatMapLoss,
-    _logits: TensorRef<T>,
-    _targets: TensorRef<T>,
-    _weight: f64,
-    _dlogits: &mut TensorMut<T>,
+    kind: HeatMapLoss,
+    logits: TensorRef<T>,
+    targets: TensorRef<T>,
+    weight: f64,
+    dlogits: &mut TensorMut<T>,
 ) -> Result<f64> {
-    gpu.no_kernel("heat map loss")
+    assert!(logits.len() == targets.len() && dlogits.len() == logits.len(), "{} {} {}", logits.len(), targets.len(), dlogits.len());
+    let (parts, [count, kind, stride]) = (parts(logits.len()), [logits.len() as u32, kind.kind(), 1].map(Arg::value));
+    let sums = Sums::new(gpu, 3 * parts)?;
+    let args = [count, kind, logits.arg(), stride, targets.arg(), sums.partial()];
+    // SAFETY: the arguments of the KERNEL line, in its order; the maps have as many values, and the sums as many parts.
+    unsafe { gpu.launch("losses_heat_map_sums", blocks(parts), THREADS, &args) }?;
+    let args = [Arg::value(parts as u32), sums.partial(), sums.loss(), sums.counts()];
+    // SAFETY: as above.
+    unsafe { gpu.launch("losses_heat_map_total", blocks(1), THREADS, &args) }?;
+    let args = [count, kind, Arg::value(weight), logits.arg(), stride, targets.arg(), sums.counts(), dlogits.arg(), stride];
+    // SAFETY: as above.
+    unsafe { gpu.launch("losses_heat_map_gradient", Grid::over(logits.len(), THREADS)?, THREADS, &args) }?;
+    sums.read(gpu)
 }
 
-fn launch_l1<T: Real>(
-    gpu: &Gpu,
-    _map: TensorRef<T>,
-    _objects: &[(usize, [f32; 2])],
-    _weight: f64,
-    _dmap: &mut TensorMut<T>,
-) -> Result<f64> {
-    gpu.no_kernel("L1 loss")
+fn launch_l1<T: Real>(gpu: &Gpu, map: TensorRef<T>, objects: &[(usize, [f32; 2])], weight: f64, dmap: &mut TensorMut<T>) -> Result<f64> {
+    assert!(map.len() == dmap.len() && objects.iter().all(|object| 2 * object.0 + 1 < map.len()), "{} {}", map.len(), dmap.len());
+    let cells: Vec<u32> = objects.iter().map(|&(pixel, _)| pixel as u32).collect();
+    let wanted: Vec<[f32; 4]> = objects.iter().map(|&(_, [x, y])| [x, y, 0.0, 0.0]).collect();
+    let (mut cell_memory, mut wanted_memory) = (Memory::new(gpu, 4 * cells.len())?, Memory::new(gpu, 16 * cells.len())?);
+    cell_memory.upload(gpu, 0, bytemuck::cast_slice(&cells))?;
+    wanted_memory.upload(gpu, 0, bytemuck::cast_slice(&wanted))?;
+    let lists = [Arg::address(cell_memory.address()), Arg::address(wanted_memory.address())];
+    let (sums, [count, first, stride]) = (Sums::new(gpu, 0)?, [objects.len() as u32, 0, 2].map(Arg::value));
+    let args = [count, first, lists[0], lists[1], map.arg(), stride, sums.loss(), sums.counts()];
+    // SAFETY: the arguments of the KERNEL line, in its order; all objects lie on the map.
+    unsafe { gpu.launch("losses_l1_total", blocks(1), THREADS, &args) }?;
+    let args = [count, first, Arg::value(weight), lists[0], lists[1], map.arg(), stride, sums.counts(), dmap.arg(), stride];
+    // SAFETY: as above.
+    unsafe { gpu.launch("losses_l1_gradient", Grid::over(objects.len(), THREADS)?, THREADS, &args) }?;
+    sums.read(gpu)
 }
 
-fn launch_squared_distance<T: Real>(gpu: &Gpu, _a: TensorRef<T>, _b: TensorRef<T>, _weight: f64, _da: &mut TensorMut<T>) -> Result<f64> {
-    gpu.no_kernel("squared distance")
+fn launch_squared_distance<T: Real>(gpu: &Gpu, a: TensorRef<T>, b: TensorRef<T>, weight: f64, da: &mut TensorMut<T>) -> Result<f64> {
+    assert!(a.len() == b.len() && da.len() == a.len(), "{} {} {}", a.len(), b.len(), da.len());
+    let (parts, [pixels, c, stride]) = (parts(a.len()), [a.len() as u32, 1, 1].map(Arg::value));
+    let sums = Sums::new(gpu, parts)?;
+    let args = [pixels, c, Arg::value(weight), a.arg(), stride, b.arg(), stride, da.arg(), stride, sums.partial()];
+    // SAFETY: the arguments of the KERNEL line, in its order; all three have as many values, and the sums as many parts.
+    unsafe { gpu.launch("losses_map_distance", blocks(parts), THREADS, &args) }?;
+    let args = [Arg::value(parts as u32), Arg::value(0_u32), Arg::value(weight), sums.partial(), sums.loss()];
+    // SAFETY: as above.
+    unsafe { gpu.launch("losses_distance_total", blocks(1), THREADS, &args) }?;
+    sums.read(gpu)
 }
 
 /// Positives, ties and near misses for `len` pixels.

@@ -19,6 +19,9 @@ pub mod up_conv;
 
 pub use real::Real;
 
+use crate::device::gpu::Arg;
+use crate::device::{TensorMut, TensorRef};
+
 /// How far an op on a device is from its f64 reference, for one of its CASES.
 #[derive(Clone, Debug)]
 pub struct Agreement {
@@ -81,6 +84,28 @@ macro_rules! for_each_differentiable_op {
     ($action:ident) => {
         $action! { conv deform_conv max_pool up_conv batch_norm relu losses }
     };
+}
+
+/// Channels that a thread of a kernel takes at once: 4 where their number and all maps (or lists) allow it, else 1.
+pub(crate) fn lanes<T: Real>(channels: usize, maps: &[TensorRef<T>]) -> u32 {
+    let allows = |map: &TensorRef<T>| {
+        let strides = map.layout().pixels() == 1 || map.pixel_stride().is_multiple_of(4);
+        strides && (map.pixel_ptr(0) as usize).is_multiple_of(4 * size_of::<T>())
+    };
+    if channels.is_multiple_of(4) && maps.iter().all(allows) { 4 } else { 1 }
+}
+
+/// Values of scratch memory that hold `count` f64, wherever the memory begins.
+pub(crate) fn doubles_len<T: Real>(count: usize) -> usize {
+    (8 * count).div_ceil(size_of::<T>()) + 8 / size_of::<T>() - 1
+}
+
+/// The address of `count` f64 in scratch memory, behind its first `skipped` values. Panics if it has no room for them: a
+/// programming error.
+pub(crate) fn doubles<T: Real>(scratch: &TensorMut<T>, skipped: usize, count: usize) -> Arg {
+    assert!(scratch.len() >= skipped + doubles_len::<T>(count), "{} values of scratch memory, {skipped} and {count} f64", scratch.len());
+    let first = scratch.pixel_ptr(0) as u64 + (skipped * size_of::<T>()) as u64;
+    Arg::address(first.next_multiple_of(8))
 }
 
 /// Noise in -0.5..0.5, the same for the same seed: `splitmix64` of (seed, index).

@@ -14,9 +14,9 @@
 //! ```
 //! Source: Dumoulin, Visin 2016, arXiv:1603.07285, section 4; docs/network.md, section 1.2 (Up).
 
-use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
+use super::{Agreement, Real, backward, in_value_type, lanes, noise, real::convert};
 use crate::device::cpu::{InstructionSet, sum_in_parts, with_scratch};
-use crate::device::gpu::Gpu;
+use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -78,15 +78,50 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
+/// Threads of a block, as the KERNEL lines say.
+const THREADS: u32 = 256;
+/// Input pixels of a part of the weights' gradient, and most parts.
+const PART_PIXELS: usize = 512;
+const MOST_PARTS: usize = 256;
+
+/// The kernels' shape struct.
+fn shape_arg(UpConvShape { n, h, w, c, factor }: UpConvShape) -> Arg {
+    Arg::value([n, h, w, c, factor].map(|extent| extent as u32))
+}
+
+/// How far apart taps and channels of the weights are.
+fn weight_strides(shape: UpConvShape) -> [Arg; 2] {
+    [Arg::value(1_u32), Arg::value(4 * (shape.factor * shape.factor) as u32)]
+}
+
 fn launch_forward<T: Real>(
     gpu: &Gpu,
-    _shape: UpConvShape,
-    _inp: TensorRef<T>,
-    _weights: TensorRef<T>,
-    _skip: Option<TensorRef<T>>,
-    _out: &mut TensorMut<T>,
+    shape: UpConvShape,
+    inp: TensorRef<T>,
+    weights: TensorRef<T>,
+    skip: Option<TensorRef<T>>,
+    out: &mut TensorMut<T>,
 ) -> Result<()> {
-    gpu.no_kernel("up_conv forward")
+    let group = lanes(shape.c, &[inp, out.as_ref(), skip.unwrap_or(inp)]);
+    let grid = Grid::over(out.len() / group as usize, THREADS)?;
+    let [taps_apart, channels_apart] = weight_strides(shape);
+    let (skip_at, skip_stride) = skip.map_or((Arg::null(), Arg::value(0_u32)), |skip| (skip.arg(), skip.stride_arg()));
+    let args = [
+        shape_arg(shape),
+        Arg::value(group),
+        inp.arg(),
+        inp.stride_arg(),
+        weights.arg(),
+        taps_apart,
+        channels_apart,
+        Arg::value(u32::from(skip.is_some())),
+        skip_at,
+        skip_stride,
+        out.arg(),
+        out.stride_arg(),
+    ];
+    // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
+    unsafe { gpu.launch("up_conv_forward", grid, THREADS, &args) }
 }
 
 fn forward_cpu(shape: UpConvShape, inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &mut TensorMut) {
@@ -159,12 +194,19 @@ pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Op
 pub fn scratch_len<T: Real>(device: &Device, shape: UpConvShape) -> usize {
     match device {
         Device::Cpu => 0,
-        Device::Gpu(_) => gpu_scratch_len::<T>(shape),
+        Device::Gpu(_) => gpu_scratch_len(shape),
     }
 }
 
-fn gpu_scratch_len<T: Real>(_shape: UpConvShape) -> usize {
-    0
+/// Parts of the sum of the weights' gradient, and input pixels of each.
+fn weight_parts(shape: UpConvShape) -> [usize; 2] {
+    let pixels = shape.n * shape.h * shape.w;
+    let part_pixels = pixels.div_ceil(pixels.div_ceil(PART_PIXELS).clamp(1, MOST_PARTS)).max(1);
+    [pixels.div_ceil(part_pixels), part_pixels]
+}
+
+fn gpu_scratch_len(shape: UpConvShape) -> usize {
+    weight_parts(shape)[0] * 4 * shape.factor * shape.factor * shape.c
 }
 
 /// Adds the gradients of the input and of the weights. That of `skip` is `dout` itself.
@@ -216,15 +258,33 @@ pub fn backward<T: Real>(
 
 fn launch_backward<T: Real>(
     gpu: &Gpu,
-    _shape: UpConvShape,
-    _inp: TensorRef<T>,
-    _weights: TensorRef<T>,
-    _dout: TensorRef<T>,
-    _dinp: &mut TensorMut<T>,
-    _dweights: &mut TensorMut<T>,
-    _scratch: &mut TensorMut<T>,
+    shape: UpConvShape,
+    inp: TensorRef<T>,
+    weights: TensorRef<T>,
+    dout: TensorRef<T>,
+    dinp: &mut TensorMut<T>,
+    dweights: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
 ) -> Result<()> {
-    gpu.no_kernel("up_conv backward")
+    assert!(scratch.len() >= gpu_scratch_len(shape), "{} values of scratch memory for {shape:?}", scratch.len());
+    let ([taps_apart, channels_apart], extents) = (weight_strides(shape), shape_arg(shape));
+    let ([inp_at, inp_stride], [dout_at, dout_stride]) = ([inp.arg(), inp.stride_arg()], [dout.arg(), dout.stride_arg()]);
+    let group = lanes(shape.c, &[dout, dinp.as_ref()]);
+    let grid = Grid::over(inp.len() / group as usize, THREADS)?;
+    let (weights, dinp_stride) = (weights.arg(), dinp.stride_arg());
+    let args = [extents, Arg::value(group), weights, taps_apart, channels_apart, dout_at, dout_stride, dinp.arg(), dinp_stride];
+    // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
+    unsafe { gpu.launch("up_conv_backward_data", grid, THREADS, &args) }?;
+
+    let (taps, [parts, part_pixels]) = (4 * shape.factor * shape.factor, weight_parts(shape));
+    let group = lanes(shape.c, &[inp, dout, scratch.as_ref()]);
+    let grid = Grid([(taps * shape.c / group as usize).div_ceil(THREADS as usize) as u32, parts as u32, 1]);
+    let args = [extents, Arg::value(group), Arg::value(part_pixels as u32), inp_at, inp_stride, dout_at, dout_stride, scratch.arg()];
+    // SAFETY: as above; the parts fit into the scratch memory.
+    unsafe { gpu.launch("up_conv_backward_weights", grid, THREADS, &args) }?;
+    let args = [extents, Arg::value(parts as u32), scratch.arg(), dweights.arg(), taps_apart, channels_apart];
+    // SAFETY: as above; there are as many weights as the shape says.
+    unsafe { gpu.launch("up_conv_add_parts", Grid::over(taps * shape.c, THREADS)?, THREADS, &args) }
 }
 
 /// The (output position, tap) pairs of input position `at` along one axis: positions outside the output are left out.
