@@ -45,15 +45,20 @@ constexpr u32 THREADS = 128;
 // Summands (forward) or pixels (weights) of a tile.
 constexpr u32 DEPTH = 8;
 
-// Weights as rows of the channels that are written, filled up to fours: [tap][ci][co], or with BACKWARD [tap][co][ci].
+// Columns of packed weights: the channels that are written, filled up so that tiles read no further.
+DEVICE u32 packed_columns(u32 channels) { return channels <= 16 ? 16 : divide_up(channels, 64u) * 64; }
+
+// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci]; zeros fill up both the
+// columns and the last tile of rows.
 KERNEL(256, 4) conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(f32) packed) {
     bool backward = flags & BACKWARD;
-    u32 rows = backward ? s.co : s.ci, count = backward ? s.ci : s.co, columns = divide_up(count, 4u) * 4;
-    FOR_EACH(i, s.taps_y * s.taps_x * rows * columns) {
+    u32 rows = backward ? s.co : s.ci, count = backward ? s.ci : s.co, columns = packed_columns(count);
+    u32 taps = s.taps_y * s.taps_x;
+    FOR_EACH(i, divide_up(taps * rows, DEPTH) * DEPTH * columns) {
         u32 column = i % columns, row = i / columns % rows, tap = i / columns / rows;
         u32 o = backward ? row : column, c = backward ? column : row;
         u32 ky = s.first_y + tap / s.taps_x * s.step, kx = s.first_x + tap % s.taps_x * s.step;
-        packed[i] = column < count ? weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx] : 0;
+        packed[i] = column < count && tap < taps ? weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx] : 0;
     }
 }
 
@@ -134,17 +139,22 @@ template <u32 BM> DEVICE void store(FourChannels<BM>& r, SHARED_POINTER(f32) til
     }
 }
 
-// The same, value by value, for any channels and strides: lanes are neighbouring pixels.
+// The same, value by value, for any channels and strides: lanes are neighbouring pixels. The host sees to it that the
+// map's buffer has less than 2^32 values.
 template <u32 BM> struct OneChannel {
     static constexpr u32 COUNT = BM / THREADS;
     Corner corners[COUNT];
+    u32 places[COUNT]; // of the corners' values
     Summand at;
     f32 values[COUNT][DEPTH];
 };
 
-template <u32 BM> DEVICE void start(OneChannel<BM>& r, ConvWindow v, u32 pixels, u32) {
+template <u32 BM> DEVICE void start(OneChannel<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
     UNROLL
-    for (u32 i = 0; i < r.COUNT; i++) r.corners[i] = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
+    for (u32 i = 0; i < r.COUNT; i++) {
+        r.corners[i] = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
+        r.places[i] = r.corners[i].pixel * inp_stride;
+    }
     r.at = {0, 0, 0};
 }
 
@@ -152,13 +162,11 @@ template <u32 BM> DEVICE void start(OneChannel<BM>& r, ConvWindow v, u32 pixels,
 template <u32 BM> DEVICE void load(OneChannel<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp, u32 inp_stride) {
     UNROLL
     for (u32 k = 0; k < DEPTH; k++) {
-        u32 distance = r.at.ky * v.inp_w + r.at.kx;
+        u32 distance = (r.at.ky * v.inp_w + r.at.kx) * inp_stride + r.at.c;
         UNROLL
         for (u32 i = 0; i < r.COUNT; i++) {
             r.values[i][k] = 0;
-            if (k < rest && meets(r.corners[i], r.at, v)) {
-                r.values[i][k] = inp[(u64)(r.corners[i].pixel + distance) * inp_stride + r.at.c];
-            }
+            if (k < rest && meets(r.corners[i], r.at, v)) r.values[i][k] = inp[r.places[i] + distance];
         }
         advance(r.at, v, 1);
     }
@@ -181,7 +189,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
     SHARED(f32, left, 2 * DEPTH * (BM + 4));
     SHARED(f32, right, 2 * DEPTH * BN);
     u32 thread = thread_index(), first = block_x() * BM, first_column = block_y() * BN;
-    u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c, columns = divide_up(v.out_c, 4u) * 4;
+    u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c, columns = packed_columns(v.out_c);
     f32 sums[TM][TN];
     UNROLL
     for (u32 i = 0; i < TM; i++) {
@@ -189,40 +197,36 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         for (u32 j = 0; j < TN; j++) sums[i][j] = 0;
     }
 
-    // This thread's row of a tile of weights, and its four columns.
-    u32 weight_row = thread / (BN / 4), weight_column = first_column + thread % (BN / 4) * 4;
-    u32 weight_place = (weight_row * columns + weight_column) / 4; // in fours
-    if (weight_column >= columns) weight_row = depth;
+    // This thread's row of a tile of weights and its four columns, in fours.
+    bool has_weights = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
+    u32 weight_place = (thread / (BN / 4) * columns + first_column) / 4 + thread % (BN / 4);
     f32x4 weight = {0, 0, 0, 0};
     Reader reader;
     if (depth > 0) {
         start(reader, v, pixels, inp_stride);
         load(reader, v, depth, inp, inp_stride);
-        if (weight_row < smaller(depth, DEPTH)) weight = load4(weights, (u64)weight_place * 4);
+        if (has_weights) weight = load4(weights, (u64)weight_place * 4);
         store(reader, left, 0);
-        if (thread < DEPTH * BN / 4) store4(right, thread * 4, weight);
+        if (has_weights) store4(right, thread * 4, weight);
     }
     block_sync();
     u32 row = thread / (BN / TN) * 4, column = thread % (BN / TN) * 4;
-    u32 here = 0, next = 1;
+    u32 here = 0;
     NO_UNROLL
     for (u32 done = 0; done < depth; done += DEPTH) {
         bool more = done + DEPTH < depth;
         if (more) {
-            u32 rest = depth - done - DEPTH;
-            load(reader, v, rest, inp, inp_stride);
+            load(reader, v, depth - done - DEPTH, inp, inp_stride);
             weight_place += DEPTH / 4 * columns;
-            weight = {0, 0, 0, 0};
-            if (weight_row < smaller(rest, DEPTH)) weight = load4(weights, (u64)weight_place * 4);
+            if (has_weights) weight = load4(weights, (u64)weight_place * 4);
         }
         multiply_tiles<TM, TN, DEPTH, BM + 4, BN, BM / TM * 4, BN / TN * 4>(left, here * (DEPTH * (BM + 4)) + row, right,
                                                                             here * (DEPTH * BN) + column, sums);
+        here = 1 - here;
         if (more) {
-            store(reader, left, next * (DEPTH * (BM + 4)));
-            if (thread < DEPTH * BN / 4) store4(right, next * (DEPTH * BN) + thread * 4, weight);
+            store(reader, left, here * (DEPTH * (BM + 4)));
+            if (has_weights) store4(right, here * (DEPTH * BN) + thread * 4, weight);
         }
-        here = next;
-        next = 1 - next;
         block_sync();
     }
 
@@ -263,19 +267,19 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
     }
 }
 
-#define CONV_WINDOWS(name, BM, BN, TM, TN, Reader)                                                                             \
-    KERNEL(128, 4)                                                                                                             \
+#define CONV_WINDOWS(name, BM, BN, TM, TN, Reader, BLOCKS)                                                                             \
+    KERNEL(128, BLOCKS)                                                                                                        \
     name(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, GLOBAL(const f32) bias,     \
          GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {                                   \
         conv_windows<BM, BN, TM, TN, Reader<BM>>(v, flags, inp, inp_stride, weights, bias, residual, residual_stride, out,     \
                                                  out_stride);                                                                  \
     }
-CONV_WINDOWS(conv_windows_128x64, 128, 64, 8, 8, FourChannels)
-CONV_WINDOWS(conv_windows_64x64, 64, 64, 4, 8, FourChannels) // for maps with few pixels
-CONV_WINDOWS(conv_windows_128x32, 128, 32, 8, 4, FourChannels)
-CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels)
-CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, OneChannel)
-CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel)
+CONV_WINDOWS(conv_windows_128x64, 128, 64, 8, 8, FourChannels, 3)
+CONV_WINDOWS(conv_windows_64x64, 64, 64, 4, 8, FourChannels, 4) // for maps with few pixels
+CONV_WINDOWS(conv_windows_128x32, 128, 32, 8, 4, FourChannels, 4)
+CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels, 4)
+CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, OneChannel, 3)
+CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel, 4)
 
 // Where the pixel of a row (tap, channel) of the gradient of the weights lies; it moves from output pixel to output pixel.
 struct Place {
@@ -288,15 +292,16 @@ DEVICE Place place_of(ConvWindow v, u32 pixel, i32 tap_y, i32 tap_x) {
     return {(i32)(a * v.step) + tap_y, (i32)(b * v.step) + tap_x, image * v.inp_h};
 }
 
+// `pixels` further on, at most one row.
 DEVICE void advance(Place& at, ConvWindow v, u32 pixels, i32 tap_y, i32 tap_x) {
+    i32 w = (i32)(v.w * v.step), h = (i32)(v.h * v.step);
     at.x += (i32)(pixels * v.step);
-    while (at.x - tap_x >= (i32)(v.w * v.step)) {
-        at.x -= (i32)(v.w * v.step);
-        at.y += (i32)v.step;
-        if (at.y - tap_y != (i32)(v.h * v.step)) continue;
-        at.y = tap_y;
-        at.first_row += v.inp_h;
-    }
+    bool next_row = at.x >= tap_x + w;
+    at.x = next_row ? at.x - w : at.x;
+    at.y = next_row ? at.y + (i32)v.step : at.y;
+    bool next_image = at.y == tap_y + h;
+    at.y = next_image ? tap_y : at.y;
+    at.first_row = next_image ? at.first_row + v.inp_h : at.first_row;
 }
 
 DEVICE bool inside(Place at, ConvWindow v) { return (u32)at.y < v.inp_h && (u32)at.x < v.inp_w; }
@@ -314,7 +319,7 @@ DEVICE Row row_of(ConvWindow v, u32 row) {
 }
 
 // Copies DEPTH pixels of BM rows to shared memory, [pixel][row]: four channels at once, where four divides the channels
-// and the stride.
+// and the stride, and a row of the output has DEPTH pixels or more.
 template <u32 BM> struct FourRows {
     static constexpr u32 COUNT = DEPTH * BM / 4 / THREADS, STEP = DEPTH / COUNT;
     Row row;
@@ -414,7 +419,7 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
         for (u32 j = 0; j < TN; j++) sums[i][j] = 0;
     }
     u32 slot = thread / (BN / 4), dout_column = first_column + thread % (BN / 4) * 4;
-    bool copies = thread < DEPTH * BN / 4;
+    bool copies = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
     u64 dout_index = (u64)(first + slot) * dout_stride + dout_column;
     f32x4 gradient = {0, 0, 0, 0};
     Reader reader;
@@ -427,7 +432,7 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
     }
     block_sync();
     u32 row = thread / (BN / TN) * 4, column = thread % (BN / TN) * 4;
-    u32 here = 0, next = 1;
+    u32 here = 0;
     NO_UNROLL
     for (u32 done = 0; done < count; done += DEPTH) {
         bool more = done + DEPTH < count;
@@ -440,12 +445,11 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
         }
         multiply_tiles<TM, TN, DEPTH, BM, BN, BM / TM * 4, BN / TN * 4>(left, here * (DEPTH * BM) + row, right,
                                                                         here * (DEPTH * BN) + column, sums);
+        here = 1 - here;
         if (more) {
-            store(reader, left, next * (DEPTH * BM));
-            if (copies) store4(right, next * (DEPTH * BN) + thread * 4, gradient);
+            store(reader, left, here * (DEPTH * BM));
+            if (copies) store4(right, here * (DEPTH * BN) + thread * 4, gradient);
         }
-        here = next;
-        next = 1 - next;
         block_sync();
     }
     u32 rows = v.taps_y * v.taps_x * v.inp_c, columns = divide_up(v.out_c, 4u) * 4;
@@ -463,16 +467,16 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
     }
 }
 
-#define CONV_WEIGHTS(name, BM, BN, TM, TN, Reader, DOUT_BY_FOUR)                                                               \
-    KERNEL(128, 4)                                                                                                             \
+#define CONV_WEIGHTS(name, BM, BN, TM, TN, Reader, DOUT_BY_FOUR, BLOCKS)                                                               \
+    KERNEL(128, BLOCKS)                                                                                                        \
     name(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride,        \
          GLOBAL(f32) parts) {                                                                                                  \
         conv_weights<BM, BN, TM, TN, Reader<BM>, DOUT_BY_FOUR>(v, part_pixels, inp, inp_stride, dout, dout_stride, parts);     \
     }
-CONV_WEIGHTS(conv_weights_128x64, 128, 64, 8, 8, FourRows, true)
-CONV_WEIGHTS(conv_weights_128x32, 128, 32, 8, 4, FourRows, true)
-CONV_WEIGHTS(conv_weights_to_any_128x32, 128, 32, 8, 4, FourRows, false)
-CONV_WEIGHTS(conv_weights_any_128x32, 128, 32, 8, 4, OneRow, false)
+CONV_WEIGHTS(conv_weights_128x64, 128, 64, 8, 8, FourRows, true, 3)
+CONV_WEIGHTS(conv_weights_128x32, 128, 32, 8, 4, FourRows, true, 4)
+CONV_WEIGHTS(conv_weights_to_any_128x32, 128, 32, 8, 4, FourRows, false, 4)
+CONV_WEIGHTS(conv_weights_any_128x32, 128, 32, 8, 4, OneRow, false, 4)
 
 // dweights [co][ci][taps] += the sum of all parts [tap][ci][co filled up to fours], in their order. A block turns
 // 32 x 32 values round, so that both are read and written along their rows: grid x counts tiles of (ci, tap), y of co.
