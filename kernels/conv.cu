@@ -45,20 +45,18 @@ constexpr u32 THREADS = 128;
 // Summands (forward) or pixels (weights) of a tile.
 constexpr u32 DEPTH = 8;
 
-// Columns of packed weights: the channels that are written, filled up so that tiles read no further.
-DEVICE u32 packed_columns(u32 channels) { return channels <= 16 ? 16 : divide_up(channels, 64u) * 64; }
-
-// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci]; zeros fill up both the
-// columns and the last tile of rows.
-KERNEL(256, 4) conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(f32) packed) {
+// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci]. Zeros fill up the rows
+// of a tap (to `rows`), the columns, and the last tile of rows, so that what reads tiles of them need not ask.
+KERNEL(256, 4)
+conv_pack_weights(ConvTaps s, u32 flags, u32 rows, u32 columns, GLOBAL(const f32) weights, GLOBAL(f32) packed) {
     bool backward = flags & BACKWARD;
-    u32 rows = backward ? s.co : s.ci, count = backward ? s.ci : s.co, columns = packed_columns(count);
     u32 taps = s.taps_y * s.taps_x;
     FOR_EACH(i, divide_up(taps * rows, DEPTH) * DEPTH * columns) {
         u32 column = i % columns, row = i / columns % rows, tap = i / columns / rows;
         u32 o = backward ? row : column, c = backward ? column : row;
         u32 ky = s.first_y + tap / s.taps_x * s.step, kx = s.first_x + tap % s.taps_x * s.step;
-        packed[i] = column < count && tap < taps ? weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx] : 0;
+        bool inside = o < s.co && c < s.ci && tap < taps;
+        packed[i] = inside ? weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx] : 0;
     }
 }
 
@@ -181,15 +179,19 @@ template <u32 BM> DEVICE void store(OneChannel<BM>& r, SHARED_POINTER(f32) tile,
     }
 }
 
+DEVICE f32x4 plus(f32x4 a, f32x4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+DEVICE f32 rectified(f32 x) { return larger(x, (f32)0); }
+
 // BM grid pixels by BN channels a block: grid x counts tiles of pixels, y tiles of channels.
 template <u32 BM, u32 BN, u32 TM, u32 TN, class Reader>
 DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights,
-                         GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {
+                         u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride,
+                         GLOBAL(f32) out, u32 out_stride) {
     static_assert(BM / TM * (BN / TN) == THREADS && (BM % THREADS == 0 || BM == THREADS / 2) && BN <= 64, "tiles and threads");
     SHARED(f32, left, 2 * DEPTH * (BM + 4));
     SHARED(f32, right, 2 * DEPTH * BN);
     u32 thread = thread_index(), first = block_x() * BM, first_column = block_y() * BN;
-    u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c, columns = packed_columns(v.out_c);
+    u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c;
     f32 sums[TM][TN];
     UNROLL
     for (u32 i = 0; i < TM; i++) {
@@ -199,7 +201,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
 
     // This thread's row of a tile of weights and its four columns, in fours.
     bool has_weights = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
-    u32 weight_place = (thread / (BN / 4) * columns + first_column) / 4 + thread % (BN / 4);
+    u32 weight_place = (thread / (BN / 4) * weights_stride + first_column) / 4 + thread % (BN / 4);
     f32x4 weight = {0, 0, 0, 0};
     Reader reader;
     if (depth > 0) {
@@ -217,7 +219,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         bool more = done + DEPTH < depth;
         if (more) {
             load(reader, v, depth - done - DEPTH, inp, inp_stride);
-            weight_place += DEPTH / 4 * columns;
+            weight_place += DEPTH / 4 * weights_stride;
             if (has_weights) weight = load4(weights, (u64)weight_place * 4);
         }
         multiply_tiles<TM, TN, DEPTH, BM + 4, BN, BM / TM * 4, BN / TN * 4>(left, here * (DEPTH * (BM + 4)) + row, right,
@@ -237,19 +239,18 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         if (m >= pixels) continue;
         u64 pixel = m;
         if (v.out_step > 1) {
-            pixel = ((u64)(m / v.w / v.h) * v.out_h + m / v.w % v.h * v.out_step + v.out_y) * v.out_w + m % v.w * v.out_step + v.out_x;
+            u64 y = m / v.w % v.h * v.out_step + v.out_y, x = m % v.w * v.out_step + v.out_x;
+            pixel = (m / v.w / v.h * v.out_h + y) * v.out_w + x;
         }
         UNROLL
         for (u32 j = 0; j < TN; j += 4) {
             u32 o = first_column + column + j / 4 * (BN / TN * 4);
             if (by_four && o + 4 <= v.out_c) {
                 f32x4 sum = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                if (flags & WITH_BIAS) sum = {sum.x + bias[o], sum.y + bias[o + 1], sum.z + bias[o + 2], sum.w + bias[o + 3]};
-                if (flags & (WITH_RESIDUAL | BACKWARD)) {
-                    f32x4 more = flags & BACKWARD ? load4(out, pixel * out_stride + o) : load4(residual, pixel * residual_stride + o);
-                    sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-                }
-                if (flags & WITH_RELU) sum = {larger(sum.x, (f32)0), larger(sum.y, (f32)0), larger(sum.z, (f32)0), larger(sum.w, (f32)0)};
+                if (flags & WITH_BIAS) sum = plus(sum, {bias[o], bias[o + 1], bias[o + 2], bias[o + 3]});
+                if (flags & WITH_RESIDUAL) sum = plus(sum, load4(residual, pixel * residual_stride + o));
+                if (flags & BACKWARD) sum = plus(sum, load4(out, pixel * out_stride + o));
+                if (flags & WITH_RELU) sum = {rectified(sum.x), rectified(sum.y), rectified(sum.z), rectified(sum.w)};
                 store4(out, pixel * out_stride + o, sum);
                 continue;
             }
@@ -260,19 +261,19 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
                 if (flags & WITH_BIAS) sum = sum + bias[o + l];
                 if (flags & WITH_RESIDUAL) sum = sum + residual[pixel * residual_stride + o + l];
                 if (flags & BACKWARD) sum = sum + out[pixel * out_stride + o + l];
-                if (flags & WITH_RELU) sum = larger(sum, (f32)0);
+                if (flags & WITH_RELU) sum = rectified(sum);
                 out[pixel * out_stride + o + l] = sum;
             }
         }
     }
 }
 
-#define CONV_WINDOWS(name, BM, BN, TM, TN, Reader, BLOCKS)                                                                             \
+#define CONV_WINDOWS(name, BM, BN, TM, TN, Reader, BLOCKS)                                                                     \
     KERNEL(128, BLOCKS)                                                                                                        \
-    name(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, GLOBAL(const f32) bias,     \
-         GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {                                   \
-        conv_windows<BM, BN, TM, TN, Reader<BM>>(v, flags, inp, inp_stride, weights, bias, residual, residual_stride, out,     \
-                                                 out_stride);                                                                  \
+    name(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, u32 weights_stride,        \
+         GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {           \
+        conv_windows<BM, BN, TM, TN, Reader<BM>>(v, flags, inp, inp_stride, weights, weights_stride, bias, residual,           \
+                                                 residual_stride, out, out_stride);                                            \
     }
 CONV_WINDOWS(conv_windows_128x64, 128, 64, 8, 8, FourChannels, 3)
 CONV_WINDOWS(conv_windows_64x64, 64, 64, 4, 8, FourChannels, 4) // for maps with few pixels
@@ -467,7 +468,7 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
     }
 }
 
-#define CONV_WEIGHTS(name, BM, BN, TM, TN, Reader, DOUT_BY_FOUR, BLOCKS)                                                               \
+#define CONV_WEIGHTS(name, BM, BN, TM, TN, Reader, DOUT_BY_FOUR, BLOCKS)                                                       \
     KERNEL(128, BLOCKS)                                                                                                        \
     name(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride,        \
          GLOBAL(f32) parts) {                                                                                                  \

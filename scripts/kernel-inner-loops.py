@@ -4,7 +4,7 @@
     nvdisasm -c conv.sm_80.cubin > conv.sm_80.sass
     scripts/kernel-inner-loops.py conv.sm_80.sass ...
 
-For each kernel: the loop with the most multiply-adds, its instructions and their share of multiply-adds, the loads from
+For each kernel: the innermost loop with the most multiply-adds, its instructions and their share of multiply-adds, the loads from
 global and from shared memory (all, and those of 16 bytes), and accesses to local memory (spills) in it. Instructions are
 counted where they stand, so what a branch skips counts too.
 """
@@ -13,6 +13,8 @@ import sys
 
 LABEL = re.compile(r"^(\.L\w+):")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\{?\s*(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+# Multiply-adds of a loop that is worth a line.
+LEAST = 32
 TARGET = re.compile(r"`\((\.L\w+)\)")
 
 
@@ -33,17 +35,17 @@ def kernels(path):
 
 
 def inner_loop(code, labels):
-    """The smallest loop among those with the most multiply-adds: from the target of a branch back to the branch."""
-    best, most = [], 0
+    """Of the loops that hold no other loop of multiply-adds, the one with the most: from a branch's target to the branch."""
+    loops = []
     for end, (operation, operands) in enumerate(code):
         target = TARGET.search(operands)
-        if not operation.startswith("BRA") or not target or labels.get(target[1], end + 1) > end:
-            continue
-        loop = [operation for operation, _ in code[labels[target[1]] : end + 1] if not operation.startswith("NOP")]
-        count = sum(operation.startswith("FFMA") for operation in loop)
-        if count > most or (count == most and len(loop) < len(best)):
-            best, most = loop, count
-    return best
+        if operation.startswith("BRA") and target and labels.get(target[1], end + 1) <= end:
+            loop = [operation for operation, _ in code[labels[target[1]] : end + 1] if not operation.startswith("NOP")]
+            count = sum(operation.startswith("FFMA") for operation in loop)
+            if count >= LEAST:
+                loops.append((labels[target[1]], end, count, loop))
+    inner = [a for a in loops if not any(b is not a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return max(inner, key=lambda loop: loop[2], default=(0, 0, 0, []))[3]
 
 
 def main():
@@ -60,7 +62,7 @@ def main():
                 return len(found), sum(".128" in operation for operation in found)
 
             multiplied, (loads, wide), (shared, wide_shared) = count("FFMA")[0], count("LDG"), count("LDS")
-            if multiplied < 32:
+            if not loop:
                 continue
             print(
                 f"| {path.rsplit('/', 1)[-1]} | {name} | {len(loop)} | {multiplied} | {100 * multiplied / len(loop):.0f} % "

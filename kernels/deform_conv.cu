@@ -1,0 +1,492 @@
+// Modulated deformable convolution, 3x3, stride 1, padding 1, and its gradients. Host side: src/ops/deform_conv/gpu.rs.
+//   forward   out[n, y, x, o] = relu(bias[o] + sum over taps t = 3 ky + kx and channels c of
+//                               weight[o, c, ky, kx] * m_t * S_c(y - 1 + ky + dy_t, x - 1 + kx + dx_t))
+//   backward  g[c, t] = sum over o of weight[o, c, t] * dout[y, x, o]        S = the sample of channel c at tap t
+//             dinp at the four neighbours += neighbour's bilinear weight * m_t * g
+//             dm_t = sum over c of g S                                       dlogit = dm_t m_t (1 - m_t)
+//             d(dy_t) = m_t sum over c of g [(1 - lx) (v10 - v00) + lx (v11 - v01)], d(dx_t) likewise
+//             dweight[o, c, t] += dout[y, x, o] * m_t S                      dbias as in conv.cu
+// `offsets` has 27 channels: 2t is dy_t, 2t + 1 is dx_t, 18 + t the logit of the mask m_t. S is 0 unless -1 < py < h and
+// -1 < px < w; neighbours outside the image count 0.
+//
+// There is no column buffer: tiles of samples are made in shared memory where they are multiplied. The gradient of the
+// input lands wherever the offsets point, so it is added by atomics of 64-bit integers, whose sum has no order: a value v
+// becomes round(v * scale). With L = 9 h w co max|dout| max|weight|, which no sum of one input value exceeds, scale is the
+// power of two in 2^60 / L .. 2^62 / L, so no sum overflows, and each summand is rounded by at most 2^-61 L; for
+// 256 x 256 x 64 that is 2^-35 max|dout| max|weight|.
+// Source: as in src/ops/deform_conv/backward.rs.
+#include "kernel.h"
+
+struct DeformConvShape {
+    u32 n, h, w, ci, co;
+};
+
+constexpr u32 WITH_BIAS = 1, WITH_RELU = 4, OUT_BY_FOUR = 16; // as in conv.cu
+constexpr u32 THREADS = 128, DEPTH = 8, TAPS = 9;
+// A tile: pixels (or rows of the gradient of the weights) by channels.
+constexpr u32 BM = 64, BN = 64, TM = 4, TN = 8;
+constexpr u32 PITCH = BM + 4;
+
+// Where one tap of one pixel is sampled.
+struct Sample {
+    u32 corners[4];   // pixels, counted through all images; some pixel of the image where the neighbour lies outside
+    f32 bilinear[4];  // weights of the neighbours, 0 outside and where nothing is sampled
+    f32 ly, lx, mask; // the fractions of the position
+    u32 inside;       // bit i: neighbour i counts
+};
+
+DEVICE Sample sample_at(DeformConvShape s, u32 pixel, u32 tap, f32 dy, f32 dx, f32 logit) {
+    u32 x = pixel % s.w, y = pixel / s.w % s.h, first = pixel / s.w / s.h * s.h * s.w;
+    f32 py = (f32)((i32)(y + tap / 3) - 1) + dy, px = (f32)((i32)(x + tap % 3) - 1) + dx;
+    Sample found = {{first, first, first, first}, {0, 0, 0, 0}, 0, 0, 1 / (1 + exponential(-logit)), 0};
+    // Written so that a NaN position samples nothing.
+    if (!(py > -1 && px > -1 && py < (f32)s.h && px < (f32)s.w)) return found;
+    f32 top = round_down(py), left = round_down(px);
+    f32 ly = py - top, lx = px - left;
+    i32 y0 = (i32)top, x0 = (i32)left;
+    found.ly = ly, found.lx = lx;
+    u32 above = y0 >= 0, below = y0 + 1 < (i32)s.h, before = x0 >= 0, after = x0 + 1 < (i32)s.w;
+    found.inside = (above & before) | (above & after) << 1 | (below & before) << 2 | (below & after) << 3;
+    f32 all[4] = {(1 - ly) * (1 - lx), (1 - ly) * lx, ly * (1 - lx), ly * lx};
+    u32 rows[2] = {above ? (u32)y0 : 0, below ? (u32)(y0 + 1) : 0}, columns[2] = {before ? (u32)x0 : 0, after ? (u32)(x0 + 1) : 0};
+    UNROLL
+    for (u32 i = 0; i < 4; i++) {
+        found.corners[i] = first + rows[i / 2] * s.w + columns[i % 2];
+        found.bilinear[i] = found.inside >> i & 1 ? all[i] : 0;
+    }
+    return found;
+}
+
+// Four channels of the four neighbours.
+struct Neighbours {
+    f32x4 values[4];
+};
+
+// Four neighbouring values of a row that has `count` from `first` on; 0 beyond. With BY_FOUR four divides count.
+template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u64 index, u32 first, u32 count) {
+    f32x4 found = {0, 0, 0, 0};
+    if (BY_FOUR) {
+        if (first < count) found = load4(from, index);
+        return found;
+    }
+    if (first < count) found.x = from[index];
+    if (first + 1 < count) found.y = from[index + 1];
+    if (first + 2 < count) found.z = from[index + 2];
+    if (first + 3 < count) found.w = from[index + 3];
+    return found;
+}
+
+DEVICE f32 weighted(f32 a, f32 b, f32 c, f32 d, const f32 (&weights)[4]) {
+    return multiply_add(a, weights[0], b * weights[1]) + multiply_add(c, weights[2], d * weights[3]);
+}
+
+DEVICE f32x4 weighted(const Neighbours& r, const f32 (&weights)[4]) {
+    return {weighted(r.values[0].x, r.values[1].x, r.values[2].x, r.values[3].x, weights),
+            weighted(r.values[0].y, r.values[1].y, r.values[2].y, r.values[3].y, weights),
+            weighted(r.values[0].z, r.values[1].z, r.values[2].z, r.values[3].z, weights),
+            weighted(r.values[0].w, r.values[1].w, r.values[2].w, r.values[3].w, weights)};
+}
+
+DEVICE void clear(f32 (&sums)[TM][TN]) {
+    UNROLL
+    for (u32 i = 0; i < TM; i++) {
+        UNROLL
+        for (u32 j = 0; j < TN; j++) sums[i][j] = 0;
+    }
+}
+
+// Four channels of a pixel into a tile [channel][pixel], where two lanes have a pixel. With 4 values between the rows' ends
+// no two lanes write to one bank.
+DEVICE void store_transposed(f32x4 value, SHARED_POINTER(f32) tile, u32 offset) {
+    u64 to = offset + thread_index() % 2 * 4 * PITCH + thread_index() / 2;
+    tile[to] = value.x;
+    tile[to + PITCH] = value.y;
+    tile[to + 2 * PITCH] = value.z;
+    tile[to + 3 * PITCH] = value.w;
+}
+
+// First row and column of a thread's part of a tile.
+DEVICE u32 thread_row() { return thread_index() / (BN / TN) * 4; }
+DEVICE u32 thread_column() { return thread_index() % (BN / TN) * 4; }
+
+template <u32 LEFT_PITCH>
+DEVICE void multiply(SHARED_POINTER(f32) left, SHARED_POINTER(f32) right, u32 half, f32 (&sums)[TM][TN]) {
+    multiply_tiles<TM, TN, DEPTH, LEFT_PITCH, BN, BM / TM * 4, BN / TN * 4>(
+        left, half * (DEPTH * LEFT_PITCH) + thread_row(), right, half * (DEPTH * BN) + thread_column(), sums);
+}
+
+// The samples of one pixel at one tap, a few channels at a time.
+template <bool BY_FOUR> struct Sampler {
+    u32 places[4]; // of the neighbours' values, the thread's first channel: with BY_FOUR in fours
+    f32 weights[4];
+    Neighbours neighbours;
+};
+
+template <bool BY_FOUR> DEVICE void start(Sampler<BY_FOUR>& r, Sample sample, u32 inp_stride, u32 c) {
+    UNROLL
+    for (u32 i = 0; i < 4; i++) {
+        r.places[i] = BY_FOUR ? sample.corners[i] * (inp_stride / 4) + c / 4 : sample.corners[i] * inp_stride + c;
+        r.weights[i] = sample.bilinear[i] * sample.mask;
+    }
+}
+
+// Channels c .. c + 3, which lie `distance` from the thread's first ones.
+template <bool BY_FOUR> DEVICE void load(Sampler<BY_FOUR>& r, GLOBAL(const f32) inp, u32 distance, u32 c, u32 ci) {
+    UNROLL
+    for (u32 i = 0; i < 4; i++) {
+        if (BY_FOUR) r.neighbours.values[i] = load4(inp, (u64)(r.places[i] + distance / 4) * 4);
+        else r.neighbours.values[i] = four_of<false>(inp, r.places[i] + distance, c, ci);
+    }
+}
+
+// 64 pixels by 64 output channels a block: grid x counts tiles of pixels, y tiles of channels. Two threads have a pixel and
+// find its samples tap by tap; what a tile needs is on its way while the tile before is multiplied, across taps too.
+// Weights are packed as [tap][ci filled up to DEPTH][co filled up to BN]. With BY_FOUR DEPTH divides ci and four the
+// stride; otherwise the host sees to it that the map's buffer has less than 2^32 values.
+template <bool BY_FOUR>
+DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
+                                u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias,
+                                GLOBAL(f32) out, u32 out_stride) {
+    SHARED(f32, left, 2 * DEPTH * PITCH);
+    SHARED(f32, right, 2 * DEPTH * BN);
+    u32 thread = thread_index(), first = block_x() * BM, pixels = s.n * s.h * s.w;
+    u32 pixel = smaller(first + thread / 2, pixels - 1); // beyond the last: that one again, and nothing is written
+    u32 c = thread % 2 * 4, half = 0;
+    u64 offset = (u64)pixel * offsets_stride;
+    f32 dy = offsets[offset], dx = offsets[offset + 1], logit = offsets[offset + 2 * TAPS];
+    u32 weight_place = (thread / (BN / 4) * weights_stride + block_y() * BN) / 4 + thread % (BN / 4); // in fours
+    f32 sums[TM][TN];
+    clear(sums);
+    Sampler<BY_FOUR> sampler;
+    start(sampler, sample_at(s, pixel, 0, dy, dx, logit), inp_stride, c);
+    dy = offsets[offset + 2], dx = offsets[offset + 3], logit = offsets[offset + 2 * TAPS + 1];
+    load(sampler, inp, 0, c, s.ci);
+    store_transposed(weighted(sampler.neighbours, sampler.weights), left, 0);
+    store4(right, thread * 4, load4(weights, (u64)weight_place * 4));
+    block_sync();
+    NO_UNROLL
+    for (u32 tap = 0; tap < TAPS; tap++) {
+        NO_UNROLL
+        for (u32 done = DEPTH; done < s.ci; done += DEPTH) {
+            load(sampler, inp, done, c + done, s.ci);
+            weight_place += DEPTH / 4 * weights_stride;
+            f32x4 weight = load4(weights, (u64)weight_place * 4);
+            multiply<PITCH>(left, right, half, sums);
+            half = 1 - half;
+            store_transposed(weighted(sampler.neighbours, sampler.weights), left, half * (DEPTH * PITCH));
+            store4(right, half * (DEPTH * BN) + thread * 4, weight);
+            block_sync();
+        }
+        // The last tile of the tap; the next one is the first of the next tap.
+        f32x4 weight = {0, 0, 0, 0};
+        if (tap + 1 < TAPS) {
+            start(sampler, sample_at(s, pixel, tap + 1, dy, dx, logit), inp_stride, c);
+            load(sampler, inp, 0, c, s.ci);
+            weight_place += DEPTH / 4 * weights_stride;
+            weight = load4(weights, (u64)weight_place * 4);
+        }
+        if (tap + 2 < TAPS) {
+            dy = offsets[offset + 2 * tap + 4], dx = offsets[offset + 2 * tap + 5], logit = offsets[offset + 2 * TAPS + tap + 2];
+        }
+        multiply<PITCH>(left, right, half, sums);
+        half = 1 - half;
+        if (tap + 1 < TAPS) {
+            store_transposed(weighted(sampler.neighbours, sampler.weights), left, half * (DEPTH * PITCH));
+            store4(right, half * (DEPTH * BN) + thread * 4, weight);
+        }
+        block_sync();
+    }
+    UNROLL
+    for (u32 i = 0; i < TM; i++) {
+        u32 m = first + thread_row() + i;
+        if (m >= pixels) continue;
+        UNROLL
+        for (u32 j = 0; j < TN; j += 4) {
+            u32 o = block_y() * BN + thread_column() + j / 4 * (BN / TN * 4);
+            UNROLL
+            for (u32 l = j; l < j + 4; l++) {
+                if (o + l - j >= s.co) continue;
+                if (flags & WITH_BIAS) sums[i][l] = sums[i][l] + bias[o + l - j];
+                if (flags & WITH_RELU) sums[i][l] = larger(sums[i][l], (f32)0);
+                if (!(flags & OUT_BY_FOUR)) out[(u64)m * out_stride + o + l - j] = sums[i][l];
+            }
+            f32x4 sum = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+            if ((flags & OUT_BY_FOUR) && o < s.co) store4(out, (u64)m * out_stride + o, sum);
+        }
+    }
+}
+
+#define DEFORM_CONV_FORWARD(name, BY_FOUR)                                                                                     \
+    KERNEL(128, 4)                                                                                                             \
+    name(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets, u32 offsets_stride,   \
+         GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(f32) out, u32 out_stride) {             \
+        deform_conv_forward<BY_FOUR>(s, flags, inp, inp_stride, offsets, offsets_stride, weights, weights_stride, bias, out,   \
+                                     out_stride);                                                                              \
+    }
+DEFORM_CONV_FORWARD(deform_conv_forward_64x64, true)
+DEFORM_CONV_FORWARD(deform_conv_forward_any_64x64, false)
+
+// Sets what is added to, or compared with, by atomics to zero.
+KERNEL(256, 4) deform_conv_clear(u32 count, GLOBAL(u64) fixed, GLOBAL(u32) largest) {
+    FOR_EACH(i, count) fixed[i] = 0;
+    if (block_x() == 0 && thread_index() < 4) largest[thread_index()] = 0;
+}
+
+// largest[which] becomes the largest of it and of all |values|, as the bits of a float: floats that are not negative have
+// the order of their bits, and a NaN is larger than all.
+KERNEL(256, 4)
+deform_conv_largest(u32 pixels, u32 channels, GLOBAL(const f32) values, u32 stride, u32 which, GLOBAL(u32) largest) {
+    SHARED(u32, found, 256);
+    u32 most = 0, thread = thread_index();
+    FOR_EACH(i, pixels * channels) {
+        u32 bits = bits_of((float)values[(u64)(i / channels) * stride + i % channels]) & 0x7fffffffu;
+        most = larger(most, bits);
+    }
+    found[thread] = most;
+    block_sync();
+    for (u32 step = 128; step > 0; step /= 2) {
+        if (thread < step) found[thread] = larger(found[thread], found[thread + step]);
+        block_sync();
+    }
+    if (thread == 0) atomic_max(largest, which, found[0]);
+}
+
+DEVICE i32 whole_log2(u32 count) {
+    i32 log = 0;
+    while (log < 32 && (u64)1 << log < count) log++;
+    return log;
+}
+
+DEVICE float power_of_two(i32 exponent) { return float_of((u32)(exponent + 127) << 23); }
+
+// log2 of the scale of the fixed-point sums, from the largest |dout| and |weight|; NOT_FINITE if one of them is.
+constexpr i32 NOT_FINITE = 1000;
+
+DEVICE i32 scale_of(DeformConvShape s, GLOBAL(const u32) largest) {
+    i32 dout = (i32)(largest[0] >> 23), weight = (i32)(largest[1] >> 23);
+    if (dout == 255 || weight == 255) return NOT_FINITE;
+    // A value with this exponent is less than 2^(exponent - 126).
+    i32 scale = 62 - (dout - 126) - (weight - 126) - whole_log2(TAPS * s.h * s.w) - whole_log2(s.co);
+    return smaller(larger(scale, -120), 120);
+}
+
+// The gradients of offsets, mask logits and input: 64 pixels at one tap a block: grid x counts tiles of pixels, y taps.
+// g is made 64 channels at a time; then each warp takes pixels of its own, and its lanes neighbouring channels.
+// Weights are packed as [tap][co filled up to DEPTH][ci filled up to BN]. With BY_FOUR DEPTH divides co, and four the
+// stride of dout.
+template <bool BY_FOUR>
+DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
+                                         u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride,
+                                         GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(const u32) largest, GLOBAL(u64) fixed,
+                                         GLOBAL(f32) doffsets, u32 doffsets_stride) {
+    constexpr u32 G_PITCH = BN + 4, FACTORS = 8;
+    SHARED(f32, left, 2 * DEPTH * PITCH);
+    SHARED(f32, right, 2 * DEPTH * BN);
+    SHARED(f32, g, BM * G_PITCH);
+    SHARED(u32, corners, BM * 4);
+    SHARED(u32, inside, BM);
+    SHARED(f32, factors, BM * FACTORS); // four bilinear weights, ly, lx, mask
+    u32 thread = thread_index(), lane = thread % 32, warp = thread / 32;
+    u32 first = block_x() * BM, tap = block_y(), pixels = s.n * s.h * s.w;
+    i32 exponent = scale_of(s, largest);
+    f32 scale = power_of_two(exponent == NOT_FINITE ? 0 : exponent);
+    if (thread < BM) {
+        u32 pixel = smaller(first + thread, pixels - 1);
+        u64 offset = (u64)pixel * offsets_stride;
+        f32 dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
+        Sample sample = sample_at(s, pixel, tap, dy, dx, logit);
+        UNROLL
+        for (u32 i = 0; i < 4; i++) corners[thread * 4 + i] = sample.corners[i], factors[thread * FACTORS + i] = sample.bilinear[i];
+        factors[thread * FACTORS + 4] = sample.ly;
+        factors[thread * FACTORS + 5] = sample.lx;
+        factors[thread * FACTORS + 6] = sample.mask;
+        inside[thread] = sample.inside;
+    }
+    // Sums over channels of the warp's pixels, in the first three lanes: d(dy), d(dx), dm.
+    constexpr u32 OWN = BM / (THREADS / 32);
+    f32 slopes[OWN];
+    UNROLL
+    for (u32 p = 0; p < OWN; p++) slopes[p] = 0;
+
+    u32 pixel = smaller(first + thread / 2, pixels - 1), k = thread % 2 * 4, steps = divide_up(s.co, DEPTH);
+    NO_UNROLL
+    for (u32 first_c = 0; first_c < s.ci; first_c += BN) {
+        f32 sums[TM][TN];
+        clear(sums);
+        u64 dout_index = (u64)pixel * dout_stride + k;
+        u32 weight_place = ((tap * steps * DEPTH + thread / (BN / 4)) * weights_stride + first_c) / 4 + thread % (BN / 4);
+        store_transposed(four_of<BY_FOUR>(dout, dout_index, k, s.co), left, 0);
+        store4(right, thread * 4, load4(weights, (u64)weight_place * 4));
+        block_sync();
+        u32 half = 0;
+        NO_UNROLL
+        for (u32 done = DEPTH; done <= steps * DEPTH; done += DEPTH) {
+            bool more = done < steps * DEPTH;
+            f32x4 gradient = {0, 0, 0, 0}, weight = {0, 0, 0, 0};
+            if (more) {
+                gradient = four_of<BY_FOUR>(dout, dout_index + done, k + done, s.co);
+                weight_place += DEPTH / 4 * weights_stride;
+                weight = load4(weights, (u64)weight_place * 4);
+            }
+            multiply<PITCH>(left, right, half, sums);
+            half = 1 - half;
+            if (more) {
+                store_transposed(gradient, left, half * (DEPTH * PITCH));
+                store4(right, half * (DEPTH * BN) + thread * 4, weight);
+            }
+            block_sync();
+        }
+        UNROLL
+        for (u32 i = 0; i < TM; i++) {
+            UNROLL
+            for (u32 j = 0; j < TN; j += 4) {
+                f32x4 four = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+                store4(g, (thread_row() + i) * G_PITCH + thread_column() + j / 4 * (BN / TN * 4), four);
+            }
+        }
+        block_sync();
+        UNROLL
+        for (u32 p = 0; p < OWN; p++) {
+            u32 own = warp * OWN + p, mask_of = inside[own];
+            f32 ly = factors[own * FACTORS + 4], lx = factors[own * FACTORS + 5], mask = factors[own * FACTORS + 6];
+            f32 dy = 0, dx = 0, dm = 0;
+            NO_UNROLL
+            for (u32 i = lane; i < BN; i += 32) {
+                u32 c = first_c + i;
+                if (c >= s.ci || first + own >= pixels) continue;
+                f32 gradient = g[own * G_PITCH + i], v[4], sample = 0;
+                UNROLL
+                for (u32 l = 0; l < 4; l++) {
+                    u32 corner = corners[own * 4 + l];
+                    f32 weight = factors[own * FACTORS + l];
+                    v[l] = mask_of >> l & 1 ? inp[(u64)corner * inp_stride + c] : 0;
+                    sample = multiply_add(weight, v[l], sample);
+                    f32 part = weight * mask * gradient * scale;
+                    if (part != 0) atomic_add(fixed, (u64)corner * s.ci + c, (u64)(i64)part);
+                }
+                dm = multiply_add(gradient, sample, dm);
+                dy = multiply_add(gradient, multiply_add(1 - lx, v[2] - v[0], lx * (v[3] - v[1])), dy);
+                dx = multiply_add(gradient, multiply_add(1 - ly, v[1] - v[0], ly * (v[3] - v[2])), dx);
+            }
+            UNROLL
+            for (u32 step = 16; step > 0; step /= 2) {
+                dy = dy + shuffle_xor(dy, step);
+                dx = dx + shuffle_xor(dx, step);
+                dm = dm + shuffle_xor(dm, step);
+            }
+            slopes[p] = slopes[p] + (lane == 0 ? dy : lane == 1 ? dx : dm);
+        }
+    }
+    UNROLL
+    for (u32 p = 0; p < OWN; p++) {
+        u32 own = warp * OWN + p;
+        f32 mask = factors[own * FACTORS + 6];
+        if (lane >= 3 || first + own >= pixels) continue;
+        u64 to = (u64)(first + own) * doffsets_stride + (lane < 2 ? 2 * tap + lane : 2 * TAPS + tap);
+        doffsets[to] = doffsets[to] + slopes[p] * (lane < 2 ? mask : mask * (1 - mask));
+    }
+}
+
+#define DEFORM_CONV_BACKWARD_SAMPLES(name, BY_FOUR)                                                                            \
+    KERNEL(128, 4)                                                                                                             \
+    name(DeformConvShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets, u32 offsets_stride,              \
+         GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(const u32) largest,    \
+         GLOBAL(u64) fixed, GLOBAL(f32) doffsets, u32 doffsets_stride) {                                                       \
+        deform_conv_backward_samples<BY_FOUR>(s, inp, inp_stride, offsets, offsets_stride, weights, weights_stride, dout,      \
+                                              dout_stride, largest, fixed, doffsets, doffsets_stride);                         \
+    }
+DEFORM_CONV_BACKWARD_SAMPLES(deform_conv_backward_samples_64x64, true)
+DEFORM_CONV_BACKWARD_SAMPLES(deform_conv_backward_samples_any_64x64, false)
+
+// dinp += the fixed-point sums.
+KERNEL(256, 4)
+deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const u64) fixed, GLOBAL(f32) dinp, u32 dinp_stride) {
+    i32 exponent = scale_of(s, largest);
+    f32 unit = exponent == NOT_FINITE ? float_of(0x7fc00000u) : power_of_two(-exponent);
+    FOR_EACH(i, s.n * s.h * s.w * s.ci) {
+        u64 to = (u64)(i / s.ci) * dinp_stride + i % s.ci;
+        dinp[to] = dinp[to] + (f32)(i64)fixed[i] * unit;
+    }
+}
+
+// 64 channels of a tap by 64 output channels a block, summed over the pixels of one part: grid x counts taps and tiles of
+// channels, y tiles of output channels, z parts. Where the samples lie is found for 128 pixels at once. The sums are
+// written as [part][tap][ci][co filled up to fours]. With BY_FOUR four divides ci, co, and the strides of both maps;
+// otherwise the host sees to it that the input's buffer has less than 2^32 values.
+template <bool BY_FOUR>
+DEVICE void deform_conv_weights(DeformConvShape s, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride,
+                                GLOBAL(const f32) offsets, u32 offsets_stride, GLOBAL(const f32) dout, u32 dout_stride,
+                                GLOBAL(f32) parts) {
+    constexpr u32 RUN = THREADS;
+    SHARED(f32, left, 2 * DEPTH * BM);
+    SHARED(f32, right, 2 * DEPTH * BN);
+    SHARED(u32, corners, 4 * RUN);
+    SHARED(f32, masked, 4 * RUN);
+    u32 thread = thread_index(), tiles = divide_up(s.ci, BM), tap = block_x() / tiles, first_c = block_x() % tiles * BM;
+    u32 pixels = s.n * s.h * s.w, end = smaller((block_z() + 1) * part_pixels, pixels);
+    // This thread's pixel of a tile, and its four channels of both maps.
+    u32 slot = thread / (BM / 4), c = first_c + thread % (BM / 4) * 4, o = block_y() * BN + thread % (BN / 4) * 4;
+    u32 known_c = smaller(c, (s.ci - 1) / 4 * 4); // beyond the last: other channels, whose sums are not written
+    f32 sums[TM][TN];
+    clear(sums);
+    u32 half = 0;
+    for (u32 run = block_z() * part_pixels; run < end; run += RUN) {
+        u32 pixel = smaller(run + thread, pixels - 1);
+        u64 offset = (u64)pixel * offsets_stride;
+        f32 dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
+        Sample sample = sample_at(s, pixel, tap, dy, dx, logit);
+        UNROLL
+        for (u32 i = 0; i < 4; i++) {
+            corners[i * RUN + thread] = sample.corners[i];
+            masked[i * RUN + thread] = run + thread < end ? sample.bilinear[i] * sample.mask : 0;
+        }
+        block_sync();
+        // Tile by tile: `fetched` are on their way to shared memory, those before are multiplied.
+        u32 count = smaller(end - run, RUN);
+        NO_UNROLL
+        for (u32 fetched = 0; fetched < count + DEPTH; fetched += DEPTH) {
+            Neighbours neighbours;
+            f32x4 gradient = {0, 0, 0, 0};
+            u32 at = fetched + slot;
+            bool more = fetched < count;
+            if (more) {
+                UNROLL
+                for (u32 i = 0; i < 4; i++) {
+                    u32 corner = corners[i * RUN + at];
+                    if (BY_FOUR) neighbours.values[i] = load4(inp, (u64)(corner * (inp_stride / 4) + known_c / 4) * 4);
+                    else neighbours.values[i] = four_of<false>(inp, corner * inp_stride + known_c, known_c, s.ci);
+                }
+                if (at < count) gradient = four_of<BY_FOUR>(dout, (u64)(run + at) * dout_stride + o, o, s.co);
+            }
+            if (fetched > 0) multiply<BM>(left, right, half, sums);
+            half = 1 - half;
+            if (more) {
+                f32 weights[4] = {masked[at], masked[RUN + at], masked[2 * RUN + at], masked[3 * RUN + at]};
+                store4(left, half * (DEPTH * BM) + thread * 4, weighted(neighbours, weights));
+                store4(right, half * (DEPTH * BN) + thread * 4, gradient);
+            }
+            block_sync();
+        }
+    }
+    u32 columns = divide_up(s.co, 4u) * 4;
+    UNROLL
+    for (u32 i = 0; i < TM; i++) {
+        u32 row = first_c + thread_row() + i;
+        if (row >= s.ci) continue;
+        UNROLL
+        for (u32 j = 0; j < TN; j += 4) {
+            u32 column = block_y() * BN + thread_column() + j / 4 * (BN / TN * 4);
+            f32x4 sum = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+            if (column < columns) store4(parts, (((u64)block_z() * TAPS + tap) * s.ci + row) * columns + column, sum);
+        }
+    }
+}
+
+#define DEFORM_CONV_WEIGHTS(name, BY_FOUR)                                                                                     \
+    KERNEL(128, 4)                                                                                                             \
+    name(DeformConvShape s, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,                 \
+         u32 offsets_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(f32) parts) {                                     \
+        deform_conv_weights<BY_FOUR>(s, part_pixels, inp, inp_stride, offsets, offsets_stride, dout, dout_stride, parts);      \
+    }
+DEFORM_CONV_WEIGHTS(deform_conv_weights_64x64, true)
+DEFORM_CONV_WEIGHTS(deform_conv_weights_any_64x64, false)
