@@ -45,18 +45,23 @@ constexpr u32 THREADS = 128;
 // Summands (forward) or pixels (weights) of a tile.
 constexpr u32 DEPTH = 8;
 
-// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci]. Zeros fill up the rows
-// of a tap (to `rows`), the columns, and the last tile of rows, so that what reads tiles of them need not ask.
+// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci], which zeros fill up to
+// whole tiles of rows and columns, so that what reads tiles need not ask. With WITH_BIAS one more row: the bias.
 KERNEL(256, 4)
-conv_pack_weights(ConvTaps s, u32 flags, u32 rows, u32 columns, GLOBAL(const f32) weights, GLOBAL(f32) packed) {
+conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(const f32) bias, u32 columns, GLOBAL(f32) packed) {
     bool backward = flags & BACKWARD;
-    u32 taps = s.taps_y * s.taps_x;
-    FOR_EACH(i, divide_up(taps * rows, DEPTH) * DEPTH * columns) {
+    u32 rows = backward ? s.co : s.ci, taps = s.taps_y * s.taps_x, all_rows = divide_up(taps * rows, DEPTH) * DEPTH;
+    FOR_EACH(i, (all_rows + (flags & WITH_BIAS ? 1 : 0)) * columns) {
         u32 column = i % columns, row = i / columns % rows, tap = i / columns / rows;
         u32 o = backward ? row : column, c = backward ? column : row;
-        u32 ky = s.first_y + tap / s.taps_x * s.step, kx = s.first_x + tap % s.taps_x * s.step;
-        bool inside = o < s.co && c < s.ci && tap < taps;
-        packed[i] = inside ? weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx] : 0;
+        f32 value = 0;
+        if (i >= all_rows * columns) {
+            if (column < s.co) value = bias[column];
+        } else if (o < s.co && c < s.ci && tap < taps) {
+            u32 ky = s.first_y + tap / s.taps_x * s.step, kx = s.first_x + tap % s.taps_x * s.step;
+            value = weights[(((u64)o * s.ci + c) * s.kernel + ky) * s.kernel + kx];
+        }
+        packed[i] = value;
     }
 }
 

@@ -48,7 +48,8 @@ DEVICE Sample sample_at(DeformConvShape s, u32 pixel, u32 tap, f32 dy, f32 dx, f
     u32 above = y0 >= 0, below = y0 + 1 < (i32)s.h, before = x0 >= 0, after = x0 + 1 < (i32)s.w;
     found.inside = (above & before) | (above & after) << 1 | (below & before) << 2 | (below & after) << 3;
     f32 all[4] = {(1 - ly) * (1 - lx), (1 - ly) * lx, ly * (1 - lx), ly * lx};
-    u32 rows[2] = {above ? (u32)y0 : 0, below ? (u32)(y0 + 1) : 0}, columns[2] = {before ? (u32)x0 : 0, after ? (u32)(x0 + 1) : 0};
+    u32 rows[2] = {above ? (u32)y0 : 0, below ? (u32)(y0 + 1) : 0};
+    u32 columns[2] = {before ? (u32)x0 : 0, after ? (u32)(x0 + 1) : 0};
     UNROLL
     for (u32 i = 0; i < 4; i++) {
         found.corners[i] = first + rows[i / 2] * s.w + columns[i % 2];
@@ -141,8 +142,8 @@ template <bool BY_FOUR> DEVICE void load(Sampler<BY_FOUR>& r, GLOBAL(const f32) 
 
 // 64 pixels by 64 output channels a block: grid x counts tiles of pixels, y tiles of channels. Two threads have a pixel and
 // find its samples tap by tap; what a tile needs is on its way while the tile before is multiplied, across taps too.
-// Weights are packed as [tap][ci filled up to DEPTH][co filled up to BN]. With BY_FOUR DEPTH divides ci and four the
-// stride; otherwise the host sees to it that the map's buffer has less than 2^32 values.
+// Weights are packed by conv.cu: what a tap's last tile reads beyond its rows meets samples of 0. With BY_FOUR DEPTH
+// divides ci and four the stride; otherwise the host sees to it that the map's buffer has less than 2^32 values.
 template <bool BY_FOUR>
 DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
                                 u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias,
@@ -154,7 +155,9 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
     u32 c = thread % 2 * 4, half = 0;
     u64 offset = (u64)pixel * offsets_stride;
     f32 dy = offsets[offset], dx = offsets[offset + 1], logit = offsets[offset + 2 * TAPS];
-    u32 weight_place = (thread / (BN / 4) * weights_stride + block_y() * BN) / 4 + thread % (BN / 4); // in fours
+    // The thread's weights of the tap's first tile, and those it reads next, in fours.
+    u32 first_weight = (thread / (BN / 4) * weights_stride + block_y() * BN) / 4 + thread % (BN / 4);
+    u32 weight_place = first_weight;
     f32 sums[TM][TN];
     clear(sums);
     Sampler<BY_FOUR> sampler;
@@ -182,11 +185,13 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
         if (tap + 1 < TAPS) {
             start(sampler, sample_at(s, pixel, tap + 1, dy, dx, logit), inp_stride, c);
             load(sampler, inp, 0, c, s.ci);
-            weight_place += DEPTH / 4 * weights_stride;
+            first_weight += s.ci * (weights_stride / 4);
+            weight_place = first_weight;
             weight = load4(weights, (u64)weight_place * 4);
         }
         if (tap + 2 < TAPS) {
-            dy = offsets[offset + 2 * tap + 4], dx = offsets[offset + 2 * tap + 5], logit = offsets[offset + 2 * TAPS + tap + 2];
+            dy = offsets[offset + 2 * tap + 4], dx = offsets[offset + 2 * tap + 5];
+            logit = offsets[offset + 2 * TAPS + tap + 2];
         }
         multiply<PITCH>(left, right, half, sums);
         half = 1 - half;
@@ -226,14 +231,8 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
 DEFORM_CONV_FORWARD(deform_conv_forward_64x64, true)
 DEFORM_CONV_FORWARD(deform_conv_forward_any_64x64, false)
 
-// Sets what is added to, or compared with, by atomics to zero.
-KERNEL(256, 4) deform_conv_clear(u32 count, GLOBAL(u64) fixed, GLOBAL(u32) largest) {
-    FOR_EACH(i, count) fixed[i] = 0;
-    if (block_x() == 0 && thread_index() < 4) largest[thread_index()] = 0;
-}
-
-// largest[which] becomes the largest of it and of all |values|, as the bits of a float: floats that are not negative have
-// the order of their bits, and a NaN is larger than all.
+// largest[which] becomes the largest of it and of all |values|, as the bits of a float; the host clears it. Floats that
+// are not negative have the order of their bits, and a NaN is larger than all.
 KERNEL(256, 4)
 deform_conv_largest(u32 pixels, u32 channels, GLOBAL(const f32) values, u32 stride, u32 which, GLOBAL(u32) largest) {
     SHARED(u32, found, 256);
@@ -272,7 +271,7 @@ DEVICE i32 scale_of(DeformConvShape s, GLOBAL(const u32) largest) {
 
 // The gradients of offsets, mask logits and input: 64 pixels at one tap a block: grid x counts tiles of pixels, y taps.
 // g is made 64 channels at a time; then each warp takes pixels of its own, and its lanes neighbouring channels.
-// Weights are packed as [tap][co filled up to DEPTH][ci filled up to BN]. With BY_FOUR DEPTH divides co, and four the
+// Weights are packed by conv.cu, [tap][co][ci filled up to BN]. With BY_FOUR DEPTH divides co, and four the
 // stride of dout.
 template <bool BY_FOUR>
 DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
@@ -296,7 +295,10 @@ DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) in
         f32 dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
         Sample sample = sample_at(s, pixel, tap, dy, dx, logit);
         UNROLL
-        for (u32 i = 0; i < 4; i++) corners[thread * 4 + i] = sample.corners[i], factors[thread * FACTORS + i] = sample.bilinear[i];
+        for (u32 i = 0; i < 4; i++) {
+            corners[thread * 4 + i] = sample.corners[i];
+            factors[thread * FACTORS + i] = sample.bilinear[i];
+        }
         factors[thread * FACTORS + 4] = sample.ly;
         factors[thread * FACTORS + 5] = sample.lx;
         factors[thread * FACTORS + 6] = sample.mask;
@@ -314,7 +316,7 @@ DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) in
         f32 sums[TM][TN];
         clear(sums);
         u64 dout_index = (u64)pixel * dout_stride + k;
-        u32 weight_place = ((tap * steps * DEPTH + thread / (BN / 4)) * weights_stride + first_c) / 4 + thread % (BN / 4);
+        u32 weight_place = ((tap * s.co + thread / (BN / 4)) * weights_stride + first_c) / 4 + thread % (BN / 4);
         store_transposed(four_of<BY_FOUR>(dout, dout_index, k, s.co), left, 0);
         store4(right, thread * 4, load4(weights, (u64)weight_place * 4));
         block_sync();
@@ -400,7 +402,8 @@ DEFORM_CONV_BACKWARD_SAMPLES(deform_conv_backward_samples_any_64x64, false)
 
 // dinp += the fixed-point sums.
 KERNEL(256, 4)
-deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const u64) fixed, GLOBAL(f32) dinp, u32 dinp_stride) {
+deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const u64) fixed, GLOBAL(f32) dinp,
+                      u32 dinp_stride) {
     i32 exponent = scale_of(s, largest);
     f32 unit = exponent == NOT_FINITE ? float_of(0x7fc00000u) : power_of_two(-exponent);
     FOR_EACH(i, s.n * s.h * s.w * s.ci) {

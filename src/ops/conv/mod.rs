@@ -14,7 +14,7 @@
 //! Source: Goodfellow, Bengio, Courville 2016, Deep Learning, section 9.1 (cross-correlation); docs/network.md.
 
 mod cpu;
-mod gpu;
+pub(crate) mod gpu;
 mod panels;
 mod reference;
 mod weight_gradient;

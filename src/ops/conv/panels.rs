@@ -70,7 +70,7 @@ impl<T: Real> Panels<T> {
     pub fn scratch_len(device: &Device, ci: usize, co: usize, kernel: usize) -> usize {
         match device {
             Device::Cpu => 0,
-            Device::Gpu(_) => GpuPanels::<T>::len([ci, co, kernel]),
+            Device::Gpu(_) => GpuPanels::<T>::scratch_len([ci, co, kernel]),
         }
     }
 
