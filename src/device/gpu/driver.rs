@@ -69,6 +69,11 @@ pub trait Driver: Debug + Send + Sync {
         4
     }
 
+    /// True for an executor that looks at every access: comparisons leave out their large cases.
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     /// Free and total bytes of memory.
     fn memory_info(&self) -> Result<[u64; 2]>;
 

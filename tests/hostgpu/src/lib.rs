@@ -1,0 +1,439 @@
+//! A GPU made of the host's processor, for tests: the kernels of kernels/*.cu compiled by g++ and executed block by block
+//! with real barriers, behind epicker's `Driver`. It checks what hardware would not forgive, and says what it found.
+//!
+//! Three builds of the kernels: fast in f32; fast with double for float, which proves indices, strides and launches; and
+//! checked, where every access to memory is looked at. Launches are checked in all of them: the arguments' number, sizes
+//! and addresses, the threads, and the limits of an architecture.
+
+mod library;
+mod memory;
+
+use anyhow::{Result, bail, ensure};
+use epicker::device::gpu::Gpu;
+use epicker::device::gpu::driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
+use library::{Job, Library, Parameter, Worker};
+use memory::Space;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Which build of the kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    /// f32, nothing checked but launches.
+    #[default]
+    Fast,
+    /// f64 where kernels say f32.
+    F64,
+    /// f32, every access checked.
+    Checked,
+    /// The kernels with planted faults (tests/hostgpu/faults), checked.
+    Faults,
+}
+
+impl Build {
+    fn file(self) -> &'static str {
+        match self {
+            Build::Fast => "fast_f32.so",
+            Build::F64 => "fast_f64.so",
+            Build::Checked => "checked_f32.so",
+            Build::Faults => "faults.so",
+        }
+    }
+}
+
+/// What the device pretends to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which build of the kernels.
+    pub build: Build,
+    /// Compute capability.
+    pub capability: [u32; 2],
+    /// Bytes of memory; more is refused.
+    pub memory: u64,
+    /// Draws the order of threads and blocks; 0 is the natural one.
+    pub seed: u64,
+    /// Threads of the operating system; 0 for all cores.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads: 0 }
+    }
+}
+
+/// Calls of the driver since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Memory asked for.
+    pub allocations: u64,
+    /// Launches outside of graphs.
+    pub launches: u64,
+    /// Launches of graphs.
+    pub graph_launches: u64,
+    /// Copies to the device.
+    pub uploads: u64,
+    /// Copies from the device.
+    pub downloads: u64,
+    /// Waits for a stream or an event.
+    pub synchronisations: u64,
+}
+
+/// The image that stands for the kernels: `Gpu::new` loads it.
+pub const IMAGE: &[u8] = b"hostgpu";
+
+/// A GPU made of the host's processor.
+pub struct HostGpu {
+    options: Options,
+    library: Library,
+    state: Mutex<State>,
+    workers: Mutex<Vec<Worker>>,
+    counts: [AtomicU64; 6],
+}
+
+#[derive(Default)]
+struct State {
+    space: Space,
+    pinned: HashMap<usize, Vec<u64>>,
+    next_handle: u64,
+    /// What was captured; while a capture is under way it is the last one.
+    graphs: HashMap<u64, Vec<Work>>,
+    capturing: Option<(Stream, u64)>,
+    events: HashMap<u64, Option<Instant>>,
+}
+
+/// What a stream does.
+#[derive(Clone)]
+enum Work {
+    Launch { function: usize, grid: [u32; 3], arguments: Vec<Vec<u8>> },
+    Upload { to: u64, from: usize, bytes: usize },
+    Download { to: usize, from: u64, bytes: usize },
+    Copy { to: u64, from: u64, bytes: usize },
+    SetBytes { to: u64, value: u8, bytes: usize },
+}
+
+impl fmt::Debug for HostGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostGpu({:?})", self.options)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HostGpu {
+    /// A device with nothing in its memory.
+    ///
+    /// Errors: g++ was not there when the crate was built.
+    pub fn new(options: Options) -> Result<Self> {
+        let library = Library::open(options.build.file())?;
+        Ok(HostGpu { options, library, state: Mutex::default(), workers: Mutex::default(), counts: Default::default() })
+    }
+
+    /// The device in use by epicker, and the driver, to ask for what it was called.
+    ///
+    /// Errors: as `new`.
+    pub fn gpu(options: Options) -> Result<(Gpu, Arc<HostGpu>)> {
+        let host = Arc::new(HostGpu::new(options)?);
+        Ok((Gpu::new(host.clone(), &[IMAGE])?, host))
+    }
+
+    /// Calls since the last time this was asked.
+    pub fn take_calls(&self) -> Calls {
+        let [allocations, launches, graph_launches, uploads, downloads, synchronisations] =
+            self.counts.each_ref().map(|count| count.swap(0, Ordering::Relaxed));
+        Calls { allocations, launches, graph_launches, uploads, downloads, synchronisations }
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory_in_use(&self) -> u64 {
+        locked(&self.state).space.used()
+    }
+
+    /// Names of the kernels.
+    pub fn kernel_names(&self) -> Vec<String> {
+        self.library.kernels.iter().map(|kernel| kernel.name.clone()).collect()
+    }
+
+    fn count(&self, which: usize) {
+        self.counts[which].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Does it, or captures it.
+    fn put(&self, stream: Stream, work: Work) -> Result<()> {
+        let mut state = locked(&self.state);
+        if let Some((capturing, graph)) = state.capturing
+            && capturing == stream
+        {
+            state.graphs.entry(graph).or_default().push(work);
+            return Ok(());
+        }
+        drop(state);
+        self.run(&work)
+    }
+
+    fn run(&self, work: &Work) -> Result<()> {
+        match work {
+            Work::Launch { function, grid, arguments } => self.run_kernel(*function, *grid, arguments),
+            // SAFETY: who put it into the stream vouched for the host's places until the work is done.
+            Work::Upload { to, from, bytes } => unsafe { locked(&self.state).space.write(*to, *from as *const u8, *bytes) },
+            // SAFETY: as above.
+            Work::Download { to, from, bytes } => unsafe { locked(&self.state).space.read(*to as *mut u8, *from, *bytes) },
+            Work::Copy { to, from, bytes } => locked(&self.state).space.copy(*to, *from, *bytes),
+            Work::SetBytes { to, value, bytes } => locked(&self.state).space.set(*to, *value, *bytes),
+        }
+    }
+
+    fn run_kernel(&self, function: usize, grid: [u32; 3], arguments: &[Vec<u8>]) -> Result<()> {
+        let kernel = &self.library.kernels[function];
+        let mut parameters = Vec::new();
+        {
+            let mut state = locked(&self.state);
+            for (i, argument) in arguments.iter().enumerate() {
+                let mut parameter = Parameter::of(argument);
+                if kernel.is_pointer[i] {
+                    let address = u64::from_le_bytes(argument[..8].try_into()?);
+                    if address != 0 {
+                        let Some(place) = state.space.find(address) else {
+                            bail!("argument {i} (`{}`): address {address:#x} lies in no memory of the device", kernel.names[i]);
+                        };
+                        parameter.place(place);
+                    }
+                }
+                parameters.push(parameter);
+            }
+        }
+        let job = Job::new(kernel.raw, &parameters, grid, self.shared_limit(), self.options.seed);
+        let blocks: u64 = grid.iter().map(|&extent| u64::from(extent)).product();
+        let all = if self.options.threads > 0 { self.options.threads } else { std::thread::available_parallelism().map_or(1, usize::from) };
+        // Small launches are done before a thread has started.
+        let workers = if blocks * u64::from(kernel.threads) < 4096 { 1 } else { all.min(blocks as usize) };
+        let taken: Vec<Worker> = {
+            let mut free = locked(&self.workers);
+            (0..workers).map(|_| free.pop().unwrap_or_else(|| self.library.worker())).collect()
+        };
+        if let [worker] = taken.as_slice() {
+            worker.run(&self.library, &job);
+        } else {
+            std::thread::scope(|scope| {
+                taken.iter().for_each(|worker| {
+                    scope.spawn(|| worker.run(&self.library, &job));
+                });
+            });
+        }
+        locked(&self.workers).extend(taken);
+        if let Some(mut report) = job.report() {
+            for (i, name) in kernel.names.iter().enumerate() {
+                report = report.replace(&format!("(${i})"), &format!("(`{name}`)"));
+            }
+            bail!("{report}");
+        }
+        Ok(())
+    }
+
+    fn shared_limit(&self) -> u32 {
+        // What a kernel can declare, on every architecture from sm_50 to sm_120. In f64 the same arrays are twice as
+        // large, and prove nothing about limits.
+        if self.options.build == Build::F64 { 96 << 10 } else { 48 << 10 }
+    }
+}
+
+impl Driver for HostGpu {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            name: format!("host executor ({:?})", self.options.build),
+            capability: self.options.capability,
+            memory: self.options.memory,
+            multiprocessors: std::thread::available_parallelism().map_or(1, usize::from) as u32,
+            driver_version: 0,
+            block_threads: 1024,
+            block_shared_bytes: self.shared_limit(),
+        }
+    }
+
+    fn value_bytes(&self) -> usize {
+        if self.options.build == Build::F64 { 8 } else { 4 }
+    }
+
+    fn is_slow(&self) -> bool {
+        matches!(self.options.build, Build::Checked | Build::Faults)
+    }
+
+    fn memory_info(&self) -> Result<[u64; 2]> {
+        Ok([self.options.memory - self.memory_in_use(), self.options.memory])
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.count(0);
+        let mut state = locked(&self.state);
+        ensure!(state.capturing.is_none(), "memory is asked for while work is captured");
+        let free = self.options.memory - state.space.used();
+        ensure!(bytes as u64 <= free, "out of memory: {bytes} bytes asked for, {free} of {} are free", self.options.memory);
+        Ok(state.space.allocate(bytes, self.is_slow()))
+    }
+
+    unsafe fn free(&self, address: u64) {
+        locked(&self.state).space.free(address);
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8> {
+        self.count(0);
+        let mut block = vec![0u64; bytes.div_ceil(8)];
+        let pointer: *mut u8 = block.as_mut_ptr().cast();
+        locked(&self.state).pinned.insert(pointer as usize, block);
+        Ok(pointer)
+    }
+
+    unsafe fn free_pinned(&self, pointer: *mut u8) {
+        locked(&self.state).pinned.remove(&(pointer as usize));
+    }
+
+    unsafe fn upload(&self, to: u64, from: *const u8, bytes: usize, stream: Stream) -> Result<()> {
+        self.count(3);
+        self.put(stream, Work::Upload { to, from: from as usize, bytes })
+    }
+
+    unsafe fn download(&self, to: *mut u8, from: u64, bytes: usize, stream: Stream) -> Result<()> {
+        self.count(4);
+        self.put(stream, Work::Download { to: to as usize, from, bytes })
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: Stream) -> Result<()> {
+        self.put(stream, Work::Copy { to, from, bytes })
+    }
+
+    unsafe fn set_bytes(&self, to: u64, value: u8, bytes: usize, stream: Stream) -> Result<()> {
+        self.put(stream, Work::SetBytes { to, value, bytes })
+    }
+
+    fn create_stream(&self) -> Result<Stream> {
+        let mut state = locked(&self.state);
+        state.next_handle += 1;
+        Ok(Stream(state.next_handle))
+    }
+
+    fn destroy_stream(&self, _: Stream) {}
+
+    fn synchronize(&self, stream: Stream) -> Result<()> {
+        self.count(5);
+        let capturing = locked(&self.state).capturing;
+        ensure!(capturing.is_none_or(|(captured, _)| captured != stream), "a wait for a stream whose work is captured");
+        Ok(())
+    }
+
+    fn create_event(&self) -> Result<Event> {
+        let mut state = locked(&self.state);
+        state.next_handle += 1;
+        let handle = state.next_handle;
+        state.events.insert(handle, None);
+        Ok(Event(handle))
+    }
+
+    fn destroy_event(&self, event: Event) {
+        locked(&self.state).events.remove(&event.0);
+    }
+
+    fn record(&self, event: Event, _: Stream) -> Result<()> {
+        locked(&self.state).events.insert(event.0, Some(Instant::now()));
+        Ok(())
+    }
+
+    fn wait(&self, _: Stream, _: Event) -> Result<()> {
+        Ok(()) // everything is done when its call returns
+    }
+
+    fn synchronize_event(&self, _: Event) -> Result<()> {
+        self.count(5);
+        Ok(())
+    }
+
+    fn elapsed_ms(&self, from: Event, to: Event) -> Result<f32> {
+        let state = locked(&self.state);
+        let [Some(Some(from)), Some(Some(to))] = [from, to].map(|event| state.events.get(&event.0).copied()) else {
+            bail!("an event that was never recorded");
+        };
+        Ok(to.duration_since(from).as_secs_f32() * 1e3)
+    }
+
+    fn load(&self, image: &[u8]) -> Result<Module> {
+        ensure!(image == IMAGE, "an image that is not for the host executor");
+        Ok(Module(1))
+    }
+
+    fn unload(&self, _: Module) {}
+
+    fn function(&self, _: Module, name: &str) -> Result<Option<Function>> {
+        Ok(self.library.kernels.iter().position(|kernel| kernel.name == name).map(|i| Function(i as u64)))
+    }
+
+    unsafe fn launch(
+        &self,
+        function: Function,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        stream: Stream,
+        arguments: &[RawArgument],
+    ) -> Result<()> {
+        self.count(1);
+        let kernel = &self.library.kernels[function.0 as usize];
+        ensure!(threads <= 1024, "{threads} threads in a block; sm_{}{} takes 1024", self.options.capability[0], self.options.capability[1]);
+        ensure!(threads == kernel.threads, "{threads} threads in a block; its KERNEL line says {}", kernel.threads);
+        ensure!(shared <= self.shared_limit(), "{shared} bytes of shared memory; expected at most {}", self.shared_limit());
+        ensure!(grid[0] < 1 << 31 && grid[1] < 1 << 16 && grid[2] < 1 << 16, "a grid of {grid:?} blocks; expected at most 2^31-1, 65535, 65535");
+        ensure!(grid.iter().all(|&extent| extent > 0), "a grid of {grid:?} blocks");
+        let expected = kernel.sizes.len();
+        ensure!(arguments.len() == expected, "{} arguments; it has {expected} parameters", arguments.len());
+        let mut values = Vec::new();
+        for (i, argument) in arguments.iter().enumerate() {
+            let (size, name, is_pointer) = (kernel.sizes[i], &kernel.names[i], kernel.is_pointer[i]);
+            ensure!(argument.bytes == size, "argument {i} (`{name}`) has {} bytes; the parameter has {size}", argument.bytes);
+            let word = |is_pointer: bool| if is_pointer { "an address" } else { "a number or struct" };
+            ensure!(argument.is_address == is_pointer, "argument {i} (`{name}`) is {}; the parameter is {}", word(argument.is_address), word(is_pointer));
+            // SAFETY: the argument holds as many bytes.
+            values.push(unsafe { std::slice::from_raw_parts(argument.pointer.cast::<u8>(), argument.bytes) }.to_vec());
+        }
+        self.put(stream, Work::Launch { function: function.0 as usize, grid, arguments: values })
+    }
+
+    fn begin_capture(&self, stream: Stream) -> Result<()> {
+        let mut state = locked(&self.state);
+        ensure!(state.capturing.is_none(), "a capture within a capture");
+        state.next_handle += 1;
+        let graph = state.next_handle;
+        state.graphs.insert(graph, Vec::new());
+        state.capturing = Some((stream, graph));
+        Ok(())
+    }
+
+    fn end_capture(&self, stream: Stream) -> Result<Graph> {
+        let mut state = locked(&self.state);
+        match state.capturing.take() {
+            Some((captured, graph)) if captured == stream => Ok(Graph(graph)),
+            _ => bail!("the end of a capture that was not begun"),
+        }
+    }
+
+    unsafe fn launch_graph(&self, graph: Graph, _: Stream) -> Result<()> {
+        self.count(2);
+        let Some(work) = locked(&self.state).graphs.get(&graph.0).cloned() else { bail!("a graph that is no more") };
+        work.iter().try_for_each(|work| self.run(work))
+    }
+
+    fn destroy_graph(&self, graph: Graph) {
+        locked(&self.state).graphs.remove(&graph.0);
+    }
+}
+
+/// A place in memory: the allocation's first byte, the offset in it, its length, and a flag for each byte.
+#[derive(Clone, Copy)]
+struct Found {
+    data: *mut u8,
+    offset: u64,
+    bytes: u64,
+    written: *mut u8,
+}
