@@ -1,9 +1,13 @@
 //! The GPU device: its memory, and launches of kernels by name. It knows no op and no maker of GPUs: those are behind
 //! `Driver`.
 
+pub mod cubin;
 pub mod driver;
+pub mod images;
 mod launch;
 mod memory;
+pub mod nvrtc;
+pub mod pack;
 
 pub use launch::{Arg, Grid};
 pub use memory::{Memory, Pinned};

@@ -1,0 +1,255 @@
+//! Makes machine code of kernels/*.cu and packs it into one file, which src/device/gpu/images.rs includes.
+//!
+//! Without a compiler of CUDA the build goes on: the program then has the kernels' sources and says what it lacks.
+//! docs/gpu.md says where the compiler is looked for, and what `EPICKER_CUDA_ARCHS` does.
+
+#[path = "build/compiler.rs"]
+mod compiler;
+#[allow(dead_code)] // the crate uses the rest
+#[path = "src/device/gpu/nvrtc.rs"]
+mod nvrtc;
+#[allow(dead_code)] // the crate uses the rest
+#[path = "src/device/gpu/pack.rs"]
+mod pack;
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use compiler::Compiler;
+use pack::Form;
+
+/// Machine code of a release. Each serves its own major version from there on: 86 serves 8.6 to 8.9, 120 also 12.1.
+const RELEASE_ARCHS: &[u32] = &[52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120];
+/// A build for development compiles each file once: enough to see an error in a kernel.
+const DEVELOPMENT_ARCHS: &[u32] = &[80];
+/// Options that NVRTC and nvcc both know.
+pub const OPTIONS: &[&str] = &["--std=c++17"];
+/// Part of the cache's key: raised when `with_oldest_version` changes.
+const PTX_CHANGES: u32 = 1;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=src/device/gpu/nvrtc.rs");
+    println!("cargo:rerun-if-changed=src/device/gpu/pack.rs");
+    for variable in ["NVRTC_LIB", "CUDA_HOME", "CUDA_PATH", "EPICKER_CUDA_ARCHS", "XDG_CACHE_HOME"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    if let Err(error) = run() {
+        eprintln!("{error:?}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<()> {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").context("OUT_DIR is not set; expected cargo to run this")?);
+    let kernels = Kernels::read(Path::new("kernels"))?;
+    let mut images = Vec::new();
+    for (name, text) in &kernels.headers {
+        images.push((Form::Header, 0, name.clone(), text.len(), pack::compress(text.as_bytes())?));
+    }
+    for (name, text) in &kernels.sources {
+        images.push((Form::Source, 0, name.clone(), text.len(), pack::compress(text.as_bytes())?));
+    }
+    let mut compiler_name = String::new();
+    let wanted = wanted_archs()?;
+    if !kernels.sources.is_empty() && wanted != Some(Vec::new()) {
+        match Compiler::find(&out) {
+            Ok(compiler) => {
+                images.extend(compile_all(&compiler, &kernels, wanted, &out)?);
+                compiler_name = compiler.name;
+            }
+            Err(troubles) => {
+                let found = if troubles.is_empty() { "no NVRTC and no nvcc was found".to_string() } else { troubles.join("; ") };
+                println!("cargo:warning=built without machine code for GPUs: {found}; scripts/fetch-nvrtc.sh fetches a compiler");
+            }
+        }
+    }
+    let path = out.join("kernel_images.bin");
+    std::fs::write(&path, pack::write(&compiler_name, &images)).with_context(|| path.display().to_string())
+}
+
+/// Architectures by `EPICKER_CUDA_ARCHS`; None for all of a release that the compiler knows.
+fn wanted_archs() -> Result<Option<Vec<u32>>> {
+    let value = std::env::var("EPICKER_CUDA_ARCHS").unwrap_or_default();
+    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    match value.trim() {
+        "" if release => Ok(None),
+        "" => Ok(Some(DEVELOPMENT_ARCHS.to_vec())),
+        "all" => Ok(None),
+        "none" => Ok(Some(Vec::new())),
+        list => {
+            let number = |word: &str| word.trim().trim_start_matches("sm_").parse::<u32>();
+            let mut archs = list
+                .split(',')
+                .map(number)
+                .collect::<Result<Vec<u32>, _>>()
+                .map_err(|_| anyhow!("EPICKER_CUDA_ARCHS: found `{list}`; expected `all`, `none`, or architectures such as `80,90`"))?;
+            archs.sort_unstable();
+            archs.dedup();
+            Ok(Some(archs))
+        }
+    }
+}
+
+/// The kernels' texts: headers by file name, sources by name without `.cu`, both in order of name.
+struct Kernels {
+    folder: PathBuf,
+    headers: Vec<(String, String)>,
+    sources: Vec<(String, String)>,
+}
+
+impl Kernels {
+    fn read(folder: &Path) -> Result<Kernels> {
+        let mut kernels = Kernels { folder: folder.to_path_buf(), headers: Vec::new(), sources: Vec::new() };
+        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(kernels) };
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_string();
+            let text = || std::fs::read_to_string(&path).with_context(|| path.display().to_string());
+            if let Some(stem) = name.strip_suffix(".cu") {
+                kernels.sources.push((stem.to_string(), text()?));
+            } else if name.ends_with(".h") {
+                kernels.headers.push((name, text()?));
+            }
+        }
+        kernels.sources.sort();
+        kernels.headers.sort();
+        Ok(kernels)
+    }
+}
+
+/// One compilation: a file for an architecture.
+struct Job<'a> {
+    file: &'a str,
+    text: &'a str,
+    arch: u32,
+    ptx: bool,
+}
+
+type PackedImage = (Form, u32, String, usize, Vec<u8>);
+
+fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>, out: &Path) -> Result<Vec<PackedImage>> {
+    let archs = match wanted {
+        None => RELEASE_ARCHS.iter().copied().filter(|arch| compiler.archs.contains(arch)).collect::<Vec<u32>>(),
+        Some(archs) => archs,
+    };
+    for arch in &archs {
+        let known = &compiler.archs;
+        ensure!(known.contains(arch), "EPICKER_CUDA_ARCHS: {} does not compile for {arch}; expected some of {known:?}", compiler.name);
+    }
+    // PTX of the oldest, and of the oldest of those where kernels take the way of 8.0: what runs on GPUs yet to come.
+    let oldest_from = |least: u32| archs.iter().copied().find(|arch| *arch >= least);
+    let ptx_archs = [oldest_from(0), oldest_from(80)];
+    let cache = cache_folder(out)?;
+    let mut jobs = Vec::new();
+    for arch in &archs {
+        for (file, text) in &kernels.sources {
+            jobs.push(Job { file, text, arch: *arch, ptx: ptx_archs.contains(&Some(*arch)) });
+        }
+    }
+    let (next, done) = (Mutex::new(0..jobs.len()), Mutex::new(Vec::new()));
+    let work = || -> Result<()> {
+        while let Some(index) = next.lock().map_err(|_| anyhow!("a compiling thread died"))?.next() {
+            let images = compile_one(compiler, kernels, &jobs[index], &cache, out)?;
+            done.lock().map_err(|_| anyhow!("a compiling thread died"))?.push((index, images));
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads = std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1).min(jobs.len());
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().try_for_each(|handle| handle.join().map_err(|_| anyhow!("a compiling thread died"))?)
+    })?;
+    let mut done = done.into_inner().map_err(|_| anyhow!("a compiling thread died"))?;
+    done.sort_by_key(|(index, _)| *index);
+    Ok(done.into_iter().flat_map(|(_, images)| images).collect())
+}
+
+/// The images of one job, from the cache where nothing that they depend on has changed.
+fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, scratch: &Path) -> Result<Vec<PackedImage>> {
+    let mut key = DefaultHasher::new();
+    (job.text, &kernels.headers, job.arch, job.ptx, OPTIONS, PTX_CHANGES, &compiler.name).hash(&mut key);
+    let prefix = format!("{}-{}-", job.file, job.arch);
+    let path = cache.join(format!("{prefix}{:016x}", key.finish()));
+    let stored = std::fs::read(&path).ok();
+    if let Some(images) = stored.and_then(|bytes| unpack_stored(&bytes)) {
+        return Ok(images);
+    }
+    let source = kernels.folder.join(format!("{}.cu", job.file));
+    let compiled = compiler.compile(&source, &kernels.headers, job.arch, job.ptx, scratch)?;
+    if compiled.log.contains("warning") {
+        if compiler.warnings_are_errors() {
+            bail!("{}, sm_{}: warnings are errors here:\n{}", source.display(), job.arch, compiled.log);
+        }
+        for line in compiled.log.lines() {
+            println!("cargo:warning={}, sm_{}: {line}", source.display(), job.arch);
+        }
+    }
+    ensure!(!compiled.cubin.is_empty(), "{}, sm_{}: {} gave no machine code", source.display(), job.arch, compiler.name);
+    let mut images = vec![(Form::Cubin, job.arch, job.file.to_string(), compiled.cubin.len(), pack::compress(&compiled.cubin)?)];
+    if job.ptx {
+        let text = with_oldest_version(&compiled.ptx, job.arch)?;
+        images.push((Form::Ptx, job.arch, job.file.to_string(), text.len(), pack::compress(text.as_bytes())?));
+    }
+    store(cache, &prefix, &path, &pack::write(&compiler.name, &images))?;
+    Ok(images)
+}
+
+/// Stamps PTX with the oldest version of the language that knows its architecture, and leaves out hints of later ones.
+fn with_oldest_version(ptx: &str, arch: u32) -> Result<String> {
+    let Some(version) = pack::oldest_ptx_version(arch) else { return Ok(ptx.to_string()) };
+    ensure!(ptx.lines().any(|line| line.starts_with(".version ")), "PTX without a line .version");
+    let line_for_all = |line: &str| match line.trim_start() {
+        text if text.starts_with(".version ") => format!(".version {version}\n"),
+        // Which bytes of a load are used: a hint since version 8.3, which assemblers that know it refuse in older PTX.
+        text if text.starts_with(".pragma \"used_bytes_mask ") => String::new(),
+        _ => format!("{line}\n"),
+    };
+    Ok(ptx.lines().map(line_for_all).collect())
+}
+
+/// `kernel-images` in the target folder: it serves all profiles, and `cargo clean` removes it.
+fn cache_folder(out: &Path) -> Result<PathBuf> {
+    // OUT_DIR is TARGET/PROFILE/build/NAME/out.
+    let target = out.ancestors().nth(4).context("OUT_DIR is too short a path")?;
+    let cache = target.join("kernel-images");
+    std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    Ok(cache)
+}
+
+fn unpack_stored(bytes: &[u8]) -> Option<Vec<PackedImage>> {
+    let (_, images) = pack::read(bytes).ok()?;
+    Some(
+        images
+            .into_iter()
+            .map(|image| (image.form, image.arch, image.file.to_string(), image.length, image.compressed().to_vec()))
+            .collect(),
+    )
+}
+
+/// Writes whole or not at all, and keeps the three latest of a file and architecture: enough to go between branches.
+fn store(cache: &Path, prefix: &str, path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, bytes).with_context(|| temporary.display().to_string())?;
+    std::fs::rename(&temporary, path).with_context(|| path.display().to_string())?;
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(cache)?.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(prefix)
+            && let Ok(modified) = entry.metadata().and_then(|about| about.modified())
+        {
+            kept.push((modified, entry.path()));
+        }
+    }
+    kept.sort();
+    for (_, old) in kept.iter().rev().skip(3) {
+        // Another build may have been quicker.
+        let _ = std::fs::remove_file(old);
+    }
+    Ok(())
+}
