@@ -3,6 +3,7 @@
 //   focal            -( sum over positives (1-p)^2 ln p + sum over others w p^2 ln(1-p) ) / N
 //   sparse-original  -( sum over positives (1-p)^2 ln p + 0.01 sum over others w (p > 0.7 ? ln p : ln(1-p)) ) / N
 //                    without positives: of the second sums, undivided, those with ln(1-p)
+//   sparse           as focal, with m in place of w: src/ops/losses/sparse.rs says what m is
 //   L1               sum over objects (|a0 - t0| + |a1 - t1|) / (2 objects + 1e-4), a at the object's pixel
 //   distance         weight * sum (a - b)^2
 // Everything is computed in f64 and added in one order: the threads of a block, then the blocks. Each loss has a kernel
@@ -11,7 +12,7 @@
 #include "kernel.h"
 
 constexpr u32 LOSSES_THREADS = 256;
-// Kinds of the heat map's loss: this one, and 1 for sparse-original.
+// Kinds of the heat map's loss without memory: this one, and 1 for sparse-original.
 constexpr u32 LOSSES_FOCAL = 0;
 // The sigmoid is kept this far from 0 and 1; above the threshold an unlabelled pixel counts as an object; its weight.
 constexpr f64 LOSSES_CLAMP = 1e-4, LOSSES_SPARSE_THRESHOLD = 0.7, LOSSES_SPARSE_WEIGHT = 0.01;
@@ -21,31 +22,32 @@ constexpr u32 LOSSES_NO_OBJECT = 0xffffffff;
 // One pixel of the heat map: its term of the sum and the slope of the term, both without the sign and the division.
 struct LossesTerm {
     f64 value, slope;
-    u32 flows;   // the sigmoid is inside of the clamp
     u32 seeming; // counts only where there are positives
 };
 
-DEVICE LossesTerm losses_heat_map_term(u32 kind, f64 z, f64 y) {
-    f64 raw = 1 / (1 + exponential(-z)), p = smaller(larger(raw, LOSSES_CLAMP), 1 - LOSSES_CLAMP), q = 1 - p;
-    LossesTerm term = {0, 0, raw >= LOSSES_CLAMP && raw <= 1 - LOSSES_CLAMP, 0};
-    f64 far = (1 - y) * (1 - y) * ((1 - y) * (1 - y));
-    if (y == 1) {
-        f64 log_p = natural_log(p);
-        term.value = q * q * log_p;
-        term.slope = q * q * q - 2 * p * (q * q) * log_p;
-    } else if (kind == LOSSES_FOCAL) {
-        f64 log_q = natural_log(q);
-        term.value = far * p * p * log_q;
-        term.slope = -far * (p * p * p - 2 * p * p * q * log_q);
-    } else if (p > LOSSES_SPARSE_THRESHOLD) {
-        term.value = LOSSES_SPARSE_WEIGHT * far * natural_log(p);
-        term.slope = LOSSES_SPARSE_WEIGHT * far * q;
-        term.seeming = 1;
-    } else {
-        term.value = LOSSES_SPARSE_WEIGHT * far * natural_log(q);
-        term.slope = -LOSSES_SPARSE_WEIGHT * far * p;
-    }
-    return term;
+DEVICE f64 losses_sigmoid(f64 z) { return 1 / (1 + exponential(-z)); }
+DEVICE f64 losses_clamp(f64 raw) { return smaller(larger(raw, LOSSES_CLAMP), 1 - LOSSES_CLAMP); }
+// Nothing flows back from outside of the clamp.
+DEVICE bool losses_flows(f64 raw) { return raw >= LOSSES_CLAMP && raw <= 1 - LOSSES_CLAMP; }
+DEVICE f64 losses_far(f64 y) { return (1 - y) * (1 - y) * ((1 - y) * (1 - y)); }
+
+// The focal terms of a positive, and of background.
+DEVICE LossesTerm losses_found(f64 p) {
+    f64 q = 1 - p, log_p = natural_log(p);
+    return {q * q * log_p, q * q * q - 2 * p * (q * q) * log_p, 0};
+}
+DEVICE LossesTerm losses_left_out(f64 p) {
+    f64 q = 1 - p, log_q = natural_log(q);
+    return {p * p * log_q, 2 * p * p * q * log_q - p * p * p, 0};
+}
+DEVICE LossesTerm losses_scaled(f64 by, LossesTerm term) { return {by * term.value, by * term.slope, term.seeming}; }
+
+DEVICE LossesTerm losses_heat_map_term(u32 kind, f64 p, f64 y) {
+    if (y == 1) return losses_found(p);
+    if (kind == LOSSES_FOCAL) return losses_scaled(losses_far(y), losses_left_out(p));
+    f64 weight = LOSSES_SPARSE_WEIGHT * losses_far(y);
+    if (p > LOSSES_SPARSE_THRESHOLD) return {weight * natural_log(p), weight * (1 - p), 1};
+    return {weight * natural_log(1 - p), -weight * p, 0};
 }
 
 // The three sums of each block: terms that always count, terms that count with positives, positives.
@@ -56,7 +58,7 @@ losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_s
     f64 sure = 0, seeming = 0, positives = 0;
     FOR_EACH(i, count) {
         f64 y = (f64)targets[i];
-        LossesTerm term = losses_heat_map_term(kind, (f64)logits[(u64)i * logits_stride], y);
+        LossesTerm term = losses_heat_map_term(kind, losses_clamp(losses_sigmoid((f64)logits[(u64)i * logits_stride])), y);
         sure -= term.seeming ? 0 : term.value;
         seeming -= term.seeming ? term.value : 0;
         positives += y == 1 ? 1 : 0;
@@ -97,11 +99,115 @@ KERNEL(256, 2)
 losses_heat_map_gradient(u32 count, u32 kind, f64 weight, GLOBAL(const f32) logits, u32 logits_stride,
                          GLOBAL(const f32) targets, GLOBAL(const f64) counts, GLOBAL(f32) dlogits, u32 dlogits_stride) {
     FOR_EACH(i, count) {
-        LossesTerm term = losses_heat_map_term(kind, (f64)logits[(u64)i * logits_stride], (f64)targets[i]);
+        f64 raw = losses_sigmoid((f64)logits[(u64)i * logits_stride]);
+        LossesTerm term = losses_heat_map_term(kind, losses_clamp(raw), (f64)targets[i]);
         u64 at = (u64)i * dlogits_stride;
-        if (term.flows && !(term.seeming && counts[0] == 0)) {
+        if (losses_flows(raw) && !(term.seeming && counts[0] == 0)) {
             dlogits[at] = dlogits[at] + (f32)(-term.slope * counts[1] * weight);
         }
+    }
+}
+
+// The sparse loss. Its maps are packed, one value a pixel.
+struct LossesSparse {
+    u32 images, h, w, radius;
+};
+
+// Scores of all pixels, and those of the positives, in any order: they are only counted. `found` [1] is 0 before.
+KERNEL(256, 2)
+losses_sparse_scores(LossesSparse s, GLOBAL(const f32) logits, GLOBAL(const f32) targets, GLOBAL(f64) scores, GLOBAL(f64) labelled,
+                     GLOBAL(u32) found) {
+    FOR_EACH(i, s.images * s.h * s.w) {
+        f64 p = losses_clamp(losses_sigmoid((f64)logits[i]));
+        scores[i] = p;
+        if ((f64)targets[i] == 1) labelled[atomic_add(found, 0, 1)] = p;
+    }
+}
+
+// How likely each pixel is the centre of an object without a label, 0 for most; and each block's sum of it.
+KERNEL(256, 2)
+losses_sparse_guess(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64) scores, GLOBAL(const f64) labelled,
+                    GLOBAL(const u32) found, GLOBAL(f64) guesses, GLOBAL(f64) partial) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    u32 positives = found[0];
+    f64 sum = 0;
+    FOR_EACH(i, s.images * s.h * s.w) {
+        u32 column = i % s.w, row = i / s.w % s.h, image = i / s.w / s.h;
+        f64 p = scores[i];
+        bool peak = !((f64)targets[i] > 0);
+        for (u32 y = row - smaller(row, 1u); peak && y <= smaller(row + 1, s.h - 1); y++) {
+            for (u32 x = column - smaller(column, 1u); x <= smaller(column + 1, s.w - 1); x++) {
+                if (scores[(image * s.h + y) * s.w + x] > p) peak = false;
+            }
+        }
+        f64 guess = 0;
+        if (peak) {
+            u32 lower = positives == 0 && p >= 0.5 ? 1 : 0; // without positives one of 1/2 stands for them
+            for (u32 k = 0; k < positives; k++) lower += labelled[k] <= p ? 1 : 0;
+            guess = (f64)lower / (f64)larger(positives, 1u);
+        }
+        guesses[i] = guess;
+        sum += guess;
+    }
+    sum = block_sum<LOSSES_THREADS>(sum, scratch);
+    if (thread_index() == 0) partial[block_x()] = sum;
+}
+
+// `counts` [3]: positives, 1 / max(positives, 1), and the share of the objects that have a label. One block.
+KERNEL(256, 2)
+losses_sparse_share(u32 parts, GLOBAL(const f64) partial, GLOBAL(const u32) found, GLOBAL(f64) counts) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 guessed = losses_add_parts(partial, parts, 1, 0, scratch), objects = (f64)larger(found[0], 1u);
+    if (thread_index() == 0) {
+        counts[0] = (f64)found[0];
+        counts[1] = 1 / objects;
+        counts[2] = objects / (objects + guessed);
+    }
+}
+
+// What of each pixel counts (1 at positives), and each block's sum of the terms.
+KERNEL(256, 2)
+losses_sparse_sums(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64) scores, GLOBAL(const f64) guesses,
+                   GLOBAL(const f64) counts, GLOBAL(f64) weights, GLOBAL(f64) partial) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sum = 0, sigma = (f64)(2 * s.radius + 1) / 6;
+    FOR_EACH(i, s.images * s.h * s.w) {
+        u32 column = i % s.w, row = i / s.w % s.h, image = i / s.w / s.h;
+        f64 y = (f64)targets[i], weight = 1;
+        if (y != 1) {
+            f64 guess = 0;
+            for (u32 yy = row - smaller(row, s.radius); yy <= smaller(row + s.radius, s.h - 1); yy++) {
+                for (u32 xx = column - smaller(column, s.radius); xx <= smaller(column + s.radius, s.w - 1); xx++) {
+                    f64 q = guesses[(image * s.h + yy) * s.w + xx], dx = (f64)xx - (f64)column, dy = (f64)yy - (f64)row;
+                    if (q > 0) guess = larger(guess, q * exponential(-(dx * dx + dy * dy) / (2 * sigma * sigma)));
+                }
+            }
+            weight = losses_far(y) * losses_far(guess) * (y == 0 ? counts[2] : 1);
+        }
+        LossesTerm term = y == 1 ? losses_found(scores[i]) : losses_left_out(scores[i]);
+        weights[i] = weight;
+        sum -= weight * term.value;
+    }
+    sum = block_sum<LOSSES_THREADS>(sum, scratch);
+    if (thread_index() == 0) partial[block_x()] = sum;
+}
+
+// `loss` [1]. One block.
+KERNEL(256, 2) losses_sparse_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(const f64) counts, GLOBAL(f64) loss) {
+    SHARED(f64, scratch, LOSSES_THREADS);
+    f64 sum = losses_add_parts(partial, parts, 1, 0, scratch);
+    if (thread_index() == 0) loss[0] = sum * counts[1];
+}
+
+// Adds `factor` times the gradient.
+KERNEL(256, 2)
+losses_sparse_gradient(LossesSparse s, f64 factor, GLOBAL(const f32) logits, GLOBAL(const f32) targets, GLOBAL(const f64) counts,
+                       GLOBAL(const f64) weights, GLOBAL(f32) dlogits) {
+    FOR_EACH(i, s.images * s.h * s.w) {
+        f64 raw = losses_sigmoid((f64)logits[i]), p = losses_clamp(raw);
+        if (!losses_flows(raw)) continue;
+        LossesTerm term = (f64)targets[i] == 1 ? losses_found(p) : losses_left_out(p);
+        dlogits[i] = dlogits[i] + (f32)(-weights[i] * term.slope * counts[1] * factor);
     }
 }
 

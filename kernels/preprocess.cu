@@ -15,7 +15,7 @@ constexpr u32 PREPROCESS_I8 = 0, PREPROCESS_U8 = 1, PREPROCESS_I16 = 2, PREPROCE
 constexpr f64 PREPROCESS_CLIP = 20, PREPROCESS_INNER = 5;
 constexpr f64 PREPROCESS_MOST = 1.7976931348623157e308;
 
-// What a look at all pixels finds. The host reads it back: 18 numbers.
+// What a look at all pixels finds. The host reads it back: 17 numbers.
 enum PreprocessSurvey {
     SURVEY_LOW,         // the range that is measured next
     SURVEY_HIGH,
@@ -34,7 +34,6 @@ enum PreprocessSurvey {
     SURVEY_CLIPPED,     // 1: some pixels are hot
     SURVEY_CONSTANT,    // 1: all numbers are equal
     SURVEY_SCALE,       // 1 over the deviation
-    SURVEY_SPARE,
 };
 
 // A pixel from the words of the file; `words` is whole, whatever the number of pixels.
@@ -125,7 +124,7 @@ preprocess_survey(u32 pixels, u32 kind, u32 first, u32 last, u32 clip_hot, u32 p
     bool done = last;
     if (first) {
         survey[SURVEY_COUNT] = sums[0], survey[SURVEY_MIN] = least, survey[SURVEY_MAX] = most;
-        survey[SURVEY_MEAN] = mean, survey[SURVEY_DEVIATION] = deviation, survey[SURVEY_SPARE] = 0;
+        survey[SURVEY_MEAN] = mean, survey[SURVEY_DEVIATION] = deviation;
         survey[SURVEY_CONSTANT] = least == most ? 1 : 0;
         survey[SURVEY_INNER_MEAN] = mean, survey[SURVEY_INNER_DEVIATION] = deviation;
         done = done || !clip_hot || least == most;
@@ -309,9 +308,9 @@ KERNEL(32, 1) preprocess_equalise_table(GLOBAL(const u32) histogram, GLOBAL(u8) 
     }
 }
 
-// Every level by its new one, in place.
-KERNEL(256, 4) preprocess_equalise(u32 count, GLOBAL(const u8) table, GLOBAL(u8) levels) {
-    FOR_EACH(i, count) levels[i] = table[levels[i]];
+// Every level by its new one.
+KERNEL(256, 4) preprocess_equalise(u32 count, GLOBAL(const u8) table, GLOBAL(const u8) levels, GLOBAL(u8) equalised) {
+    FOR_EACH(i, count) equalised[i] = table[levels[i]];
 }
 
 struct PreprocessFrame {

@@ -234,14 +234,42 @@ fn launch_l1<T: Real>(gpu: &Gpu, map: TensorRef<T>, objects: &[(usize, [f32; 2])
     let (mut cell_memory, mut wanted_memory) = (Memory::new(gpu, 4 * cells.len())?, Memory::new(gpu, 16 * cells.len())?);
     cell_memory.upload(gpu, 0, bytemuck::cast_slice(&cells))?;
     wanted_memory.upload(gpu, 0, bytemuck::cast_slice(&wanted))?;
-    let lists = [Arg::address(cell_memory.address()), Arg::address(wanted_memory.address())];
-    let (sums, [count, first, stride]) = (Sums::new(gpu, 0)?, [objects.len() as u32, 0, 2].map(Arg::value));
-    let args = [count, first, lists[0], lists[1], map.arg(), stride, sums.loss(), sums.counts()];
+    let labels = Labels { count: cells.len(), cells: Arg::address(cell_memory.address()), wanted: Arg::address(wanted_memory.address()) };
+    l1_of_labels(gpu, map, labels, false, weight, dmap)
+}
+
+/// Objects in memory of a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// How many; some may be none.
+    pub count: usize,
+    /// u32 each: the pixel, counted through all images, or 2^32 - 1 for none.
+    pub cells: Arg,
+    /// Four f32 each: offset and size, x before y.
+    pub wanted: Arg,
+}
+
+/// `l1_on` of objects that lie on the GPU: of their offsets, or of their sizes.
+///
+/// Shapes: as `l1`.
+/// Errors: the launch fails.
+pub fn l1_of_labels<T: Real>(
+    gpu: &Gpu,
+    map: TensorRef<T>,
+    labels: Labels,
+    sizes: bool,
+    weight: f64,
+    dmap: &mut TensorMut<T>,
+) -> Result<f64> {
+    let Labels { count: objects, cells, wanted } = labels;
+    let (sums, stride) = (Sums::new(gpu, 0)?, Arg::value(2_u32));
+    let (count, first) = (Arg::value(objects as u32), Arg::value(if sizes { 2_u32 } else { 0 }));
+    let args = [count, first, cells, wanted, map.arg(), stride, sums.loss(), sums.counts()];
     // SAFETY: the arguments of the KERNEL line, in its order; all objects lie on the map.
     unsafe { gpu.launch("losses_l1_total", blocks(1), THREADS, &args) }?;
-    let args = [count, first, Arg::value(weight), lists[0], lists[1], map.arg(), stride, sums.counts(), dmap.arg(), stride];
+    let args = [count, first, Arg::value(weight), cells, wanted, map.arg(), stride, sums.counts(), dmap.arg(), stride];
     // SAFETY: as above.
-    unsafe { gpu.launch("losses_l1_gradient", Grid::over(objects.len(), THREADS)?, THREADS, &args) }?;
+    unsafe { gpu.launch("losses_l1_gradient", Grid::over(objects, THREADS)?, THREADS, &args) }?;
     sums.read(gpu)
 }
 

@@ -12,6 +12,7 @@ pub mod deform_conv;
 pub mod gather;
 pub mod heat_map;
 pub mod losses;
+pub mod map;
 pub mod max_pool;
 pub mod real;
 pub mod relu;

@@ -8,6 +8,8 @@
 //! ever stored. Rows and columns are transformed one by one, so the number of threads cannot change a bit.
 //! Source: docs/formats.md, "Frames"; Cooley and Tukey 1965 through the crates rustfft and realfft.
 
+pub mod operators;
+
 use crate::formats::image::{Pixels, Sample};
 use crate::pick::geometry::Geometry;
 use crate::with_pixels;

@@ -4,6 +4,8 @@
 //! Every stage gives the bits that the original gives with NumPy 1 and OpenCV 4.5, because published models were trained
 //! on them. Source: docs/formats.md, "Frames".
 
+pub mod gpu;
+
 use crate::formats::image::{Micrograph, Pixels, Sample};
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::fourier_crop::{Adjust, crop};
@@ -47,7 +49,7 @@ pub fn preprocess(micrograph: &Micrograph, frame: usize, compat: &Compat) -> Res
     let mut warnings = Vec::new();
     let Survey { adjust, constant } = survey(&micrograph.pixels, !compat.has(Fault::HotPixel), &mut warnings)?;
     let quantised = if constant {
-        warnings.push("all pixels are equal; no picks".to_owned());
+        warnings.push(CONSTANT_WARNING.to_owned());
         vec![0; frame * geometry.height_d]
     } else {
         let image_d = crop(&micrograph.pixels, &geometry, adjust, compat.has(Fault::Narrow))?;
@@ -84,14 +86,7 @@ const SURVEY_BLOCK: usize = 1 << 16;
 pub fn survey(pixels: &Pixels, clip_hot: bool, warnings: &mut Vec<String>) -> Result<Survey> {
     let all = measure(pixels, f64::MIN, f64::MAX);
     let bad = pixels.len() - all.count;
-    ensure!(
-        (bad as f64) < LARGEST_BAD_SHARE * pixels.len() as f64 || bad == 0,
-        "pixels: {bad} of {} are NaN or infinite; expected less than 1 %; write the micrograph again",
-        pixels.len()
-    );
-    if bad > 0 {
-        warnings.push(format!("{bad} pixels are NaN or infinite; replaced by the mean of the others"));
-    }
+    warn_of_bad(bad, pixels.len(), warnings)?;
     let constant = all.min == all.max;
     let (mut low, mut high, mut replacement) = (all.min, all.max, all.mean());
     if clip_hot && !constant {
@@ -114,12 +109,29 @@ pub fn survey(pixels: &Pixels, clip_hot: bool, warnings: &mut Vec<String>) -> Re
         let (mean, reach) = (inner.mean(), CLIP_SIGMAS * inner.deviation());
         if reach > 0.0 && (all.min < mean - reach || all.max > mean + reach) {
             (low, high, replacement) = (low.max(mean - reach), high.min(mean + reach), mean);
-            warnings.push(format!("pixels beyond 20 standard deviations clipped to {low:.4} .. {high:.4}"));
+            warnings.push(clip_warning(low, high));
         }
     }
     let adjust = (bad > 0 || low > all.min || high < all.max).then_some(Adjust { low, high, replacement });
     Ok(Survey { adjust, constant })
 }
+
+fn warn_of_bad(bad: usize, pixels: usize, warnings: &mut Vec<String>) -> Result<()> {
+    ensure!(
+        (bad as f64) < LARGEST_BAD_SHARE * pixels as f64 || bad == 0,
+        "pixels: {bad} of {pixels} are NaN or infinite; expected less than 1 %; write the micrograph again"
+    );
+    if bad > 0 {
+        warnings.push(format!("{bad} pixels are NaN or infinite; replaced by the mean of the others"));
+    }
+    Ok(())
+}
+
+fn clip_warning(low: f64, high: f64) -> String {
+    format!("pixels beyond 20 standard deviations clipped to {low:.4} .. {high:.4}")
+}
+
+const CONSTANT_WARNING: &str = "all pixels are equal; no picks";
 
 /// Sums over the pixels that are numbers within a range.
 #[derive(Clone, Copy, Debug)]
@@ -284,11 +296,36 @@ pub fn equalise_table(histogram: &[usize; 256]) -> [u8; 256] {
 /// Shapes: frame x height_d into frame x frame.
 /// An odd height moves rows by half a pixel, so each is the mean of two: the original picks so.
 pub fn letterbox(image: &[u8], geometry: &Geometry) -> Vec<u8> {
+    let matrix = letterbox_matrix(geometry);
+    warp_affine(image, [geometry.height_d, geometry.frame], &matrix, [geometry.frame, geometry.frame])
+}
+
+fn letterbox_matrix(geometry: &Geometry) -> [[f64; 3]; 2] {
     let (frame, square) = (geometry.frame as f64, geometry.square_d() as f64);
     let scale = frame / square;
     let centre = [frame / 2.0, geometry.height_d as f64 / 2.0];
-    let matrix = [[scale, 0.0, frame / 2.0 - centre[0] * scale], [0.0, scale, frame / 2.0 - centre[1] * scale]];
-    warp_affine(image, [geometry.height_d, geometry.frame], &matrix, [geometry.frame, geometry.frame])
+    [[scale, 0.0, frame / 2.0 - centre[0] * scale], [0.0, scale, frame / 2.0 - centre[1] * scale]]
+}
+
+/// Where each column and each row of frame N lies in frame D, in 1/32 pixel: the positions of `warp_affine`, of which x and
+/// y do not depend on each other here.
+fn letterbox_positions(geometry: &Geometry) -> [Vec<i32>; 2] {
+    let Some([i0, _, _, i4, b0, b1]) = inverse(&letterbox_matrix(geometry)) else { return [Vec::new(), Vec::new()] };
+    let round = |value: f64| value.round_ties_even() as i64;
+    let columns = |x: usize| ((round(b0 * 1024.0) + 16 + round(i0 * x as f64 * 1024.0)) >> 5) as i32;
+    let rows = |y: usize| ((round((i4 * y as f64 + b1) * 1024.0) + 16) >> 5) as i32;
+    [(0..geometry.frame).map(columns).collect(), (0..geometry.frame).map(rows).collect()]
+}
+
+/// (x, y) of the input from (x, y) of the output: i0 x + i1 y + b0 and i3 x + i4 y + b1, as OpenCV computes them.
+fn inverse(&[[m0, m1, m2], [m3, m4, m5]]: &[[f64; 3]; 2]) -> Option<[f64; 6]> {
+    let determinant = m0 * m4 - m1 * m3;
+    if determinant == 0.0 {
+        return None;
+    }
+    let d = 1.0 / determinant;
+    let (i0, i1, i3, i4) = (m4 * d, -m1 * d, -m3 * d, m0 * d);
+    Some([i0, i1, i3, i4, -i0 * m2 - i1 * m5, -i3 * m2 - i4 * m5])
 }
 
 /// Resamples an image by a 2x3 matrix as OpenCV 4.5 does, to the bit: bilinear at positions of 1/32 pixel, black outside.
@@ -299,14 +336,9 @@ pub fn letterbox(image: &[u8], geometry: &Geometry) -> Vec<u8> {
 pub fn warp_affine(image: &[u8], [h, w]: [usize; 2], matrix: &[[f64; 3]; 2], out_size: [usize; 2]) -> Vec<u8> {
     let [out_h, out_w] = out_size;
     let mut out = vec![0u8; out_h * out_w];
-    let [[m0, m1, m2], [m3, m4, m5]] = *matrix;
-    let determinant = m0 * m4 - m1 * m3;
-    if determinant == 0.0 || out.is_empty() {
+    let Some([i0, i1, i3, i4, b0, b1]) = inverse(matrix).filter(|_| !out.is_empty()) else {
         return out;
-    }
-    let d = 1.0 / determinant;
-    let (i0, i1, i3, i4) = (m4 * d, -m1 * d, -m3 * d, m0 * d);
-    let (b0, b1) = (-i0 * m2 - i1 * m5, -i3 * m2 - i4 * m5);
+    };
     let round = |value: f64| value.round_ties_even() as i64;
     let steps: Vec<[i64; 2]> = (0..out_w).map(|x| [round(i0 * x as f64 * 1024.0), round(i3 * x as f64 * 1024.0)]).collect();
     let pixel = |x: i64, y: i64| -> i64 {

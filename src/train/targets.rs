@@ -3,6 +3,8 @@
 //! Each label leaves a Gaussian of height 1 in the heat map, and an object: where its centre lies within its cell, and
 //! how large its box is. Source: Zhou et al. 2019, arXiv:1904.07850, section 3.
 
+pub mod gpu;
+
 /// One labelled object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
