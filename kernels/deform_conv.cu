@@ -244,7 +244,8 @@ deform_conv_largest(u32 pixels, u32 channels, GLOBAL(const f32) values, u32 stri
     found[thread] = most;
     block_sync();
     for (u32 step = 128; step > 0; step /= 2) {
-        if (thread < step) found[thread] = larger(found[thread], found[thread + step]);
+        u32 other = thread < step ? found[thread + step] : 0u;
+        if (other > most) found[thread] = most = other;
         block_sync();
     }
     if (thread == 0) atomic_max(largest, which, found[0]);

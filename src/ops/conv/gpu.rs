@@ -19,8 +19,8 @@ const WITH_RESIDUAL: u32 = 2;
 pub(crate) const WITH_RELU: u32 = 4;
 const BACKWARD: u32 = 8;
 pub(crate) const OUT_BY_FOUR: u32 = 16;
-/// Blocks below which tiles of 64 x 64 fill a device better than tiles of 128 x 64.
-const FEW_BLOCKS: usize = 256;
+/// Blocks a multiprocessor below which tiles of 64 x 64 fill a device better than tiles of 128 x 64.
+const FEW_BLOCKS: usize = 2;
 /// The gradient of the weights is cut into parts of the pixels: to about so many blocks, of no fewer pixels a part, and
 /// into no more parts, whose sums have no more values unless one part has (16 MiB).
 const WEIGHT_BLOCKS: usize = 512;
@@ -357,7 +357,9 @@ fn launch_windows<T: Real>(
     let (name, tile) = match (four_channels, channels) {
         (true, ..=16) => ("conv_windows_256x16", [256, 16]),
         (true, ..=32) => ("conv_windows_128x32", [128, 32]),
-        (true, _) if blocks([128, 64]).iter().product::<usize>() < FEW_BLOCKS => ("conv_windows_64x64", [64, 64]),
+        (true, _) if blocks([128, 64]).iter().product::<usize>() < FEW_BLOCKS * gpu.info().multiprocessors as usize => {
+            ("conv_windows_64x64", [64, 64])
+        }
         (true, _) => ("conv_windows_128x64", [128, 64]),
         (false, ..=16) => ("conv_windows_any_256x16", [256, 16]),
         (false, _) => ("conv_windows_any_128x64", [128, 64]),
@@ -404,7 +406,7 @@ pub(super) fn launch_forward<T: Real>(
 }
 
 /// Values that the gradients need to work with: one after the other.
-pub(super) fn scratch_len<T: Real>(shape: ConvShape) -> usize {
+pub(super) fn scratch_len(shape: ConvShape) -> usize {
     let data: usize = phases(shape).iter().map(|(window, taps)| phase_len(window, taps)).sum();
     let weights = WeightParts::of(shape).len().max(PixelParts::of(shape.out()).len());
     Room::len(&[data.max(weights)])

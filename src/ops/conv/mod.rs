@@ -112,7 +112,7 @@ pub fn forward<T: Real>(
 pub fn scratch_len<T: Real>(device: &Device, shape: ConvShape) -> usize {
     match device {
         Device::Cpu => weight_gradient::scratch_len(shape, InstructionSet::detect()),
-        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
+        Device::Gpu(_) => gpu::scratch_len(shape),
     }
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn add_pixel_sums(values: TensorRef, sums: &mut [f32]) {
 
 /// Shapes that every device is tested with: 1x1, odd, prime, one past a tile, partial panels, more than one chunk of
 /// channels, every stride, a real layer, and several images.
-pub const CASES: [ConvShape; 20] = [
+pub const CASES: [ConvShape; 21] = [
     case(1, 1, 1, 1, 1, 1, 1),
     case(1, 1, 1, 1, 1, 3, 1),
     case(1, 2, 3, 5, 3, 7, 1),
@@ -241,6 +241,7 @@ pub const CASES: [ConvShape; 20] = [
     case(3, 1, 43, 12, 1, 1, 1),
     case(1, 10, 11, 24, 40, 3, 3),
     case(1, 12, 130, 8, 8, 3, 1),
+    case(1, 12, 43, 8, 40, 3, 1),
     case(1, 64, 64, 64, 128, 3, 2),
     case(1, 32, 32, 128, 256, 3, 1),
 ];

@@ -327,13 +327,14 @@ pub fn reference<T: Real>(shape: DeformConvShape, inp: &[T], offsets: &[T], weig
 }
 
 /// Shapes, and the size of the offsets in pixels: 1x1, odd, one past a tile, partial panels, several chunks, a real layer.
-pub const CASES: [(DeformConvShape, f32); 8] = [
+pub const CASES: [(DeformConvShape, f32); 9] = [
     (DeformConvShape { n: 1, h: 1, w: 1, ci: 1, co: 1 }, 0.5),
     (DeformConvShape { n: 1, h: 7, w: 9, ci: 3, co: 5 }, 1.0),
     (DeformConvShape { n: 1, h: 16, w: 12, ci: 8, co: 6 }, 3.0),
     (DeformConvShape { n: 2, h: 5, w: 57, ci: 17, co: 33 }, 2.0),
     (DeformConvShape { n: 1, h: 6, w: 8, ci: 3, co: 4 }, 40.0),
     (DeformConvShape { n: 1, h: 6, w: 6, ci: 70, co: 16 }, 0.0),
+    (DeformConvShape { n: 1, h: 5, w: 13, ci: 24, co: 16 }, 1.5),
     (DeformConvShape { n: 1, h: 9, w: 15, ci: 130, co: 64 }, 1.0),
     (DeformConvShape { n: 1, h: 32, w: 32, ci: 128, co: 64 }, 1.0),
 ];
