@@ -51,10 +51,10 @@ fn a_driver_too_old_for_machine_code_gets_ptx() {
     let images = Images::read(&packed).unwrap();
     assert_eq!(images.choose(gpu(8, 6), cuda(12, 0)).unwrap(), Choice::Cubin(86));
     assert_eq!(images.choose(gpu(8, 6), cuda(11, 8)).unwrap(), Choice::Ptx(80));
-    assert_eq!(images.choose(gpu(7, 5), cuda(11, 0)).unwrap(), Choice::Ptx(52));
+    assert_eq!(images.choose(gpu(7, 5), cuda(11, 4)).unwrap(), Choice::Ptx(52));
     assert_eq!(images.oldest_driver(Choice::Cubin(90)), cuda(12, 0));
     assert_eq!(images.oldest_driver(Choice::Cubin(120)), cuda(12, 8));
-    assert_eq!(images.oldest_driver(Choice::Ptx(80)), cuda(11, 0));
+    assert_eq!(images.oldest_driver(Choice::Ptx(80)), cuda(11, 4));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn an_old_gpu_and_an_old_driver_are_refused_in_words() {
     let old_gpu = images.choose(gpu(3, 5), cuda(11, 4)).unwrap_err().to_string();
     assert_eq!(old_gpu, "GPU of compute capability 3.5: the kernels are written for 5.2 and later; use another GPU or the CPU");
     let old_driver = images.choose(gpu(7, 0), cuda(10, 2)).unwrap_err().to_string();
-    assert!(old_driver.starts_with("the NVIDIA driver serves CUDA 10.2; expected 11.0 or later; install driver 450"), "{old_driver}");
+    assert!(old_driver.starts_with("the NVIDIA driver serves CUDA 10.2; expected 11.4 or later; install driver 470"), "{old_driver}");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use super::pack::{self, Form, Image};
 /// What the build script packed.
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernel_images.bin"));
 
-/// The oldest driver that has every call that the program makes.
-pub const OLDEST_DRIVER: CudaVersion = CudaVersion { major: 11, minor: 0 };
+/// The oldest driver that has every call that the program makes (the last came with cuGraphInstantiateWithFlags).
+pub const OLDEST_DRIVER: CudaVersion = CudaVersion { major: 11, minor: 4 };
 /// The oldest architecture that the kernels are written for.
 pub const OLDEST_CAPABILITY: Capability = Capability { major: 5, minor: 2 };
 

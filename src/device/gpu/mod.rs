@@ -2,6 +2,7 @@
 //! `Driver`.
 
 pub mod cubin;
+pub mod cuda;
 pub mod driver;
 pub mod images;
 mod launch;
