@@ -11,7 +11,7 @@ use epicker::net::{Architecture, Mode, fresh};
 use epicker::ops::Real;
 use epicker::ops::losses::HeatMapLoss;
 use epicker::train::step::is_pulled;
-use epicker::train::{Continual, FeatureScale, Losses, Object, Targets, Trainer, TrainerOptions, TrainingMemory};
+use epicker::train::{Compared, Continual, FeatureScale, Losses, Object, Targets, Trainer, TrainerOptions, TrainingMemory};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -208,7 +208,8 @@ fn continual_case(case: &str) {
     let expected = &norms()["continual"][case];
     let exemplar: Vec<bool> = expected["sign"].as_array().unwrap().iter().map(|sign| sign.as_i64() == Some(0)).collect();
     let feature_scale = if case.ends_with("orig") { FeatureScale::Original } else { FeatureScale::Actual };
-    let continual = Continual { earlier: tiny_old(), batch_statistics: case.contains("old-train"), feature_scale };
+    let batch_statistics = case.contains("old-train");
+    let continual = Continual { batch_statistics, feature_scale, compared: Compared::Batch, ..Continual::new(tiny_old()) };
     let mut trainer = trainer(ReferenceEngine, options("particle"), Some(continual));
     let losses = trainer.compute_gradients(&images, &targets, &exemplar).unwrap();
     assert_losses(&losses, &expected["losses"], 1e-7, case);
@@ -237,6 +238,32 @@ fn continual_terms_are_the_originals_for_mixed_batches() {
         ["mixed01_old-train_orig", "mixed01_old-train_chw", "mixed01_old-eval_chw", "mixed10_old-train_orig", "mixed10_old-train_chw"];
     cases.into_iter().for_each(continual_case);
     assert_eq!(norms()["continual"].as_object().unwrap().len(), 10);
+}
+
+/// By running statistics, where the images of a batch do not see each other, the distance of an exemplar's features is the
+/// same alone and beside a new image; and without weights nothing is held back.
+#[test]
+fn beside_new_images_an_exemplar_alone_is_compared_with_the_earlier_network() {
+    let (images, targets) = batch();
+    let distance = |compared: Compared, [feature_weight, pull_weight]: [f64; 2], exemplar: &[bool]| {
+        let options = TrainerOptions { frozen_statistics: true, ..options("particle") };
+        let ([h, w], n) = (options.frame, exemplar.len());
+        let continual = Continual { compared, feature_weight, pull_weight, ..Continual::new(tiny_old()) };
+        let mut trainer = trainer(ReferenceEngine, options, Some(continual));
+        let objects = targets.objects.iter().copied().filter(|object| object.image < n).collect();
+        let targets = Targets { heat_map: targets.heat_map[..n * (h / 4) * (w / 4)].to_vec(), objects };
+        trainer.compute_gradients(&images[..n * h * w], &targets, exemplar).unwrap().exemplar
+    };
+    let alone = distance(Compared::Exemplars, [0.1, 0.0], &[true]);
+    let beside = distance(Compared::Exemplars, [0.1, 0.0], &[true, false]);
+    assert!(alone > 0.0 && (alone - beside).abs() <= 1e-9 * alone, "{alone} {beside}");
+    let all = distance(Compared::Batch, [0.1, 0.0], &[true, false]);
+    assert!(all > 1.2 * beside, "{all} {beside}");
+    assert!(distance(Compared::Exemplars, [0.1, 0.0], &[false, true]) > 0.0);
+    assert_eq!(distance(Compared::Exemplars, [0.0, 0.0], &[true, true]), 0.0);
+    let pull = distance(Compared::Exemplars, [0.0, 0.01], &[true, false]);
+    let both = distance(Compared::Exemplars, [0.1, 0.01], &[true, false]);
+    assert!((pull + beside - both).abs() <= 1e-9 * both, "{pull} {beside} {both}");
 }
 
 #[test]
@@ -293,7 +320,7 @@ fn in_f32_losses_and_gradients_stay_close_to_f64() {
     let (images, targets) = batch();
     for case in ["particle_trainbn", "vesicle_trainbn", "particle_sparse_trainbn", "continual"] {
         let continual = || {
-            let earlier = Continual { earlier: tiny_old(), batch_statistics: false, feature_scale: FeatureScale::Actual };
+            let earlier = Continual { compared: Compared::Batch, ..Continual::new(tiny_old()) };
             (case == "continual").then_some(earlier)
         };
         let (mut exact, mut found) = (trainer(ReferenceEngine, options(case), continual()), trainer(device(), options(case), continual()));
@@ -352,7 +379,7 @@ fn two_steps(options: TrainerOptions, threads: usize) -> (Vec<f32>, Vec<f32>, Lo
     let (images, targets) = batch();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let continual = Continual { earlier: tiny_old(), batch_statistics: true, feature_scale: FeatureScale::Actual };
+        let continual = Continual { batch_statistics: true, ..Continual::new(tiny_old()) };
         let mut trainer = trainer(device(), options, Some(continual));
         trainer.step(&images, &targets, &[false, false], 1e-3).unwrap();
         let losses = trainer.step(&images, &targets, &[true, true], 1e-3).unwrap();

@@ -15,7 +15,7 @@ use epicker::pick::preprocess::Normalisation;
 use epicker::train::cache::{ImageCache, grey_png};
 use epicker::train::checkpoint;
 use epicker::train::data::{Data, DataOptions, TrainingImage};
-use epicker::train::run::{End, EpochReport, Hooks, Learner, Position, RunOptions, Schedule, Snapshot, StepReport, run};
+use epicker::train::run::{End, EpochReport, Hooks, Learner, Position, Replay, RunOptions, Schedule, Snapshot, StepReport, run};
 use epicker::train::{Losses, Targets, Trainer, TrainerOptions, augment};
 use serde_json::Value;
 use std::path::Path;
@@ -51,6 +51,8 @@ fn data(folder: &Path, count: usize, seed: u64) -> Data {
 #[derive(Default)]
 struct Parrot {
     calls: Vec<(usize, bool, f64)>,
+    /// Sums of the images of each call, and whether each is an exemplar.
+    seen: Vec<Vec<(bool, f32)>>,
     nan_at: Option<usize>,
 }
 
@@ -60,6 +62,8 @@ impl Learner for Parrot {
         assert_eq!(targets.heat_map.len(), exemplar.len() * (SIDE / 4) * (SIDE / 4));
         assert!(targets.objects.iter().all(|object| object.image < exemplar.len()));
         self.calls.push((exemplar.len(), exemplar[0], learning_rate));
+        let sums = images.chunks(SIDE * SIDE).map(|image| image.iter().sum());
+        self.seen.push(exemplar.iter().copied().zip(sums).collect());
         let heat_map = if Some(self.calls.len()) == self.nan_at { f64::NAN } else { 1.0 };
         Ok(Losses { total: heat_map + 1.0, heat_map, offset: 1.0, ..Losses::default() })
     }
@@ -113,7 +117,8 @@ impl Hooks for Watch<'_> {
 }
 
 fn run_options(batch: usize, epochs: u32) -> RunOptions {
-    RunOptions { batch, schedule: Schedule { learning_rate: 1e-3, drops: vec![1], epochs }, most_steps: None }
+    let schedule = Schedule { learning_rate: 1e-3, drops: vec![1], epochs };
+    RunOptions { batch, schedule, most_steps: None, replay: Replay::Apart }
 }
 
 #[test]
@@ -155,6 +160,34 @@ fn exemplars_are_replayed_after_every_eighth_step_or_after_the_first() {
     let rates: Vec<f64> = parrot.calls.iter().map(|(_, _, rate)| *rate).collect();
     assert_eq!((rates[0], rates[4]), (1e-3, 1e-3 * 0.1));
     assert_eq!((watch.epochs[0].losses.total, watch.epochs[0].replay_loss), (2.0, Some(2.0)));
+}
+
+#[test]
+fn mixed_replay_puts_exemplars_into_every_step_and_takes_all_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, old) = (data(folder.path(), 7, 1), data(folder.path(), 5, 2));
+    let stop = AtomicBool::new(false);
+    let go = |replay: Replay, position: Position| {
+        let (mut parrot, mut watch) = (Parrot::default(), Watch::new(&stop));
+        let options = RunOptions { replay, ..run_options(4, 1) };
+        run(&mut parrot, &new, Some(&old), &options, position, None, &mut watch, &stop).unwrap();
+        (parrot.seen, watch.steps)
+    };
+    let (seen, steps) = go(Replay::Mixed(2), Position::default());
+    let kinds: Vec<Vec<bool>> = seen.iter().map(|step| step.iter().map(|(exemplar, _)| *exemplar).collect()).collect();
+    let whole = vec![true, true, false, false];
+    assert_eq!(kinds, [whole.clone(), whole.clone(), whole, vec![true, true, false]]);
+    assert!(steps.iter().all(|step| step.exemplars == 2 && !step.replay && step.steps == 4));
+    // Eight draws of five exemplars: each once before any comes again, and then in another sample of it.
+    let mut sums: Vec<u32> = seen.iter().flatten().filter(|(exemplar, _)| *exemplar).map(|(_, sum)| sum.to_bits()).collect();
+    sums.sort_unstable();
+    sums.dedup();
+    assert_eq!(sums.len(), 8);
+    assert_eq!(go(Replay::Mixed(2), Position { epoch: 0, step: 2 }).0, seen[2..], "steps depend on their number alone");
+    // There are never more exemplars in a step than there are, and one image at least is new.
+    assert_eq!(go(Replay::Mixed(9), Position::default()).1.iter().map(|step| step.exemplars).collect::<Vec<_>>(), [3; 7]);
+    assert_eq!([0.0, 0.3, 0.5, 1.0].map(|share| Replay::of_share(share, 4)), [1, 1, 2, 3].map(Replay::Mixed));
+    assert_eq!(Replay::of_share(0.5, 1), Replay::Apart);
 }
 
 #[test]
@@ -314,7 +347,7 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     assert!(stderr.contains("no exemplars; fine-tuning") && stdout.contains("4 exemplars with 12 labels"), "{stdout} {stderr}");
     let (status, stdout, stderr) = train("second", &arguments);
     assert_eq!(status, Some(0), "{stderr}");
-    assert!(stdout.contains("replay ") && stdout.contains("there already"), "{stdout}");
+    assert!(stdout.contains("4 exemplars: 1 of the 2 images of each step") && stdout.contains("there already"), "{stdout}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::train::checkpoint::{self, Resumed};
 use crate::train::data::{Data, TrainingImage};
 use crate::train::exemplar::Exemplar;
 use crate::train::labels::{self, Gathered, boxes_d, gather};
-use crate::train::run::{End, Position, RunOptions, Schedule, run as train};
+use crate::train::run::{End, Position, Replay, RunOptions, Schedule, run as train};
 use crate::train::split::{Shares, Split, split};
 use crate::train::{Continual, FeatureScale, Trainer, TrainingMemory};
 use anyhow::{Context, Result, ensure};
@@ -76,6 +76,16 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         parts.train.iter().zip(boxes).map(|(&i, boxes)| TrainingImage { path: gathered.labelled[i].path.clone(), boxes }).collect();
     let data = Data::of_micrographs(training_images, cache()?, data_options);
     let replay = replay.map(|exemplar| Data::of_exemplars(exemplar, data_options));
+    let replay_rule = args.replay_rule();
+    if let Some(replay) = &replay {
+        say(&match replay_rule {
+            Replay::Mixed(count) => {
+                let count = count.min(replay.len());
+                format!("{} exemplars: {count} of the {} images of each step are of them", replay.len(), args.batch_size)
+            }
+            Replay::Apart => format!("{} exemplars, replayed after every eighth step, or once an epoch", replay.len()),
+        });
+    }
 
     let mut trainer = Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), start.architecture, &start.state, options, continual)?;
     let (mut position, mut best) = (Position::default(), None);
@@ -100,8 +110,12 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     });
     let facts = args.facts(&start, &gathered, &parts);
     let mut hooks = TrainHooks::new(args, &gathered, judged, cache()?, facts, fingerprint, data.len())?;
-    let run_options =
-        RunOptions { batch: args.batch_size, schedule, most_steps: usize::try_from(args.num_iters).ok().filter(|&count| count > 0) };
+    let run_options = RunOptions {
+        batch: args.batch_size,
+        schedule,
+        most_steps: usize::try_from(args.num_iters).ok().filter(|&count| count > 0),
+        replay: replay_rule,
+    };
     let ended = train(&mut trainer, &data, replay.as_ref(), &run_options, position, best, &mut hooks, &stop);
     hooks.finish();
     let ended = ended?;
@@ -200,7 +214,7 @@ impl TrainArgs {
             warn(&format!("{folder}: the exemplar folder is empty; fine-tuning"));
             return Ok(None);
         }
-        if exemplar.entries.len() < self.batch_size {
+        if self.replay_rule() == Replay::Apart && exemplar.entries.len() < self.batch_size {
             warn(&format!("{folder}: {} exemplars, fewer than a batch; they are replayed in steps of as many", exemplar.entries.len()));
         }
         let others = exemplar.entries.iter().filter(|entry| entry.size[1] != self.frame).count();
@@ -217,14 +231,23 @@ impl TrainArgs {
         let only_particles = self.compat.has(Fault::DistillParticle) && self.mode != Mode::Particle;
         let earlier = start.earlier.clone().filter(|_| has_exemplars && !only_particles)?;
         let feature_scale = if self.compat.has(Fault::DistillSize) { FeatureScale::Original } else { FeatureScale::Actual };
-        Some(Continual { earlier, batch_statistics: self.compat.has(Fault::TeacherBn), feature_scale })
+        Some(Continual {
+            batch_statistics: self.compat.has(Fault::TeacherBn),
+            feature_scale,
+            feature_weight: self.feature_weight,
+            pull_weight: self.pull_weight,
+            ..Continual::new(earlier)
+        })
     }
 
     /// What a resumed training must have in common with the interrupted one.
     fn fingerprint(&self, gathered: &Gathered, parts: &Split, side_n: usize) -> String {
         let stems: Vec<&str> = parts.train.iter().map(|&i| gathered.labelled[i].stem.as_str()).collect();
         let text = format!("{:?} {:?} {side_n} {stems:?}", self.data_options(side_n), self.trainer_options(side_n));
-        let rates = format!("{} {:?} {}", self.lr, self.lr_step, self.num_iters);
+        let mut rates = format!("{} {:?} {}", self.lr, self.lr_step, self.num_iters);
+        if self.continual {
+            rates.push_str(&format!(" {:?} {} {}", self.replay_rule(), self.feature_weight, self.pull_weight));
+        }
         crate::formats::model_file::sha256(format!("{text} {rates}").as_bytes())
     }
 

@@ -4,7 +4,7 @@ use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
 use super::random::Random;
-use super::targets::Targets;
+use super::targets::{Object, Targets};
 use crate::pick::preprocess::{Normalisation, normalise};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -52,7 +52,7 @@ pub struct Data {
 }
 
 /// What a step gets.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// (n, side_n, side_n), one channel, normalised.
     pub images: Vec<f32>,
@@ -60,6 +60,18 @@ pub struct Batch {
     pub targets: Targets,
     /// Number of images.
     pub n: usize,
+}
+
+impl Batch {
+    /// The images of this batch, then those of another.
+    pub fn followed_by(mut self, other: Batch) -> Batch {
+        self.images.extend(other.images);
+        self.targets.heat_map.extend(other.targets.heat_map);
+        let moved = |object: Object| Object { image: self.n + object.image, ..object };
+        self.targets.objects.extend(other.targets.objects.into_iter().map(moved));
+        self.n += other.n;
+        self
+    }
 }
 
 const ORDER: u64 = 0x6f72_6465;
@@ -116,14 +128,8 @@ impl Data {
                 Ok((input, targets))
             })
             .collect::<Result<_>>()?;
-        let n = sampled.len();
-        let mut batch = Batch { images: Vec::with_capacity(n * side_n * side_n), targets: Targets::default(), n };
-        for (place, (input, targets)) in sampled.into_iter().enumerate() {
-            batch.images.extend(input);
-            batch.targets.heat_map.extend(targets.heat_map);
-            batch.targets.objects.extend(targets.objects.into_iter().map(|object| super::targets::Object { image: place, ..object }));
-        }
-        Ok(batch)
+        let one = |(images, targets)| Batch { images, targets, n: 1 };
+        Ok(sampled.into_iter().map(one).fold(Batch::default(), Batch::followed_by))
     }
 
     fn image(&self, i: usize) -> Result<ImageD> {

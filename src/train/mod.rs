@@ -16,6 +16,6 @@ pub mod step; //    one step: losses, gradients, Adam
 pub mod targets; // what the network is to answer
 
 pub use memory::TrainingMemory;
-pub use options::{Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
+pub use options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 pub use step::Trainer;
 pub use targets::{Object, Targets};

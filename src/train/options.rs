@@ -41,6 +41,41 @@ pub struct Continual {
     pub batch_statistics: bool,
     /// Scale of the distance between its features and the new ones.
     pub feature_scale: FeatureScale,
+    /// Weight of that distance; 0 spares the earlier network's work.
+    pub feature_weight: f64,
+    /// Weight of the squared distance of the parameters.
+    pub pull_weight: f64,
+    /// Which images of a batch that has an exemplar are compared with the earlier network.
+    pub compared: Compared,
+}
+
+/// Which images of a batch that has an exemplar are compared with the earlier network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compared {
+    /// The exemplars: of new images the earlier network knows nothing that should be kept.
+    #[default]
+    Exemplars,
+    /// All, as the original's formula has it. It makes no batches of both.
+    Batch,
+}
+
+impl Continual {
+    /// The original's weights.
+    pub const FEATURE_WEIGHT: f64 = 0.1;
+    /// The original's weights.
+    pub const PULL_WEIGHT: f64 = 0.01;
+
+    /// What the original does, but that the earlier network is used as it was, and at the maps' own scale.
+    pub fn new(earlier: StateDict) -> Self {
+        Continual {
+            earlier,
+            batch_statistics: false,
+            feature_scale: FeatureScale::default(),
+            feature_weight: Self::FEATURE_WEIGHT,
+            pull_weight: Self::PULL_WEIGHT,
+            compared: Compared::default(),
+        }
+    }
 }
 
 /// What a training is made for.

@@ -127,6 +127,29 @@ pub struct RunOptions {
     pub schedule: Schedule,
     /// Most steps of an epoch.
     pub most_steps: Option<usize>,
+    /// When exemplars are replayed, where there are any.
+    pub replay: Replay,
+}
+
+/// When the exemplars of earlier data sets are replayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Replay {
+    /// As the original does: in steps of their own, all of them after every eighth step.
+    #[default]
+    Apart,
+    /// In every step: so many of its images are exemplars, and come first.
+    Mixed(usize),
+}
+
+impl Replay {
+    /// Every step shares its images between new ones and exemplars: at least one of each. Steps of one image cannot, and
+    /// replay apart.
+    pub fn of_share(share: f64, batch: usize) -> Self {
+        match batch {
+            0 | 1 => Replay::Apart,
+            _ => Replay::Mixed(((share * batch as f64).round() as usize).clamp(1, batch - 1)),
+        }
+    }
 }
 
 /// A step, told.
@@ -140,6 +163,8 @@ pub struct StepReport {
     pub steps: usize,
     /// Images of the step.
     pub images: usize,
+    /// How many of them are exemplars.
+    pub exemplars: usize,
     /// Its losses.
     pub losses: Losses,
     /// True for a step of the replay.
@@ -237,10 +262,17 @@ pub fn run(
         let work = epoch_work(data, replay, options, epoch, first);
         let mut sums = Sums::default();
         let stopped = with_batches(&work, data, replay, epoch, |work, batch| {
-            let exemplar = vec![work.replay.is_some(); batch.n];
+            let exemplar: Vec<bool> = (0..batch.n).map(|i| i < work.exemplars.len()).collect();
             let losses = learner.step(&batch.images, &batch.targets, &exemplar, learning_rate)?;
-            let report =
-                StepReport { epoch, step: work.step + 1, steps: work.steps, images: batch.n, losses, replay: work.replay.is_some() };
+            let report = StepReport {
+                epoch,
+                step: work.step + 1,
+                steps: work.steps,
+                images: batch.n,
+                exemplars: work.exemplars.len(),
+                losses,
+                replay: work.images.is_empty(),
+            };
             refuse_nan(&report, learner)?;
             sums.add(&report);
             hooks.step(&report);
@@ -284,34 +316,43 @@ pub fn run(
 }
 
 /// One call of the network.
+#[derive(Default)]
 struct Work {
     /// The step of the epoch that it belongs to, from 0; a replay belongs to the step before it.
     step: usize,
     /// Steps of the epoch.
     steps: usize,
-    /// The images.
+    /// The new images.
     images: Vec<usize>,
-    /// Which pass of the replay, if it is one.
-    replay: Option<u64>,
+    /// The exemplars, which come first.
+    exemplars: Vec<usize>,
+    /// Tells several samples of one exemplar within an epoch apart.
+    pass: u64,
     /// A training may stop only here, so that a replay is never cut in two.
     is_last_of_step: bool,
 }
 
 fn epoch_work(data: &Data, replay: Option<&Data>, options: &RunOptions, epoch: u32, first: usize) -> Vec<Work> {
-    let mut steps = data.steps(u64::from(epoch), 0, options.batch);
+    let mixed = match (replay, options.replay) {
+        (Some(replay), Replay::Mixed(count)) => Some((replay, count.min(replay.len()).min(options.batch.saturating_sub(1)))),
+        _ => None,
+    };
+    let mut steps = data.steps(u64::from(epoch), 0, options.batch - mixed.map_or(0, |(_, count)| count));
     steps.truncate(options.most_steps.unwrap_or(usize::MAX).max(1));
     let count = steps.len();
     let mut all = Vec::new();
+    let mut drawn = mixed.map(|(replay, count)| drawn_exemplars(replay, count, u64::from(epoch)));
     for (step, images) in steps.into_iter().enumerate() {
+        let pass = step as u64 + 1;
+        let exemplars = drawn.as_mut().and_then(Iterator::next).unwrap_or_default();
+        all.push(Work { step, steps: count, images, exemplars, pass, is_last_of_step: true });
         let is_replayed = if count > REPLAY_EVERY { (step + 1) % REPLAY_EVERY == 0 } else { step == 0 };
-        all.push(Work { step, steps: count, images, replay: None, is_last_of_step: true });
-        let Some(replay) = replay.filter(|_| is_replayed) else { continue };
+        let Some(replay) = replay.filter(|_| is_replayed && mixed.is_none()) else { continue };
         if let Some(last) = all.last_mut() {
             last.is_last_of_step = false;
         }
-        let pass = step as u64 + 1;
-        for images in replay.steps(u64::from(epoch), pass, options.batch.min(replay.len())) {
-            all.push(Work { step, steps: count, images, replay: Some(pass), is_last_of_step: false });
+        for exemplars in replay.steps(u64::from(epoch), pass, options.batch.min(replay.len())) {
+            all.push(Work { step, steps: count, exemplars, pass, ..Work::default() });
         }
         if let Some(last) = all.last_mut() {
             last.is_last_of_step = true;
@@ -319,6 +360,19 @@ fn epoch_work(data: &Data, replay: Option<&Data>, options: &RunOptions, epoch: u
     }
     all.retain(|work| work.step >= first);
     all
+}
+
+/// `count` exemplars for each step of an epoch: all in random order, then all again in another.
+fn drawn_exemplars(replay: &Data, count: usize, epoch: u64) -> impl Iterator<Item = Vec<usize>> {
+    let mut order: Vec<usize> = Vec::new();
+    let mut round = 0;
+    std::iter::from_fn(move || {
+        while order.len() < count {
+            round += 1;
+            order.extend(replay.steps(epoch, round, replay.len()).into_iter().flatten());
+        }
+        Some(order.drain(..count).collect())
+    })
 }
 
 /// Calls `each` with every piece of work and its batch, the next batch being made meanwhile; ends early where it says
@@ -330,9 +384,12 @@ fn with_batches(
     epoch: u32,
     mut each: impl FnMut(&Work, &Batch) -> Result<bool>,
 ) -> Result<Option<usize>> {
-    let make = |one: &Work| match (one.replay, replay) {
-        (Some(pass), Some(replay)) => replay.batch(&one.images, u64::from(epoch), pass),
-        _ => data.batch(&one.images, u64::from(epoch), 0),
+    let make = |one: &Work| -> Result<Batch> {
+        let exemplars = match replay {
+            Some(replay) => replay.batch(&one.exemplars, u64::from(epoch), one.pass)?,
+            None => Batch::default(),
+        };
+        Ok(exemplars.followed_by(data.batch(&one.images, u64::from(epoch), 0)?))
     };
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(1);

@@ -1,6 +1,6 @@
 //! One step of training: the network forward, the losses, the network backward, Adam.
 
-pub use super::options::{Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
+pub use super::options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 use super::targets::Targets;
 use crate::device::{TensorMut, TensorRef};
 use crate::formats::pth::{Adam, Moments};
@@ -17,15 +17,14 @@ use crate::ops::losses;
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 
-/// Weight of the features' distance, and of the parameters'.
-const FEATURE_WEIGHT: f64 = 0.1;
-const PARAMETER_WEIGHT: f64 = 0.01;
-
 /// The earlier network of a continual training.
 struct Teacher<T> {
     state: NetworkState<T>,
     batch_statistics: bool,
     scale: FeatureScale,
+    feature_weight: f64,
+    pull_weight: f64,
+    compared: Compared,
 }
 
 /// A network in training.
@@ -105,8 +104,9 @@ impl<E: Engine> Trainer<E> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
         let network = NetworkState::from_state_dict(&layout, state)?;
         let teacher = match continual {
-            Some(Continual { earlier, batch_statistics, feature_scale }) => {
-                Some(Teacher { state: NetworkState::from_state_dict(&layout, &earlier)?, batch_statistics, scale: feature_scale })
+            Some(Continual { earlier, batch_statistics, feature_scale: scale, feature_weight, pull_weight, compared }) => {
+                let state = NetworkState::from_state_dict(&layout, &earlier)?;
+                Some(Teacher { state, batch_statistics, scale, feature_weight, pull_weight, compared })
             }
             None => None,
         };
@@ -151,10 +151,10 @@ impl<E: Engine> Trainer<E> {
     pub fn compute_gradients(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool]) -> Result<Losses> {
         let n = exemplar.len();
         self.check(images, targets, n)?;
-        let replayed = self.teacher.is_some() && exemplar.contains(&true);
-        let pulled = self.teacher.is_some() && exemplar.first() == Some(&true);
-        let features = if replayed { Some(self.earlier_features(images, n)?) } else { None };
-        let kind = self.plan(PlanKind::Student { features: replayed }, n)?;
+        let compared = self.compared(exemplar);
+        let pulled = exemplar.first() == Some(&true);
+        let features = if compared.is_empty() { None } else { Some(self.earlier_features(images, n, &compared)?) };
+        let kind = self.plan(PlanKind::Student { features: features.is_some() }, n)?;
         let plan = &self.plans[&kind];
         self.gradients.fill(E::Value::default());
         self.active.fill(false);
@@ -162,7 +162,7 @@ impl<E: Engine> Trainer<E> {
             step.parameters().for_each(|i| self.active[i] = true);
         }
         let outputs = self.graph.outputs();
-        let (options, scale) = (&self.options, self.teacher.as_ref().map(|teacher| teacher.scale));
+        let (options, teacher) = (&self.options, self.teacher.as_ref().map(|teacher| (teacher.scale, teacher.feature_weight)));
         let mut found = Losses::default();
         train_run::run(
             &self.engine,
@@ -174,14 +174,18 @@ impl<E: Engine> Trainer<E> {
             images,
             |maps: &mut WantedMaps<E::Value>| {
                 found = Self::map_losses(options, &self.graph, targets, maps, true);
-                let Some(earlier) = &features else { return Ok(()) };
+                let Some((earlier, (scale, weight))) = features.as_ref().zip(teacher) else { return Ok(()) };
                 for (id, (earlier, original)) in
                     [outputs.level5, outputs.up].into_iter().zip(earlier.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
                 {
                     let map = maps.map(id);
-                    let size = if scale == Some(FeatureScale::Original) { original } else { map.len() / n };
+                    let len = map.len() / n;
+                    let weight = weight / if scale == FeatureScale::Original { original } else { len } as f64;
                     let mut gradient = vec![E::Value::default(); map.len()];
-                    found.exemplar += losses::squared_distance(&map, earlier, FEATURE_WEIGHT / size as f64, &mut gradient);
+                    for (&image, earlier) in compared.iter().zip(earlier.chunks(len)) {
+                        let range = image * len..(image + 1) * len;
+                        found.exemplar += losses::squared_distance(&map[range.clone()], earlier, weight, &mut gradient[range]);
+                    }
                     maps.add_gradient(id, &gradient);
                 }
                 Ok(())
@@ -190,11 +194,11 @@ impl<E: Engine> Trainer<E> {
         if !self.options.frozen_statistics {
             self.state.batches += 1;
         }
-        if let Some(teacher) = self.teacher.as_ref().filter(|_| pulled) {
+        if let Some(teacher) = self.teacher.as_ref().filter(|teacher| pulled && teacher.pull_weight > 0.0) {
             for (i, entry) in self.layout.parameters().iter().enumerate().filter(|(_, entry)| is_pulled(&entry.name)) {
                 let range = entry.range.clone();
                 let (now, earlier) = (&self.state.parameters[range.clone()], &teacher.state.parameters[range.clone()]);
-                found.exemplar += losses::squared_distance(now, earlier, PARAMETER_WEIGHT, &mut self.gradients[range]);
+                found.exemplar += losses::squared_distance(now, earlier, teacher.pull_weight, &mut self.gradients[range]);
                 self.active[i] = true;
             }
         }
@@ -278,9 +282,18 @@ impl<E: Engine> Trainer<E> {
         found
     }
 
-    /// The two feature maps of the earlier network.
-    fn earlier_features(&mut self, images: &[f32], n: usize) -> Result<[Vec<E::Value>; 2]> {
-        let kind = self.plan(PlanKind::Teacher, n)?;
+    /// Images whose features are compared with the earlier network's.
+    fn compared(&self, exemplar: &[bool]) -> Vec<usize> {
+        let Some(teacher) = self.teacher.as_ref().filter(|teacher| teacher.feature_weight > 0.0) else { return Vec::new() };
+        let all = teacher.compared == Compared::Batch && exemplar.contains(&true);
+        (0..exemplar.len()).filter(|&image| all || exemplar[image]).collect()
+    }
+
+    /// The two feature maps of the earlier network, for some of `n` images.
+    fn earlier_features(&mut self, images: &[f32], n: usize, wanted: &[usize]) -> Result<[Vec<E::Value>; 2]> {
+        let kind = self.plan(PlanKind::Teacher, wanted.len())?;
+        let len = images.len() / n;
+        let images: Vec<f32> = wanted.iter().flat_map(|&image| &images[image * len..(image + 1) * len]).copied().collect();
         let Some(teacher) = &mut self.teacher else { return Ok([Vec::new(), Vec::new()]) };
         let outputs = self.graph.outputs();
         let mut found = [Vec::new(), Vec::new()];
@@ -291,7 +304,7 @@ impl<E: Engine> Trainer<E> {
             &mut self.arena,
             &mut teacher.state,
             &mut self.gradients,
-            images,
+            &images,
             |maps| {
                 found = [maps.map(outputs.level5), maps.map(outputs.up)];
                 Ok(())

@@ -9,7 +9,8 @@ use crate::pick::compat::{Compat, Fault};
 use crate::pick::preprocess::Normalisation;
 use crate::train::data::DataOptions;
 use crate::train::labels::BoxSide;
-use crate::train::{LossWeights, TrainerOptions, augment};
+use crate::train::run::Replay;
+use crate::train::{Continual, LossWeights, TrainerOptions, augment};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
@@ -88,6 +89,16 @@ pub struct TrainArgs {
     /// Labels to keep; whole images are kept, so it is the least
     #[arg(long = "sampling_size", value_name = "COUNT", default_value_t = 200, value_parser = values::count)]
     pub(super) sampling_size: usize,
+    /// Share of exemplars in the images of each step of a continual training; 0 replays them in steps of their own after
+    /// every eighth, as the original does
+    #[arg(long = "replay_share", value_name = "SHARE", default_value_t = 0.25, value_parser = share)]
+    pub(super) replay_share: f64,
+    /// Weight of the distance of the exemplars' features from the earlier network's
+    #[arg(long = "feature_weight", value_name = "WEIGHT", default_value_t = Continual::FEATURE_WEIGHT, value_parser = values::distance)]
+    pub(super) feature_weight: f64,
+    /// Weight of the distance from the earlier network's parameters
+    #[arg(long = "pull_weight", value_name = "WEIGHT", default_value_t = Continual::PULL_WEIGHT, value_parser = values::distance)]
+    pub(super) pull_weight: f64,
     /// Width of the downscaled micrographs
     #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
     pub(super) frame: usize,
@@ -214,6 +225,10 @@ impl TrainArgs {
             normalisation: if self.compat.has(Fault::TrainNorm) { Normalisation::Training } else { Normalisation::Picking },
             seed: self.seed,
         }
+    }
+
+    pub(super) fn replay_rule(&self) -> Replay {
+        if self.replay_share == 0.0 { Replay::Apart } else { Replay::of_share(self.replay_share, self.batch_size) }
     }
 
     /// Where the files of this training go.
