@@ -350,6 +350,42 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     assert!(stdout.contains("4 exemplars: 1 of the 2 images of each step") && stdout.contains("there already"), "{stdout}");
 }
 
+/// The first of a row of continual trainings has no model to begin with; it, too, goes on where it was, to the same bits.
+#[test]
+fn continual_trainings_go_on_to_the_same_bits_and_the_first_needs_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let mics = folder.path().join("mics");
+    std::fs::create_dir(&mics).unwrap();
+    micrographs(&mics);
+    let in_folder = |name: &str| text(&folder.path().join(name));
+    let shared = ["--frame", "64", "--width", "0.25", "--batch_size", "3", "--lr_step", "70", "--train_pct", "100", "--diameter", "24"];
+    let train = |name: &str, epochs: &str, more: &[&str]| {
+        let head = ["train", "--data", &text(&mics), "--exp_id", &in_folder(name), "--continual", "--num_epoch", epochs];
+        let result = epicker(&[&head[..], &shared, more].concat());
+        assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+        let stderr = String::from_utf8(result.stderr).unwrap();
+        assert!(!stderr.contains("not those of the interrupted training"), "{stderr}");
+        stderr
+    };
+    let last = |name: &str| std::fs::read(folder.path().join(name).join("model_last.safetensors")).unwrap();
+    let kept = in_folder("kept");
+    train("first", "1", &["--output_exemplar", &kept]);
+    let told = train("first", "2", &["--output_exemplar", &kept, "--resume"]);
+    assert!(told.contains("nothing to forget yet"), "{told}");
+    train("whole", "2", &["--output_exemplar", &in_folder("other")]);
+    assert_eq!(last("first"), last("whole"));
+
+    let model = in_folder("first/model_last.pth");
+    let output = in_folder("more");
+    let arguments = ["--load_model", &model, "--load_exemplar", &kept, "--output_exemplar", &output];
+    train("second", "1", &arguments);
+    train("second", "2", &[&arguments[..], &["--resume"]].concat());
+    train("unbroken", "2", &arguments);
+    assert_eq!(last("second"), last("unbroken"));
+    train("apart", "2", &[&arguments[..], &["--replay_share", "0"]].concat());
+    assert_ne!(last("apart"), last("unbroken"));
+}
+
 #[test]
 fn wrong_trainings_are_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();

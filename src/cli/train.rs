@@ -146,6 +146,16 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     Ok(status::DONE)
 }
 
+/// What a model's history says of a training that began with no model.
+const FROM_NOTHING: &str = "nothing";
+
+impl Start {
+    /// True if the interrupted training began with a new network, so that there is no earlier one.
+    fn began_anew(&self) -> bool {
+        self.facts.history.len() == 1 && self.facts.history[0].ends_with(&format!("from {FROM_NOTHING}"))
+    }
+}
+
 impl TrainArgs {
     fn gather(&self, say: &impl Fn(&str)) -> Result<Gathered> {
         let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
@@ -196,7 +206,7 @@ impl TrainArgs {
         }
         let folder = self.load_exemplar.display();
         if start.earlier.is_none() {
-            if self.resume {
+            if self.resume && !start.began_anew() {
                 return Err(
                     Usage::because("--continual --resume: no --load_model; expected the model this training began with; give it").into()
                 );
@@ -255,7 +265,7 @@ impl TrainArgs {
         let labels: usize = parts.train.iter().map(|&i| gathered.labelled[i].coordinates.points.len()).sum();
         let mut history = start.facts.history.clone();
         if start.resumed.is_none() || history.is_empty() {
-            let from = self.load_model.as_ref().map_or("nothing".to_owned(), |path| sha256_of_file(path).unwrap_or_default());
+            let from = self.load_model.as_ref().map_or(FROM_NOTHING.to_owned(), |path| sha256_of_file(path).unwrap_or_default());
             history.push(format!(
                 "epicker {}: mode {}, {} micrographs, {labels} labels, seed {}, from {from}",
                 env!("CARGO_PKG_VERSION"),
