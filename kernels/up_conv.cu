@@ -133,13 +133,19 @@ up_conv_backward_weights(UpConvShape s, u32 group, u32 part_pixels, GLOBAL(const
     }
 }
 
-// The other half: the parts in their order, added to what is there.
+// The other half: the parts in one order, added to what is there.
 KERNEL(256, 4)
 up_conv_add_parts(UpConvShape s, u32 parts, GLOBAL(const f32) partial, GLOBAL(f32) dweights, u32 taps_apart, u32 channels_apart) {
     u32 taps = 4 * s.factor * s.factor;
     FOR_EACH(item, taps * s.c) {
-        f64 sum = 0;
-        for (u32 part = 0; part < parts; part++) sum += (f64)partial[(u64)part * taps * s.c + item];
+        // Four sums at once, so that four loads are under way.
+        f64 sums[4] = {};
+        NO_UNROLL
+        for (u32 part = 0; part < parts; part += 4) {
+            UNROLL
+            for (u32 k = 0; k < 4; k++) sums[k] += part + k < parts ? (f64)partial[(u64)(part + k) * taps * s.c + item] : 0;
+        }
+        f64 sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
         u32 at = item / s.c * taps_apart + item % s.c * channels_apart;
         dweights[at] = dweights[at] + (f32)sum;
     }

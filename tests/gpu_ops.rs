@@ -35,7 +35,7 @@ macro_rules! agreement_tests {
     )*};
 }
 mod forward {
-    agreement_tests! { max_pool }
+    epicker::for_each_op!(agreement_tests);
 }
 
 macro_rules! backward_tests {
@@ -47,5 +47,5 @@ macro_rules! backward_tests {
     )*};
 }
 mod backward {
-    backward_tests! { max_pool relu }
+    epicker::for_each_differentiable_op!(backward_tests);
 }
