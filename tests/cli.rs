@@ -478,3 +478,42 @@ fn the_bench_tells_milliseconds_and_operations() {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
     }
 }
+
+/// The scores on a page of --report, micrograph by micrograph, as shares of 65535.
+fn scores_of_report(page: &str) -> Vec<(String, Vec<u16>)> {
+    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    let scores = |entry: &serde_json::Value| {
+        // Four 16-bit numbers for each peak, the score last; four letters for three bytes.
+        let letters: Vec<u8> = entry["picks"].as_str().unwrap().bytes().filter(|&letter| letter != b'=').collect();
+        let bytes: Vec<u8> = letters.chunks(4).flat_map(bytes_of_letters).collect();
+        bytes.chunks_exact(8).map(|peak| u16::from_le_bytes([peak[6], peak[7]])).collect()
+    };
+    data["micrographs"].as_array().unwrap().iter().map(|entry| (entry["name"].as_str().unwrap().to_string(), scores(entry))).collect()
+}
+
+fn bytes_of_letters(four: &[u8]) -> Vec<u8> {
+    let digit = |&letter: &u8| "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".find(char::from(letter)).unwrap();
+    let bits = four.iter().map(digit).fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - four.len()));
+    [bits >> 16, bits >> 8 & 255, bits & 255].into_iter().take(four.len() - 1).map(|byte| byte as u8).collect()
+}
+
+#[test]
+fn a_report_counts_the_same_picks_as_the_files() {
+    let place = Place::with(&["a.mrc", "b.mrc"]);
+    is_done(&place.pick(&["--edge", "0", "--report", "--vis_thresh", "0.01"]));
+    let all = scores_of_report(&place.text("out/report.html"));
+    let middle = f64::from(all[0].1[all[0].1.len() / 2]) / 65535.0;
+    is_done(&place.pick(&["--edge", "0", "--report", "--vis_thresh", &middle.to_string()]));
+    let found = scores_of_report(&place.text("out/report.html"));
+    assert_eq!(found, all, "the page holds what is below the threshold, too");
+    for ((path, scores), name) in found.iter().zip(["a", "b"]) {
+        assert!(path.ends_with(&format!("{name}.mrc")), "{path}");
+        assert!(scores.is_sorted_by(|a, b| a >= b), "best first");
+        let above = scores.iter().filter(|score| f64::from(**score) > middle * 65535.0).count();
+        let written = place.text(&format!("out/{name}.thi")).lines().count() - 2;
+        // Scores of the page are rounded down to 16 bits: one that lies within a step of the threshold may differ.
+        assert!(above.abs_diff(written) <= 1, "{name}: {above} on the page, {written} in the file");
+    }
+    assert!(all[0].1.len() > 4, "{}", all[0].1.len());
+}

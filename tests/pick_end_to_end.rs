@@ -54,6 +54,7 @@ fn settings(run: &Run, compat: Compat) -> Settings {
         floor: 0.0,
         cap: 4000,
         facts: Facts::default(),
+        report: None,
     }
 }
 

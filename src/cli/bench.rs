@@ -121,6 +121,7 @@ fn pipeline(picker: &mut Picker, args: &BenchArgs, k: usize) -> Result<Pipeline>
         floor: 0.0,
         cap: k,
         facts: Default::default(),
+        report: None,
     };
     let mut result = Ok(());
     let start = Instant::now();

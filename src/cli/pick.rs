@@ -13,12 +13,13 @@ use crate::net::{Model, Picker, PickerOptions};
 use crate::pick::filter::Limits;
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
 use crate::pick::relion::{Ending, RelionJob, Version};
+use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
 use anyhow::{Context, Result};
 use plan::Batch;
 use serde_json::json;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// The command line of `epicker pick`.
@@ -41,6 +42,9 @@ pub struct PickArgs {
     /// Write a picture of each micrograph with its picks, <output>/<name>.png
     #[arg(long = "visual")]
     visual: bool,
+    /// Write one page to look at, <output>/report.html: all micrographs of this run with their picks, and a threshold to move
+    #[arg(long = "report")]
+    report: bool,
     /// Device numbers, or -1 for the CPU; there is no GPU code yet, so the CPU picks
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
@@ -146,8 +150,10 @@ pub fn mark_failed_job(args: &[OsString]) {
 fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
     let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
-    let settings = args.settings(&model, relion.is_some()).or_usage()?;
+    let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
     let batch = plan::batch(args, &settings, relion).or_usage()?;
+    settings.report = args.report.then_some(batch.jobs.len());
+    let settings = settings;
     let sizes = settings.rule.kind == Kind::Vesicle;
     let options = PickerOptions { frame: settings.frame, sizes, k: settings.cap };
     let mut picker = Picker::new(&model, options).or_usage()?;
@@ -157,7 +163,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     args.tell(&model, &settings, &batch, &progress);
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
     let is_aborted = || relion.is_some_and(RelionJob::is_to_stop);
-    let (mut picks, mut failures) = (0, Vec::new());
+    let (mut picks, mut failures, mut entries) = (0, Vec::new(), Vec::new());
     let mut finished = vec![false; batch.jobs.len()];
     let mut next = 0;
     run::ahead(
@@ -167,9 +173,10 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
         |job, ready| {
             match pick_one(job, ready, &mut picker, &settings, &progress) {
                 Ok(found) => {
-                    picks += found;
+                    picks += found.picks;
                     finished[next] = true;
-                    progress.step(&job.name, &format!("{found} picks"));
+                    progress.step(&job.name, &format!("{} picks", found.picks));
+                    entries.extend(found.entry);
                 }
                 Err(error) => {
                     let message = format!("{error:#}");
@@ -187,6 +194,17 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     if let Err(error) = write_lists(&batch, &finished, &settings, relion, args) {
         progress.error("", &format!("{error:#}"));
         failures.push(format!("{error:#}"));
+    }
+    if args.report {
+        let folder = batch.folder(&args.output, relion);
+        let path = folder.join("report.html");
+        match report::write(&path, &args.heading(&model, &settings, folder, entries.len()), &entries) {
+            Ok(()) => progress.say(&format!("a page to look at: {}", path.display())),
+            Err(error) => {
+                progress.error("", &format!("{error:#}"));
+                failures.push(format!("{error:#}"));
+            }
+        }
     }
     progress.summary(done, picks, failures.len(), batch.skipped);
     if failures.len() > 1 {
@@ -209,7 +227,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 }
 
 /// network -> decode -> filter -> write; the number of picks.
-fn pick_one(job: &Job, ready: Result<run::Ready>, picker: &mut Picker, settings: &Settings, progress: &Progress) -> Result<usize> {
+fn pick_one(job: &Job, ready: Result<run::Ready>, picker: &mut Picker, settings: &Settings, progress: &Progress) -> Result<run::Found> {
     let ready = ready?;
     ready.warnings.iter().for_each(|warning| progress.warn(warning));
     let start = std::time::Instant::now();
@@ -228,7 +246,7 @@ fn pick_one(job: &Job, ready: Result<run::Ready>, picker: &mut Picker, settings:
         },
     });
     progress.event("image", fields);
-    Ok(found.picks)
+    Ok(found)
 }
 
 fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Option<&RelionJob>, args: &PickArgs) -> Result<()> {
@@ -297,9 +315,25 @@ impl PickArgs {
             floor: limits.vis_thresh.min(0.01),
             cap: cap.min(most),
             facts: Default::default(),
+            report: None,
         };
         settings.facts = plan::facts(&settings, model, self);
         Ok(settings)
+    }
+
+    /// What the page of --report says above the micrographs.
+    fn heading(&self, model: &Model, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
+        let mode = mode_name(settings.rule.kind);
+        let about = format!("{micrographs} micrographs, mode {mode}, model {}, epicker {}", model.name(), env!("CARGO_PKG_VERSION"));
+        let mut note =
+            "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
+        if settings.rule.kind == Kind::Fiber {
+            note.push_str(" Circles are the points that fibers are traced through.");
+        }
+        if self.no_candidates {
+            note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
+        }
+        Heading { about, note, folder: folder.display().to_string(), threshold: settings.limits.vis_thresh }
     }
 
     /// Says what is about to happen, and what the user should know.

@@ -10,4 +10,5 @@ pub mod geometry; //   the frames M, D, N, H and their sizes
 pub mod output; //     picks as the text of a coordinate file
 pub mod preprocess; // micrograph (frame M) to the network's input (frame N)
 pub mod relion; //     an External job of RELION
+pub mod report; //     the page of --report
 pub mod run; //        a batch: reading ahead, and all files of a micrograph

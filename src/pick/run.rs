@@ -14,6 +14,7 @@ use crate::pick::filter::{Limits, filter, filter_d};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{self, OutputRule, Pick};
 use crate::pick::preprocess::{Prepared, preprocess};
+use crate::pick::report::Entry;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -78,6 +79,8 @@ pub struct Settings {
     pub cap: usize,
     /// Facts that are the same in every candidates file.
     pub facts: Facts,
+    /// How many micrographs the page of --report will show; none: no page.
+    pub report: Option<usize>,
 }
 
 /// What one micrograph gave.
@@ -87,6 +90,8 @@ pub struct Found {
     pub picks: usize,
     /// Fibers they make, in fiber mode.
     pub fibers: usize,
+    /// Its place on the page of --report, if one is wanted.
+    pub entry: Option<Entry>,
 }
 
 /// Prepares jobs on a thread of its own, one ahead of `consume`; at most three are in memory at any time.
@@ -245,9 +250,16 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     if let Some(path) = &job.picture {
         write_in_folder(path, &draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry)?)?;
     }
+    let entry = |count: usize| {
+        // Everything down to the lowest score kept: the page has its own threshold.
+        let limits = Limits { vis_thresh: settings.floor, ..settings.limits };
+        let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
+        Entry::new(&job.name, &ready.prepared.equalised, geometry, &peaks, count)
+    };
+    let entry = settings.report.map(entry).transpose()?;
     let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
     write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
-    Ok(Found { picks: picks.len(), fibers: traced.fibers })
+    Ok(Found { picks: picks.len(), fibers: traced.fibers, entry })
 }
 
 fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {

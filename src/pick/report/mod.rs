@@ -1,0 +1,181 @@
+//! Report: one self-contained page with every micrograph, its picks, and a threshold to move. No network, no server.
+//!
+//! The page holds a small picture of each micrograph and its peaks down to a low score, so the slider counts and
+//! draws at once; the files themselves change only by the `epicker rethreshold` command that the page shows.
+
+use crate::pick::geometry::Geometry;
+use crate::pick::output::Pick;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const PAGE: &str = include_str!("page.html");
+/// Most peaks of a micrograph that go into the page.
+const MOST_PICKS: usize = 2000;
+/// Width of the small pictures: smaller where there are many.
+const WIDTHS: [(usize, usize); 3] = [(60, 512), (250, 384), (usize::MAX, 256)];
+
+/// One micrograph of the page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    name: String,
+    size: [usize; 2],
+    /// 4-bit grey PNG.
+    thumbnail: Vec<u8>,
+    /// x, y, radius (shares of width, height, width), score: all of 65535.
+    picks: Vec<[u16; 4]>,
+}
+
+/// What is told above the micrographs.
+#[derive(Clone, Debug, Default)]
+pub struct Heading {
+    /// Model, mode, date: one line.
+    pub about: String,
+    /// What the reader should know besides.
+    pub note: String,
+    /// Folder of the outputs, for the command.
+    pub folder: String,
+    /// Threshold of the run.
+    pub threshold: f32,
+}
+
+impl Entry {
+    /// A micrograph, from its equalised image (frame D, `geometry.frame` x `geometry.height_d`) and its peaks by
+    /// descending score. `micrographs`: how many the page will have.
+    ///
+    /// Errors: the picture cannot be encoded.
+    pub fn new(name: &str, grey: &[u8], geometry: &Geometry, picks: &[Pick], micrographs: usize) -> Result<Entry> {
+        let width = WIDTHS.iter().find(|(most, _)| micrographs <= *most).map_or(256, |(_, width)| *width).min(geometry.frame);
+        let size = [geometry.nx, geometry.ny];
+        let share = |value: f64, whole: usize| (value / whole as f64 * 65535.0).round().clamp(0.0, 65535.0) as u16;
+        let packed = |pick: &Pick| {
+            let radius = (pick.size[0] + pick.size[1]) / 4.0;
+            // Rounded down: a score at the threshold is no pick, and must not become one here.
+            let score = (f64::from(pick.score) * 65535.0).clamp(0.0, 65535.0) as u16;
+            [share(pick.centre[0], size[0]), share(pick.centre[1], size[1]), share(radius, size[0]), score]
+        };
+        let picks = picks.iter().take(MOST_PICKS).map(packed).collect();
+        Ok(Entry { name: name.to_string(), size, thumbnail: thumbnail(grey, [geometry.frame, geometry.height_d], width)?, picks })
+    }
+
+    fn to_json(&self) -> Value {
+        let picks: Vec<u8> = self.picks.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
+        json!({ "name": self.name, "nx": self.size[0], "ny": self.size[1], "picks": base64(&picks), "thumbnail": base64(&self.thumbnail) })
+    }
+}
+
+/// The page.
+pub fn page(heading: &Heading, entries: &[Entry]) -> String {
+    let micrographs: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+    let data = json!({
+        "about": heading.about,
+        "note": heading.note,
+        "folder": shell_word(&heading.folder),
+        "threshold": heading.threshold,
+        "micrographs": micrographs,
+    });
+    // A name such as `</script>` must not end the data.
+    PAGE.replace("@DATA@", &data.to_string().replace('<', "\\u003c"))
+}
+
+/// Writes the page.
+///
+/// Errors: the file cannot be written.
+pub fn write(path: &Path, heading: &Heading, entries: &[Entry]) -> Result<()> {
+    crate::io::write::write_whole(path, page(heading, entries).as_bytes())
+}
+
+/// A word as a shell takes it.
+fn shell_word(word: &str) -> String {
+    let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c));
+    if plain { word.to_string() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// Scales down by the mean of boxes, to 16 greys.
+fn thumbnail(grey: &[u8], [width, height]: [usize; 2], wanted: usize) -> Result<Vec<u8>> {
+    let rows = (height * wanted).div_ceil(width).clamp(1, 16 * wanted);
+    let bounds = |i: usize, count: usize, extent: usize| (i * extent / count)..(((i + 1) * extent).div_ceil(count)).min(extent);
+    let mut packed = Vec::with_capacity(rows * wanted.div_ceil(2));
+    for row in 0..rows {
+        let mut nibbles = (0..wanted).map(|column| {
+            let (ys, xs) = (bounds(row, rows, height), bounds(column, wanted, width));
+            let sum: usize = ys.clone().flat_map(|y| xs.clone().map(move |x| usize::from(grey[y * width + x]))).sum();
+            // 17 grey levels of 8 bits make one of 4 bits.
+            ((sum / (ys.len() * xs.len()).max(1) + 8) / 17).min(15) as u8
+        });
+        while let Some(left) = nibbles.next() {
+            packed.push(left << 4 | nibbles.next().unwrap_or(0));
+        }
+    }
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(wanted)?, u32::try_from(rows)?);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Four);
+    encoder.set_compression(png::Compression::High);
+    let mut writer = encoder.write_header().context("report: a picture cannot be encoded")?;
+    writer.write_image_data(&packed).context("report: a picture cannot be encoded")?;
+    writer.finish().context("report: a picture cannot be encoded")?;
+    Ok(bytes)
+}
+
+/// Source: RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let at = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let letter = char::from(LETTERS[(bits >> (18 - 6 * i) & 63) as usize]);
+            out.push(if i <= group.len() { letter } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pick(x: f64, y: f64, score: f32) -> Pick {
+        Pick { centre: [x, y], corners: [0.0; 4], size: [20.0, 20.0], score }
+    }
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn thumbnails_are_means_of_boxes_in_16_greys() {
+        let grey: Vec<u8> = (0..64 * 32).map(|i| if i % 64 < 32 { 0 } else { 255 }).collect();
+        let bytes = thumbnail(&grey, [64, 32], 8).unwrap();
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(&bytes));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!([info.width, info.height], [8, 4]);
+        assert_eq!(pixels[..8], [0, 0, 0, 0, 255, 255, 255, 255]);
+    }
+
+    #[test]
+    fn the_page_is_whole_and_names_cannot_break_out_of_it() {
+        let geometry = Geometry::new(2048, 1024, 64);
+        let grey = vec![100; 64 * 32];
+        let picks = [pick(1024.0, 512.0, 0.9), pick(0.0, 1024.0, 0.3)];
+        let entry = Entry::new("</script><b>.mrc", &grey, &geometry, &picks, 1).unwrap();
+        assert_eq!(entry.picks[0], [32768, 32768, 320, 58981]);
+        let heading = Heading { about: "model m".into(), folder: "out put".into(), threshold: 0.25, ..Heading::default() };
+        let page = page(&heading, &[entry]);
+        assert!(!page.contains("@DATA@") && !page.contains("</script><b>"));
+        let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["micrographs"][0]["name"], "</script><b>.mrc");
+        assert_eq!(data["folder"], "'out put'");
+        // Nothing is fetched: no address in the page but those within it.
+        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src=\"/"));
+    }
+}
