@@ -72,8 +72,8 @@ impl Device {
         assert!(view.len() == values.len() && view.layout().buffer_len() == view.len(), "{} into {:?}", values.len(), view.layout());
         match self {
             Device::Cpu => view.as_mut_slice().copy_from_slice(values),
-            // SAFETY: the view holds as many values; a slice is not pinned, so it may change when the call returns.
             Device::Gpu(gpu) => {
+                // SAFETY: the view holds as many values; a slice is not pinned, so it may change when the call returns.
                 unsafe { gpu.driver().upload(view.pixel_ptr(0) as u64, values.as_ptr().cast(), size_of_val(values), gpu.stream()) }?
             }
         }

@@ -226,6 +226,9 @@ fn near_view(view: [[f64; 3]; 3], random: &mut Random) -> [[f64; 3]; 3] {
     product(spin, product(tilt, view))
 }
 
+/// A particle's centre, its rotation, and the plane that it is broken at: a normal and a distance.
+type Placed = ([f64; 2], [[f64; 3]; 3], Option<[f64; 4]>);
+
 fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, dirt: &Dirt, random: &mut Random) -> Vec<Coordinate> {
     let (diameter, field) = (unit.diameter_angstrom(), canvas.field());
     let radius = diameter / 2.0;
@@ -237,7 +240,7 @@ fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, di
     let found = places(&vec![radius; count], field, margin, nearest, |at, radius| !dirt.covers(at, radius), random);
     // One preparation in three has a side that likes the surface of the water.
     let preferred = random.chance(0.33).then(|| (rotation(random), 0.5 + 0.4 * random.unit()));
-    let drawn: Vec<([f64; 2], [[f64; 3]; 3], Option<[f64; 4]>)> = found
+    let drawn: Vec<Placed> = found
         .iter()
         .map(|&(at, _)| {
             let turn = match preferred {
@@ -252,7 +255,7 @@ fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, di
             (at, turn, plane)
         })
         .collect();
-    let project = |(at, turn, plane): &([f64; 2], [[f64; 3]; 3], Option<[f64; 4]>)| {
+    let project = |(at, turn, plane): &Placed| {
         let stays = |bead: &[f64; 3]| plane.is_none_or(|[a, b, c, d]| a * bead[0] + b * bead[1] + c * bead[2] < d);
         let beads = unit.beads.iter().map(|bead| (bead.at.map(f64::from), bead.electrons)).filter(|(place, _)| stays(place));
         beads
