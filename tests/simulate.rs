@@ -1,5 +1,7 @@
 //! The simulator: same seed, same bits; truth where the particles are; physics as it should be.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 use epicker::formats::coordinates::Kind;
 use epicker::simulate::dirt::Dirtiness;
 use epicker::simulate::preset::{PRESETS, Recipe, Scale};
