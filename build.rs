@@ -214,11 +214,12 @@ fn with_oldest_version(ptx: &str, arch: u32) -> Result<String> {
     Ok(ptx.lines().map(line_for_all).collect())
 }
 
-/// `kernel-images` in the target folder: it serves all profiles, and `cargo clean` removes it.
+/// `kernel-images` in the target folder: it serves all profiles and targets, and `cargo clean` removes it.
 fn cache_folder(out: &Path) -> Result<PathBuf> {
-    // OUT_DIR is TARGET/PROFILE/build/NAME/out.
-    let target = out.ancestors().nth(4).context("OUT_DIR is too short a path")?;
-    let cache = target.join("kernel-images");
+    // OUT_DIR is TARGET/PROFILE/build/NAME/out, or TARGET/TRIPLE/PROFILE/build/NAME/out.
+    let folder = out.ancestors().nth(4).context("OUT_DIR is too short a path")?;
+    let is_triple = folder.file_name() == std::env::var_os("TARGET").as_deref();
+    let cache = if is_triple { folder.parent().unwrap_or(folder) } else { folder }.join("kernel-images");
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     Ok(cache)
 }

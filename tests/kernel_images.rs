@@ -68,6 +68,31 @@ fn where_nothing_fits_the_sources_are_compiled() {
 }
 
 #[test]
+fn sources_are_compiled_where_there_is_an_nvrtc() {
+    let text = |form, file: &str, text: &str| (form, 0, file.to_string(), text.len(), pack::compress(text.as_bytes()).unwrap());
+    let kernel = "#include \"twice.h\"\nextern \"C\" __global__ void double_it(float* x) { x[threadIdx.x] *= TWO; }\n";
+    let sources = pack::write("", &[text(Form::Header, "twice.h", "#define TWO 2\n"), text(Form::Source, "ops", kernel)]);
+    let images = Images::read(&sources).unwrap();
+    assert_eq!(images.choose(gpu(8, 6), cuda(12, 9)).unwrap(), Choice::Source);
+    match images.load(Choice::Source, gpu(8, 6)) {
+        Ok(loaded) => {
+            let [(file, cubin)] = &loaded[..] else { panic!("{} files", loaded.len()) };
+            let kernels = epicker::device::gpu::cubin::kernels(cubin).unwrap();
+            assert_eq!((file.as_str(), kernels[0].name.as_str(), &kernels[0].parameter_bytes), ("ops", "double_it", &vec![8]));
+            let broken = pack::write("", &[text(Form::Source, "ops", "no kernel\n")]);
+            let error = Images::read(&broken).unwrap().load(Choice::Source, gpu(8, 6)).unwrap_err();
+            assert!(format!("{error:#}").starts_with("kernels/ops.cu: "), "{error:#}");
+            let unknown = images.load(Choice::Source, gpu(99, 0)).unwrap_err().to_string();
+            assert!(unknown.contains("compute capability 99.0: NVRTC") && unknown.contains("set NVRTC_LIB"), "{unknown}");
+        }
+        Err(error) => {
+            println!("no NVRTC here: {error:#}");
+            assert!(format!("{error:#}").contains("no NVRTC was found to compile them; set NVRTC_LIB to a libnvrtc.so"), "{error:#}");
+        }
+    }
+}
+
+#[test]
 fn an_old_gpu_and_an_old_driver_are_refused_in_words() {
     let packed = release();
     let images = Images::read(&packed).unwrap();

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Puts epicker where it is told: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs and models
+# in FOLDER/share/epicker. Offline, without root; a second run replaces the first. The folder can be moved afterwards.
+set -eu
+if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then
+    echo "usage: $0 FOLDER (for example \$HOME/.local, or /opt/epicker)" >&2
+    exit 2
+fi
+to=$1
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+
+(cd "$here" && sha256sum --quiet --check SHA256SUMS) || {
+    echo "$here: files are damaged or missing; unpack the archive again" >&2
+    exit 1
+}
+"$here/bin/epicker" --version >/dev/null || {
+    echo "$here/bin/epicker does not run here; it is for Linux on x86-64 with glibc 2.17 or later" >&2
+    exit 1
+}
+
+mkdir -p "$to/bin" "$to/share/epicker"
+for program in epicker epicker.sh epicker_train.sh; do
+    # A new name first: a program that is running now keeps its file.
+    cp "$here/bin/$program" "$to/bin/$program.new.$$"
+    chmod 755 "$to/bin/$program.new.$$"
+    mv -f "$to/bin/$program.new.$$" "$to/bin/$program"
+done
+for part in docs models README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
+    if [ -e "$here/$part" ]; then
+        rm -rf "$to/share/epicker/$part"
+        cp -R "$here/$part" "$to/share/epicker/$part"
+    fi
+done
+echo "installed $("$to/bin/epicker" --version) in $to"
+case ":$PATH:" in
+    *":$to/bin:"*) ;;
+    *) echo "add it to the PATH: export PATH=\"$to/bin:\$PATH\"" ;;
+esac

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Makes dist/epicker-VERSION-linux-x86_64.tar.gz: the program with machine code for every GPU, its wrappers, models and
+# docs, for every Linux with glibc 2.17 (2012) or later. install.sh inside puts it where it is told.
+#
+# Needs cargo, python3 with pip (for zig, which links against the old glibc, and for NVRTC), and readelf. No GPU, no root.
+#   scripts/release.sh                 fetches what it needs into the cache, builds, checks, packs
+#   OLD_ROOT=/path scripts/release.sh  also runs the program with that folder's ld.so and libraries
+set -euo pipefail
+cd "$(dirname "$0")/.."
+glibc=2.17
+zigbuild=0.24.0
+target=x86_64-unknown-linux-gnu
+
+if ! command -v cargo-zigbuild >/dev/null; then
+    tools=${XDG_CACHE_HOME:-$HOME/.cache}/epicker/zigbuild-$zigbuild
+    if [ ! -x "$tools/bin/cargo-zigbuild" ]; then
+        python3 -m venv "$tools"
+        "$tools/bin/pip" install --quiet --disable-pip-version-check "cargo-zigbuild==$zigbuild"
+    fi
+    PATH=$tools/bin:$PATH
+fi
+NVRTC_LIB=$(scripts/fetch-nvrtc.sh)
+export PATH NVRTC_LIB EPICKER_CUDA_ARCHS=all CARGO_PROFILE_RELEASE_STRIP=${CARGO_PROFILE_RELEASE_STRIP:-debuginfo}
+
+cargo zigbuild --release --locked --bin epicker --target "$target.$glibc"
+program=${CARGO_TARGET_DIR:-target}/$target/release/epicker
+
+# No symbol that a glibc of that age lacks, and no library but glibc's own.
+newest=$(readelf --version-info "$program" | grep -o 'GLIBC_[0-9.]*' | sort -u -t_ -k2 -V | tail -1)
+if [ "$(printf '%s\n' "$newest" "GLIBC_$glibc" | sort -t_ -k2 -V | tail -1)" != "GLIBC_$glibc" ]; then
+    echo "$program needs $newest; expected at most GLIBC_$glibc" >&2
+    exit 1
+fi
+others=$(readelf --dynamic "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
+    grep -v -x -E 'lib(c|m|dl|pthread|rt|util)\.so\.[0-9]+|ld-linux-x86-64\.so\.2' || true)
+if [ -n "$others" ]; then
+    printf '%s needs libraries beside glibc: %s\n' "$program" "$others" >&2
+    exit 1
+fi
+if [ -n "${OLD_ROOT:-}" ]; then
+    "$OLD_ROOT/lib64/ld-linux-x86-64.so.2" --library-path "$OLD_ROOT/lib64:$OLD_ROOT/usr/lib64" "$program" --version
+fi
+"$program" --version >/dev/null
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+name=epicker-$version-linux-x86_64
+rm -rf "dist/$name"
+mkdir -p "dist/$name/bin"
+cp "$program" bin/epicker.sh bin/epicker_train.sh "dist/$name/bin/"
+cp -r docs README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT scripts/install.sh "dist/$name/"
+if [ -d weights ]; then
+    cp -r weights "dist/$name/models"
+fi
+(cd "dist/$name" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
+# The same sources give the same archive, but for what the compilers themselves change from run to run.
+tar --create --gzip --file "dist/$name.tar.gz" --directory dist --sort=name --owner=0 --group=0 --numeric-owner \
+    --mtime "$(git log -1 --format=%cI)" "$name"
+rm -rf "dist/$name"
+echo "dist/$name.tar.gz ($(du -h "dist/$name.tar.gz" | cut -f1), newest symbol $newest)"
