@@ -211,7 +211,7 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
     return 0;
 }
 int cuStreamBeginCapture_v2(void *stream, int mode) {
-    expect_current(), expect(stream == (void *)STREAM && mode == 1 && !capturing, "cuStreamBeginCapture");
+    expect_current(), expect(stream == (void *)STREAM && mode == 2 && !capturing, "cuStreamBeginCapture");
     capturing = 1, captured.set = 0;
     return 0;
 }

@@ -349,8 +349,9 @@ impl Driver for Cuda {
 
     fn begin_capture(&self, stream: Stream) -> Result<()> {
         self.bind()?;
-        // Of this thread alone: others go on reading, allocating and copying meanwhile.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // Relaxed: a kernel that is looked up for the first time is loaded then and there (the driver loads lazily), and
+        // other threads go on allocating and copying. No stream here waits for the default stream, so nothing is unsafe.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: made by `create_stream`.
         check("begin to capture", unsafe { sys::cuStreamBeginCapture_v2(pointer(stream.0), mode) })
     }
