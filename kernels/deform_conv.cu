@@ -11,9 +11,9 @@
 //
 // There is no column buffer: tiles of samples are made in shared memory where they are multiplied. The gradient of the
 // input lands wherever the offsets point, so it is added by atomics of 64-bit integers, whose sum has no order: a value v
-// becomes round(v * scale). With L = 9 h w co max|dout| max|weight|, which no sum of one input value exceeds, scale is the
-// power of two in 2^60 / L .. 2^62 / L, so no sum overflows, and each summand is rounded by at most 2^-61 L; for
-// 256 x 256 x 64 that is 2^-35 max|dout| max|weight|.
+// becomes v * scale without its fraction. With L = 9 h w co max|dout| max|weight|, which no sum of one input value exceeds,
+// scale is a power of two in 2^58 / L .. 2^62 / L (2^120 at most): no sum overflows, and a summand loses less than
+// 2^-58 L; for 256 x 256 pixels and 64 channels that is less than 2^-34 max|dout| max|weight|.
 // Source: as in src/ops/deform_conv/backward.rs.
 #include "kernel.h"
 
@@ -77,11 +77,11 @@ template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u64 index, 
     return found;
 }
 
-DEVICE f32 weighted(f32 a, f32 b, f32 c, f32 d, const f32 (&weights)[4]) {
-    return multiply_add(a, weights[0], b * weights[1]) + multiply_add(c, weights[2], d * weights[3]);
+DEVICE f32 weighted(f32 a, f32 b, f32 c, f32 d, f32x4 weights) {
+    return multiply_add(d, weights.w, multiply_add(c, weights.z, multiply_add(b, weights.y, a * weights.x)));
 }
 
-DEVICE f32x4 weighted(const Neighbours& r, const f32 (&weights)[4]) {
+DEVICE f32x4 weighted(const Neighbours& r, f32x4 weights) {
     return {weighted(r.values[0].x, r.values[1].x, r.values[2].x, r.values[3].x, weights),
             weighted(r.values[0].y, r.values[1].y, r.values[2].y, r.values[3].y, weights),
             weighted(r.values[0].z, r.values[1].z, r.values[2].z, r.values[3].z, weights),
@@ -119,7 +119,7 @@ DEVICE void multiply(SHARED_POINTER(f32) left, SHARED_POINTER(f32) right, u32 ha
 // The samples of one pixel at one tap, a few channels at a time.
 template <bool BY_FOUR> struct Sampler {
     u32 places[4]; // of the neighbours' values, the thread's first channel: with BY_FOUR in fours
-    f32 weights[4];
+    f32x4 weights;
     Neighbours neighbours;
 };
 
@@ -127,8 +127,9 @@ template <bool BY_FOUR> DEVICE void start(Sampler<BY_FOUR>& r, Sample sample, u3
     UNROLL
     for (u32 i = 0; i < 4; i++) {
         r.places[i] = BY_FOUR ? sample.corners[i] * (inp_stride / 4) + c / 4 : sample.corners[i] * inp_stride + c;
-        r.weights[i] = sample.bilinear[i] * sample.mask;
     }
+    f32 mask = sample.mask;
+    r.weights = {sample.bilinear[0] * mask, sample.bilinear[1] * mask, sample.bilinear[2] * mask, sample.bilinear[3] * mask};
 }
 
 // Channels c .. c + 3, which lie `distance` from the thread's first ones.
@@ -413,6 +414,21 @@ deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const
     }
 }
 
+// What a thread copies of a tile of 8 pixels: pixel `at` of a run of `count`.
+template <bool BY_FOUR>
+DEVICE void load_weights_tile(DeformConvShape s, Neighbours& neighbours, f32x4& gradient, SHARED_POINTER(u32) places, u32 at,
+                              u32 place, GLOBAL(const f32) inp, GLOBAL(const f32) dout, u64 dout_index, u32 o, u32 count) {
+    constexpr u32 RUN = THREADS;
+    UNROLL
+    for (u32 i = 0; i < 4; i++) {
+        u32 from = places[i * RUN + at] + place;
+        if (BY_FOUR) neighbours.values[i] = load4(inp, (u64)from * 4);
+        else neighbours.values[i] = four_of<false>(inp, from, place, s.ci);
+    }
+    gradient = {0, 0, 0, 0};
+    if (at < count) gradient = four_of<BY_FOUR>(dout, dout_index, o, s.co);
+}
+
 // 64 channels of a tap by 64 output channels a block, summed over the pixels of one part: grid x counts taps and tiles of
 // channels, y tiles of output channels, z parts. Where the samples lie is found for 128 pixels at once. The sums are
 // written as [part][tap][ci][co filled up to fours]. With BY_FOUR four divides ci, co, and the strides of both maps;
@@ -424,53 +440,53 @@ DEVICE void deform_conv_weights(DeformConvShape s, u32 part_pixels, GLOBAL(const
     constexpr u32 RUN = THREADS;
     SHARED(f32, left, 2 * DEPTH * BM);
     SHARED(f32, right, 2 * DEPTH * BN);
-    SHARED(u32, corners, 4 * RUN);
-    SHARED(f32, masked, 4 * RUN);
+    SHARED(u32, places, 4 * RUN); // of the neighbours' values, with BY_FOUR in fours
+    SHARED(f32, masked, 4 * RUN); // their weights, four of a pixel
     u32 thread = thread_index(), tiles = divide_up(s.ci, BM), tap = block_x() / tiles, first_c = block_x() % tiles * BM;
     u32 pixels = s.n * s.h * s.w, end = smaller((block_z() + 1) * part_pixels, pixels);
     // This thread's pixel of a tile, and its four channels of both maps.
     u32 slot = thread / (BM / 4), c = first_c + thread % (BM / 4) * 4, o = block_y() * BN + thread % (BN / 4) * 4;
     u32 known_c = smaller(c, (s.ci - 1) / 4 * 4); // beyond the last: other channels, whose sums are not written
+    u32 place = BY_FOUR ? known_c / 4 : known_c;
     f32 sums[TM][TN];
     clear(sums);
     u32 half = 0;
+    NO_UNROLL
     for (u32 run = block_z() * part_pixels; run < end; run += RUN) {
-        u32 pixel = smaller(run + thread, pixels - 1);
+        u32 pixel = smaller(run + thread, pixels - 1), count = smaller(end - run, RUN);
         u64 offset = (u64)pixel * offsets_stride;
         f32 dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
         Sample sample = sample_at(s, pixel, tap, dy, dx, logit);
         UNROLL
         for (u32 i = 0; i < 4; i++) {
-            corners[i * RUN + thread] = sample.corners[i];
-            masked[i * RUN + thread] = run + thread < end ? sample.bilinear[i] * sample.mask : 0;
+            places[i * RUN + thread] = sample.corners[i] * (BY_FOUR ? inp_stride / 4 : inp_stride);
+            masked[thread * 4 + i] = thread < count ? sample.bilinear[i] * sample.mask : 0;
         }
         block_sync();
-        // Tile by tile: `fetched` are on their way to shared memory, those before are multiplied.
-        u32 count = smaller(end - run, RUN);
+        u32 at = slot;
+        u64 dout_index = (u64)(run + slot) * dout_stride + o;
+        Neighbours neighbours;
+        f32x4 gradient;
+        load_weights_tile<BY_FOUR>(s, neighbours, gradient, places, at, place, inp, dout, dout_index, o, count);
+        f32x4 weights = load4(masked, at * 4);
+        store4(left, half * (DEPTH * BM) + thread * 4, weighted(neighbours, weights));
+        store4(right, half * (DEPTH * BN) + thread * 4, gradient);
+        block_sync();
         NO_UNROLL
-        for (u32 fetched = 0; fetched < count + DEPTH; fetched += DEPTH) {
-            Neighbours neighbours;
-            f32x4 gradient = {0, 0, 0, 0};
-            u32 at = fetched + slot;
-            bool more = fetched < count;
-            if (more) {
-                UNROLL
-                for (u32 i = 0; i < 4; i++) {
-                    u32 corner = corners[i * RUN + at];
-                    if (BY_FOUR) neighbours.values[i] = load4(inp, (u64)(corner * (inp_stride / 4) + known_c / 4) * 4);
-                    else neighbours.values[i] = four_of<false>(inp, corner * inp_stride + known_c, known_c, s.ci);
-                }
-                if (at < count) gradient = four_of<BY_FOUR>(dout, (u64)(run + at) * dout_stride + o, o, s.co);
-            }
-            if (fetched > 0) multiply<BM>(left, right, half, sums);
+        for (u32 done = DEPTH; done < count; done += DEPTH) {
+            at += DEPTH;
+            dout_index += (u64)DEPTH * dout_stride;
+            load_weights_tile<BY_FOUR>(s, neighbours, gradient, places, at, place, inp, dout, dout_index, o, count);
+            multiply<BM>(left, right, half, sums);
             half = 1 - half;
-            if (more) {
-                f32 weights[4] = {masked[at], masked[RUN + at], masked[2 * RUN + at], masked[3 * RUN + at]};
-                store4(left, half * (DEPTH * BM) + thread * 4, weighted(neighbours, weights));
-                store4(right, half * (DEPTH * BN) + thread * 4, gradient);
-            }
+            weights = load4(masked, at * 4);
+            store4(left, half * (DEPTH * BM) + thread * 4, weighted(neighbours, weights));
+            store4(right, half * (DEPTH * BN) + thread * 4, gradient);
             block_sync();
         }
+        multiply<BM>(left, right, half, sums);
+        half = 1 - half;
+        block_sync();
     }
     u32 columns = divide_up(s.co, 4u) * 4;
     UNROLL

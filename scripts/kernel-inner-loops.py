@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Prints what the inner loops of kernels are made of, from disassemblies of their machine code.
 
-    nvdisasm -c conv.sm_80.cubin > conv.sm_80.sass
-    scripts/kernel-inner-loops.py conv.sm_80.sass ...
+    nvdisasm -c conv.sm_80.cubin > conv.sm_80.sass        # one file for each architecture
+    scripts/kernel-inner-loops.py *.sass
 
-For each kernel: the innermost loop with the most multiply-adds, its instructions and their share of multiply-adds, the loads from
-global and from shared memory (all, and those of 16 bytes), and accesses to local memory (spills) in it. Instructions are
-counted where they stand, so what a branch skips counts too.
+For each kernel and architecture: the innermost loop with the most multiply-adds: their share of its instructions, which
+are counted where they stand, so what a branch skips counts too; loads from global and from shared memory, of those the
+ones of 16 bytes; and accesses to local memory (spills).
 """
 import re
 import sys
@@ -51,23 +51,28 @@ def inner_loop(code, labels):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__.strip())
-    print("| disassembly | kernel | instructions | multiply-adds | share | global loads (16 bytes) | shared loads (16 bytes) | local |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    table, columns = {}, []
     for path in sys.argv[1:]:
+        architecture = re.search(r"sm_\d+", path.rsplit("/", 1)[-1])
+        column = architecture[0] if architecture else path
+        if column not in columns:
+            columns.append(column)
         for name, code, labels in kernels(path):
             loop = inner_loop(code, labels)
+            if not loop:
+                continue
 
             def count(*starts):
                 found = [operation for operation in loop if operation.startswith(starts)]
-                return len(found), sum(".128" in operation for operation in found)
+                return f"{sum('.128' in operation for operation in found)}/{len(found)}", len(found)
 
-            multiplied, (loads, wide), (shared, wide_shared) = count("FFMA")[0], count("LDG"), count("LDS")
-            if not loop:
-                continue
-            print(
-                f"| {path.rsplit('/', 1)[-1]} | {name} | {len(loop)} | {multiplied} | {100 * multiplied / len(loop):.0f} % "
-                f"| {loads} ({wide}) | {shared} ({wide_shared}) | {count('LDL', 'STL')[0]} |"
-            )
+            share = 100 * count("FFMA")[1] / len(loop)
+            cell = f"{share:.0f} % of {len(loop)}, {count('LDG')[0]}, {count('LDS')[0]}, {count('LDL', 'STL')[1]}"
+            table.setdefault(name, {})[column] = cell
+    print(f"| kernel | {' | '.join(columns)} |")
+    print("| --- |" + " --- |" * len(columns))
+    for name in sorted(table):
+        print(f"| {name} | {' | '.join(table[name].get(column, '') for column in columns)} |")
 
 
 if __name__ == "__main__":
