@@ -49,7 +49,12 @@ impl Compiler {
         let mut troubles = Vec::new();
         for candidate in candidates {
             match candidate() {
-                Ok(compiler) => return Ok(compiler),
+                Ok(compiler) => {
+                    for trouble in troubles {
+                        println!("cargo:warning=kernels are compiled by {}, because {trouble}", compiler.name);
+                    }
+                    return Ok(compiler);
+                }
                 Err(error) => troubles.push(format!("{error:#}").replace('\n', " ")),
             }
         }
