@@ -41,7 +41,7 @@ fn main() {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if let Err(error) = run() {
-        eprintln!("{error:?}");
+        eprintln!("{error:#}");
         std::process::exit(1);
     }
 }
