@@ -9,7 +9,7 @@ use epicker::ops::conv::{self, ConvShape, CpuPanels, Epilogue, Panels};
 use epicker::ops::deform_conv::{self, DeformConvShape};
 use epicker::ops::max_pool::{self, MaxPoolShape};
 use epicker::ops::up_conv::{self, UpConvShape};
-use epicker::ops::{adam, batch_norm, gather, heat_map, noise};
+use epicker::ops::{adam, batch_norm, gather, heat_map, map, noise};
 use std::time::Instant;
 
 const RUNS: usize = 9;
@@ -165,6 +165,14 @@ mod op {
         let mut out = Tensor::zeros([1, 1, 2000, 576]);
         bench.line("gather", "2000 of 1x256x256x64", Work::Bytes(8 * 2000 * 576), || {
             must(gather::forward(&Device::Cpu, inp.view(), TensorRef::flat(&indices), &mut out.view_mut()));
+        });
+    }
+
+    pub fn map(bench: &Bench) {
+        let inp = Tensor::from_values([1, 256, 256, 64], noise(256 * 256 * 64, 1));
+        let mut out = Tensor::zeros(inp.shape());
+        bench.line("map", "1x256x256x64 + add", Work::Bytes(12 * 256 * 256 * 64), || {
+            must(map::add(&Device::Cpu, inp.view(), &mut out.view_mut()));
         });
     }
 

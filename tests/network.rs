@@ -46,8 +46,8 @@ fn rms(values: &[f64]) -> f64 {
 /// The wanted maps of a plan as f64, (n, h, w, c).
 fn plan_maps(model: &Model, image: &[f32], n: usize, extent: [usize; 2], wanted: &[NodeId]) -> Vec<(Vec<f64>, [usize; 4])> {
     let graph = model.architecture().graph();
-    let mut plan = Plan::new(&graph, model, n, extent, wanted).unwrap();
-    plan.run(&Device::Cpu, image).unwrap();
+    let mut plan = Plan::new(&Device::Cpu, &graph, model, n, extent, wanted).unwrap();
+    plan.run(image).unwrap();
     let read = |&id: &NodeId| {
         let map = plan.map(id);
         let shape = map.shape();
@@ -168,7 +168,7 @@ fn picked_peaks_are_the_originals_detections() {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let image: Vec<f32> = values(&file, "input").1.iter().map(|&x| x as f32).collect();
     let options = epicker::net::PickerOptions { frame: 256, sizes: true, k: 100 };
-    let peaks = epicker::net::Picker::new(&model, options).unwrap().run(&image).unwrap();
+    let peaks = epicker::net::Picker::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
     let expected = values(&file, "det_vesicle").1; // x1 y1 x2 y2 score class, heat map pixels
     let indices = values(&file, "top_inds").1;
     assert_eq!(peaks.len(), 100);
@@ -280,7 +280,7 @@ fn the_plan_computes_what_the_published_savings_leave() {
     let model = formula::model(Architecture::DLA34).unwrap();
     let graph = model.architecture().graph();
     let o = graph.outputs();
-    let plan = Plan::new(&graph, &model, 1, [1024, 1024], &[o.heat_map, o.up]).unwrap();
+    let plan = Plan::new(&Device::Cpu, &graph, &model, 1, [1024, 1024], &[o.heat_map, o.up]).unwrap();
     // 131.074 G less dead projections 0.268, one input channel 1.644, and both other heads (docs/network.md, section 2).
     let expected = 131.074e9 - 0.268e9 - 1.644e9 - 9.697e9 * 2.0;
     let found = plan.multiply_adds() as f64;

@@ -2,6 +2,7 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
+use crate::device::Device;
 use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
@@ -42,7 +43,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
     let k = 4000.min((args.frame / 4).pow(2));
-    let mut picker = Picker::new(&model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
+    let mut picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
     let network_ms = network_ms(&mut picker, args)?;
     let multiply_adds = picker.plan().multiply_adds();
     // A multiplication and an addition are two operations.

@@ -6,6 +6,7 @@ use super::limits::{DEFAULT_LIMITS, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
+use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
@@ -156,7 +157,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let settings = settings;
     let sizes = settings.rule.kind == Kind::Vesicle;
     let options = PickerOptions { frame: settings.frame, sizes, k: settings.cap };
-    let mut picker = Picker::new(&model, options).or_usage()?;
+    let mut picker = Picker::new(&Device::Cpu, &model, options).or_usage()?;
     plan::make_folder(batch.folder(&args.output, relion)).or_usage()?;
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);

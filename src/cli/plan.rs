@@ -45,7 +45,7 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         print!("{}", training_text(args, model.architecture())?);
         return Ok(status::DONE);
     }
-    let picker = Picker::new(&model, PickerOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
+    let picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
     print!("{}", text(&picker, &model, args.frame));
     Ok(status::DONE)
 }

@@ -37,6 +37,23 @@ impl Layout {
         Layout::packed([1, 1, 1, len])
     }
 
+    fn image_offset(&self, image: usize) -> usize {
+        let [n, h, w, _] = self.shape;
+        assert!(image < n, "image {image} of {self:?}");
+        image * h * w * self.pixel_stride
+    }
+
+    fn one_image(self) -> Self {
+        let [_, h, w, c] = self.shape;
+        Layout { shape: [1, h, w, c], ..self }
+    }
+
+    fn first_pixels(self, w: usize) -> Self {
+        let [n, h, all, c] = self.shape;
+        assert!(n == 1 && h == 1 && w <= all, "{w} pixels of {self:?}");
+        Layout { shape: [1, 1, w, c], ..self }
+    }
+
     /// n * h * w.
     pub fn pixels(&self) -> usize {
         self.shape[0] * self.shape[1] * self.shape[2]
@@ -187,6 +204,14 @@ impl<T: Pod + Send + Sync> Buffer<T> {
             }
         }
         Ok(())
+    }
+
+    /// Its memory on a GPU: none if it lies on the host.
+    pub fn memory(&self) -> Option<&Memory> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Gpu(memory) => Some(memory),
+        }
     }
 
     /// A view of all values, flat.
@@ -379,6 +404,18 @@ impl<'a, T> TensorRef<'a, T> {
         Self::new(values, Layout::flat(values.len()))
     }
 
+    /// One image of it. Panics if there is none of that number: a programming error.
+    pub fn image(self, image: usize) -> Self {
+        let (data, layout) = (self.data.wrapping_add(self.layout.image_offset(image)), self.layout.one_image());
+        TensorRef { data, layout, ..self }
+    }
+
+    /// The first pixels of one row: (1, 1, w, c) with a smaller w. Panics if there are not as many: a programming error.
+    pub fn rows(self, w: usize) -> Self {
+        let layout = self.layout.first_pixels(w);
+        TensorRef { layout, ..self }
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.layout.len()
@@ -472,6 +509,18 @@ impl<'a, T> TensorMut<'a, T> {
         assert!(pixel_stride == shape[3] || self.layout.pixels() == 1, "{:?} lies in pieces", self.layout);
         // SAFETY: the layout was checked against the buffer, and has no gaps; the view is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.data.wrapping_add(channel_offset), self.layout.len()) }
+    }
+
+    /// One image of it. Panics if there is none of that number: a programming error.
+    pub fn image_mut(&mut self, image: usize) -> TensorMut<'_, T> {
+        let (data, layout) = (self.data.wrapping_add(self.layout.image_offset(image)), self.layout.one_image());
+        TensorMut { data, layout, buffer: PhantomData }
+    }
+
+    /// The first pixels of one row: (1, 1, w, c) with a smaller w. Panics if there are not as many: a programming error.
+    pub fn into_rows(self, w: usize) -> Self {
+        let layout = self.layout.first_pixels(w);
+        TensorMut { layout, ..self }
     }
 
     /// The same view for a shorter time.

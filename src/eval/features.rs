@@ -57,7 +57,7 @@ impl Features {
     /// Errors: the frame is no multiple of 32, or the model lacks a tensor.
     pub fn new(model: &Model, frame: usize) -> Result<Self> {
         let graph = model.architecture().graph();
-        let plan = Plan::new(&graph, model, 1, [frame, frame], &[graph.outputs().up])?;
+        let plan = Plan::new(&Device::Cpu, &graph, model, 1, [frame, frame], &[graph.outputs().up])?;
         Ok(Features { graph, plan, frame })
     }
 
@@ -69,7 +69,7 @@ impl Features {
         // Frame D is all that matters here: a geometry whose micrograph is D itself.
         let geometry = Geometry { nx: width_d, ny: height_d, frame: self.frame, height_d };
         let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
-        self.plan.run(&Device::Cpu, &input)?;
+        self.plan.run(&input)?;
         let map = self.plan.map(self.graph.outputs().up);
         let [_, h, w, _] = map.shape();
         let cell = |corners: &CornersD| {

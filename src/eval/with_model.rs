@@ -1,5 +1,6 @@
 //! Picks of a model for an evaluation: everything it finds, without threshold, border or distance test.
 
+use crate::device::Device;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::model::Model;
 use crate::net::picker::{Picker, PickerOptions};
@@ -42,7 +43,7 @@ impl ModelPicks {
     /// Errors: the frame is no multiple of 32, or the model does not fit.
     pub fn new(model: &Model, options: Options) -> Result<Self> {
         let sizes = options.kind == Kind::Vesicle;
-        Ok(ModelPicks { picker: Picker::new(model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
+        Ok(ModelPicks { picker: Picker::new(&Device::Cpu, model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
     }
 
     /// Picks of an image (frame D) of a micrograph of `size` (columns, rows), best first, in frame M.

@@ -2,6 +2,7 @@
 //! moves and writes. The order and the shapes are those of the checkpoint.
 
 use super::dla::Architecture;
+use crate::device::{Buffer, Device};
 use crate::formats::state_dict::{NamedTensor, StateDict, Values};
 use crate::ops::Real;
 use anyhow::{Result, bail, ensure};
@@ -98,6 +99,35 @@ pub struct NetworkState<T> {
     pub statistics: Vec<T>,
     /// Batches seen, for the counters of the checkpoint.
     pub batches: i64,
+}
+
+/// The values of a network in training, where its engine computes.
+#[derive(Debug)]
+pub struct NetworkMemory<T> {
+    /// What is learnt.
+    pub parameters: Buffer<T>,
+    /// Running means and variances.
+    pub statistics: Buffer<T>,
+    /// Batches seen.
+    pub batches: i64,
+}
+
+impl<T: Real> NetworkMemory<T> {
+    /// These values on a device.
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn new(device: &Device, state: NetworkState<T>) -> Result<Self> {
+        let NetworkState { parameters, statistics, batches } = state;
+        Ok(NetworkMemory { parameters: Buffer::of(device, parameters)?, statistics: Buffer::of(device, statistics)?, batches })
+    }
+
+    /// A copy of the values.
+    ///
+    /// Errors: the device fails.
+    pub fn read(&self) -> Result<NetworkState<T>> {
+        let all = |buffer: &Buffer<T>| buffer.read(0..buffer.len());
+        Ok(NetworkState { parameters: all(&self.parameters)?, statistics: all(&self.statistics)?, batches: self.batches })
+    }
 }
 
 impl<T: Real> NetworkState<T> {

@@ -3,9 +3,12 @@
 use super::graph::Graph;
 use super::model::Model;
 use super::plan::Plan;
-use crate::device::{Device, Tensor, TensorRef};
+use crate::device::gpu::{CapturedGraph, Gpu, Pinned};
+use crate::device::tensor::Layout;
+use crate::device::{Buffer, Device, Tensor, TensorMut, TensorRef};
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
-use crate::ops::{gather, heat_map, heat_map::Peak};
+use crate::ops::gather;
+use crate::ops::heat_map::{self, Peak, PeakMemory};
 use anyhow::{Result, ensure};
 
 /// What the picker is made for.
@@ -30,9 +33,10 @@ struct HeadAtPeaks {
 
 /// A network ready to pick.
 pub struct Picker {
+    // Before what its work uses: dropped first.
+    gpu: Option<OnGpu>,
     graph: Graph,
     plan: Plan,
-    device: Device,
     k: usize,
     offset: HeadAtPeaks,
     size: Option<HeadAtPeaks>,
@@ -42,26 +46,31 @@ pub struct Picker {
 }
 
 impl Picker {
-    /// Plans the model for square images.
+    /// Plans the model for square images on a device.
     ///
-    /// Errors: the frame is no multiple of 32, or the model lacks a tensor.
-    pub fn new(model: &Model, options: PickerOptions) -> Result<Self> {
+    /// Errors: the frame is no multiple of 32, the model lacks a tensor, or the device has not as much memory.
+    pub fn new(device: &Device, model: &Model, options: PickerOptions) -> Result<Self> {
         let PickerOptions { frame, sizes, k } = options;
         ensure!(k > 0, "no peak is asked for (K is 0); expected at least 1");
         let graph = model.architecture().graph();
         let outputs = graph.outputs();
-        let plan = Plan::new(&graph, model, 1, [frame, frame], &[outputs.heat_map, outputs.up])?;
+        let plan = Plan::new(device, &graph, model, 1, [frame, frame], &[outputs.heat_map, outputs.up])?;
         let (c, head) = (graph.node(outputs.up).channels, model.architecture().head);
         let rows = k.min(CHUNK);
+        let tensor = |c: usize| Tensor::on(device, [1, 1, rows, c], vec![0.0; rows * c]);
+        let gpu = match device {
+            Device::Cpu => None,
+            Device::Gpu(gpu) => Some(OnGpu::new(gpu, [frame / 4, frame / 4], k, sizes, frame * frame)?),
+        };
         Ok(Picker {
+            gpu,
             plan,
-            device: Device::Cpu,
             k,
-            offset: HeadAtPeaks::new(model, "reg", c)?,
-            size: if sizes { Some(HeadAtPeaks::new(model, "wh", c)?) } else { None },
-            neighbourhoods: Tensor::zeros([1, 1, rows, 9 * c]),
-            hidden: Tensor::zeros([1, 1, rows, head]),
-            last: Tensor::zeros([1, 1, rows, 2]),
+            offset: HeadAtPeaks::new(device, model, "reg", c)?,
+            size: if sizes { Some(HeadAtPeaks::new(device, model, "wh", c)?) } else { None },
+            neighbourhoods: tensor(9 * c)?,
+            hidden: tensor(head)?,
+            last: tensor(2)?,
             graph,
         })
     }
@@ -71,26 +80,94 @@ impl Picker {
     /// Shapes: `image` (frame, frame), row-major, normalised.
     /// Errors: a launch fails on the device.
     pub fn run(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
-        self.plan.run(&self.device, image)?;
+        match &mut self.gpu {
+            None => self.run_on_cpu(image),
+            Some(gpu) => {
+                gpu.upload(&mut self.plan, image)?;
+                self.run_on_gpu()
+            }
+        }
+    }
+
+    fn run_on_cpu(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
+        let device = &Device::Cpu;
+        self.plan.run(image)?;
         let outputs = self.graph.outputs();
-        let found = heat_map::peaks(&self.device, self.plan.map(outputs.heat_map), self.k)?;
+        let found = heat_map::peaks(device, self.plan.map(outputs.heat_map), self.k)?;
         let mut peaks: Vec<Peak> = found.iter().map(|&(index, score)| Peak { index, score, offset: [0.0; 2], size: None }).collect();
         let up = self.plan.map(outputs.up);
         for chunk in peaks.chunks_mut(CHUNK) {
             let indices: Vec<u32> = chunk.iter().map(|peak| peak.index).collect();
-            gather::forward(&self.device, up, TensorRef::flat(&indices), &mut self.neighbourhoods.view_mut())?;
-            self.offset.run(&self.device, self.neighbourhoods.view(), &mut self.hidden, &mut self.last)?;
+            gather::forward(device, up, TensorRef::flat(&indices), &mut self.neighbourhoods.view_mut())?;
+            self.offset.run(device, self.neighbourhoods.view(), &mut self.hidden, &mut self.last.view_mut())?;
             for (peak, offset) in chunk.iter_mut().zip(self.last.values().chunks_exact(2)) {
                 peak.offset = [offset[0], offset[1]];
             }
             if let Some(size) = &self.size {
-                size.run(&self.device, self.neighbourhoods.view(), &mut self.hidden, &mut self.last)?;
+                size.run(device, self.neighbourhoods.view(), &mut self.hidden, &mut self.last.view_mut())?;
                 for (peak, size) in chunk.iter_mut().zip(self.last.values().chunks_exact(2)) {
                     peak.size = Some([size[0], size[1]]);
                 }
             }
         }
         Ok(peaks)
+    }
+
+    /// The peaks of the image that lies where `image_mut` says: on a GPU one launch of all work, one copy back, one wait.
+    ///
+    /// Errors: a launch fails on the device. On the CPU a programming error and a panic.
+    fn run_on_gpu(&mut self) -> Result<Vec<Peak>> {
+        let Some(mut on) = self.gpu.take() else { panic!("a picker without a GPU") };
+        let found = self.work_on_gpu(&mut on);
+        self.gpu = Some(on);
+        found
+    }
+
+    fn work_on_gpu(&mut self, on: &mut OnGpu) -> Result<Vec<Peak>> {
+        let gpu = on.gpu.clone();
+        match &on.captured {
+            // SAFETY: what the graph's work uses is owned by this picker, which drops the graph first.
+            Some(captured) => unsafe { captured.launch() }?,
+            // The first image goes step by step, so that everything is loaded before work is captured.
+            None if !on.warm => {
+                self.put_work(&gpu, on)?;
+                on.warm = true;
+            }
+            None => {
+                let captured = gpu.capture(|| self.put_work(&gpu, on))?;
+                // SAFETY: as above.
+                unsafe { captured.launch() }?;
+                on.captured = Some(captured);
+            }
+        }
+        gpu.synchronize()?;
+        Ok(on.peaks(self.size.is_some()))
+    }
+
+    /// Network, peaks, heads at the peaks, and the copy of what was found.
+    fn put_work(&mut self, gpu: &Gpu, on: &mut OnGpu) -> Result<()> {
+        let device = Device::Gpu(gpu.clone());
+        self.plan.run_steps()?;
+        let outputs = self.graph.outputs();
+        let (logits, up) = (self.plan.map(outputs.heat_map), self.plan.map(outputs.up));
+        on.peaks.find(gpu, logits)?;
+        let k = on.peaks.k();
+        for first in (0..k).step_by(CHUNK) {
+            let rows = CHUNK.min(k - first);
+            gather::forward_at_peaks(gpu, up, &on.peaks, first, &mut self.neighbourhoods.view_mut())?;
+            let layout = Layout::packed([1, 1, rows, 2]);
+            self.offset.run(&device, self.neighbourhoods.view(), &mut self.hidden, &mut on.values.at_mut(2 * first, layout))?;
+            if let Some(size) = &self.size {
+                size.run(&device, self.neighbourhoods.view(), &mut self.hidden, &mut on.values.at_mut(2 * (k + first), layout))?;
+            }
+        }
+        // SAFETY: the pinned memory is dropped after the graph, and read after the stream was waited for.
+        unsafe { on.peaks.found().download_pinned(gpu, &mut on.found) }?;
+        if let Some(memory) = on.values.memory() {
+            // SAFETY: as above.
+            unsafe { memory.download_pinned(gpu, &mut on.read) }?;
+        }
+        Ok(())
     }
 
     /// The plan, for its summary.
@@ -100,14 +177,63 @@ impl Picker {
 
     /// The device it runs on.
     pub fn device(&self) -> &Device {
-        &self.device
+        self.plan.device()
+    }
+}
+
+/// What a picker has on a GPU: where peaks are found, and memory that copies reach directly.
+struct OnGpu {
+    // First, so that it is dropped before what its work uses.
+    captured: Option<CapturedGraph>,
+    gpu: Gpu,
+    warm: bool,
+    peaks: PeakMemory,
+    /// Offsets of all peaks, then sizes.
+    values: Buffer,
+    image: Pinned,
+    found: Pinned,
+    read: Pinned,
+}
+
+impl OnGpu {
+    fn new(gpu: &Gpu, extent: [usize; 2], k: usize, sizes: bool, pixels: usize) -> Result<Self> {
+        let peaks = PeakMemory::new(gpu, extent, k)?;
+        let values = if sizes { 4 * peaks.k() } else { 2 * peaks.k() };
+        Ok(OnGpu {
+            captured: None,
+            warm: false,
+            values: Buffer::zeros(&Device::Gpu(gpu.clone()), values)?,
+            image: Pinned::new(gpu, 4 * pixels)?,
+            found: Pinned::new(gpu, peaks.found().bytes())?,
+            read: Pinned::new(gpu, 4 * values)?,
+            peaks,
+            gpu: gpu.clone(),
+        })
+    }
+
+    /// Copies an image to where the plan wants it. Nothing of the last one is under way: its peaks have been waited for.
+    fn upload(&mut self, plan: &mut Plan, image: &[f32]) -> Result<()> {
+        self.image.bytes_mut().copy_from_slice(bytemuck::cast_slice(image));
+        let to = plan.image_mut();
+        assert_eq!(to.len(), image.len(), "an image of {:?}", to.shape());
+        // SAFETY: the plan's image has as many values; the pinned memory is written again after the next wait.
+        unsafe { self.gpu.driver().upload(to.pixel_ptr(0) as u64, self.image.bytes().as_ptr(), 4 * image.len(), self.gpu.stream()) }
+    }
+
+    /// The peaks of the last copy.
+    fn peaks(&self, sizes: bool) -> Vec<Peak> {
+        let found = self.peaks.parse(bytemuck::cast_slice(self.found.bytes()));
+        let values: &[f32] = bytemuck::cast_slice(self.read.bytes());
+        let (offsets, rest) = values.split_at(2 * self.peaks.k());
+        let pair = |values: &[f32], i: usize| [values[2 * i], values[2 * i + 1]];
+        let peak = |(i, (index, score))| Peak { index, score, offset: pair(offsets, i), size: sizes.then(|| pair(rest, i)) };
+        found.into_iter().enumerate().map(peak).collect()
     }
 }
 
 impl HeadAtPeaks {
-    fn new(model: &Model, name: &str, c: usize) -> Result<Self> {
+    fn new(device: &Device, model: &Model, name: &str, c: usize) -> Result<Self> {
         let head = model.architecture().head;
-        let device = &Device::Cpu;
         let hidden = gather::as_pointwise(head, c, model.tensor(&format!("{name}.0.weight"))?);
         Ok(HeadAtPeaks {
             hidden: Panels::for_device(device, 9 * c, head, 1, &hidden, model.tensor(&format!("{name}.0.bias"))?)?,
@@ -122,18 +248,13 @@ impl HeadAtPeaks {
         })
     }
 
-    fn run(&self, device: &Device, neighbourhoods: TensorRef, hidden: &mut Tensor, last: &mut Tensor) -> Result<()> {
-        let [n, h, w, ci] = neighbourhoods.shape();
-        let shape = |ci: usize, co: usize| ConvShape { n, h, w, ci, co, kernel: 1, stride: 1 };
-        let head = self.hidden.co();
-        conv::forward(
-            device,
-            shape(ci, head),
-            neighbourhoods,
-            &self.hidden,
-            Epilogue { residual: None, relu: true },
-            &mut hidden.view_mut(),
-        )?;
-        conv::forward(device, shape(head, 2), hidden.view(), &self.last, Epilogue::default(), &mut last.view_mut())
+    /// Evaluates the head at as many pixels as `last` has rows.
+    fn run(&self, device: &Device, neighbourhoods: TensorRef, hidden: &mut Tensor, last: &mut TensorMut) -> Result<()> {
+        let rows = last.shape()[2];
+        let shape = |ci: usize, co: usize| ConvShape { n: 1, h: 1, w: rows, ci, co, kernel: 1, stride: 1 };
+        let (ci, head) = (neighbourhoods.shape()[3], self.hidden.co());
+        let relu = Epilogue { residual: None, relu: true };
+        conv::forward(device, shape(ci, head), neighbourhoods.rows(rows), &self.hidden, relu, &mut hidden.view_mut().into_rows(rows))?;
+        conv::forward(device, shape(head, 2), hidden.view().rows(rows), &self.last, Epilogue::default(), last)
     }
 }

@@ -58,18 +58,18 @@ pub struct Plan {
     steps: Vec<Step>,
     image: Place,
     wanted: HashMap<NodeId, Place>,
-    arena: Vec<f32>,
+    device: Device,
+    arena: Buffer,
     lower_bound: usize,
 }
 
 impl Plan {
-    /// Plans the network for `n` images of `[h, w]`; the maps in `wanted` can be read after a run.
+    /// Plans the network for `n` images of `[h, w]` on a device; the maps in `wanted` can be read after a run.
     ///
-    /// Errors: the image's sides are not multiples of 32, or the model lacks a tensor.
-    pub fn new(graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
+    /// Errors: the image's sides are not multiples of 32, the model lacks a tensor, or the device has not as much memory.
+    pub fn new(device: &Device, graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
         ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
         let lowered = lower(graph, model, wanted)?;
-        let device = &Device::Cpu;
 
         // Buffers: one for each map that is no part of another.
         let owner = |id: NodeId| lowered.parts.get(&id).map_or(id, |&(whole, _)| whole);
@@ -116,24 +116,40 @@ impl Plan {
             image: place(image_id),
             wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
             lower_bound: arena::lower_bound(&only_lifetimes),
-            arena: vec![0.0; total],
+            arena: Buffer::zeros(device, total)?,
+            device: device.clone(),
         })
     }
 
     /// Runs all steps on `image`, (n, h, w) of one channel, row-major.
     ///
     /// Errors: a launch fails on the device. An image of another size is a programming error and panics.
-    pub fn run(&mut self, device: &Device, image: &[f32]) -> Result<()> {
+    pub fn run(&mut self, image: &[f32]) -> Result<()> {
         let Place { offset, layout } = self.image;
-        self.arena[offset..offset + layout.buffer_len()].copy_from_slice(image);
-        let base = self.arena.as_mut_ptr();
+        assert_eq!(image.len(), layout.buffer_len(), "an image of {:?}", layout.shape);
+        self.arena.write(offset, image)?;
+        self.run_steps()
+    }
+
+    /// Where the image goes before `run_steps`, (n, h, w, 1).
+    pub fn image_mut(&mut self) -> TensorMut<'_> {
+        let Place { offset, layout } = self.image;
+        self.arena.at_mut(offset, layout)
+    }
+
+    /// Runs all steps on the image that is there.
+    ///
+    /// Errors: a launch fails on the device.
+    pub fn run_steps(&mut self) -> Result<()> {
+        let device = &self.device;
+        let base = self.arena.base_mut();
         for step in &self.steps {
             // SAFETY: every place lies in the arena (`place` gave the offsets and the length), the arena is borrowed
             // mutably for as long as the views live, and maps that are alive together share no value: those a step
             // reads and the one it writes are, because their lifetimes meet in this step.
-            let read = |place: &Place| unsafe { TensorRef::from_raw(base.add(place.offset), place.layout) };
+            let read = |place: &Place| unsafe { TensorRef::from_raw(base.wrapping_add(place.offset), place.layout) };
             // SAFETY: as above; one view of the output at a time.
-            let mut out = unsafe { TensorMut::from_raw(base.add(step.output.offset), step.output.layout) };
+            let mut out = unsafe { TensorMut::from_raw(base.wrapping_add(step.output.offset), step.output.layout) };
             let inp = read(&step.inputs[0]);
             let addend = step.addend.as_ref().map(read);
             match &step.work {
@@ -150,10 +166,22 @@ impl Plan {
         Ok(())
     }
 
-    /// A wanted map, after a run. Panics if it was not wanted: a programming error.
+    /// A wanted map, on the device, after a run. Panics if it was not wanted: a programming error.
     pub fn map(&self, id: NodeId) -> TensorRef<'_> {
         let Place { offset, layout } = self.wanted[&id];
-        TensorRef::new(&self.arena[offset..offset + layout.buffer_len()], layout)
+        self.arena.at(offset, layout)
+    }
+
+    /// The values of a wanted map, (n, h, w, c), after a run. Panics if it was not wanted: a programming error.
+    ///
+    /// Errors: the device fails.
+    pub fn read(&self, id: NodeId) -> Result<Vec<f32>> {
+        self.device.read(self.map(id))
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Bytes of the arena.

@@ -130,10 +130,14 @@ impl TrainPlan {
         let image = NodeId(0);
         touch(&mut buffers, &mut index, Buffer::Map(image), maps.layout(image).buffer_len(), 0);
         let schedule = maps.schedule(&dropped);
+        let scratch = |step: usize, backward: bool| {
+            let op = &steps.steps[step].op;
+            scratch_len(op, backward) + summed_len(op) * if backward { 2 } else { 1 }
+        };
         let lengths = |buffer: Buffer| match buffer {
             Buffer::Map(id) | Buffer::Again(id) | Buffer::Gradient(id) => maps.layout(id).buffer_len(),
-            Buffer::Scratch(Action::Forward(step) | Action::Again(step)) => scratch_len(&steps.steps[step].op, false),
-            Buffer::Scratch(Action::Backward(step)) => scratch_len(&steps.steps[step].op, true),
+            Buffer::Scratch(Action::Forward(step) | Action::Again(step)) => scratch(step, false),
+            Buffer::Scratch(Action::Backward(step)) => scratch(step, true),
             Buffer::Scratch(Action::Losses) => 0,
         };
         // First pass: who is alive when.
@@ -195,6 +199,15 @@ impl TrainPlan {
         let wanted = options.wanted.iter().map(|&id| (id, (place(id), gradient(id)))).collect();
         let (image, lower_bound) = (place(image), arena::lower_bound(&lifetimes));
         Ok(TrainPlan { work, image, wanted, arena_len, lower_bound, steps })
+    }
+}
+
+/// Values, at the start of a step's scratch memory, in which the weights of equal channels are summed (and, backward,
+/// behind them as many for their gradients): rounded up, so that what follows starts as the arena does.
+pub fn summed_len(op: &TrainOp) -> usize {
+    match op {
+        TrainOp::Conv { shape, copies, .. } if *copies > 1 => shape.weights_len().next_multiple_of(16),
+        _ => 0,
     }
 }
 

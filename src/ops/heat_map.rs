@@ -137,8 +137,18 @@ impl PeakMemory {
     pub fn read(&self, gpu: &Gpu) -> Result<Vec<(u32, f32)>> {
         let mut words = vec![0_u32; 1 + 2 * self.k];
         self.found.download(gpu, 0, bytemuck::cast_slice_mut(&mut words))?;
+        Ok(self.parse(&words))
+    }
+
+    /// The memory in which they lie: the number of peaks, k indices, k scores, 4 bytes each.
+    pub fn found(&self) -> &Memory {
+        &self.found
+    }
+
+    /// The peaks, (index, score), of a copy of `found`.
+    pub fn parse(&self, words: &[u32]) -> Vec<(u32, f32)> {
         let (indices, scores) = words[1..].split_at(self.k);
-        Ok(indices.iter().zip(scores).map(|(&index, &score)| (index, f32::from_bits(score))).take(words[0] as usize).collect())
+        indices.iter().zip(scores).map(|(&index, &score)| (index, f32::from_bits(score))).take(words[0] as usize).collect()
     }
 }
 

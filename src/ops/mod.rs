@@ -75,7 +75,7 @@ pub(crate) use in_value_type;
 #[macro_export]
 macro_rules! for_each_op {
     ($action:ident) => {
-        $action! { conv deform_conv max_pool up_conv batch_norm heat_map gather adam }
+        $action! { conv deform_conv max_pool up_conv batch_norm heat_map gather adam map }
     };
 }
 

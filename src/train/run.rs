@@ -24,10 +24,14 @@ pub trait Learner {
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses>;
 
     /// The network as it is.
-    fn state_dict(&self) -> StateDict;
+    ///
+    /// Errors: the device fails.
+    fn state_dict(&self) -> Result<StateDict>;
 
     /// What the optimiser remembers.
-    fn adam(&self, learning_rate: f64) -> Adam;
+    ///
+    /// Errors: the device fails.
+    fn adam(&self, learning_rate: f64) -> Result<Adam>;
 }
 
 impl<E: Engine> Learner for Trainer<E> {
@@ -35,11 +39,11 @@ impl<E: Engine> Learner for Trainer<E> {
         Trainer::step(self, images, targets, exemplar, learning_rate)
     }
 
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         Trainer::state_dict(self)
     }
 
-    fn adam(&self, learning_rate: f64) -> Adam {
+    fn adam(&self, learning_rate: f64) -> Result<Adam> {
         Trainer::adam(self, learning_rate)
     }
 }
@@ -282,14 +286,14 @@ pub fn run(
             let is_whole = step + 1 == work.last().map_or(0, |work| work.steps);
             if !is_whole {
                 let position = Position { epoch: epoch - 1, step: step + 1 };
-                let (state, adam) = (learner.state_dict(), learner.adam(learning_rate));
+                let (state, adam) = (learner.state_dict()?, learner.adam(learning_rate)?);
                 hooks.save(&Snapshot { state, adam, position, best, is_best: false })?;
                 return Ok(End::Stopped);
             }
         }
         first = 0;
         let seconds = begun.elapsed().as_secs_f64();
-        let state = learner.state_dict();
+        let state = learner.state_dict()?;
         let validation = hooks.validate(&state)?;
         let is_best = validation.is_some_and(|score| best.is_none_or(|best| score > best));
         if is_best {
@@ -307,7 +311,7 @@ pub fn run(
         };
         hooks.epoch(&report)?;
         let position = Position { epoch, step: 0 };
-        hooks.save(&Snapshot { state, adam: learner.adam(learning_rate), position, best, is_best })?;
+        hooks.save(&Snapshot { state, adam: learner.adam(learning_rate)?, position, best, is_best })?;
         if stop.load(Ordering::Relaxed) && epoch < options.schedule.epochs {
             return Ok(End::Stopped);
         }
@@ -415,7 +419,7 @@ fn with_batches(
 fn refuse_nan(report: &StepReport, learner: &dyn Learner) -> Result<()> {
     let broken = named(&report.losses).into_iter().find(|(_, value)| !value.is_finite());
     let Some((name, value)) = broken else { return Ok(()) };
-    let state = learner.state_dict();
+    let state = learner.state_dict()?;
     let has_nan = |values: &Values| match values {
         Values::F64(values) => values.iter().any(|value| !value.is_finite()),
         _ => values.to_f32().iter().any(|value| !value.is_finite()),

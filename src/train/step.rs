@@ -2,24 +2,26 @@
 
 pub use super::options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 use super::targets::Targets;
-use crate::device::{TensorMut, TensorRef};
+use crate::device::tensor::Layout;
+use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
 use crate::net::engine::{DeviceEngine, Engine};
 use crate::net::graph::{Graph, NodeId};
-use crate::net::parameters::{NetworkState, ParameterLayout};
+use crate::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use crate::net::train_plan::{TrainPlan, TrainPlanOptions};
 use crate::net::train_run::{self, Arena, WantedMaps};
 use crate::net::{Architecture, Mode};
-use crate::ops::Real;
 use crate::ops::adam::{self, AdamStep};
-use crate::ops::losses;
+use crate::ops::real::convert;
+use crate::ops::{Real, losses, map};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// The earlier network of a continual training.
 struct Teacher<T> {
-    state: NetworkState<T>,
+    state: NetworkMemory<T>,
     batch_statistics: bool,
     scale: FeatureScale,
     feature_weight: f64,
@@ -33,15 +35,18 @@ pub struct Trainer<E: Engine = DeviceEngine> {
     options: TrainerOptions,
     graph: Graph,
     layout: ParameterLayout,
-    state: NetworkState<E::Value>,
-    gradients: Vec<E::Value>,
+    state: NetworkMemory<E::Value>,
+    gradients: Buffer<E::Value>,
     /// Which parameters the last gradients are of.
     active: Vec<bool>,
-    moments: [Vec<E::Value>; 2],
+    moments: [Buffer<E::Value>; 2],
     /// Steps that Adam took with each parameter.
     counts: Vec<u64>,
     teacher: Option<Teacher<E::Value>>,
     arena: Arena<E::Value>,
+    /// The targets of the heat map, and a gradient that nobody wants, where the engine computes.
+    targets: Buffer<E::Value>,
+    spare: Buffer<E::Value>,
     plans: HashMap<(PlanKind, usize), TrainPlan>,
 }
 
@@ -102,21 +107,24 @@ impl<E: Engine> Trainer<E> {
         continual: Option<Continual>,
     ) -> Result<Self> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
-        let network = NetworkState::from_state_dict(&layout, state)?;
+        let device = engine.device().clone();
+        let network = NetworkMemory::new(&device, NetworkState::from_state_dict(&layout, state)?)?;
         let teacher = match continual {
             Some(Continual { earlier, batch_statistics, feature_scale: scale, feature_weight, pull_weight, compared }) => {
-                let state = NetworkState::from_state_dict(&layout, &earlier)?;
+                let state = NetworkMemory::new(&device, NetworkState::from_state_dict(&layout, &earlier)?)?;
                 Some(Teacher { state, batch_statistics, scale, feature_weight, pull_weight, compared })
             }
             None => None,
         };
-        let zeros = vec![E::Value::default(); layout.parameter_len()];
+        let zeros = || Buffer::zeros(&device, layout.parameter_len());
         let mut trainer = Trainer {
-            gradients: zeros.clone(),
+            gradients: zeros()?,
             active: vec![false; layout.parameters().len()],
             counts: vec![0; layout.parameters().len()],
-            moments: [zeros.clone(), zeros],
-            arena: Arena::default(),
+            moments: [zeros()?, zeros()?],
+            arena: Arena::new(&device)?,
+            targets: Buffer::zeros(&device, 0)?,
+            spare: Buffer::zeros(&device, 0)?,
             plans: HashMap::new(),
             state: network,
             engine,
@@ -128,7 +136,7 @@ impl<E: Engine> Trainer<E> {
         // The largest plan now: whether it fits is known before the first image is read.
         let features = trainer.teacher.is_some();
         let kind = trainer.plan(PlanKind::Student { features }, trainer.options.batch)?;
-        trainer.arena.reserve(&trainer.plans[&kind]);
+        trainer.arena.reserve(&trainer.plans[&kind])?;
         Ok(trainer)
     }
 
@@ -154,9 +162,10 @@ impl<E: Engine> Trainer<E> {
         let compared = self.compared(exemplar);
         let pulled = exemplar.first() == Some(&true);
         let features = if compared.is_empty() { None } else { Some(self.earlier_features(images, n, &compared)?) };
+        self.set_targets(targets)?;
         let kind = self.plan(PlanKind::Student { features: features.is_some() }, n)?;
         let plan = &self.plans[&kind];
-        self.gradients.fill(E::Value::default());
+        self.gradients.clear(0..self.gradients.len())?;
         self.active.fill(false);
         for step in plan.steps.steps.iter().filter(|step| step.has_gradient) {
             step.parameters().for_each(|i| self.active[i] = true);
@@ -164,6 +173,7 @@ impl<E: Engine> Trainer<E> {
         let outputs = self.graph.outputs();
         let (options, teacher) = (&self.options, self.teacher.as_ref().map(|teacher| (teacher.scale, teacher.feature_weight)));
         let mut found = Losses::default();
+        let device = self.engine.device();
         train_run::run(
             &self.engine,
             plan,
@@ -173,20 +183,18 @@ impl<E: Engine> Trainer<E> {
             &mut self.gradients,
             images,
             |maps: &mut WantedMaps<E::Value>| {
-                found = Self::map_losses(options, &self.graph, targets, maps, true);
+                found = Self::map_losses(device, options, &self.graph, targets, &self.targets, maps, None)?;
                 let Some((earlier, (scale, weight))) = features.as_ref().zip(teacher) else { return Ok(()) };
                 for (id, (earlier, original)) in
                     [outputs.level5, outputs.up].into_iter().zip(earlier.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
                 {
-                    let map = maps.map(id);
+                    let (map, mut gradient) = maps.with_gradient(id);
                     let len = map.len() / n;
                     let weight = weight / if scale == FeatureScale::Original { original } else { len } as f64;
-                    let mut gradient = vec![E::Value::default(); map.len()];
-                    for (&image, earlier) in compared.iter().zip(earlier.chunks(len)) {
-                        let range = image * len..(image + 1) * len;
-                        found.exemplar += losses::squared_distance(&map[range.clone()], earlier, weight, &mut gradient[range]);
+                    for (i, &image) in compared.iter().enumerate() {
+                        let (now, then) = (map.image(image), earlier.part(i * len..(i + 1) * len));
+                        found.exemplar += losses::squared_distance_on(device, now, then, weight, &mut gradient.image_mut(image))?;
                     }
-                    maps.add_gradient(id, &gradient);
                 }
                 Ok(())
             },
@@ -197,8 +205,9 @@ impl<E: Engine> Trainer<E> {
         if let Some(teacher) = self.teacher.as_ref().filter(|teacher| pulled && teacher.pull_weight > 0.0) {
             for (i, entry) in self.layout.parameters().iter().enumerate().filter(|(_, entry)| is_pulled(&entry.name)) {
                 let range = entry.range.clone();
-                let (now, earlier) = (&self.state.parameters[range.clone()], &teacher.state.parameters[range.clone()]);
-                found.exemplar += losses::squared_distance(now, earlier, teacher.pull_weight, &mut self.gradients[range]);
+                let (now, earlier) = (self.state.parameters.part(range.clone()), teacher.state.parameters.part(range.clone()));
+                let gradient = &mut self.gradients.part_mut(range);
+                found.exemplar += losses::squared_distance_on(device, now, earlier, teacher.pull_weight, gradient)?;
                 self.active[i] = true;
             }
         }
@@ -211,13 +220,21 @@ impl<E: Engine> Trainer<E> {
     /// Errors: the device fails.
     pub fn apply(&mut self, learning_rate: f64) -> Result<()> {
         let [first, second] = &mut self.moments;
+        // Neighbours that were stepped as often go together: on a GPU each step is a launch.
+        let mut together: Option<(Range<usize>, u64)> = None;
+        let mut runs = Vec::new();
         for (i, entry) in self.layout.parameters().iter().enumerate().filter(|(i, _)| self.active[*i]) {
             self.counts[i] += 1;
-            let step = AdamStep { learning_rate, count: self.counts[i] };
-            let range = entry.range.clone();
-            let flat = TensorMut::flat;
-            let (p, g) = (&mut flat(&mut self.state.parameters[range.clone()]), TensorRef::flat(&self.gradients[range.clone()]));
-            self.engine.adam(step, p, g, &mut flat(&mut first[range.clone()]), &mut flat(&mut second[range]))?;
+            match &mut together {
+                Some((range, count)) if range.end == entry.range.start && *count == self.counts[i] => range.end = entry.range.end,
+                _ => runs.extend(together.replace((entry.range.clone(), self.counts[i]))),
+            }
+        }
+        runs.extend(together);
+        for (range, count) in runs {
+            let (p, g) = (&mut self.state.parameters.part_mut(range.clone()), self.gradients.part(range.clone()));
+            let (m, v) = (&mut first.part_mut(range.clone()), &mut second.part_mut(range));
+            self.engine.adam(AdamStep { learning_rate, count }, p, g, m, v)?;
         }
         Ok(())
     }
@@ -229,7 +246,13 @@ impl<E: Engine> Trainer<E> {
     pub fn evaluate(&mut self, images: &[f32], targets: &Targets, n: usize) -> Result<Losses> {
         self.check(images, targets, n)?;
         let kind = self.plan(PlanKind::Evaluation, n)?;
+        self.set_targets(targets)?;
         let mut found = Losses::default();
+        let largest = 2 * targets.heat_map.len();
+        if self.spare.len() < largest {
+            self.spare = Buffer::zeros(self.engine.device(), largest)?;
+        }
+        let spare = &mut self.spare;
         train_run::run(
             &self.engine,
             &self.plans[&kind],
@@ -239,47 +262,64 @@ impl<E: Engine> Trainer<E> {
             &mut self.gradients,
             images,
             |maps| {
-                found = Self::map_losses(&self.options, &self.graph, targets, maps, false);
+                let device = self.engine.device();
+                found = Self::map_losses(device, &self.options, &self.graph, targets, &self.targets, maps, Some(&mut *spare))?;
                 Ok(())
             },
         )?;
         Ok(found)
     }
 
-    /// Losses of the heads, and, with `backward`, their gradients.
-    fn map_losses(options: &TrainerOptions, graph: &Graph, targets: &Targets, maps: &mut WantedMaps<E::Value>, backward: bool) -> Losses {
+    /// Copies the targets of the heat map to where the engine computes.
+    fn set_targets(&mut self, targets: &Targets) -> Result<()> {
+        if self.targets.len() < targets.heat_map.len() {
+            self.targets = Buffer::zeros(self.engine.device(), targets.heat_map.len())?;
+        }
+        self.targets.write(0, &convert(&targets.heat_map))
+    }
+
+    /// Losses of the heads, and their gradients; with `spare`, memory for gradients that nobody wants.
+    fn map_losses(
+        device: &Device,
+        options: &TrainerOptions,
+        graph: &Graph,
+        targets: &Targets,
+        heat_map: &Buffer<E::Value>,
+        maps: &mut WantedMaps<E::Value>,
+        mut spare: Option<&mut Buffer<E::Value>>,
+    ) -> Result<Losses> {
         let outputs = graph.outputs();
         let [h, w] = options.frame.map(|extent| extent / 4);
         let weights = options.weights;
-        let logits = maps.map(outputs.heat_map);
-        let mut gradient = vec![E::Value::default(); logits.len()];
+        let mut with_gradient = |id: NodeId, loss: &dyn Fn(TensorRef<E::Value>, &mut TensorMut<E::Value>) -> Result<f64>| {
+            if let Some(spare) = &mut spare {
+                let map = maps.map(id);
+                return loss(map, &mut spare.at_mut(0, Layout::packed(map.shape())));
+            }
+            let (map, mut gradient) = maps.with_gradient(id);
+            loss(map, &mut gradient)
+        };
         let mut found = Losses {
-            heat_map: losses::heat_map(options.heat_map_loss, &logits, &targets.heat_map, weights.heat_map, &mut gradient),
+            heat_map: with_gradient(outputs.heat_map, &|logits, gradient| {
+                let wanted = heat_map.at(0, logits.layout());
+                losses::heat_map_on(device, options.heat_map_loss, logits, wanted, weights.heat_map, gradient)
+            })?,
             ..Losses::default()
         };
-        if backward {
-            maps.add_gradient(outputs.heat_map, &gradient);
-        }
         let mut distance = |id: NodeId, weight: f64, wanted: &dyn Fn(&super::targets::Object) -> [f32; 2]| {
-            let map = maps.map(id);
             let objects: Vec<(usize, [f32; 2])> =
                 targets.objects.iter().map(|object| (object.image * h * w + object.index, wanted(object))).collect();
-            let mut gradient = vec![E::Value::default(); map.len()];
-            let loss = losses::l1(&map, &objects, weight, &mut gradient);
-            if backward {
-                maps.add_gradient(id, &gradient);
-            }
-            loss
+            with_gradient(id, &|map, gradient| losses::l1_on(device, map, &objects, weight, gradient))
         };
-        found.offset = distance(outputs.offset, weights.offset, &|object| object.offset);
+        found.offset = distance(outputs.offset, weights.offset, &|object| object.offset)?;
         if options.mode == Mode::Vesicle {
-            found.size = distance(outputs.size, weights.size, &|object| object.size);
+            found.size = distance(outputs.size, weights.size, &|object| object.size)?;
         }
         found.total = weights.heat_map * found.heat_map + weights.offset * found.offset;
         if options.mode == Mode::Vesicle {
             found.total += weights.size * found.size;
         }
-        found
+        Ok(found)
     }
 
     /// Images whose features are compared with the earlier network's.
@@ -290,13 +330,14 @@ impl<E: Engine> Trainer<E> {
     }
 
     /// The two feature maps of the earlier network, for some of `n` images.
-    fn earlier_features(&mut self, images: &[f32], n: usize, wanted: &[usize]) -> Result<[Vec<E::Value>; 2]> {
+    fn earlier_features(&mut self, images: &[f32], n: usize, wanted: &[usize]) -> Result<Vec<Buffer<E::Value>>> {
         let kind = self.plan(PlanKind::Teacher, wanted.len())?;
         let len = images.len() / n;
         let images: Vec<f32> = wanted.iter().flat_map(|&image| &images[image * len..(image + 1) * len]).copied().collect();
-        let Some(teacher) = &mut self.teacher else { return Ok([Vec::new(), Vec::new()]) };
+        let Some(teacher) = &mut self.teacher else { return Ok(Vec::new()) };
         let outputs = self.graph.outputs();
-        let mut found = [Vec::new(), Vec::new()];
+        let mut found = Vec::new();
+        let device = self.engine.device();
         train_run::run(
             &self.engine,
             &self.plans[&kind],
@@ -306,7 +347,12 @@ impl<E: Engine> Trainer<E> {
             &mut self.gradients,
             &images,
             |maps| {
-                found = [maps.map(outputs.level5), maps.map(outputs.up)];
+                for id in [outputs.level5, outputs.up] {
+                    let map = maps.map(id);
+                    let mut copy = Buffer::zeros(device, map.len())?;
+                    map::add(device, map, &mut copy.at_mut(0, Layout::packed(map.shape())))?;
+                    found.push(copy);
+                }
                 Ok(())
             },
         )?;
@@ -352,18 +398,24 @@ impl<E: Engine> Trainer<E> {
     }
 
     /// The network as it is, with all running statistics and counters.
-    pub fn state_dict(&self) -> StateDict {
-        self.state.to_state_dict(&self.layout)
+    ///
+    /// Errors: the device fails.
+    pub fn state_dict(&self) -> Result<StateDict> {
+        Ok(self.state()?.to_state_dict(&self.layout))
     }
 
     /// The values of the network, in this engine's type.
-    pub fn state(&self) -> &NetworkState<E::Value> {
-        &self.state
+    ///
+    /// Errors: the device fails.
+    pub fn state(&self) -> Result<NetworkState<E::Value>> {
+        self.state.read()
     }
 
     /// The earlier network of a continual training.
-    pub fn earlier(&self) -> Option<&NetworkState<E::Value>> {
-        self.teacher.as_ref().map(|teacher| &teacher.state)
+    ///
+    /// Errors: the device fails.
+    pub fn earlier(&self) -> Result<Option<NetworkState<E::Value>>> {
+        self.teacher.as_ref().map(|teacher| teacher.state.read()).transpose()
     }
 
     /// Where every tensor lies in `state` and `gradients`.
@@ -372,20 +424,27 @@ impl<E: Engine> Trainer<E> {
     }
 
     /// The last gradient of a parameter of the layout's list; none if it took no part in the losses.
-    pub fn gradient(&self, parameter: usize) -> Option<&[E::Value]> {
-        self.active[parameter].then(|| &self.gradients[self.layout.parameters()[parameter].range.clone()])
+    ///
+    /// Errors: the device fails.
+    pub fn gradient(&self, parameter: usize) -> Result<Option<Vec<E::Value>>> {
+        let range = self.layout.parameters()[parameter].range.clone();
+        self.active[parameter].then(|| self.gradients.read(range)).transpose()
     }
 
     /// What Adam remembers: of the parameters that were stepped at least once.
-    pub fn adam(&self, learning_rate: f64) -> Adam {
+    ///
+    /// Errors: the device fails.
+    pub fn adam(&self, learning_rate: f64) -> Result<Adam> {
+        let [first, second] = &self.moments;
+        let (first, second) = (first.read(0..first.len())?, second.read(0..second.len())?);
         let narrow = |values: &[E::Value]| values.iter().map(|x| x.to_f64() as f32).collect();
         let moments = self.layout.parameters().iter().zip(&self.counts).filter(|(_, count)| **count > 0).map(|(entry, &step)| Moments {
             name: entry.name.clone(),
             step,
-            first: narrow(&self.moments[0][entry.range.clone()]),
-            second: narrow(&self.moments[1][entry.range.clone()]),
+            first: narrow(&first[entry.range.clone()]),
+            second: narrow(&second[entry.range.clone()]),
         });
-        Adam { learning_rate, betas: adam::BETAS, eps: adam::EPSILON, weight_decay: 0.0, moments: moments.collect() }
+        Ok(Adam { learning_rate, betas: adam::BETAS, eps: adam::EPSILON, weight_decay: 0.0, moments: moments.collect() })
     }
 
     /// Goes on with what Adam remembered: with the same images every bit is as without the interruption.
@@ -402,7 +461,7 @@ impl<E: Engine> Trainer<E> {
             adam::EPSILON
         );
         self.counts.fill(0);
-        self.moments.iter_mut().for_each(|moments| moments.fill(E::Value::default()));
+        self.moments.iter_mut().try_for_each(|moments| moments.clear(0..moments.len()))?;
         for found in &adam.moments {
             let Some(i) = self.layout.parameters().iter().position(|entry| entry.name == found.name) else {
                 continue; // of a part of the original that takes no part in anything, such as a classifier
@@ -418,7 +477,7 @@ impl<E: Engine> Trainer<E> {
             );
             self.counts[i] = found.step;
             for (moments, found) in self.moments.iter_mut().zip([&found.first, &found.second]) {
-                moments[range.clone()].iter_mut().zip(found).for_each(|(to, &x)| *to = E::Value::from_f64(f64::from(x)));
+                moments.write(range.start, &convert(found))?;
             }
         }
         Ok(())
@@ -426,7 +485,7 @@ impl<E: Engine> Trainer<E> {
 
     /// Bytes held: maps, parameters, gradients, moments.
     pub fn bytes(&self) -> usize {
-        let state = |state: &NetworkState<E::Value>| state.parameters.len() + state.statistics.len();
+        let state = |state: &NetworkMemory<E::Value>| state.parameters.len() + state.statistics.len();
         let values = self.gradients.len() + 2 * self.moments[0].len() + state(&self.state);
         self.arena.bytes() + size_of::<E::Value>() * (values + self.teacher.as_ref().map_or(0, |teacher| state(&teacher.state)))
     }

@@ -51,6 +51,27 @@ impl Memory {
         gpu.synchronize()
     }
 
+    /// Copies the first bytes into pinned memory, when the stream comes to it. Panics if there are not as many: a
+    /// programming error.
+    ///
+    /// # Safety
+    /// `to` lives until the stream, or the graph that this is captured into, has been waited for.
+    pub unsafe fn download_pinned(&self, gpu: &Gpu, to: &mut Pinned) -> Result<()> {
+        assert!(to.bytes <= self.bytes, "{} of {} bytes", to.bytes, self.bytes);
+        // SAFETY: both places hold as much; the caller keeps `to`.
+        unsafe { gpu.driver().download(to.pointer, self.address, to.bytes, gpu.stream()) }
+    }
+
+    /// Copies pinned memory to the first bytes, when the stream comes to it. Panics if they do not fit: a programming error.
+    ///
+    /// # Safety
+    /// `from` stays as it is until the stream has been waited for.
+    pub unsafe fn upload_pinned(&mut self, gpu: &Gpu, from: &Pinned) -> Result<()> {
+        assert!(from.bytes <= self.bytes, "{} of {} bytes", from.bytes, self.bytes);
+        // SAFETY: both places hold as much; the caller keeps `from`.
+        unsafe { gpu.driver().upload(self.address, from.pointer, from.bytes, gpu.stream()) }
+    }
+
     /// Sets `bytes` bytes from `offset` on to 0. Panics if there are not as many: a programming error.
     pub fn clear(&mut self, gpu: &Gpu, offset: usize, bytes: usize) -> Result<()> {
         assert!(offset + bytes <= self.bytes, "{offset} + {bytes} of {} bytes", self.bytes);
