@@ -201,9 +201,33 @@ struct TrainCase {
 }
 
 const TRAIN_CASES: [TrainCase; 3] = [
-    TrainCase { mode: Mode::Vesicle, sparse: false, frozen: false, recompute: false, continual: true, compared: Compared::Batch, exemplars: [true, false] },
-    TrainCase { mode: Mode::Particle, sparse: true, frozen: true, recompute: false, continual: false, compared: Compared::Batch, exemplars: [false, false] },
-    TrainCase { mode: Mode::Particle, sparse: false, frozen: false, recompute: true, continual: true, compared: Compared::Exemplars, exemplars: [false, true] },
+    TrainCase {
+        mode: Mode::Vesicle,
+        sparse: false,
+        frozen: false,
+        recompute: false,
+        continual: true,
+        compared: Compared::Batch,
+        exemplars: [true, false],
+    },
+    TrainCase {
+        mode: Mode::Particle,
+        sparse: true,
+        frozen: true,
+        recompute: false,
+        continual: false,
+        compared: Compared::Batch,
+        exemplars: [false, false],
+    },
+    TrainCase {
+        mode: Mode::Particle,
+        sparse: false,
+        frozen: false,
+        recompute: true,
+        continual: true,
+        compared: Compared::Exemplars,
+        exemplars: [false, true],
+    },
 ];
 const FRAME: [usize; 2] = [64, 64];
 

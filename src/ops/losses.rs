@@ -148,6 +148,8 @@ pub fn l1_on<T: Real>(
 /// Shapes: as there; tensors that lie in one piece.
 /// Errors: the launch fails on the device.
 pub fn squared_distance_on<T: Real>(device: &Device, a: TensorRef<T>, b: TensorRef<T>, weight: f64, da: &mut TensorMut<T>) -> Result<f64> {
+    let in_one_piece = [a.layout(), b.layout(), da.layout()].iter().all(|layout| layout.buffer_len() == layout.len());
+    assert!(in_one_piece, "{:?} {:?} {:?}", a.layout(), b.layout(), da.layout());
     match device {
         Device::Cpu => Ok(squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice())),
         Device::Gpu(gpu) => launch_squared_distance(gpu, a, b, weight, da),
