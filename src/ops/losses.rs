@@ -6,6 +6,7 @@
 //! focal            -( sum over positives (1-p)^2 ln p + sum over others w p^2 ln(1-p) ) / N
 //! sparse-original  -( sum over positives (1-p)^2 ln p + 0.01 sum over others w (p > 0.7 ? ln p : ln(1-p)) ) / N
 //!                  without positives: of the second sums, undivided, those with ln(1-p)
+//! sparse           as focal, with another w: losses/sparse.rs
 //! L1               sum over objects (|a0 - t0| + |a1 - t1|) / (2 objects + 1e-4), a at the object's pixel
 //! distillation     weight * sum (a - b)^2          pull towards earlier parameters: the same
 //! ```
@@ -17,6 +18,10 @@ use crate::device::gpu::{Arg, Gpu, Grid, Memory};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 
+mod sparse;
+
+pub use sparse::SparseShape;
+
 /// How the heat map is compared with its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum HeatMapLoss {
@@ -25,6 +30,8 @@ pub enum HeatMapLoss {
     Focal,
     /// Some objects are labelled: what looks like an object and is none by the labels counts for one.
     SparseOriginal,
+    /// Some objects are labelled: what scores as labelled objects do is no background.
+    Sparse(SparseShape),
 }
 
 impl HeatMapLoss {
@@ -33,6 +40,15 @@ impl HeatMapLoss {
         match self {
             HeatMapLoss::Focal => "focal",
             HeatMapLoss::SparseOriginal => "sparse-original",
+            HeatMapLoss::Sparse(_) => "sparse",
+        }
+    }
+
+    /// The same for heat maps of these rows and columns, with Gaussians of this radius.
+    pub fn for_maps(self, extents: [usize; 2], radius: usize) -> Self {
+        match self {
+            HeatMapLoss::Sparse(_) => HeatMapLoss::Sparse(SparseShape { extents, radius }),
+            other => other,
         }
     }
 }
@@ -44,11 +60,24 @@ const SPARSE_THRESHOLD: f64 = 0.7;
 /// Weight of unlabelled pixels.
 const SPARSE_WEIGHT: f64 = 0.01;
 
+/// The focal term of a positive with the score p, and its slope by the logit.
+fn found(p: f64) -> (f64, f64) {
+    ((1.0 - p).powi(2) * p.ln(), (1.0 - p).powi(3) - 2.0 * p * (1.0 - p).powi(2) * p.ln())
+}
+
+/// The focal term of background with the score p, and its slope by the logit.
+fn left_out(p: f64) -> (f64, f64) {
+    (p * p * (1.0 - p).ln(), 2.0 * p * p * (1.0 - p) * (1.0 - p).ln() - p.powi(3))
+}
+
 /// The heat map's loss; adds `weight` times its gradient to `dlogits`.
 ///
 /// Shapes: `logits`, `targets` and `dlogits` alike, all images of the batch.
 pub fn heat_map<T: Real, Y: Real>(kind: HeatMapLoss, logits: &[T], targets: &[Y], weight: f64, dlogits: &mut [T]) -> f64 {
     assert!(logits.len() == targets.len() && dlogits.len() == logits.len(), "{} {} {}", logits.len(), targets.len(), dlogits.len());
+    if let HeatMapLoss::Sparse(shape) = kind {
+        return sparse::sparse(shape, logits, targets, weight, dlogits);
+    }
     let positives = targets.iter().filter(|y| y.to_f64() == 1.0).count();
     let scale = 1.0 / positives.max(1) as f64;
     let mut sum = 0.0;
@@ -58,10 +87,13 @@ pub fn heat_map<T: Real, Y: Real>(kind: HeatMapLoss, logits: &[T], targets: &[Y]
         let y = y.to_f64();
         let far = (1.0 - y).powi(4);
         let (value, slope) = if y == 1.0 {
-            ((1.0 - p).powi(2) * p.ln(), (1.0 - p).powi(3) - 2.0 * p * (1.0 - p).powi(2) * p.ln())
+            found(p)
         } else {
             match kind {
-                HeatMapLoss::Focal => (far * p * p * (1.0 - p).ln(), -far * (p.powi(3) - 2.0 * p * p * (1.0 - p) * (1.0 - p).ln())),
+                HeatMapLoss::Focal | HeatMapLoss::Sparse(_) => {
+                    let (value, slope) = left_out(p);
+                    (far * value, far * slope)
+                }
                 HeatMapLoss::SparseOriginal if p > SPARSE_THRESHOLD => {
                     let counts = if positives > 0 { SPARSE_WEIGHT * far } else { 0.0 };
                     (counts * p.ln(), counts * (1.0 - p))
@@ -293,6 +325,12 @@ fn case_targets(len: usize) -> Vec<f32> {
     noise(len, 5).iter().enumerate().map(|(i, y)| if i % 7 == 3 { 1.0 } else { (y + 0.5) * 0.99 }).collect()
 }
 
+/// Maps of two images, or of one.
+fn case_sparse(len: usize) -> HeatMapLoss {
+    let extents = if len == 1 { [1, 1] } else { [5, len / 10] };
+    HeatMapLoss::Sparse(SparseShape { extents, radius: 2 })
+}
+
 fn case_objects(pixels: usize) -> Vec<(usize, [f32; 2])> {
     (0..pixels).step_by(3).flat_map(|pixel| [(pixel, [0.25, -0.5]), (pixel / 2, [0.3, 0.1])]).collect()
 }
@@ -325,7 +363,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
             agreements.push(Agreement { case, error, bound, bits: value.to_bits() });
             Ok(())
         };
-        for kind in [HeatMapLoss::Focal, HeatMapLoss::SparseOriginal] {
+        for kind in [HeatMapLoss::Focal, HeatMapLoss::SparseOriginal, case_sparse(len)] {
             let mut exact = vec![0.0; len];
             let loss = heat_map(kind, &wide(&logits), &case_targets(len), 2.0, &mut exact);
             let (logits, targets) = (on(&logits)?, on(&case_targets(len))?);
@@ -350,7 +388,11 @@ pub fn differences() -> Vec<Agreement> {
     let logits: Vec<f64> = noise(len, 1).iter().map(|z| 12.0 * f64::from(*z)).collect();
     let (maps, earlier) = (convert::<f64>(&noise(2 * len, 2)), convert::<f64>(&noise(2 * len, 3)));
     let mut agreements = Vec::new();
+    let alone: Vec<f32> = (0..len).map(|i| [0.0, 0.3, 1.0][usize::from(i == 1) + 2 * usize::from(i == 2)]).collect();
     for (kind, targets) in [
+        (case_sparse(len), case_targets(len)),
+        (case_sparse(len), alone),
+        (case_sparse(len), vec![0.0; len]),
         (HeatMapLoss::Focal, case_targets(len)),
         (HeatMapLoss::Focal, vec![0.25; len]),
         (HeatMapLoss::SparseOriginal, case_targets(len)),

@@ -291,6 +291,7 @@ impl<E: Engine> Trainer<E> {
         let outputs = graph.outputs();
         let [h, w] = options.frame.map(|extent| extent / 4);
         let weights = options.weights;
+        let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
         let mut with_gradient = |id: NodeId, loss: &dyn Fn(TensorRef<E::Value>, &mut TensorMut<E::Value>) -> Result<f64>| {
             if let Some(spare) = &mut spare {
                 let map = maps.map(id);
@@ -302,7 +303,7 @@ impl<E: Engine> Trainer<E> {
         let mut found = Losses {
             heat_map: with_gradient(outputs.heat_map, &|logits, gradient| {
                 let wanted = heat_map.at(0, logits.layout());
-                losses::heat_map_on(device, options.heat_map_loss, logits, wanted, weights.heat_map, gradient)
+                losses::heat_map_on(device, kind, logits, wanted, weights.heat_map, gradient)
             })?,
             ..Losses::default()
         };

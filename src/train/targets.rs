@@ -54,12 +54,24 @@ impl Targets {
             return false;
         }
         let [column, row] = [centre[0] as usize, centre[1] as usize];
-        let radius = gaussian_radius([size[1].ceil(), size[0].ceil()].map(f64::from));
+        let radius = radius_of(size);
         draw_gaussian(&mut self.heat_map[image * h * w..(image + 1) * h * w], [h, w], [column, row], radius);
         let offset = [centre[0] - column as f32, centre[1] - row as f32];
         self.objects.push(Object { image, index: row * w + column, offset, size });
         true
     }
+
+    /// The middle radius of the objects' Gaussians; 1, as for the original's boxes, without objects.
+    pub fn typical_radius(&self) -> usize {
+        let mut radii: Vec<usize> = self.objects.iter().map(|object| radius_of(object.size)).collect();
+        radii.sort_unstable();
+        radii.get(radii.len() / 2).copied().unwrap_or(1)
+    }
+}
+
+/// Radius of the Gaussian for a box of this width and height.
+fn radius_of([width, height]: [f32; 2]) -> usize {
+    gaussian_radius([height.ceil(), width.ceil()].map(f64::from))
 }
 
 /// Overlap that a box whose corners move by the radius keeps with the true one.

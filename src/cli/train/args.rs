@@ -203,7 +203,11 @@ impl TrainArgs {
 
     pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
         TrainerOptions {
-            heat_map_loss: if self.sparse_anno { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal },
+            heat_map_loss: match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
+                (false, _) => HeatMapLoss::Focal,
+                (true, true) => HeatMapLoss::SparseOriginal,
+                (true, false) => HeatMapLoss::Sparse(Default::default()),
+            },
             weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
             checkpoint_activations: self.checkpoint_activations,
             ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
