@@ -192,16 +192,6 @@ pub fn squared_distance_on<T: Real>(device: &Device, a: TensorRef<T>, b: TensorR
 const THREADS: u32 = 256;
 const MOST_PARTS: usize = 256;
 
-impl HeatMapLoss {
-    /// The kernels' number.
-    fn kind(self) -> u32 {
-        match self {
-            HeatMapLoss::Focal => 0,
-            HeatMapLoss::SparseOriginal => 1,
-        }
-    }
-}
-
 /// Blocks over `count` values, whose sums are added afterwards.
 fn parts(count: usize) -> usize {
     count.div_ceil(4 * THREADS as usize).clamp(1, MOST_PARTS)
@@ -211,12 +201,12 @@ fn blocks(count: usize) -> Grid {
     Grid([count as u32, 1, 1])
 }
 
-/// Where a loss is summed: the loss, two counts, then the parts of the sums.
+/// Where a loss is summed: the loss, three counts, then the parts of the sums.
 struct Sums(Memory);
 
 impl Sums {
     fn new(gpu: &Gpu, values: usize) -> Result<Self> {
-        Ok(Sums(Memory::new(gpu, 8 * (3 + values))?))
+        Ok(Sums(Memory::new(gpu, 8 * (4 + values))?))
     }
 
     fn loss(&self) -> Arg {
@@ -228,7 +218,7 @@ impl Sums {
     }
 
     fn partial(&self) -> Arg {
-        Arg::address(self.0.address() + 24)
+        Arg::address(self.0.address() + 32)
     }
 
     fn read(&self, gpu: &Gpu) -> Result<f64> {
@@ -247,7 +237,12 @@ fn launch_heat_map<T: Real>(
     dlogits: &mut TensorMut<T>,
 ) -> Result<f64> {
     assert!(logits.len() == targets.len() && dlogits.len() == logits.len(), "{} {} {}", logits.len(), targets.len(), dlogits.len());
-    let (parts, [count, kind, stride]) = (parts(logits.len()), [logits.len() as u32, kind.kind(), 1].map(Arg::value));
+    let kind: u32 = match kind {
+        HeatMapLoss::Focal => 0,
+        HeatMapLoss::SparseOriginal => 1,
+        HeatMapLoss::Sparse(shape) => return launch_sparse(gpu, shape, logits, targets, weight, dlogits),
+    };
+    let (parts, [count, kind, stride]) = (parts(logits.len()), [logits.len() as u32, kind, 1].map(Arg::value));
     let sums = Sums::new(gpu, 3 * parts)?;
     let args = [count, kind, logits.arg(), stride, targets.arg(), sums.partial()];
     // SAFETY: the arguments of the KERNEL line, in its order; the maps have as many values, and the sums as many parts.
@@ -258,6 +253,37 @@ fn launch_heat_map<T: Real>(
     let args = [count, kind, Arg::value(weight), logits.arg(), stride, targets.arg(), sums.counts(), dlogits.arg(), stride];
     // SAFETY: as above.
     unsafe { gpu.launch("losses_heat_map_gradient", Grid::over(logits.len(), THREADS)?, THREADS, &args) }?;
+    sums.read(gpu)
+}
+
+fn launch_sparse<T: Real>(
+    gpu: &Gpu,
+    SparseShape { extents: [h, w], radius }: SparseShape,
+    logits: TensorRef<T>,
+    targets: TensorRef<T>,
+    weight: f64,
+    dlogits: &mut TensorMut<T>,
+) -> Result<f64> {
+    let count = logits.len();
+    assert!(h * w > 0 && count.is_multiple_of(h * w), "{count} values in maps of {h} x {w}");
+    let (shape, parts) = (Arg::value([count / (h * w), h, w, radius].map(|extent| extent as u32)), parts(count));
+    let sums = Sums::new(gpu, parts)?;
+    // Four values of every pixel, then the number of positives.
+    let mut pixels = Memory::new(gpu, 8 * (4 * count + 1))?;
+    pixels.clear(gpu, 32 * count, 8)?;
+    let [scores, labelled, guesses, weights, found] = [0, 1, 2, 3, 4].map(|i| Arg::address(pixels.address() + 8 * i * count as u64));
+    let (grid, part_count) = (Grid::over(count, THREADS)?, Arg::value(parts as u32));
+    let (logits, targets, counts, partial) = (logits.arg(), targets.arg(), sums.counts(), sums.partial());
+    let launch = |name: &'static str, grid: Grid, args: &[Arg]| {
+        // SAFETY: the arguments of the KERNEL line, in its order; the maps have as many values, and the sums as many parts.
+        unsafe { gpu.launch(name, grid, THREADS, args) }
+    };
+    launch("losses_sparse_scores", grid, &[shape, logits, targets, scores, labelled, found])?;
+    launch("losses_sparse_guess", blocks(parts), &[shape, targets, scores, labelled, found, guesses, partial])?;
+    launch("losses_sparse_share", blocks(1), &[part_count, partial, found, counts])?;
+    launch("losses_sparse_sums", blocks(parts), &[shape, targets, scores, guesses, counts, weights, partial])?;
+    launch("losses_sparse_total", blocks(1), &[part_count, partial, counts, sums.loss()])?;
+    launch("losses_sparse_gradient", grid, &[shape, Arg::value(weight), logits, targets, counts, weights, dlogits.arg()])?;
     sums.read(gpu)
 }
 
