@@ -32,10 +32,8 @@ learn "$2" all "$2/odd"
 judge "$2" all
 for seed in 1 2 3; do
     thin "$2" "$seed"
-    learn "$2" "focal-$seed" "$2/tenth-$seed" --seed "$seed"
-    learn "$2" "sparse-original-$seed" "$2/tenth-$seed" --seed "$seed" --sparse_anno --compat sparse-original
-    learn "$2" "sparse-$seed" "$2/tenth-$seed" --seed "$seed" --sparse_anno
     for loss in focal sparse-original sparse; do
+        learn "$2" "$loss-$seed" "$2/tenth-$seed" --seed "$seed" --heat_map_loss "$loss"
         judge "$2" "$loss-$seed"
     done
 done

@@ -191,6 +191,24 @@ fn labels_outside_and_files_without_partner_are_told_and_the_rest_trains() {
 }
 
 #[test]
+fn every_loss_trains_by_its_name() {
+    let bench = Bench::new(2);
+    let train = |exp_id: &str, more: &[&str]| {
+        let told = bench.train(exp_id, &[&["--num_epoch", "1"], more].concat());
+        assert_eq!(told.status, Some(0), "{}", told.stderr);
+        bench.bytes(exp_id)
+    };
+    let [focal, original, sparse] = ["focal", "sparse-original", "sparse"].map(|name| train(name, &["--heat_map_loss", name]));
+    assert!(focal != original && original != sparse && sparse != focal);
+    assert!(bench.train("none", &["--heat_map_loss", "sparser"]).stderr.contains("expected focal, sparse-original, sparse"));
+    // The optimiser's file holds the options' fingerprint, so that only the weights are compared.
+    let weights = |exp_id: &str| std::fs::read(bench.path(exp_id).join("model_last.safetensors")).unwrap();
+    train("default", &[]);
+    train("anno", &["--sparse_anno"]);
+    assert!(weights("default") == weights("focal") && weights("anno") == weights("sparse-original"));
+}
+
+#[test]
 fn one_image_trains_and_a_batch_may_be_larger_than_the_set() {
     let bench = Bench::new(1);
     for (exp_id, more) in [("one", &["--num_epoch", "1"][..]), ("large", &["--num_epoch", "1", "--batch_size", "7"])] {

@@ -53,6 +53,16 @@ impl HeatMapLoss {
     }
 }
 
+impl std::str::FromStr for HeatMapLoss {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = [HeatMapLoss::Focal, HeatMapLoss::SparseOriginal, HeatMapLoss::Sparse(SparseShape::default())];
+        let found = known.into_iter().find(|loss| loss.name() == text);
+        found.ok_or_else(|| format!("'{text}'; expected {}", known.map(HeatMapLoss::name).join(", ")))
+    }
+}
+
 /// The sigmoid is kept this far from 0 and 1.
 const CLAMP: f64 = 1e-4;
 /// Above this score an unlabelled pixel counts as an object.

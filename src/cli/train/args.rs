@@ -68,6 +68,10 @@ pub struct TrainArgs {
     /// Only some of the particles are labelled
     #[arg(long = "sparse_anno")]
     pub(super) sparse_anno: bool,
+    /// How the heat map is compared with the labels: focal, sparse-original or sparse [default: focal; with --sparse_anno
+    /// sparse-original]
+    #[arg(long = "heat_map_loss", value_name = "NAME")]
+    pub(super) heat_map_loss: Option<HeatMapLoss>,
     /// Diameter of the particles, angstrom: sets their boxes
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) diameter: Option<f64>,
@@ -203,11 +207,7 @@ impl TrainArgs {
 
     pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
         TrainerOptions {
-            heat_map_loss: match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
-                (false, _) => HeatMapLoss::Focal,
-                (true, true) => HeatMapLoss::SparseOriginal,
-                (true, false) => HeatMapLoss::Sparse(Default::default()),
-            },
+            heat_map_loss: self.heat_map_loss.unwrap_or(if self.sparse_anno { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal }),
             weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
             checkpoint_activations: self.checkpoint_activations,
             ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
