@@ -259,8 +259,7 @@ fn beside_new_images_an_exemplar_alone_is_compared_with_the_earlier_network() {
     assert!(alone > 0.0 && (alone - beside).abs() <= 1e-9 * alone, "{alone} {beside}");
     let all = distance(Compared::Batch, [0.1, 0.0], &[true, false]);
     assert!(all > 1.2 * beside, "{all} {beside}");
-    assert!(distance(Compared::Exemplars, [0.1, 0.0], &[false, true]) > 0.0);
-    assert_eq!(distance(Compared::Exemplars, [0.0, 0.0], &[true, true]), 0.0);
+    assert_eq!(distance(Compared::Exemplars, [0.0, 0.0], &[true]), 0.0);
     let pull = distance(Compared::Exemplars, [0.0, 0.01], &[true, false]);
     let both = distance(Compared::Exemplars, [0.1, 0.01], &[true, false]);
     assert!((pull + beside - both).abs() <= 1e-9 * both, "{pull} {beside} {both}");
