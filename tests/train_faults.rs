@@ -205,7 +205,9 @@ fn every_loss_trains_by_its_name() {
     let weights = |exp_id: &str| std::fs::read(bench.path(exp_id).join("model_last.safetensors")).unwrap();
     train("default", &[]);
     train("anno", &["--sparse_anno"]);
-    assert!(weights("default") == weights("focal") && weights("anno") == weights("sparse-original"));
+    train("as before", &["--sparse_anno", "--compat", "sparse-original"]);
+    assert!(weights("default") == weights("focal") && weights("anno") == weights("sparse"));
+    assert!(weights("as before") == weights("sparse-original"));
 }
 
 #[test]

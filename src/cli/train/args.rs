@@ -69,7 +69,7 @@ pub struct TrainArgs {
     #[arg(long = "sparse_anno")]
     pub(super) sparse_anno: bool,
     /// How the heat map is compared with the labels: focal, sparse-original or sparse [default: focal; with --sparse_anno
-    /// sparse-original]
+    /// sparse]
     #[arg(long = "heat_map_loss", value_name = "NAME")]
     pub(super) heat_map_loss: Option<HeatMapLoss>,
     /// Diameter of the particles, angstrom: sets their boxes
@@ -207,7 +207,11 @@ impl TrainArgs {
 
     pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
         TrainerOptions {
-            heat_map_loss: self.heat_map_loss.unwrap_or(if self.sparse_anno { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal }),
+            heat_map_loss: self.heat_map_loss.unwrap_or(match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
+                (false, _) => HeatMapLoss::Focal,
+                (true, true) => HeatMapLoss::SparseOriginal,
+                (true, false) => HeatMapLoss::Sparse(Default::default()),
+            }),
             weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
             checkpoint_activations: self.checkpoint_activations,
             ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
