@@ -3,7 +3,11 @@
 //! launch; in f32 they agree as closely as rounding allows.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod common;
+
 use epicker::device::Device;
+use epicker::formats::candidates::Candidate;
+use epicker::formats::image::{ReadOptions, read_micrograph};
 use epicker::formats::model_file::load_model_file;
 use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
 use epicker::net::graph::NodeId;
@@ -14,6 +18,9 @@ use epicker::net::train_run::{self, Arena};
 use epicker::net::{Architecture, Mode, Model, Picker, PickerOptions, formula};
 use epicker::ops::losses::HeatMapLoss;
 use epicker::ops::{Real, noise};
+use epicker::pick::compat::Compat;
+use epicker::pick::decode::candidates;
+use epicker::pick::preprocess::preprocess;
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, Calls, HostGpu, Options};
@@ -190,6 +197,7 @@ fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
     (image(n, [h, w]), targets)
 }
 
+#[derive(Clone, Copy)]
 struct TrainCase {
     mode: Mode,
     sparse: bool,
@@ -297,6 +305,51 @@ fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
         let error = norm(exact.iter().zip(&found).map(|(a, &b)| a - f64::from(b))) / norm(exact.iter().copied());
         // Rounding decides at kinks of ReLU, maximum and floor; a correct f32 code may be this far off.
         assert!(error <= 5e-2, "{}: {error:.2e} of the norm", entry.name);
+    }
+}
+
+#[test]
+fn the_losses_of_three_epochs_are_the_cpus() {
+    let case = TrainCase { continual: false, frozen: false, sparse: false, recompute: false, ..TRAIN_CASES[1] };
+    let mut cpu = trainer(DeviceEngine::<f32>::on(Device::Cpu), &case);
+    let mut gpu = trainer(DeviceEngine::<f32>::on(device(Build::Fast)), &case);
+    let (images, targets) = batch(2, FRAME);
+    let mut means = Vec::new();
+    for epoch in 0..3 {
+        let mut sums = [0.0; 2];
+        for step in 0..3 {
+            let shifted: Vec<f32> = images.iter().enumerate().map(|(i, x)| x + 0.1 * ((i * (1 + step)) % 7) as f32).collect();
+            sums[0] += cpu.step(&shifted, &targets, &[false; 2], 1e-4).unwrap().total / 3.0;
+            sums[1] += gpu.step(&shifted, &targets, &[false; 2], 1e-4).unwrap().total / 3.0;
+        }
+        // Single steps differ by more: Adam divides by the gradient's size, so rounding decides where the smallest go.
+        assert!((sums[1] - sums[0]).abs() <= 0.02 * sums[0], "epoch {epoch}: {}, expected {}", sums[1], sums[0]);
+        means.push(sums);
+    }
+    assert!(means[2][0] < 0.8 * means[0][0], "nothing was learnt: {means:?}");
+}
+
+#[test]
+fn a_small_micrographs_picks_are_the_cpus() {
+    let model = Model::load(&golden("models/trained.pth")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.mrc");
+    std::fs::write(&path, common::micrographs::small("gpu", [200, 170])).unwrap();
+    let micrograph = read_micrograph(&path, &ReadOptions::default()).unwrap();
+    let (frame, compat) = (256, Compat::default());
+    let ready = preprocess(&micrograph, frame, &compat).unwrap();
+    let picks = |device: &Device| {
+        let mut picker = Picker::new(device, &model, PickerOptions { frame, sizes: false, k: 500 }).unwrap();
+        let found = candidates(&picker.run(&ready.image).unwrap(), &ready.geometry, &compat);
+        found.into_iter().filter(|pick| pick.score > 0.3).collect::<Vec<_>>()
+    };
+    let (expected, found) = (picks(&Device::Cpu), picks(&device(Build::Fast)));
+    assert!(!expected.is_empty(), "nothing is picked");
+    assert_eq!(found.len(), expected.len());
+    for pick in &expected {
+        let near = |other: &&Candidate| (other.x - pick.x).abs() <= 0.5 && (other.y - pick.y).abs() <= 0.5;
+        let other = found.iter().find(near).unwrap_or_else(|| panic!("{pick:?} was not picked"));
+        assert!((other.score - pick.score).abs() <= 1e-3, "{other:?}, expected {pick:?}");
     }
 }
 

@@ -45,6 +45,10 @@ fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=HOSTGPU_SANITIZE");
+    // address or thread: scripts/kernel-sanitizers.sh.
+    let sanitizer = std::env::var("HOSTGPU_SANITIZE").unwrap_or_default();
+    println!("cargo:rustc-env=HOSTGPU_SANITIZER={sanitizer}");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
     println!("cargo:rustc-env=HOSTGPU_FOLDER={}", out.display());
     println!("cargo:rustc-env=HOSTGPU_COMPILER={compiler}");
@@ -73,6 +77,9 @@ fn build() -> Result<(), String> {
             let object = out.join(format!("{name}_{stem}.o"));
             let mut options: Vec<String> = FLAGS.iter().chain(native).chain(options).map(|option| option.to_string()).collect();
             options.extend([&kernels, &csrc].map(|folder| format!("-I{}", folder.display())));
+            if name == "fast_f32" {
+                options.extend(sanitize(&sanitizer, stem == "executor"));
+            }
             objects.push(object.clone());
             work.push(Object { source, object, options });
         }
@@ -98,9 +105,24 @@ fn build() -> Result<(), String> {
     for (name, objects) in builds {
         let library = out.join(format!("{name}.so"));
         let mut link = Command::new(&compiler);
+        if name == "fast_f32" && !sanitizer.is_empty() {
+            link.arg(format!("-fsanitize={sanitizer}"));
+        }
         run(link.args(["-shared", "-Wl,-Bsymbolic", "-o"]).arg(library).args(objects))?;
     }
     Ok(())
+}
+
+/// The options of a sanitizer. The executor itself stays out of the thread sanitizer's sight: it tells it which threads
+/// there are, and what its barriers order.
+fn sanitize(sanitizer: &str, is_executor: bool) -> Vec<String> {
+    let options: &[&str] = match (sanitizer, is_executor) {
+        ("", _) => &[],
+        ("thread", true) => &["-g", "-DHOST_TSAN"],
+        ("thread", false) => &["-g", "-O1", "-fsanitize=thread"],
+        _ => &["-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address"],
+    };
+    options.iter().map(|option| option.to_string()).collect()
 }
 
 struct Object {

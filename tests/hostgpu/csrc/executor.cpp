@@ -14,7 +14,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
 #include <sanitizer/tsan_interface.h>
 #endif
 typedef uint32_t u32;
@@ -134,7 +134,7 @@ host_switch:
 
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
 void release(void* p) { __tsan_release(p); }
 void acquire(void* p) { __tsan_acquire(p); }
 #else
@@ -148,7 +148,7 @@ __attribute__((noinline)) void to_scheduler() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&f->fake_stack, w->scheduler_bottom, w->scheduler_size);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
     __tsan_switch_to_fiber(w->scheduler_tsan, 1);
 #endif
 #if defined(__x86_64__)
@@ -167,7 +167,7 @@ __attribute__((noinline)) void to_fiber(Worker* w, Fiber* f) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&w->scheduler_fake, f->memory + PAGE, STACK);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
     __tsan_switch_to_fiber(f->tsan, 1);
 #endif
 #if defined(__x86_64__)
@@ -199,7 +199,7 @@ void fiber_main() {
             f->busy = false;
             w->finished++;
             w->warps[thread / 32].alive &= ~(1u << thread % 32);
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
             break; // each thread of the kernel is one of the sanitizer's
 #endif
         }
@@ -226,7 +226,7 @@ void prepare(Fiber* f) {
 }
 
 void renew(Fiber* f) {
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
     if (f->tsan) __tsan_destroy_fiber(f->tsan);
     f->tsan = __tsan_create_fiber(0);
 #else
@@ -406,7 +406,7 @@ extern "C" __attribute__((visibility("default"))) void hostgpu_worker_delete(voi
     Worker* w = (Worker*)pointer;
     for (Fiber* f : w->fibers) {
         munmap(f->memory, PAGE + STACK);
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
         if (f->tsan) __tsan_destroy_fiber(f->tsan);
 #endif
         delete f;
@@ -442,7 +442,7 @@ extern "C" __attribute__((visibility("default"))) void hostgpu_run(void* pointer
     }
     host_thread.threads = w->threads;
     memcpy(host_thread.grid, job->grid, sizeof(job->grid));
-#if defined(__SANITIZE_THREAD__)
+#if defined(HOST_TSAN)
     w->scheduler_tsan = __tsan_get_current_fiber();
 #endif
     u64 blocks = (u64)job->grid[0] * job->grid[1] * job->grid[2];
