@@ -19,6 +19,9 @@ use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::ops::Range;
 
+/// A loss of a map, which adds its gradient.
+type MapLoss<'a, T> = &'a dyn Fn(TensorRef<T>, &mut TensorMut<T>) -> Result<f64>;
+
 /// The earlier network of a continual training.
 struct Teacher<T> {
     state: NetworkMemory<T>,
@@ -292,7 +295,7 @@ impl<E: Engine> Trainer<E> {
         let [h, w] = options.frame.map(|extent| extent / 4);
         let weights = options.weights;
         let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
-        let mut with_gradient = |id: NodeId, loss: &dyn Fn(TensorRef<E::Value>, &mut TensorMut<E::Value>) -> Result<f64>| {
+        let mut with_gradient = |id: NodeId, loss: MapLoss<E::Value>| {
             if let Some(spare) = &mut spare {
                 let map = maps.map(id);
                 return loss(map, &mut spare.at_mut(0, Layout::packed(map.shape())));

@@ -73,7 +73,7 @@ fn background(scores: &[f64], targets: &[f64], shape: SparseShape) -> Vec<f64> {
 /// Shapes: `logits`, `targets` and `dlogits` alike: (images, rows, columns).
 pub(super) fn sparse<T: Real, Y: Real>(shape: SparseShape, logits: &[T], targets: &[Y], weight: f64, dlogits: &mut [T]) -> f64 {
     let cells = shape.extents[0] * shape.extents[1];
-    assert!(cells > 0 && logits.len() % cells == 0, "{} values in maps of {:?}", logits.len(), shape.extents);
+    assert!(cells > 0 && logits.len().is_multiple_of(cells), "{} values in maps of {:?}", logits.len(), shape.extents);
     let raw: Vec<f64> = logits.iter().map(|z| 1.0 / (1.0 + (-z.to_f64()).exp())).collect();
     let scores: Vec<f64> = raw.iter().map(|p| p.clamp(CLAMP, 1.0 - CLAMP)).collect();
     let targets: Vec<f64> = targets.iter().map(|y| y.to_f64()).collect();
