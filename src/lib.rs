@@ -6,6 +6,7 @@
 
 pub mod cli; //     the commands: arguments, and the story of each on one screen
 pub mod device; //  memory, threads and instruction sets; the only place that knows the hardware
+pub mod doctor; //  does a device compute what it should?
 pub mod eval;
 pub mod formats; // bytes to values and back; knows no network and no device
 pub mod io; //      finding micrographs, pairing names, reading ahead, writing whole files or none

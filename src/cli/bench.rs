@@ -2,7 +2,6 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
-use crate::device::Device;
 use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
@@ -25,6 +24,9 @@ pub struct BenchArgs {
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
+    /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
+    gpus: Option<values::Devices>,
     /// Runs to take the median of, after one that is not counted
     #[arg(long = "runs", value_name = "COUNT", value_parser = values::count, default_value_t = 5)]
     runs: usize,
@@ -42,8 +44,10 @@ pub struct BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
+    let chosen = super::device::choose(args.gpus.as_ref())?;
+    chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
     let k = 4000.min((args.frame / 4).pow(2));
-    let mut picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
+    let mut picker = Picker::new(&chosen.device, &model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
     let network_ms = network_ms(&mut picker, args)?;
     let multiply_adds = picker.plan().multiply_adds();
     // A multiplication and an addition are two operations.
@@ -56,6 +60,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "frame": args.frame,
             "threads": threads,
             "instruction_set": set,
+            "device": chosen.device.describe(),
             "runs": args.runs,
             "network_ms": network_ms,
             "multiply_adds": multiply_adds,
@@ -67,7 +72,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         println!("{report}");
         return Ok(status::DONE);
     }
-    println!("model {}, frame {}, {threads} threads, {set}", model.name(), args.frame);
+    println!("model {}, frame {}, {}", model.name(), args.frame, chosen.device.describe());
     println!("network and peaks  {network_ms:.1} ms (median of {})", args.runs);
     println!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9);
     println!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20));

@@ -96,6 +96,9 @@ pub struct EvalArgs {
     /// Leaves out entries of a list that do not exist
     #[arg(long = "skip-missing")]
     skip_missing: bool,
+    /// GPU that picks for --load_model, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
+    gpus: Option<values::Devices>,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -262,7 +265,10 @@ impl EvalArgs {
             side_n_px: 4.0 * facts.particle_size_h_px.unwrap_or(4.75),
             compat: self.compat.clone(),
         };
-        let mut picker = ModelPicks::new(model, options).or_usage()?;
+        let chosen = super::device::choose(self.gpus.as_ref())?;
+        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
+        chosen.lines.iter().for_each(|line| say(line));
+        let mut picker = ModelPicks::new(&chosen.device, model, options).or_usage()?;
         let cache = ImageCache::new(None, 0, self.frame, Default::default(), self.compat.clone())?;
         let mut all = Vec::with_capacity(data_set.micrographs.len());
         for (i, one) in data_set.micrographs.iter().enumerate() {

@@ -4,6 +4,8 @@ pub mod bench;
 pub mod check; //       labels on micrographs: a look before anybody trains
 pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
+pub mod device; //      --gpus: which device works
+pub mod doctor; //      what this machine computes with
 pub mod eval; //        picks against labels
 pub mod exemplar; //    labelled images kept for later trainings
 pub mod limits; //      options shared by `pick` and `rethreshold`
@@ -47,6 +49,8 @@ enum Command {
     Exemplar(Box<exemplar::ExemplarArgs>),
     /// Teach a network to find what is labelled, from nothing or from a model
     Train(Box<train::TrainArgs>),
+    /// Tell what this machine computes with, and whether it computes what it should
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast this machine picks
     Bench(bench::BenchArgs),
     /// Convert a model between PyTorch's .pth and .safetensors, and say what it holds
@@ -104,6 +108,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
     }
     match cli.command {
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Coords(args) => coords::run(&args),

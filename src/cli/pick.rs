@@ -2,6 +2,7 @@
 
 mod plan;
 
+use super::device::{self, Chosen};
 use super::limits::{DEFAULT_LIMITS, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
@@ -46,7 +47,7 @@ pub struct PickArgs {
     /// Write one page to look at, <output>/report.html: all micrographs of this run with their picks, and a threshold to move
     #[arg(long = "report")]
     report: bool,
-    /// Device numbers, or -1 for the CPU; there is no GPU code yet, so the CPU picks
+    /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
     /// Side of the box of the border test, heat-map pixels (a quarter of network pixels) [default: the model's own, else 4.75]
@@ -70,9 +71,6 @@ pub struct PickArgs {
     /// Arithmetic of the network: fp32
     #[arg(long = "precision", value_name = "NAME", value_parser = ["fp32"], default_value = "fp32")]
     precision: String,
-    /// Fiber tracer: legacy, the original's
-    #[arg(long = "tracer", value_name = "NAME", value_parser = ["legacy"], default_value = "legacy")]
-    tracer: String,
     /// Go on with a batch: leave micrographs alone whose output is there and complete
     #[arg(long = "skip-done")]
     skip_done: bool,
@@ -157,11 +155,12 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let settings = settings;
     let sizes = settings.rule.kind == Kind::Vesicle;
     let options = PickerOptions { frame: settings.frame, sizes, k: settings.cap };
-    let mut picker = Picker::new(&Device::Cpu, &model, options).or_usage()?;
+    let chosen = device::choose(args.gpus.as_ref())?;
+    let mut picker = Picker::new(&chosen.device, &model, options).or_usage()?;
     plan::make_folder(batch.folder(&args.output, relion)).or_usage()?;
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
-    args.tell(&model, &settings, &batch, &progress);
+    args.tell(&model, &settings, &batch, &chosen, &progress);
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
     let is_aborted = || relion.is_some_and(RelionJob::is_to_stop);
     let (mut picks, mut failures, mut entries) = (0, Vec::new(), Vec::new());
@@ -338,7 +337,9 @@ impl PickArgs {
     }
 
     /// Says what is about to happen, and what the user should know.
-    fn tell(&self, model: &Model, settings: &Settings, batch: &Batch, progress: &Progress) {
+    fn tell(&self, model: &Model, settings: &Settings, batch: &Batch, chosen: &Chosen, progress: &Progress) {
+        chosen.lines.iter().for_each(|line| progress.say(line));
+        chosen.warnings.iter().for_each(|warning| progress.warn(warning));
         self.limits.warnings().iter().chain(&batch.warnings).for_each(|warning| progress.warn(warning));
         let kind = settings.rule.kind;
         if let Some(lost) = what_is_lost(kind, settings.rule.output_type) {
@@ -347,9 +348,9 @@ impl PickArgs {
         if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != mode_name(kind)) {
             progress.warn(&format!("--mode {}: the model was trained for {of_model}", mode_name(kind)));
         }
-        let device = match &self.gpus {
-            Some(devices) if devices.0.iter().any(|&id| id >= 0) => "CPU (there is no GPU code yet, so --gpus is ignored)",
-            _ => "CPU",
+        let device = match &chosen.device {
+            Device::Cpu => "CPU".to_string(),
+            Device::Gpu(gpu) => gpu.describe(),
         };
         let threshold = match (self.limits.vis_thresh, model.facts().threshold) {
             (None, Some(_)) => " (the model's own)",
@@ -373,7 +374,7 @@ impl PickArgs {
             "mode": mode_name(kind),
             "threshold": vis_thresh,
             "precision": self.precision,
-            "device": "CPU",
+            "device": device,
             "threads": threads,
             "output": self.o.as_ref().unwrap_or(&self.output),
         });

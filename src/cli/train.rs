@@ -7,6 +7,7 @@ mod args;
 mod hooks;
 mod parts;
 
+use super::device;
 use super::eval::{pr_chart, tell};
 use super::status::{self, OrUsage, Usage};
 use crate::device::Device;
@@ -52,7 +53,10 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     note.iter().for_each(|note| say(note));
     let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct).or_usage()?;
     let side_n = args.side_n().or_usage()?;
-    args.warnings().iter().for_each(|line| warn(line));
+    let chosen = device::choose(args.gpus.as_ref())?;
+    chosen.warnings.iter().for_each(|line| warn(line));
+    chosen.lines.iter().for_each(|line| say(line));
+    say(&format!("training on {}", chosen.device.describe()));
 
     let gathered = args.gather(&say).or_usage()?;
     let parts = split(gathered.labelled.len(), shares, args.seed);
@@ -62,7 +66,10 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let replay = args.replay(&start, &warn).or_usage()?;
     let options = args.trainer_options(side_n);
     let continual = args.continual_terms(&start, replay.is_some());
-    let available = parts::available_memory().unwrap_or(usize::MAX);
+    let available = match &chosen.device {
+        Device::Cpu => parts::available_memory().unwrap_or(usize::MAX),
+        Device::Gpu(gpu) => gpu.driver().memory_info().or_usage()?[0] as usize,
+    };
     let memory = TrainingMemory::check(start.architecture, &options, continual.is_some(), available).or_usage()?;
     say(&format!("{:.1} GiB of memory for the training", memory.total() as f64 / (1u64 << 30) as f64));
 
@@ -87,7 +94,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         });
     }
 
-    let mut trainer = Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), start.architecture, &start.state, options, continual)?;
+    let mut trainer = Trainer::new(DeviceEngine::<f32>::on(chosen.device.clone()), start.architecture, &start.state, options, continual)?;
     let (mut position, mut best) = (Position::default(), None);
     let fingerprint = args.fingerprint(&gathered, &parts, side_n);
     if let Some(resumed) = &start.resumed {
@@ -109,7 +116,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         (true, true) => "there is neither a validation nor a test part, so there is no best model and no AP curve",
     });
     let facts = args.facts(&start, &gathered, &parts);
-    let mut hooks = TrainHooks::new(args, &gathered, judged, cache()?, facts, fingerprint, data.len())?;
+    let mut hooks = TrainHooks::new(args, &chosen.device, &gathered, judged, cache()?, facts, fingerprint, data.len())?;
     let run_options = RunOptions {
         batch: args.batch_size,
         schedule,

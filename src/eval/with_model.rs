@@ -41,9 +41,9 @@ impl ModelPicks {
     /// Plans the network.
     ///
     /// Errors: the frame is no multiple of 32, or the model does not fit.
-    pub fn new(model: &Model, options: Options) -> Result<Self> {
+    pub fn new(device: &Device, model: &Model, options: Options) -> Result<Self> {
         let sizes = options.kind == Kind::Vesicle;
-        Ok(ModelPicks { picker: Picker::new(&Device::Cpu, model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
+        Ok(ModelPicks { picker: Picker::new(device, model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
     }
 
     /// Picks of an image (frame D) of a micrograph of `size` (columns, rows), best first, in frame M.

@@ -178,19 +178,6 @@ impl TrainArgs {
         side.with_context(|| format!("--input_res {}: expected a multiple of 32 from 32 to {}, or -1", self.input_res, self.frame))
     }
 
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(devices) = &self.gpus {
-            if devices.0.len() > 1 {
-                lines.push("--gpus: training uses one device, the first; the others stay idle".to_owned());
-            }
-            if devices.0.first().is_some_and(|&id| id >= 0) {
-                lines.push("--gpus: this program trains on the CPU".to_owned());
-            }
-        }
-        lines
-    }
-
     pub(super) fn side(&self) -> BoxSide {
         self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size), BoxSide::Angstrom)
     }

@@ -3,6 +3,7 @@
 use super::TrainArgs;
 use crate::cli::eval::kind_of;
 use crate::cli::status;
+use crate::device::Device;
 use crate::eval::chart::{Chart, Series};
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options};
@@ -25,6 +26,7 @@ use std::time::Instant;
 /// Tells, judges and saves.
 pub struct TrainHooks {
     args: TrainArgs,
+    device: Device,
     judged: Vec<Labelled>,
     cache: ImageCache,
     facts: ModelFacts,
@@ -49,6 +51,7 @@ impl TrainHooks {
     /// Errors: a log cannot be opened.
     pub fn new(
         args: &TrainArgs,
+        device: &Device,
         gathered: &Gathered,
         judged: &[usize],
         cache: ImageCache,
@@ -72,6 +75,7 @@ impl TrainHooks {
         });
         Ok(TrainHooks {
             args: args.clone(),
+            device: device.clone(),
             judged: judged.iter().map(|&i| gathered.labelled[i].clone()).collect(),
             cache,
             facts,
@@ -119,7 +123,7 @@ impl TrainHooks {
             side_n_px: 4.0 * side_h_px,
             compat: self.args.compat.clone(),
         };
-        let mut picker = ModelPicks::new(model, options)?;
+        let mut picker = ModelPicks::new(&self.device, model, options)?;
         let mut items = Vec::with_capacity(labelled.len());
         for one in labelled {
             let image = self.cache.get(&one.path, &mut Vec::new())?;

@@ -384,11 +384,29 @@ impl Driver for Cuda {
     }
 }
 
+/// There is no GPU here: no driver, or a driver without a device. Not a fault: the CPU can do the work.
+#[derive(Debug)]
+struct Absence(String);
+
+impl std::fmt::Display for Absence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Absence {}
+
+/// True for the errors that say that there is no GPU; false where there is one that cannot be used.
+pub fn is_absence(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Absence>().is_some()
+}
+
 /// Loads the driver and starts it; its version.
 fn start() -> Result<i32> {
     // SAFETY: opens libraries by the driver's names, as every program for GPUs does.
     if !unsafe { sys::is_culib_present() } {
-        bail!("no NVIDIA driver: libcuda.so.1 was not found; expected the driver's library; install the NVIDIA driver, or use the CPU");
+        let what = "no NVIDIA driver: libcuda.so.1 was not found; expected the driver's library; install the NVIDIA driver, or use the CPU";
+        return Err(Absence(what.to_string()).into());
     }
     // SAFETY: it is there.
     let library = unsafe { sys::culib() };
@@ -508,7 +526,11 @@ fn check(what: &str, result: sys::CUresult) -> Result<()> {
         "" => error.error_string().map_or_else(|_| "unknown error".to_string(), |words| words.to_string_lossy().into_owned()),
         advice => advice.to_string(),
     };
-    bail!("NVIDIA driver, {what}: {words} ({name}, {})", result as u32)
+    let told = format!("NVIDIA driver, {what}: {words} ({name}, {})", result as u32);
+    match result {
+        E::CUDA_ERROR_NO_DEVICE | E::CUDA_ERROR_STUB_LIBRARY => Err(Absence(told).into()),
+        _ => Err(anyhow::Error::msg(told)),
+    }
 }
 
 /// Bytes as people read them.

@@ -1,0 +1,50 @@
+//! `--gpus`: which device works. It is said, never silent.
+
+use super::status::OrUsage;
+use super::values::Devices;
+use crate::device::Device;
+use crate::device::gpu::cuda;
+use crate::doctor;
+use anyhow::{Context, Result};
+
+/// The device that works, and what to say about it.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The device.
+    pub device: Device,
+    /// Lines for the log.
+    pub lines: Vec<String>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
+/// Chooses the device: the first one of `--gpus`, counted as the driver counts them (CUDA_VISIBLE_DEVICES included); the
+/// first GPU if there is no `--gpus`; the CPU for -1, and where there is no GPU at all.
+///
+/// Errors: a GPU that is there cannot be used, or there is none of that number; exit status 2.
+pub fn choose(gpus: Option<&Devices>) -> Result<Chosen> {
+    let mut chosen = Chosen { device: Device::Cpu, lines: Vec::new(), warnings: Vec::new() };
+    let first = gpus.and_then(|devices| devices.0.first().copied());
+    if gpus.is_some_and(|devices| devices.0.len() > 1) {
+        chosen.warnings.push(format!("--gpus: one device works, the first ({}); the others stay idle", first.unwrap_or_default()));
+    }
+    let Ok(index) = usize::try_from(first.unwrap_or(0)) else { return Ok(chosen) }; // -1
+    match cuda::open(index) {
+        Ok((gpu, how)) => {
+            chosen.lines.push(format!("GPU {index}: {}, kernels as {how}", gpu.describe()));
+            chosen.lines.extend(doctor::before_first_use(&gpu).or_usage()?);
+            chosen.device = Device::Gpu(gpu);
+        }
+        Err(error) if cuda::is_absence(&error) => {
+            // Asked for or not, a machine without a GPU works with what it has.
+            let text = format!("{error:#}");
+            if first.is_some() {
+                chosen.warnings.push(format!("--gpus {index}: {text}; the CPU works instead"))
+            } else {
+                chosen.lines.push(text)
+            }
+        }
+        Err(error) => return Err(error).with_context(|| format!("--gpus {index} (-1 is the CPU)")).or_usage(),
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,124 @@
+//! `epicker doctor`: what this machine computes with, and whether it computes what it should.
+
+use super::status::{self, OrUsage};
+use super::{threads, values};
+use crate::device::Device;
+use crate::device::gpu::cuda;
+use crate::doctor::{self, Finding};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+/// The command line of `epicker doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// Devices to examine, or -1 for the CPU alone [default: the CPU and every GPU]
+    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
+    gpus: Option<values::Devices>,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    threads: Option<usize>,
+    /// One JSON object on standard output
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// One device, examined.
+struct Examined {
+    name: String,
+    kernels: Option<String>,
+    findings: Vec<Finding>,
+}
+
+/// Runs the command; returns the exit status: 1 if a device is there and cannot be used, or computes what it should not.
+///
+/// Errors: the threads cannot be started.
+pub fn run(args: &DoctorArgs) -> Result<u8> {
+    threads::start(args.threads)?;
+    let kernels = doctor::kernels().or_usage()?;
+    let (driver, count) = match cuda::devices() {
+        Ok(devices) => (Ok(devices.first().map_or(0, |device| device.driver_version)), devices.len()),
+        Err(error) => (Err(error), 0),
+    };
+    let mut faults = Vec::new();
+    if let Err(error) = &driver
+        && !cuda::is_absence(error)
+    {
+        faults.push(format!("{error:#}"));
+    }
+    let wanted: Vec<i32> = args.gpus.as_ref().map_or_else(|| (-1..count as i32).collect(), |devices| devices.0.clone());
+    let mut examined = Vec::new();
+    for id in wanted {
+        let opened = match usize::try_from(id) {
+            Ok(index) => cuda::open(index).map(|(gpu, how)| (Device::Gpu(gpu), Some(how))),
+            Err(_) => Ok((Device::Cpu, None)),
+        };
+        match opened {
+            Ok((device, kernels)) => {
+                let one = Examined { name: device.describe(), kernels, findings: doctor::examine(&device) };
+                faults.extend(
+                    one.findings.iter().filter(|finding| !finding.holds()).map(|finding| format!("{}: {}", one.name, finding.told())),
+                );
+                examined.push(one);
+            }
+            Err(error) => faults.push(format!("GPU {id}: {error:#}")),
+        }
+    }
+    let driver = match &driver {
+        Ok(version) => format!("CUDA {}.{}, {count} GPUs", version / 1000, version % 1000 / 10),
+        Err(error) => format!("{error:#}"),
+    };
+    if args.json {
+        let devices: Vec<Value> = examined.iter().map(to_json).collect();
+        let report = json!({
+            "program": env!("CARGO_PKG_VERSION"), "kernels": kernels, "driver": driver, "cudnn": "not used",
+            "devices": devices, "faults": faults,
+        });
+        status::print(&report.to_string());
+    } else {
+        tell(&kernels, &driver, &examined, &faults);
+    }
+    Ok(if faults.is_empty() { status::DONE } else { status::FAILED })
+}
+
+fn to_json(examined: &Examined) -> Value {
+    let finding = |finding: &Finding| match &finding.worst {
+        Ok(agreement) => json!({
+            "op": finding.op, "direction": finding.direction, "cases": finding.cases, "holds": finding.holds(),
+            "error": agreement.error, "bound": agreement.bound, "case": agreement.case,
+        }),
+        Err(error) => json!({ "op": finding.op, "direction": finding.direction, "holds": false, "fault": error }),
+    };
+    let ops: Vec<Value> = examined.findings.iter().map(finding).collect();
+    json!({ "name": examined.name, "kernels": examined.kernels, "ops": ops })
+}
+
+fn tell(kernels: &str, driver: &str, examined: &[Examined], faults: &[String]) {
+    status::print(&format!("epicker {}", env!("CARGO_PKG_VERSION")));
+    status::print(&format!("kernels      {kernels}"));
+    status::print(&format!("driver       {driver}"));
+    status::print("convolutions this program's own; cuDNN is not used");
+    for one in examined {
+        let how = one.kernels.as_ref().map_or(String::new(), |how| format!(", kernels as {how}"));
+        status::print(&format!("\n{}{how}", one.name));
+        status::print("  op                     cases  largest error of what is allowed");
+        for finding in &one.findings {
+            let name = format!("{} {}", finding.op, finding.direction);
+            let result = match &finding.worst {
+                Ok(agreement) => {
+                    let share = if agreement.error == 0.0 { 0.0 } else { agreement.error / agreement.bound };
+                    format!("{:.1e}  {:>4.0} %  {}", agreement.error, 100.0 * share, if finding.holds() { "right" } else { "WRONG" })
+                }
+                Err(error) => format!("FAILED: {error}"),
+            };
+            status::print(&format!("  {name:<22} {:>5}  {result}", finding.cases));
+        }
+    }
+    match faults {
+        [] => status::print("\nEverything that is here computes what it should."),
+        faults => {
+            status::print("");
+            faults.iter().for_each(|fault| status::print(&format!("fault: {fault}")));
+            status::print("The CPU can be used in any case: --gpus -1.");
+        }
+    }
+}
