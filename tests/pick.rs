@@ -8,7 +8,7 @@ use epicker::pick::compat::Compat;
 use epicker::pick::decode::corners_h_to_d;
 use epicker::pick::fiber;
 use epicker::pick::filter::{Limits, filter_d};
-use epicker::pick::output::{self, Helix, OutputRule, OutputType, Pick, mode_of};
+use epicker::pick::output::{self, Helix, OutputRule, OutputType, Pick, Tracer, mode_of};
 
 fn limits_of(args: &[String]) -> Limits {
     let value = |name: &str, default: f64| args.iter().position(|arg| arg == name).map_or(default, |i| args[i + 1].parse().unwrap());
@@ -62,6 +62,7 @@ fn stored_boxes_become_the_originals_files_byte_for_byte() {
             kind: mode_of(run.value("--mode").unwrap_or("particle")).unwrap(),
             output_type,
             subpixel: false,
+            tracer: Tracer::Legacy,
             ang_thresh_rad: run.value("--ang_thresh").map_or(0.3, |text| text.parse().unwrap()),
             helix: Helix::default(),
             compat: Compat::all(),

@@ -13,7 +13,7 @@ use epicker::net::{Model, Picker, PickerOptions};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::compat::{Compat, FAULTS, Fault};
 use epicker::pick::filter::Limits;
-use epicker::pick::output::{Helix, OutputRule, OutputType, mode_of};
+use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer, mode_of};
 use epicker::pick::run::{Job, Ready, Settings, WrittenSide, finish, prepare};
 use sha2::Digest;
 use std::collections::BTreeMap;
@@ -45,6 +45,7 @@ fn settings(run: &Run, compat: Compat) -> Settings {
             output_type: run.value("--output_type").unwrap_or("thi").parse().unwrap(),
             subpixel: false,
             ang_thresh_rad: value("--ang_thresh", 0.3),
+            tracer: Tracer::Legacy,
             helix: Helix::StartEnd,
             compat,
         },

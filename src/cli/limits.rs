@@ -4,7 +4,7 @@ use super::values;
 use crate::formats::coordinates::Kind;
 use crate::pick::compat::Compat;
 use crate::pick::filter::Limits;
-use crate::pick::output::{Helix, OutputRule, OutputType};
+use crate::pick::output::{Helix, OutputRule, OutputType, Tracer};
 use anyhow::{Result, ensure};
 
 /// Most peaks that are ever taken from a 256 x 256 heat map.
@@ -28,6 +28,9 @@ pub struct LimitArgs {
     /// Fibers: largest turn per step, 0 to 1.57 radians [default: 0.3]
     #[arg(long = "ang_thresh", value_name = "RADIANS", value_parser = values::bend)]
     pub ang_thresh: Option<f64>,
+    /// Fibers: graph links points by the lines around them, legacy as the original does [default: graph]
+    #[arg(long = "tracer", value_name = "NAME")]
+    pub tracer: Option<Tracer>,
     /// File type: thi, star, box or coord [default: thi]
     #[arg(long = "output_type", value_name = "TYPE")]
     pub output_type: Option<OutputType>,
@@ -91,6 +94,7 @@ impl LimitArgs {
             output_type: self.output_type.unwrap_or(base.output_type),
             subpixel: self.subpixel || base.subpixel,
             ang_thresh_rad: self.ang_thresh.unwrap_or(base.ang_thresh_rad),
+            tracer: self.tracer.unwrap_or(base.tracer),
             helix: self.helix()?,
             compat: self.compat.clone().unwrap_or_else(|| base.compat.clone()),
         })
@@ -107,6 +111,7 @@ pub fn default_rule(kind: Kind) -> OutputRule {
         output_type: OutputType::Thi,
         subpixel: false,
         ang_thresh_rad: 0.3,
+        tracer: Tracer::default(),
         helix: Helix::StartEnd,
         compat: Compat::default(),
     }

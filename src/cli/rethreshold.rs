@@ -13,7 +13,7 @@ use crate::pick::compat::Fault;
 use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::Limits;
 use crate::pick::geometry::Geometry;
-use crate::pick::output::{self, OutputRule, OutputType, mode_of};
+use crate::pick::output::{self, OutputRule, OutputType, Tracer, mode_of};
 use crate::pick::run::{Sides, picks_of};
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
@@ -116,6 +116,8 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
     let kind = mode_of(facts.get(key::MODE).unwrap_or("particle")).map_err(anyhow::Error::msg)?;
     let then = OutputRule {
         ang_thresh_rad: or(facts, key::ANG_THRESH, 0.3)?,
+        // Runs that do not say had only the original's.
+        tracer: facts.get(key::TRACER).unwrap_or(Tracer::Legacy.name()).parse().map_err(anyhow::Error::msg)?,
         output_type: or(facts, key::OUTPUT_TYPE, default_rule(kind).output_type)?,
         subpixel: facts.get(key::SUBPIXEL) == Some("1"),
         compat: facts.get(key::COMPAT).unwrap_or_default().parse().map_err(anyhow::Error::msg)?,

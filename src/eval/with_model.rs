@@ -78,6 +78,7 @@ impl ModelPicks {
             output_type: OutputType::Thi,
             subpixel: true,
             ang_thresh_rad: 0.3,
+            tracer: Default::default(),
             helix: Helix::StartEnd,
             compat: self.options.compat.clone(),
         };

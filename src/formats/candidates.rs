@@ -114,6 +114,8 @@ pub mod key {
     pub const MIN_DISTANCE: &str = "MinDistance";
     /// `--ang_thresh` of the run.
     pub const ANG_THRESH: &str = "AngThresh";
+    /// `--tracer` of the run.
+    pub const TRACER: &str = "Tracer";
     /// `--output_type` of the run.
     pub const OUTPUT_TYPE: &str = "OutputType";
     /// 1 with `--subpixel`.

@@ -5,8 +5,8 @@ use crate::formats::coordinates::{Coordinate, Coordinates, Integers, Kind, Size}
 use crate::formats::{box_file, coord, star, thi};
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::BoxD;
-use crate::pick::fiber;
 use crate::pick::geometry::Geometry;
+use crate::pick::{fiber, trace as graph};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::str::FromStr;
@@ -72,6 +72,37 @@ pub enum Helix {
     Segments(f64),
 }
 
+/// How picks are linked to fibers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tracer {
+    /// By the lines around them (`trace`).
+    #[default]
+    Graph,
+    /// As the original does, from the best to the nearest (`fiber`).
+    Legacy,
+}
+
+impl Tracer {
+    /// The word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tracer::Graph => "graph",
+            Tracer::Legacy => "legacy",
+        }
+    }
+}
+
+impl FromStr for Tracer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Tracer::Graph, Tracer::Legacy]
+            .into_iter()
+            .find(|tracer| tracer.name() == text)
+            .ok_or_else(|| "expected graph or legacy".to_string())
+    }
+}
+
 /// How picks are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputRule {
@@ -83,6 +114,8 @@ pub struct OutputRule {
     pub subpixel: bool,
     /// Largest turn of a fiber per step, radians.
     pub ang_thresh_rad: f64,
+    /// How fibers are linked; `--compat all` links as the original.
+    pub tracer: Tracer,
     /// STAR files of fibers.
     pub helix: Helix,
     /// Which of the original's faults to repeat.
@@ -158,7 +191,11 @@ pub fn trace(picks: &[Pick], rule: &OutputRule, nx: usize) -> Traced {
         return Traced { coordinates: Coordinates { kind, points: picks.iter().map(point).collect() }, fibers: 0 };
     }
     let places: Vec<[f64; 2]> = picks.iter().map(|pick| pick.centre).collect();
-    let fibers = fiber::link(&places, nx as f64 / 10.0, rule.ang_thresh_rad);
+    let link = match rule.tracer {
+        Tracer::Graph if !rule.compat.is_all() => graph::link,
+        _ => fiber::link,
+    };
+    let fibers = link(&places, nx as f64 / 10.0, rule.ang_thresh_rad);
     let mut points = Vec::new();
     for (group, fiber) in fibers.iter().enumerate() {
         let sum: f64 = fiber.points.iter().map(|&i| f64::from(picks[i].score)).sum();

@@ -199,6 +199,7 @@ pub fn facts(settings: &Settings, model: &Model, args: &PickArgs) -> Facts {
     facts.set(key::EDGE, limits.edge);
     facts.set(key::MIN_DISTANCE, limits.min_distance);
     facts.set(key::ANG_THRESH, rule.ang_thresh_rad);
+    facts.set(key::TRACER, rule.tracer.name());
     facts.set(key::OUTPUT_TYPE, rule.output_type.name());
     facts.set(key::SUBPIXEL, u8::from(rule.subpixel));
     facts.set(key::SUFFIX, args.limits.suffix.as_deref().unwrap_or_default());
