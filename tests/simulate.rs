@@ -101,6 +101,18 @@ fn every_preset_has_truth_inside_the_micrograph_with_sizes() {
 }
 
 #[test]
+fn a_field_too_small_for_its_specimen_is_simulated_without_it() {
+    for name in PRESETS {
+        let mut recipe = Recipe::preset(name).unwrap();
+        (recipe.extent, recipe.scale) = ([64, 64], Scale::PixelSize(0.2));
+        recipe.dirtiness = Dirtiness::none();
+        let simulated = simulate(&recipe, 0).unwrap();
+        assert!(simulated.truth.points.len() < 3 && simulated.pixels.iter().all(|value| value.is_finite()), "{name}");
+    }
+    assert!(simulate(&Recipe { extent: [63, 64], ..small("easy") }, 0).is_err());
+}
+
+#[test]
 fn thousands_of_kinds_differ_and_have_the_size_asked_for() {
     use epicker::simulate::shapes::{FILAMENTS, SHAPES, draw, draw_filament};
     for (shape, name) in SHAPES {

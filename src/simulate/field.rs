@@ -279,8 +279,11 @@ fn fibers(canvas: &mut Canvas, unit: &Density, crowding: f64, random: &mut Rando
     let mut points = Vec::new();
     let (mut covered, mut group) = (0.0, 0);
     let (stiff, long) = (4_000.0 * 30.0_f64.powf(random.unit()), random.chance(0.6));
-    // At least one filament.
-    while group == 0 || covered < crowding * field[0] * field[1] {
+    // At least one filament, where the field is large enough to hold a piece of one at all.
+    const TRIES: usize = 100;
+    let mut tries = 0;
+    while covered < crowding * field[0] * field[1] || (group == 0 && tries < TRIES) {
+        tries += 1;
         let length = if long { 1e6 } else { 600.0 + 4_000.0 * random.unit() };
         let path = Path::draw(field, length, stiff, random);
         canvas.add(&path.project(unit, random));
