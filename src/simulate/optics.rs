@@ -122,14 +122,17 @@ impl Optics {
     /// Errors: as the transforms.
     pub fn expose(&self, scene: &Scene, seed: u64, index: usize) -> Result<Vec<f32>> {
         let (pixel, extent) = (scene.pixel_size_angstrom, [scene.ny, scene.nx]);
-        let mut image = scene.potential.clone();
+        // A transform takes the image for periodic; mirrored beyond its borders it has no edges there to make fringes.
+        let margin = ((FRINGES_ANGSTROM / pixel) as usize).min(scene.nx.min(scene.ny) / 2);
+        let (mut image, padded) = mirrored(&scene.potential, extent, margin);
         let spread = scene.spread_angstrom;
-        filter(&mut image, extent, |kx, ky| {
+        filter(&mut image, padded, |kx, ky| {
             let [kx, ky] = [kx / pixel, ky / pixel];
             let k2 = kx * kx + ky * ky;
             let envelope = (-(self.b_factor / 4.0 + 2.0 * PI * PI * spread * spread) * k2).exp();
             if k2 == 0.0 { 0.0 } else { -self.interaction * self.contrast_transfer(kx, ky) * envelope }
         })?;
+        let mut image = inner(&image, padded, margin);
         let electrons = self.dose * pixel * pixel;
         image.par_chunks_mut(scene.nx).zip(scene.transmission.par_chunks(scene.nx)).enumerate().for_each(|(row, (image, transmission))| {
             // A stream for each row: the same noise whatever the number of threads.
@@ -143,6 +146,35 @@ impl Optics {
         filter(&mut image, extent, |kx, ky| (-fall * (kx * kx + ky * ky)).exp())?;
         Ok(image)
     }
+}
+
+/// How far the fringes of an edge reach that are seen.
+const FRINGES_ANGSTROM: f64 = 400.0;
+
+/// An image continued by its mirror image, `margin` pixels on each side, and its rows and columns.
+fn mirrored(image: &[f32], [ny, nx]: [usize; 2], margin: usize) -> (Vec<f32>, [usize; 2]) {
+    let [rows, columns] = [ny + 2 * margin, nx + 2 * margin];
+    let inside = |at: usize, extent: usize| {
+        let at = at as i64 - margin as i64;
+        (if at < 0 {
+            -1 - at
+        } else if at >= extent as i64 {
+            2 * extent as i64 - 1 - at
+        } else {
+            at
+        }) as usize
+    };
+    let mut out = vec![0.0; rows * columns];
+    out.par_chunks_mut(columns).enumerate().for_each(|(y, row)| {
+        let from = &image[inside(y, ny) * nx..][..nx];
+        row.iter_mut().enumerate().for_each(|(x, value)| *value = from[inside(x, nx)]);
+    });
+    (out, [rows, columns])
+}
+
+/// The image without its margin.
+fn inner(image: &[f32], [rows, columns]: [usize; 2], margin: usize) -> Vec<f32> {
+    image.chunks(columns).skip(margin).take(rows - 2 * margin).flat_map(|row| &row[margin..columns - margin]).copied().collect()
 }
 
 /// A count with this expectation. Exact below 30; above, the rounded normal of the same mean and variance, whose
@@ -173,6 +205,16 @@ mod tests {
             assert!((found - wavelength).abs() < 2e-5, "{kilovolt} kV: {found}");
             assert!((phase - interaction).abs() < 1e-6, "{kilovolt} kV: {phase}");
         }
+    }
+
+    #[test]
+    fn a_mirrored_image_has_itself_inside() {
+        let image: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let (padded, extent) = mirrored(&image, [3, 4], 1);
+        assert_eq!(extent, [5, 6]);
+        assert_eq!(padded[..6], [0.0, 0.0, 1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(padded[24..], [8.0, 8.0, 9.0, 10.0, 11.0, 11.0]);
+        assert_eq!(inner(&padded, extent, 1), image);
     }
 
     #[test]
