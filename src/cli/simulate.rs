@@ -175,31 +175,10 @@ fn recipe(args: &SimulateArgs) -> Result<Recipe> {
     specimen.kinds = args.kinds.unwrap_or(specimen.structures.len().max(specimen.kinds));
     specimen.diameter_angstrom = args.diameter.or(specimen.diameter_angstrom);
     specimen.crowding = args.crowding.unwrap_or(specimen.crowding);
-    if !args.shape.is_empty() {
-        let unknown = |name: &String| {
-            let names: Vec<&str> = match specimen.kind {
-                Kind::Fiber => FILAMENTS.iter().map(|(_, name)| *name).collect(),
-                _ => SHAPES.iter().map(|(_, name)| *name).collect(),
-            };
-            Usage::because(format!("--shape {name}: is none for {}; expected {}", args.preset, names.join(", ")))
-        };
-        let named = |name: &String| name.trim().to_ascii_lowercase();
-        match specimen.kind {
-            Kind::Fiber => {
-                let find = |name: &String| {
-                    FILAMENTS.iter().find(|(_, word)| *word == named(name)).map(|(shape, _)| *shape).ok_or_else(|| unknown(name))
-                };
-                let found: Result<Vec<_>, Usage> = args.shape.iter().map(find).collect();
-                specimen.filaments = found?;
-            }
-            _ => {
-                let find = |name: &String| {
-                    SHAPES.iter().find(|(_, word)| *word == named(name)).map(|(shape, _)| *shape).ok_or_else(|| unknown(name))
-                };
-                let found: Result<Vec<_>, Usage> = args.shape.iter().map(find).collect();
-                specimen.shapes = found?;
-            }
-        }
+    match specimen.kind {
+        _ if args.shape.is_empty() => {}
+        Kind::Fiber => specimen.filaments = named(&FILAMENTS, args)?,
+        _ => specimen.shapes = named(&SHAPES, args)?,
     }
     recipe.microscope.defocus_angstrom = args.defocus.unwrap_or(recipe.microscope.defocus_angstrom);
     recipe.microscope.dose = args.dose.unwrap_or(recipe.microscope.dose);
@@ -208,6 +187,18 @@ fn recipe(args: &SimulateArgs) -> Result<Recipe> {
         recipe.dirtiness = Dirtiness::none();
     }
     Ok(recipe)
+}
+
+/// The families of a table that --shape names.
+fn named<T: Copy>(families: &[(T, &str)], args: &SimulateArgs) -> Result<Vec<T>> {
+    let find = |name: &String| {
+        let word = name.trim().to_ascii_lowercase();
+        families.iter().find(|(_, family)| *family == word).map(|(family, _)| *family).ok_or_else(|| {
+            let names: Vec<&str> = families.iter().map(|(_, name)| *name).collect();
+            Usage::because(format!("--shape {name}: is none for {}; expected {}", args.preset, names.join(", "))).into()
+        })
+    };
+    args.shape.iter().map(find).collect()
 }
 
 /// The micrograph and its truth in three formats. Written again in seconds, so nobody waits for the disk.

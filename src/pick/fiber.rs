@@ -170,7 +170,8 @@ impl<'a> Tracer<'a> {
     }
 }
 
-fn cell_of(point: &[f64; 2], cell_px: f64) -> [i64; 2] {
+/// The square cell of this side in which a point lies: column and row.
+pub(super) fn cell_of(point: &[f64; 2], cell_px: f64) -> [i64; 2] {
     // Micrographs have at most a few hundred thousand pixels along a side; the cast saturates beyond.
     point.map(|v| (v / cell_px.max(f64::MIN_POSITIVE)).floor() as i64)
 }

@@ -9,7 +9,7 @@
 //! Source: the grouping by proximity and good continuation of Guy, Medioni 1996, doi:10.1007/BF00144119, with a greedy
 //! choice of links.
 
-use super::fiber::Fiber;
+use super::fiber::{Fiber, cell_of};
 use std::collections::HashMap;
 use std::f64::consts::PI;
 
@@ -67,7 +67,7 @@ fn without_doubles(points: &[[f64; 2]], radius: f64) -> Vec<usize> {
     let mut cells: HashMap<[i64; 2], Vec<usize>> = HashMap::new();
     let mut kept = Vec::new();
     for (i, point) in points.iter().enumerate() {
-        let cell = cell_of(*point, radius);
+        let cell = cell_of(point, radius);
         let around = (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| [cell[0] + dx, cell[1] + dy]));
         let mut near = around.filter_map(|cell| cells.get(&cell)).flatten();
         if near.all(|&j: &usize| distance(*point, points[j]) >= radius) {
@@ -82,10 +82,6 @@ fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
     (a[0] - b[0]).hypot(a[1] - b[1])
 }
 
-fn cell_of(point: [f64; 2], cell: f64) -> [i64; 2] {
-    point.map(|value| (value / cell.max(1e-6)).floor() as i64)
-}
-
 /// Points by square cells.
 struct Grid<'a> {
     points: &'a [[f64; 2]],
@@ -97,14 +93,14 @@ impl<'a> Grid<'a> {
     fn new(points: &'a [[f64; 2]], cell: f64) -> Self {
         let mut cells: HashMap<[i64; 2], Vec<usize>> = HashMap::new();
         for (i, point) in points.iter().enumerate() {
-            cells.entry(cell_of(*point, cell)).or_default().push(i);
+            cells.entry(cell_of(point, cell)).or_default().push(i);
         }
         Grid { points, cell, cells }
     }
 
     /// All points within `radius`, which is no more than the cell, in ascending order.
     fn near(&self, at: [f64; 2], radius: f64) -> Vec<usize> {
-        let cell = cell_of(at, self.cell);
+        let cell = cell_of(&at, self.cell);
         let around = (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| [cell[0] + dx, cell[1] + dy]));
         let mut found: Vec<usize> = around.filter_map(|cell| self.cells.get(&cell)).flatten().copied().collect();
         found.retain(|&i| distance(self.points[i], at) <= radius);

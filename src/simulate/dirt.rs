@@ -96,7 +96,7 @@ impl Dirt {
                 let radius = sizes[0] * (sizes[1] / sizes[0]).powf(random.unit());
                 let mut waves = [[0.0; 2]; 4];
                 waves.iter_mut().for_each(|wave| *wave = [rough * random.normal(), TAU * random.unit()]);
-                let strength = strengths[0] + (strengths[1] - strengths[0]) * random.unit();
+                let strength = random.between(strengths);
                 blots.push(Blot { substance, centre, radius, waves, strength });
             }
         };

@@ -57,19 +57,18 @@ pub fn draw(recipe: &Recipe, index: usize, random: &mut Random) -> Result<Scene>
     let specimen = &recipe.specimen;
     let kind = index % specimen.kinds.max(1);
     let mut of_kind = Random::new(recipe.seed, &[4, kind as u64]);
-    let between = |[low, high]: [f64; 2], random: &mut Random| low + (high - low) * random.unit();
 
     let unit = match specimen.kind {
         Kind::Vesicle => None,
         _ if !specimen.structures.is_empty() => Some(specimen.structures[kind % specimen.structures.len()].clone()),
         Kind::Particle => {
             let shape = specimen.shapes[of_kind.below(specimen.shapes.len())];
-            let diameter = between(specimen.diameter_angstrom.unwrap_or(shape.usual_diameters()), &mut of_kind);
+            let diameter = of_kind.between(specimen.diameter_angstrom.unwrap_or(shape.usual_diameters()));
             Some(shapes::draw(shape, of_kind.bits() % 1_000_000, diameter)?)
         }
         Kind::Fiber => {
             let filament = specimen.filaments[of_kind.below(specimen.filaments.len())];
-            let diameter = between(specimen.diameter_angstrom.unwrap_or(filament.usual_diameters()), &mut of_kind);
+            let diameter = of_kind.between(specimen.diameter_angstrom.unwrap_or(filament.usual_diameters()));
             Some(shapes::draw_filament(filament, of_kind.bits() % 1_000_000, diameter)?)
         }
     };
@@ -78,11 +77,11 @@ pub fn draw(recipe: &Recipe, index: usize, random: &mut Random) -> Result<Scene>
     ensure!(diameter.is_finite() && diameter > 1.0, "a diameter of {diameter} angstrom; expected more than 1");
     let pixel = match recipe.scale {
         Scale::PixelSize(pixel) => pixel,
-        Scale::ParticlePixels(pixels) => diameter / between(pixels, random),
+        Scale::ParticlePixels(pixels) => diameter / random.between(pixels),
     };
     let field = [nx as f64 * pixel, ny as f64 * pixel];
-    let ice = between(recipe.ice_angstrom, random).max(if specimen.kind == Kind::Vesicle { 0.0 } else { 1.1 * diameter });
-    let crowding = between(specimen.crowding, random);
+    let ice = random.between(recipe.ice_angstrom).max(if specimen.kind == Kind::Vesicle { 0.0 } else { 1.1 * diameter });
+    let crowding = random.between(specimen.crowding);
     let dirt = Dirt::draw(&recipe.dirtiness, field, random);
 
     let mut potential = vec![0.0_f32; nx * ny];

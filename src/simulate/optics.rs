@@ -80,18 +80,17 @@ pub fn electrons_of(kilovolt: f64) -> [f64; 2] {
 impl Optics {
     /// Draws the settings of a micrograph.
     pub fn draw(microscope: &Microscope, random: &mut Random) -> Optics {
-        let mut between = |[low, high]: [f64; 2]| low + (high - low) * random.unit();
         let [wavelength_angstrom, interaction] = electrons_of(microscope.kilovolt);
         Optics {
             wavelength_angstrom,
             interaction,
             cs_angstrom: microscope.cs_mm * 1e7,
             amplitude_contrast: microscope.amplitude_contrast,
-            defocus_angstrom: between(microscope.defocus_angstrom),
-            astigmatism_angstrom: between([0.0, microscope.astigmatism_angstrom]),
-            axis: between([0.0, PI]),
-            dose: between(microscope.dose),
-            b_factor: between(microscope.b_factor),
+            defocus_angstrom: random.between(microscope.defocus_angstrom),
+            astigmatism_angstrom: random.between([0.0, microscope.astigmatism_angstrom]),
+            axis: random.between([0.0, PI]),
+            dose: random.between(microscope.dose),
+            b_factor: random.between(microscope.b_factor),
             mtf_at_nyquist: microscope.mtf_at_nyquist,
         }
     }

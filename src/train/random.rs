@@ -29,6 +29,11 @@ impl Random {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// A number between two, the greater excluded.
+    pub fn between(&mut self, [low, high]: [f64; 2]) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
     /// A whole number in 0..n, the n excluded; 0 if n is 0.
     pub fn below(&mut self, n: usize) -> usize {
         // The high half of the product: no division, and a bias below n / 2^64.

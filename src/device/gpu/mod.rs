@@ -132,11 +132,6 @@ impl Gpu {
         bail!("kernel {name}: there is none of that name in the kernels for {}", self.device.info.name)
     }
 
-    /// The error for an op that has no kernel yet.
-    pub fn no_kernel<R>(&self, op: &str) -> Result<R> {
-        bail!("{op}: this op has no kernel yet; run on the CPU")
-    }
-
     /// Waits until all work of the stream is done. Errors: some of it failed.
     pub fn synchronize(&self) -> Result<()> {
         self.device.driver.synchronize(self.stream)
