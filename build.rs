@@ -1,4 +1,5 @@
-//! Makes machine code of kernels/*.cu and packs it into one file, which src/device/gpu/images.rs includes.
+//! Makes machine code of kernels/*.cu and packs it into one file, which src/device/gpu/images.rs includes; and says which
+//! general models of weights/ go into the program.
 //!
 //! Without a compiler of CUDA the build goes on: the program then has the kernels' sources and says what it lacks.
 //! docs/gpu.md says where the compiler is looked for, and what `EPICKER_CUDA_ARCHS` does.
@@ -35,6 +36,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=weights");
     println!("cargo:rerun-if-changed=src/device/gpu/nvrtc.rs");
     println!("cargo:rerun-if-changed=src/device/gpu/pack.rs");
     for variable in ["NVRTC_LIB", "CUDA_HOME", "CUDA_PATH", "EPICKER_CUDA_ARCHS", "XDG_CACHE_HOME"] {
@@ -48,6 +50,7 @@ fn main() {
 
 fn run() -> Result<()> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("OUT_DIR is not set; expected cargo to run this")?);
+    write_general_models(&out)?;
     let kernels = Kernels::read(Path::new("kernels"))?;
     let mut images = Vec::new();
     for (name, text) in &kernels.headers {
@@ -72,6 +75,19 @@ fn run() -> Result<()> {
     }
     let path = out.join("kernel_images.bin");
     std::fs::write(&path, pack::write(&compiler_name, &images)).with_context(|| path.display().to_string())
+}
+
+/// Puts the general models of weights/ into the program, as far as they are there: src/io/model_source.rs includes this.
+fn write_general_models(out: &Path) -> Result<()> {
+    let mut text = String::from("/// The general models.\nconst BUILT_IN: [BuiltIn; 3] = [\n");
+    for name in ["particle", "vesicle", "fiber"] {
+        let path = std::env::current_dir()?.join("weights").join(format!("{name}.safetensors"));
+        let bytes = if path.is_file() { format!("Some(include_bytes!({:?}))", path.display().to_string()) } else { "None".to_owned() };
+        text.push_str(&format!("    ({name:?}, {bytes}),\n"));
+    }
+    text.push_str("];\n");
+    let path = out.join("general_models.rs");
+    std::fs::write(&path, text).with_context(|| path.display().to_string())
 }
 
 /// Architectures by `EPICKER_CUDA_ARCHS`; None for all of a release that the compiler knows.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts epicker where it is told: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs and models
+# Puts epicker where it is told: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs and weights
 # in FOLDER/share/epicker. Offline, without root; a second run replaces the first. The folder can be moved afterwards.
 set -eu
 if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then
@@ -25,7 +25,7 @@ for program in epicker epicker.sh epicker_train.sh; do
     chmod 755 "$to/bin/$program.new.$$"
     mv -f "$to/bin/$program.new.$$" "$to/bin/$program"
 done
-for part in docs models README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
+for part in docs weights README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
     if [ -e "$here/$part" ]; then
         rm -rf "$to/share/epicker/$part"
         cp -R "$here/$part" "$to/share/epicker/$part"

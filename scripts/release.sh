@@ -49,7 +49,7 @@ mkdir -p "dist/$name/bin"
 cp "$program" bin/epicker.sh bin/epicker_train.sh "dist/$name/bin/"
 cp -r docs README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT scripts/install.sh "dist/$name/"
 if [ -d weights ]; then
-    cp -r weights "dist/$name/models"
+    cp -r weights "dist/$name/weights"
 fi
 (cd "dist/$name" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
 # The same sources give the same archive, but for what the compilers themselves change from run to run.

@@ -193,7 +193,7 @@ fn wrong_usage_is_told_in_one_line_before_any_file_is_written() {
         is_refused(&place.pick_plainly(options), word);
         assert!(!place.path("out").exists(), "{options:?}");
     }
-    is_refused(&epicker(&["pick", "--data", "x"]), "--load_model");
+    is_refused(&epicker(&["pick", "--load_model", MODEL]), "--data");
     is_refused(&epicker(&["dance"]), "dance");
 }
 

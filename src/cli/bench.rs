@@ -5,6 +5,7 @@ use super::{threads, values};
 use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
+use crate::io::model_source::ModelSource;
 use crate::net::{Model, Picker, PickerOptions};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
 use anyhow::{Context, Result};
@@ -15,9 +16,9 @@ use std::time::Instant;
 /// The command line of `epicker bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Model: .pth or .safetensors
-    #[arg(long = "load_model", value_name = "FILE", required = true)]
-    load_model: PathBuf,
+    /// Model: .pth or .safetensors, or the general model particle, vesicle or fiber
+    #[arg(long = "load_model", value_name = "MODEL", required = true)]
+    load_model: ModelSource,
     /// Width of the image the network sees, a multiple of 32
     #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame, default_value_t = 1024)]
     frame: usize,
@@ -43,7 +44,7 @@ pub struct BenchArgs {
 /// Errors: wrong usage, or a micrograph that cannot be picked.
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
-    let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
+    let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
     let chosen = super::device::choose(args.gpus.as_ref())?;
     chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
     let k = 4000.min((args.frame / 4).pow(2));

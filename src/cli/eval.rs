@@ -11,6 +11,7 @@ use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options as ModelOptions};
 use crate::formats::coordinates::{Coordinates, Kind};
 use crate::formats::label_file::Family;
+use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::Compat;
@@ -33,9 +34,9 @@ pub struct EvalArgs {
     /// Picks of each data set, of any program; instead of a model
     #[arg(long = "picks", value_name = "PATH", num_args = 1..)]
     picks: Vec<PathBuf>,
-    /// Model that picks, .pth or .safetensors; instead of --picks
-    #[arg(long = "load_model", value_name = "FILE", conflicts_with = "picks")]
-    load_model: Option<PathBuf>,
+    /// Model that picks, .pth or .safetensors, or the general model particle, vesicle or fiber; instead of --picks
+    #[arg(long = "load_model", value_name = "MODEL", conflicts_with = "picks")]
+    load_model: Option<ModelSource>,
     /// What to compare with: an earlier model, or earlier picks of each data set
     #[arg(long = "against", value_name = "PATH", num_args = 1..)]
     against: Vec<PathBuf>,
@@ -123,10 +124,10 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     args.check().or_usage()?;
     let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
-    let now = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_deref(), &say)?;
+    let now = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_ref(), &say)?;
     let before = match args.against.as_slice() {
         [] => None,
-        [model] if is_model(model) => Some(args.reports(&data_sets, (&[], None), Some(model), &say)?),
+        [model] if is_model(model) => Some(args.reports(&data_sets, (&[], None), Some(&model_of(model)), &say)?),
         // The format asked for is that of --picks; the earlier ones may be of another program.
         picks => Some(args.reports(&data_sets, (picks, None), None, &say)?),
     };
@@ -150,7 +151,12 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
 }
 
 fn is_model(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["pth", "pt", "safetensors"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    matches!(model_of(path), ModelSource::General(_))
+        || path.extension().is_some_and(|extension| ["pth", "pt", "safetensors"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
+fn model_of(path: &Path) -> ModelSource {
+    path.as_os_str().to_owned().into()
 }
 
 impl EvalArgs {
@@ -209,10 +215,10 @@ impl EvalArgs {
         &self,
         data_sets: &[DataSet],
         (picks, format): (&[PathBuf], Option<Family>),
-        model: Option<&Path>,
+        model: Option<&ModelSource>,
         say: &impl Fn(&str),
     ) -> Result<Vec<Report>> {
-        let model = model.map(Model::load).transpose().or_usage()?;
+        let model = model.map(Model::from_source).transpose().or_usage()?;
         let mut reports = Vec::with_capacity(data_sets.len());
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind) = match &model {

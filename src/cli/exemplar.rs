@@ -5,7 +5,7 @@ use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::eval::features::select_by_features;
 use crate::formats::label_file::Family;
-use crate::formats::model_file::sha256_of_file;
+use crate::io::model_source::ModelSource;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::{Compat, Fault};
 use crate::train::cache::ImageCache;
@@ -63,8 +63,8 @@ pub struct ExemplarArgs {
     frame: usize,
     /// create: the model that was trained with the images: those are taken that look different to it, and the manifest
     /// names it
-    #[arg(long = "load_model", value_name = "FILE")]
-    load_model: Option<PathBuf>,
+    #[arg(long = "load_model", value_name = "MODEL")]
+    load_model: Option<ModelSource>,
     /// Seed of the choice
     #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
     seed: u64,
@@ -113,8 +113,8 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     let chosen = match &args.load_model {
         _ if args.compat.has(Fault::ExemplarFirst) => select_first(&counts, args.sampling_size),
         None => select_by_coverage(&counts, args.sampling_size, args.seed, None),
-        Some(path) => {
-            let model = Model::load(path).or_usage()?;
+        Some(source) => {
+            let model = Model::from_source(source).or_usage()?;
             let shown = |i: usize| Ok((image(i)?, boxes(i)?));
             select_by_features(&model, args.frame, &counts, args.sampling_size, args.seed, shown)?
         }
@@ -123,7 +123,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     if found < args.sampling_size {
         status::print(&format!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size));
     }
-    let model_sha256 = args.load_model.as_deref().map(sha256_of_file).transpose().or_usage()?;
+    let model_sha256 = args.load_model.as_ref().map(ModelSource::sha256).transpose().or_usage()?;
     let hour = hour_stamp(std::time::SystemTime::now());
     let mut added = 0;
     for i in chosen {

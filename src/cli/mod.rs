@@ -89,7 +89,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
     let (args, ignored) = spelling::canonical(args, &commands)?;
     if let [_, name] = args.as_slice()
         && let Some(command) = commands.find_subcommand_mut(name)
-        && command.get_arguments().any(clap::Arg::is_required_set)
+        && (command.get_arguments().any(clap::Arg::is_required_set) || name == "pick")
     {
         // The callers' wrapper without arguments: usage, and no error.
         let _ = command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help();

@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
+use crate::io::model_source::ModelSource;
 use crate::net::{Model, Picker, PickerOptions};
 use crate::pick::filter::Limits;
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
@@ -30,9 +31,9 @@ pub struct PickArgs {
     /// Micrographs: one file, a folder (its .mrc files), or a list ending in .thi or .star
     #[arg(long = "data", value_name = "PATH", required_unless_present = "in_mics")]
     data: Option<PathBuf>,
-    /// Model: .pth or .safetensors
-    #[arg(long = "load_model", value_name = "FILE", required = true)]
-    load_model: PathBuf,
+    /// Model: a .pth or .safetensors, or the general model particle, vesicle or fiber [default: the general model of --mode]
+    #[arg(long = "load_model", value_name = "MODEL")]
+    load_model: Option<ModelSource>,
     /// What to look for: particle, vesicle or fiber [default: the model's own, else particle]
     #[arg(long = "mode", value_name = "MODE", value_parser = mode_of)]
     mode: Option<Kind>,
@@ -148,7 +149,7 @@ pub fn mark_failed_job(args: &[OsString]) {
 
 fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
-    let model = Model::load(&args.load_model).context("--load_model").or_usage()?;
+    let model = Model::from_source(&args.model()).context("--load_model").or_usage()?;
     let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
     let batch = plan::batch(args, &settings, relion).or_usage()?;
     settings.report = args.report.then_some(batch.jobs.len());
@@ -263,6 +264,12 @@ fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Op
 }
 
 impl PickArgs {
+    /// The model that is asked for: without --load_model the general one of the mode.
+    fn model(&self) -> ModelSource {
+        let general = || ModelSource::General(mode_name(self.mode.unwrap_or_default()));
+        self.load_model.clone().unwrap_or_else(general)
+    }
+
     fn relion_job(&self) -> Result<Option<RelionJob>> {
         let (Some(folder), Some(micrographs)) = (&self.o, &self.in_mics) else { return Ok(None) };
         if self.limits.output_type.is_some_and(|kind| kind != OutputType::Star) {

@@ -2,17 +2,17 @@
 
 use super::{status, status::OrUsage, values};
 use crate::device::Device;
+use crate::io::model_source::ModelSource;
 use crate::net::{Architecture, Mode, Model, Picker, PickerOptions, formula};
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
-use std::path::PathBuf;
 
 /// Print the network's layers, shapes, operations, bytes and the peak of memory
 #[derive(clap::Args, Clone, Debug)]
 pub struct PlanArgs {
-    /// Model to plan; without one the original's widths
-    #[arg(long, value_name = "FILE")]
-    pub load_model: Option<PathBuf>,
+    /// Model to plan, a file or the name of a general one; without one the original's widths
+    #[arg(long, value_name = "MODEL")]
+    pub load_model: Option<ModelSource>,
     /// Rows and columns of the image that the network sees: a multiple of 32
     #[arg(long, value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
     pub frame: usize,
@@ -38,7 +38,7 @@ pub struct PlanArgs {
 /// Errors: the model cannot be read.
 pub fn run(args: &PlanArgs) -> Result<u8> {
     let model = match &args.load_model {
-        Some(path) => Model::load(path).or_usage()?,
+        Some(source) => Model::from_source(source).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
     if args.train {

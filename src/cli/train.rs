@@ -11,8 +11,8 @@ use super::device;
 use super::eval::{pr_chart, tell};
 use super::status::{self, OrUsage, Usage};
 use crate::device::Device;
-use crate::formats::model_file::{load_checkpoint_file, sha256_of_file};
 use crate::formats::state_dict::{ModelFacts, StateDict};
+use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::engine::DeviceEngine;
 use crate::net::model::Mode;
@@ -29,7 +29,6 @@ use crate::train::{Continual, FeatureScale, Trainer, TrainingMemory};
 use anyhow::{Context, Result, ensure};
 pub use args::TrainArgs;
 use hooks::TrainHooks;
-use std::path::PathBuf;
 
 /// The weights that a training starts with.
 struct Start {
@@ -177,7 +176,7 @@ impl TrainArgs {
     }
 
     fn start(&self, say: &impl Fn(&str)) -> Result<Start> {
-        let loaded = self.load_model.as_deref().map(|path| load_checkpoint_file(path, false)).transpose()?.map(|found| found.state);
+        let loaded = self.load_model.as_ref().map(|source| source.checkpoint(false)).transpose()?.map(|found| found.state);
         let resumed = if self.resume {
             let path = self.exp_id.join(format!("{}.pth", checkpoint::LAST));
             ensure!(path.is_file(), "{}: cannot be found; expected the checkpoint to go on from; check --exp_id", path.display());
@@ -185,7 +184,7 @@ impl TrainArgs {
         } else {
             None
         };
-        let name = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let name = self.load_model.as_ref().map(ModelSource::to_string).unwrap_or_default();
         if let Some(resumed) = resumed {
             let architecture = Model::from_state(&resumed.state, checkpoint::LAST.to_owned(), String::new())?.architecture();
             let facts = ModelFacts::from_metadata(&resumed.state.metadata)?;
@@ -198,10 +197,10 @@ impl TrainArgs {
             return Ok(Start { state, architecture, resumed: None, earlier: None, facts: ModelFacts::default() });
         };
         // A whole model says its widths; what holds only a part goes into a new network of the width asked for.
-        let whole = Model::from_state(&loaded, name(&self.load_model), String::new());
+        let whole = Model::from_state(&loaded, name.clone(), String::new());
         let architecture = whole.map_or_else(|_| self.architecture(), |model| model.architecture());
         let mut state = crate::net::fresh::state_dict(architecture, self.seed);
-        parts::take_matching(&mut state, &loaded, &name(&self.load_model), say)?;
+        parts::take_matching(&mut state, &loaded, &name, say)?;
         let facts = ModelFacts::from_metadata(&loaded.metadata)?;
         Ok(Start { state, architecture, resumed: None, earlier: Some(loaded), facts })
     }
@@ -272,7 +271,7 @@ impl TrainArgs {
         let labels: usize = parts.train.iter().map(|&i| gathered.labelled[i].coordinates.points.len()).sum();
         let mut history = start.facts.history.clone();
         if start.resumed.is_none() || history.is_empty() {
-            let from = self.load_model.as_ref().map_or(FROM_NOTHING.to_owned(), |path| sha256_of_file(path).unwrap_or_default());
+            let from = self.load_model.as_ref().map_or(FROM_NOTHING.to_owned(), |source| source.sha256().unwrap_or_default());
             history.push(format!(
                 "epicker {}: mode {}, {} micrographs, {labels} labels, seed {}, from {from}",
                 env!("CARGO_PKG_VERSION"),

@@ -1,8 +1,8 @@
 //! A network with weights: what a model file holds, checked against the architecture that its shapes spell.
 
 use super::dla::Architecture;
-use crate::formats::model_file::{load_model_file, sha256_of_file};
 use crate::formats::state_dict::{ModelFacts, StateDict};
+use crate::io::model_source::ModelSource;
 use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
 use std::path::Path;
@@ -58,9 +58,15 @@ impl Model {
     ///
     /// Errors: the file cannot be read, is no model, or its tensors do not make a network of this family.
     pub fn load(path: &Path) -> Result<Self> {
-        let (state, sha256) = (load_model_file(path)?, sha256_of_file(path)?);
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Self::from_state(&state, name, sha256).map_err(|error| error.context(path.display().to_string()))
+        Self::from_source(&ModelSource::File(path.to_owned()))
+    }
+
+    /// Reads a model's file, or a general model.
+    ///
+    /// Errors: as [`Model::load`], or there is no general model of this name.
+    pub fn from_source(source: &ModelSource) -> Result<Self> {
+        let state = source.checkpoint(false)?.state;
+        Self::from_state(&state, source.name(), source.sha256()?).map_err(|error| error.context(source.to_string()))
     }
 
     /// Checks a checkpoint's tensors against the architecture that they spell.

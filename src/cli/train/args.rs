@@ -2,6 +2,7 @@
 
 use crate::cli::values;
 use crate::formats::label_file::Family;
+use crate::io::model_source::ModelSource;
 use crate::net::Architecture;
 use crate::net::model::Mode;
 use crate::ops::losses::HeatMapLoss;
@@ -32,9 +33,9 @@ pub struct TrainArgs {
     /// particle, vesicle or fiber
     #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
     pub(super) mode: Mode,
-    /// Model to start from: all tensors that fit are taken
-    #[arg(long = "load_model", value_name = "FILE")]
-    pub(super) load_model: Option<PathBuf>,
+    /// Model to start from, a file or the general model particle, vesicle or fiber: all tensors that fit are taken
+    #[arg(long = "load_model", value_name = "MODEL")]
+    pub(super) load_model: Option<ModelSource>,
     /// Go on with an interrupted training: EXP_ID/model_last.pth, bit by bit as if it had not been
     #[arg(long = "resume")]
     pub(super) resume: bool,

@@ -1,0 +1,143 @@
+//! Where a model comes from: a file, or a general model by its name.
+//!
+//! General models lie in weights/ and are built into the program (build.rs). A file `weights/NAME.safetensors` beside the
+//! program, or in `../share/epicker/weights`, goes before the built-in one: somebody put it there.
+
+use crate::formats::model_file::{load_checkpoint_file, read_checkpoint, sha256, sha256_of_file};
+use crate::formats::pth::Checkpoint;
+use anyhow::{Context, Result, anyhow};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A general model: its name, and its file's bytes if it was there when the program was built.
+type BuiltIn = (&'static str, Option<&'static [u8]>);
+
+include!(concat!(env!("OUT_DIR"), "/general_models.rs"));
+
+/// A file, or the name of a general model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A `.pth` or `.safetensors`.
+    File(PathBuf),
+    /// The general model for this mode: particle, vesicle or fiber.
+    General(&'static str),
+}
+
+impl ModelSource {
+    /// Reads it with all that it holds; the optimiser on request.
+    ///
+    /// Errors: the file cannot be read or is no model, or there is no general model of this name.
+    pub fn checkpoint(&self, with_optimizer: bool) -> Result<Checkpoint> {
+        match self.place()? {
+            Place::File(path) => load_checkpoint_file(&path, with_optimizer),
+            Place::BuiltIn(bytes) => read_checkpoint(bytes, with_optimizer).with_context(|| self.to_string()),
+        }
+    }
+
+    /// SHA-256 of the file, in hexadecimal digits.
+    ///
+    /// Errors: as [`ModelSource::checkpoint`].
+    pub fn sha256(&self) -> Result<String> {
+        match self.place()? {
+            Place::File(path) => sha256_of_file(&path),
+            Place::BuiltIn(bytes) => Ok(sha256(bytes)),
+        }
+    }
+
+    /// Name of the file without its folder, or of the general model.
+    pub fn name(&self) -> String {
+        match self {
+            ModelSource::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            ModelSource::General(name) => (*name).to_owned(),
+        }
+    }
+
+    fn place(&self) -> Result<Place> {
+        match self {
+            ModelSource::File(path) => Ok(Place::File(path.clone())),
+            ModelSource::General(name) => {
+                let built_in = BUILT_IN.iter().find(|(known, _)| known == name).and_then(|(_, bytes)| *bytes);
+                place_of(name, built_in, std::env::current_exe().ok().as_deref())
+            }
+        }
+    }
+}
+
+impl From<OsString> for ModelSource {
+    /// What a word of the command line means: one of the three names, as it stands, is a general model; all else is a path.
+    fn from(text: OsString) -> ModelSource {
+        match BUILT_IN.iter().find(|(name, _)| text == *name) {
+            Some((name, _)) => ModelSource::General(name),
+            None => ModelSource::File(PathBuf::from(text)),
+        }
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            ModelSource::File(path) => write!(f, "{}", path.display()),
+            ModelSource::General(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// Where the bytes lie.
+#[derive(Debug, PartialEq)]
+enum Place {
+    File(PathBuf),
+    BuiltIn(&'static [u8]),
+}
+
+fn place_of(name: &str, built_in: Option<&'static [u8]>, program: Option<&Path>) -> Result<Place> {
+    let file = format!("weights/{name}.safetensors");
+    let folder = program.and_then(Path::parent);
+    let beside: Vec<PathBuf> = match folder {
+        Some(folder) => vec![folder.join(&file), folder.join("../share/epicker").join(&file)],
+        None => Vec::new(),
+    };
+    if let Some(found) = beside.into_iter().find(|path| path.is_file()) {
+        return Ok(Place::File(found));
+    }
+    built_in.map(Place::BuiltIn).ok_or_else(|| {
+        let folder = folder.unwrap_or(Path::new("?")).display();
+        anyhow!(
+            "general model {name}: this program was built without {file}; expected it there, or in {folder} or {folder}/../share/epicker; \
+             name a model's file with --load_model, or build from sources that have it"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot go on may panic
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_general_model_and_what_looks_like_a_path_is_one() {
+        let of = |text: &str| ModelSource::from(OsString::from(text));
+        assert_eq!(of("particle"), ModelSource::General("particle"));
+        assert_eq!(of("fiber").name(), "fiber");
+        for path in ["./particle", "particle.pth", "folder/vesicle", "mine"] {
+            assert_eq!(of(path), ModelSource::File(PathBuf::from(path)));
+        }
+    }
+
+    #[test]
+    fn a_file_beside_the_program_goes_before_the_built_in_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("bin/epicker");
+        let place = |built_in: Option<&'static [u8]>| place_of("particle", built_in, Some(&program));
+        assert_eq!(place(Some(b"bytes")).unwrap(), Place::BuiltIn(b"bytes"));
+        let missing = format!("{:#}", place(None).unwrap_err());
+        assert!(missing.contains("built without weights/particle.safetensors") && missing.contains("--load_model"), "{missing}");
+        std::fs::create_dir_all(folder.path().join("bin")).unwrap();
+        for beside in ["share/epicker/weights", "bin/weights"] {
+            std::fs::create_dir_all(folder.path().join(beside)).unwrap();
+            std::fs::write(folder.path().join(beside).join("particle.safetensors"), "other").unwrap();
+            let Place::File(found) = place(Some(b"bytes")).unwrap() else { panic!("the built-in one") };
+            assert_eq!(found.canonicalize().unwrap(), folder.path().join(beside).join("particle.safetensors").canonicalize().unwrap());
+        }
+    }
+}
