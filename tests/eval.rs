@@ -186,7 +186,14 @@ fn the_band_along_the_border_counts_neither_way() {
 
 fn item(labels: Vec<Coordinate>, picks: Vec<Coordinate>) -> Item {
     let all = |points| Coordinates { kind: Kind::Particle, points };
-    Item { stem: "a".to_owned(), size: Some([400, 300]), pixel_size_angstrom: Some(2.0), labels: all(labels), picks: all(picks) }
+    Item {
+        stem: "a".to_owned(),
+        size: Some([400, 300]),
+        pixel_size_angstrom: Some(2.0),
+        frame: None,
+        labels: all(labels),
+        picks: all(picks),
+    }
 }
 
 fn scored(x: f64, y: f64, score: f32) -> Coordinate {

@@ -112,3 +112,104 @@ fn a_general_model_serves_every_command() {
     let told = is_done(&place.run(&[&["train", "--load_model", "particle"], &of_labels[..], &training].concat()));
     assert!(told.contains("particle: 374 of 374 tensors taken"), "{told}");
 }
+
+/// A model that knows particles of 24 network pixels.
+fn knows_size() -> ModelFacts {
+    ModelFacts { particle_size_h_px: Some(6.0), ..facts("particle") }
+}
+
+#[test]
+fn particles_get_the_size_that_the_model_knows() {
+    let place = Place::new();
+    place.micrograph("a.mrc", [160, 128]);
+    place.general("particle", &knows_size());
+    // 24 * 160 * 2 / 80 = 96.
+    let told = is_done(&place.pick(&["--diameter", "80", "--angpix", "2"]));
+    assert!(told.contains("frame 96: particles of 80 angstrom, 40.0 pixels of the micrograph, are 24.0 pixels to the network"), "{told}");
+    let picks = place.text("output/a.thi");
+    assert!(picks.lines().count() > 5, "{picks}");
+    // Half a particle is 20 of 160 pixels: 128 of 1024.
+    let by_hand = ["--diameter", "80", "--angpix", "2", "--frame", "96", "--edge", "0", "--min_distance", "128"];
+    is_done(&place.pick(&by_hand));
+    assert_eq!(place.text("output/a.thi"), picks);
+    is_done(&place.pick(&["--diameter", "80", "--angpix", "2", "--min_distance", "0", "--edge", "100"]));
+    assert_ne!(place.text("output/a.thi"), picks);
+    // Thresholds are chosen anew from what is written there.
+    is_done(&place.pick(&["--diameter", "80", "--angpix", "2"]));
+    is_done(&place.run(&["rethreshold", "--data", "output", "--output", "again"]));
+    assert_eq!(place.text("again/a.thi"), picks);
+    is_refused(&place.pick(&["--diameter", "80", "--frame", "96", "--angpix", "0"]), "--angpix");
+}
+
+#[test]
+fn each_micrograph_has_a_frame_of_its_own_whatever_the_order_and_the_threads() {
+    let place = Place::new();
+    let sizes = [("a.mrc", [160, 128]), ("b.mrc", [256, 192]), ("c.mrc", [128, 160]), ("d.mrc", [320, 256]), ("e.mrc", [96, 96])];
+    sizes.iter().for_each(|(name, size)| place.micrograph(name, *size));
+    place.general("particle", &knows_size());
+    let size = ["--diameter", "80", "--angpix", "2"];
+    let told = is_done(&place.pick(&[&size[..], &["--json"]].concat()));
+    let frames: Vec<u64> = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|event| event["frame"].as_u64())
+        .collect();
+    assert_eq!(frames, [96, 160, 96, 192, 64]);
+    let all = |folder: &str| ["a", "b", "c", "d", "e"].map(|name| place.text(&format!("{folder}/{name}.thi")));
+    let picks = all("output");
+    let list: String = ["d", "b", "a", "e", "c", "b"][..5].iter().map(|name| format!("mics/{name}.mrc\n")).collect();
+    fs::write(place.path("list.thi"), format!("[File List: Filename]\n{list}[End]\n")).unwrap();
+    is_done(&place.pick(&[&size[..], &["--data", "list.thi", "--threads", "1"]].concat()));
+    assert_eq!(all("output"), picks);
+}
+
+#[test]
+fn a_training_hands_its_scale_on_to_picking() {
+    let place = Place::new();
+    place.micrograph("a.mrc", [160, 128]);
+    place.micrograph("b.mrc", [160, 128]);
+    fs::create_dir(place.path("labels")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(place.path(&format!("labels/{name}.box")), "40\t40\t20\t20\n90\t60\t20\t20\n").unwrap();
+    }
+    place.general("particle", &knows_size());
+    let train = |exp_id: &str, args: &[&str]| {
+        let shared = ["train", "--data", "mics", "--label", "labels", "--gpus", "-1", "--num_epochs", "1", "--batch_size", "1"];
+        let told = is_done(&place.run(&[&shared[..], &["--train_pct", "100", "--exp_id", exp_id], args].concat()));
+        (told, format!("{exp_id}/model_last.safetensors"))
+    };
+    let described = |model: &str| is_done(&place.run(&["convert", model]));
+    // From a model that knows its size: 24 * 160 * 2 / 60 = 128.
+    let size = ["--diameter", "60", "--angpix", "2"];
+    let (told, fine) = train("fine", &[&size[..], &["--load_model", "particle", "--lr_step", "70,90"]].concat());
+    assert!(told.contains("frame 128: particles of 60 angstrom"), "{told}");
+    let facts = described(&fine);
+    assert!(facts.contains("epicker.particle_size: 6\n") && facts.contains("epicker.diameter_angstrom: 60"), "{facts}");
+    assert!(!facts.contains("epicker.frame"), "{facts}");
+    assert!(is_done(&place.pick(&["--load_model", &fine, "--angpix", "2"])).contains("frame 128: "));
+    // With a frame of its own: the same frame again without asking.
+    let (_, own) = train("own", &[&size[..], &["--width", "0.25", "--frame", "192"]].concat());
+    assert!(is_done(&place.pick(&["--load_model", &own, "--angpix", "2"])).contains("frame 192: particles of 60 angstrom"));
+    // Without a diameter the frame itself is kept.
+    let (_, blind) = train("blind", &["--width", "0.25", "--frame", "96"]);
+    assert!(described(&blind).contains("epicker.frame: 96"));
+    let told = is_done(&place.pick(&["--load_model", &blind, "--diameter", "60", "--angpix", "2"]));
+    assert!(told.contains("frame 96: the model was trained with it"), "{told}");
+    let (told, _) = train("more", &["--load_model", &blind]);
+    assert!(told.contains("frame 96: the model was trained with it"), "{told}");
+    // A size that is given, in place of a diameter, is what the model knows.
+    let (_, sized) = train("sized", &["--width", "0.25", "--frame", "96", "--particle_size", "6"]);
+    let facts = described(&sized);
+    assert!(facts.contains("epicker.particle_size: 6\n") && !facts.contains("epicker.frame"), "{facts}");
+    // An interrupted training goes on at its scale without being told again.
+    let resumed = ["train", "--data", "mics", "--label", "labels", "--gpus", "-1", "--num_epochs", "2", "--lr_step", "70,90"];
+    let more = ["--batch_size", "1", "--train_pct", "100", "--exp_id", "fine", "--resume", "--angpix", "2"];
+    let told = is_done(&place.run(&[&resumed[..], &more].concat()));
+    assert!(!told.contains("not those of the interrupted"), "{told}");
+    assert!(is_done(&place.pick(&["--load_model", &fine, "--angpix", "2"])).contains("frame 128: "));
+    // Judging asks in the same way.
+    let told = is_done(
+        &place.run(&[&["eval", "--data", "mics", "--label", "labels", "--gpus", "-1", "--load_model", "particle"][..], &size].concat()),
+    );
+    assert!(told.contains("frame 128: particles of 60 angstrom"), "{told}");
+}

@@ -229,6 +229,7 @@ fn the_facts_of_a_model_survive_and_nonsense_is_refused() {
         particle_size_h_px: Some(4.75),
         normalisation: Some([0.502256, 0.289417]),
         diameter_angstrom: Some(152.5),
+        frame: Some(768),
         threshold: Some(0.3),
         history: vec!["2026-01-02 particle, 12 micrographs".into(), "quotes \" and, commas".into()],
     };
@@ -245,6 +246,9 @@ fn the_facts_of_a_model_survive_and_nonsense_is_refused() {
         ("epicker.normalisation", "0.5"),
         ("epicker.normalisation", "0.5,0"),
         ("epicker.threshold", "NaN"),
+        ("epicker.particle_size", "0"),
+        ("epicker.diameter_angstrom", "-3"),
+        ("epicker.frame", "1000"),
         ("epicker.history", "[1]"),
     ] {
         let error = ModelFacts::from_metadata(&BTreeMap::from([(key.to_owned(), text.to_owned())])).unwrap_err();

@@ -15,6 +15,7 @@ use epicker::pick::compat::{Compat, FAULTS, Fault};
 use epicker::pick::filter::Limits;
 use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer, mode_of};
 use epicker::pick::run::{Job, Ready, Settings, WrittenSide, finish, prepare};
+use epicker::pick::scale::{Chosen, Scale};
 use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ fn settings(run: &Run, compat: Compat) -> Settings {
             helix: Helix::StartEnd,
             compat,
         },
-        frame: 1024,
+        distance_sides: None,
+        scale: Scale::Fixed { frame: 1024, by: Chosen::ByUser },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: ReadOptions::default(),

@@ -250,11 +250,12 @@ fn a_training_stopped_within_an_epoch_goes_on_to_the_same_bits() {
         let mut broken = trainer(&start);
         let end = run(&mut broken, &data, None, &run_options(2, 3), Position::default(), None, &mut watch, &stop).unwrap();
         assert_eq!((end, watch.saved.last().unwrap().position), (End::Stopped, position));
-        checkpoint::save(folder.path(), checkpoint::LAST, watch.saved.last().unwrap(), &Default::default(), "as before").unwrap();
+        let terms = checkpoint::Terms { fingerprint: "as_before".to_owned(), frame: 64, side_n: 32 };
+        checkpoint::save(folder.path(), checkpoint::LAST, watch.saved.last().unwrap(), &Default::default(), &terms).unwrap();
 
         stop.store(false, Ordering::Relaxed);
         let resumed = checkpoint::load(&folder.path().join("model_last.pth")).unwrap();
-        assert_eq!((resumed.position, resumed.options.as_deref()), (position, Some("as before")));
+        assert_eq!((resumed.position, resumed.terms.as_ref()), (position, Some(&terms)));
         let mut goes_on = trainer(&resumed.state);
         goes_on.set_adam(&resumed.adam).unwrap();
         run(&mut goes_on, &data, None, &run_options(2, 3), resumed.position, resumed.best, &mut Watch::new(&stop), &stop).unwrap();

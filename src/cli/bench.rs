@@ -6,8 +6,10 @@ use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
+use crate::net::pickers::most_peaks;
 use crate::net::{Model, Picker, PickerOptions};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
+use crate::pick::scale::{Chosen, Scale};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
@@ -19,9 +21,10 @@ pub struct BenchArgs {
     /// Model: .pth or .safetensors, or the general model particle, vesicle or fiber
     #[arg(long = "load_model", value_name = "MODEL", required = true)]
     load_model: ModelSource,
-    /// Width of the image the network sees, a multiple of 32
-    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame, default_value_t = 1024)]
-    frame: usize,
+    /// Width of the image the network sees, a multiple of 32 [default: that with which the model was trained, where it says so;
+    /// else 1024]
+    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
+    frame: Option<usize>,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -47,18 +50,19 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
     let chosen = super::device::choose(args.gpus.as_ref())?;
     chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
-    let k = 4000.min((args.frame / 4).pow(2));
-    let mut picker = Picker::new(&chosen.device, &model, PickerOptions { frame: args.frame, sizes: false, k }).or_usage()?;
-    let network_ms = network_ms(&mut picker, args)?;
+    let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
+    let k = most_peaks(4000, frame);
+    let mut picker = Picker::new(&chosen.device, &model, PickerOptions { frame, sizes: false, k }).or_usage()?;
+    let network_ms = network_ms(&mut picker, frame, args.runs)?;
     let multiply_adds = picker.plan().multiply_adds();
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
-    let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, k)).transpose()?;
+    let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, frame)).transpose()?;
     let (threads, set) = (rayon::current_num_threads(), InstructionSet::detect().name());
     if args.json {
         let report = json!({
             "model": model.name(),
-            "frame": args.frame,
+            "frame": frame,
             "threads": threads,
             "instruction_set": set,
             "device": chosen.device.describe(),
@@ -73,7 +77,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         println!("{report}");
         return Ok(status::DONE);
     }
-    println!("model {}, frame {}, {}", model.name(), args.frame, chosen.device.describe());
+    println!("model {}, frame {frame}, {}", model.name(), chosen.device.describe());
     println!("network and peaks  {network_ms:.1} ms (median of {})", args.runs);
     println!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9);
     println!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20));
@@ -84,12 +88,12 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 }
 
 /// Milliseconds from an image to its peaks: the median, after a run that warms up caches and pages.
-fn network_ms(picker: &mut Picker, args: &BenchArgs) -> Result<f64> {
+fn network_ms(picker: &mut Picker, frame: usize, runs: usize) -> Result<f64> {
     // Any numbers of the usual size do: no step of the network takes longer for some than for others.
-    let image: Vec<f32> = (0..args.frame * args.frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
+    let image: Vec<f32> = (0..frame * frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     picker.run(&image)?;
-    let mut times = Vec::with_capacity(args.runs);
-    for _ in 0..args.runs {
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
         let start = Instant::now();
         std::hint::black_box(picker.run(&image)?);
         times.push(start.elapsed().as_secs_f64() * 1e3);
@@ -104,7 +108,7 @@ struct Pipeline {
 }
 
 /// The whole way of `epicker pick`, with outputs in a folder that is removed afterwards.
-fn pipeline(picker: &mut Picker, args: &BenchArgs, k: usize) -> Result<Pipeline> {
+fn pipeline(picker: &mut Picker, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
     let data = args.data.as_deref().unwrap_or(".".as_ref());
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
@@ -121,12 +125,13 @@ fn pipeline(picker: &mut Picker, args: &BenchArgs, k: usize) -> Result<Pipeline>
     let settings = Settings {
         limits: super::limits::DEFAULT_LIMITS,
         rule: super::limits::default_rule(Kind::Particle),
-        frame: args.frame,
+        distance_sides: None,
+        scale: Scale::Fixed { frame, by: Chosen::ByUser },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: Default::default(),
         floor: 0.0,
-        cap: k,
+        cap: most_peaks(4000, frame),
         facts: Default::default(),
         report: None,
     };

@@ -4,17 +4,18 @@
 //! says whether they look mirrored in y.
 
 use super::eval::tell;
+use super::label_args::LabelArgs;
 use super::status::{self, OrUsage};
-use super::values;
 use crate::formats::coordinates::{Kind, Size};
 use crate::formats::label_file::Family;
+use crate::formats::state_dict::ModelFacts;
 use crate::io::write::write_whole;
 use crate::net::model::Mode;
 use crate::pick::compat::Compat;
 use crate::pick::draw;
 use crate::pick::geometry::Geometry;
 use crate::train::cache::ImageCache;
-use crate::train::labels::{self, BoxSide, Labelled, gather};
+use crate::train::labels::{self, Labelled, gather};
 use crate::train::mirror::{MirrorTest, Verdict};
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -32,21 +33,8 @@ pub struct CheckArgs {
     /// Format of the labels [default: told by the content]
     #[arg(long = "label_type", value_name = "FORMAT")]
     label_type: Option<Family>,
-    /// particle, vesicle or fiber
-    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
-    mode: Mode,
-    /// Diameter of the particles, angstrom
-    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
-    diameter: Option<f64>,
-    /// Pixel size, angstrom, whatever the micrographs say
-    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
-    angpix: Option<f64>,
-    /// Box of the particles, heat-map pixels
-    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
-    particle_size: f64,
-    /// Width of the pictures
-    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
-    frame: usize,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Folder for the pictures
     #[arg(long = "output", value_name = "FOLDER", default_value = "./check")]
     output: PathBuf,
@@ -66,10 +54,10 @@ pub struct CheckArgs {
 /// Errors: nothing matches, or a label file cannot be read.
 pub fn run(args: &CheckArgs) -> Result<u8> {
     let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
-    let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.angpix, ..Default::default() };
+    let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
-    options.label.star.pixel_size_angstrom = args.angpix;
-    options.label.kind = Some(super::eval::kind_of(args.mode)).filter(|kind| *kind != Kind::Particle);
+    options.label.star.pixel_size_angstrom = args.labels.angpix;
+    options.label.kind = Some(super::eval::kind_of(args.labels.mode)).filter(|kind| *kind != Kind::Particle);
     let folder = args.data.parent().filter(|_| !args.data.is_dir()).unwrap_or(&args.data);
     let gathered = gather(&args.data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
     tell(&gathered, &say);
@@ -77,11 +65,12 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
         let failed = || format!("{}: the folder cannot be made; check the rights above it", args.output.display());
         std::fs::create_dir_all(&args.output).with_context(failed).or_usage()?;
     }
-    let cache = ImageCache::new(None, 0, args.frame, Default::default(), Compat::default())?;
+    let frame = args.labels.frame(&gathered, &ModelFacts::default()).or_usage()?;
+    let cache = ImageCache::new(None, 0, frame, Default::default(), Compat::default())?;
     let mut test = MirrorTest::default();
     let mut failures = 0;
     for one in &gathered.labelled {
-        if let Err(error) = check_one(one, args, &cache, &mut test, &say) {
+        if let Err(error) = check_one(one, args, frame, &cache, &mut test, &say) {
             failures += 1;
             status::tell(&format!("error: {error:#}"));
         }
@@ -121,20 +110,19 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
     Ok(if failures == 0 { status::DONE } else { status::FAILED })
 }
 
-fn check_one(one: &Labelled, args: &CheckArgs, cache: &ImageCache, test: &mut MirrorTest, say: &impl Fn(&str)) -> Result<()> {
+fn check_one(one: &Labelled, args: &CheckArgs, frame: usize, cache: &ImageCache, test: &mut MirrorTest, say: &impl Fn(&str)) -> Result<()> {
     let [nx, ny] = one.size;
-    let geometry = Geometry::new(nx, ny, args.frame);
-    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
-    let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
+    let geometry = Geometry::new(nx, ny, frame);
+    let side_d_px = args.labels.side().d_px(&geometry, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
     let mut warnings = Vec::new();
     let image = cache.get(&one.path, &mut warnings)?;
     warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
-    let to_m = nx as f64 / args.frame as f64;
+    let to_m = nx as f64 / frame as f64;
     let mut drawn = one.coordinates.clone();
     let mut discs = Vec::with_capacity(drawn.points.len());
     for point in &mut drawn.points {
         point.score = Some(1.0);
-        let has_own = args.mode == Mode::Vesicle || drawn.kind == Kind::Vesicle;
+        let has_own = args.labels.mode == Mode::Vesicle || drawn.kind == Kind::Vesicle;
         if !has_own || point.size.is_none() {
             point.size = Some(Size::square(side_d_px * to_m));
         }

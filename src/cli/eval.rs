@@ -3,6 +3,7 @@
 //! The story: find micrographs, labels and picks (of a model or from files of any program), match, count, tell. With
 //! `--against` the same for an earlier model or earlier picks, and the difference.
 
+use super::limits::DISTANCE_SIDES;
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::eval::chart::{Chart, Series};
@@ -15,6 +16,7 @@ use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::Compat;
+use crate::pick::scale::{Diameter, Scale};
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Gathered, Labelled, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
@@ -85,9 +87,9 @@ pub struct EvalArgs {
     /// Most picks of a micrograph that a model gives
     #[arg(long = "K", value_name = "COUNT", default_value_t = 4000, value_parser = values::count)]
     k: usize,
-    /// Width of the network's input
-    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
-    frame: usize,
+    /// Width of the network's input [default: as in epicker pick]
+    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
+    frame: Option<usize>,
     /// Repeat faults of the original (docs/options.md)
     #[arg(long = "compat", value_name = "NAMES", default_value = "")]
     compat: Compat,
@@ -223,9 +225,13 @@ impl EvalArgs {
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind) = match &model {
                 Some(model) => self.picks_of_model(model, data_set, say)?,
-                None => (self.picks_of_files(&picks[i], format, data_set, say).or_usage()?, self.mode.map(kind_of)),
+                None => {
+                    let found = self.picks_of_files(&picks[i], format, data_set, say).or_usage()?;
+                    (found.into_iter().map(|picks| (picks, None)).collect(), self.mode.map(kind_of))
+                }
             };
-            let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(|(one, picks)| data_set.item(one, picks, kind)).collect();
+            let item = |(one, (picks, frame)): (&Labelled, (Coordinates, Option<usize>))| data_set.item(one, picks, frame, kind);
+            let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(item).collect();
             if !items.iter().any(|item| !item.labels.points.is_empty()) {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
                 return Err(Usage::because(empty).into());
@@ -259,31 +265,44 @@ impl EvalArgs {
         }
     }
 
-    fn picks_of_model(&self, model: &Model, data_set: &DataSet, say: &impl Fn(&str)) -> Result<(Vec<Coordinates>, Option<Kind>)> {
+    fn picks_of_model(
+        &self,
+        model: &Model,
+        data_set: &DataSet,
+        say: &impl Fn(&str),
+    ) -> Result<(Vec<(Coordinates, Option<usize>)>, Option<Kind>)> {
         let of_model: Option<Mode> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
         let kind = self.mode.or(of_model).map_or_else(|| data_set.kind(), kind_of);
         let facts = model.facts();
+        let diameter = self.diameter_px.map(Diameter::Pixels).or(self.diameter.map(Diameter::Angstrom));
+        let has_pixel_size = data_set.micrographs.first().is_some_and(|one| one.pixel_size_angstrom.is_some());
+        let scale = Scale::choose(self.frame, diameter, facts, has_pixel_size);
         let options = ModelOptions {
-            frame: self.frame,
-            k: self.k.min((self.frame / 4).pow(2)),
+            k: self.k,
             kind,
             fiber_threshold: self.vis_thresh.unwrap_or(facts.threshold.unwrap_or(0.0) as f32),
             side_n_px: 4.0 * facts.particle_size_h_px.unwrap_or(4.75),
+            distance_sides: (scale.is_of_particles() && kind == Kind::Particle).then_some(DISTANCE_SIDES),
             compat: self.compat.clone(),
         };
         let chosen = super::device::choose(self.gpus.as_ref())?;
         chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
         chosen.lines.iter().for_each(|line| say(line));
-        let mut picker = ModelPicks::new(&chosen.device, model, options).or_usage()?;
-        let cache = ImageCache::new(None, 0, self.frame, Default::default(), self.compat.clone())?;
+        let mut picker = ModelPicks::new(&chosen.device, model, options);
+        let mut told = None;
         let mut all = Vec::with_capacity(data_set.micrographs.len());
         for (i, one) in data_set.micrographs.iter().enumerate() {
             let mut warnings = Vec::new();
+            let frame = scale.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
+            if told.replace(frame) != Some(frame) {
+                scale.reason(frame, one.size, one.pixel_size_angstrom).iter().for_each(|reason| say(&format!("{reason} ({})", one.stem)));
+            }
+            let cache = ImageCache::new(None, 0, frame, Default::default(), self.compat.clone())?;
             let image = cache.get(&one.path, &mut warnings)?;
             warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
             let picks = picker.picks(&image, one.size)?;
             say(&format!("{}: {} picks ({} of {})", one.stem, picks.points.len(), i + 1, data_set.micrographs.len()));
-            all.push(picks);
+            all.push((picks, Some(frame)));
         }
         Ok((all, Some(kind)))
     }
@@ -327,7 +346,7 @@ impl DataSet {
     }
 
     /// What is judged. Labels of kind particle with sizes are vesicles where the mode says so, and the other way round.
-    fn item(&self, one: &Labelled, picks: Coordinates, kind: Option<Kind>) -> Item {
+    fn item(&self, one: &Labelled, picks: Coordinates, frame: Option<usize>, kind: Option<Kind>) -> Item {
         let mut labels = one.coordinates.clone();
         if labels.points.is_empty() {
             labels.kind = self.kind(); // an empty file says nothing of what it could hold
@@ -341,6 +360,7 @@ impl DataSet {
             stem: one.stem.clone(),
             size: self.has_images.then_some(one.size),
             pixel_size_angstrom: one.pixel_size_angstrom,
+            frame,
             labels,
             picks,
         }

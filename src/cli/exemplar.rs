@@ -1,16 +1,17 @@
 //! `epicker exemplar`: labelled images kept for later trainings: made, listed, thinned out.
 
 use super::eval::tell;
+use super::label_args::LabelArgs;
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::eval::features::select_by_features;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
-use crate::net::model::{Mode, Model};
+use crate::net::model::Model;
 use crate::pick::compat::{Compat, Fault};
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
-use crate::train::labels::{self, BoxSide, boxes_d, gather};
+use crate::train::labels::{self, boxes_d, gather};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 
@@ -46,21 +47,8 @@ pub struct ExemplarArgs {
     /// create: labels wanted; whole images are taken, so it is the least
     #[arg(long = "sampling_size", value_name = "COUNT", default_value_t = 200, value_parser = values::count)]
     sampling_size: usize,
-    /// create: particle, vesicle or fiber
-    #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
-    mode: Mode,
-    /// create: diameter of the particles, angstrom
-    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
-    diameter: Option<f64>,
-    /// create: pixel size, angstrom, whatever the micrographs say
-    #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
-    angpix: Option<f64>,
-    /// create: box of the particles, heat-map pixels
-    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
-    particle_size: f64,
-    /// create: width of the pictures, that of the trainings that will replay them
-    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
-    frame: usize,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// create: the model that was trained with the images: those are taken that look different to it, and the manifest
     /// names it
     #[arg(long = "load_model", value_name = "MODEL")]
@@ -97,33 +85,34 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     let Some(data) = &args.data else {
         return Err(Usage::because("--data: missing; expected the micrographs to choose from; give their folder").into());
     };
-    let mut options = labels::Options { pixel_size_angstrom: args.angpix, ..Default::default() };
+    let mut options = labels::Options { pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
     let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
     let gathered = gather(data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
     tell(&gathered, &|line: &str| status::print(line));
     labels::refuse_without_labels(&gathered).or_usage()?;
     let mut exemplar = if Exemplar::is_in(&args.folder) { Exemplar::read(&args.folder).or_usage()? } else { Exemplar::empty(&args.folder) };
-    exemplar.check_mode(args.mode.name()).or_usage()?;
-    let side = args.diameter.map_or(BoxSide::HeatMapPixels(args.particle_size), BoxSide::Angstrom);
-    let boxes = |i: usize| boxes_d(&gathered.labelled[i], args.mode, args.frame, side, &args.compat);
-    let cache = ImageCache::new(None, 0, args.frame, Default::default(), args.compat.clone())?;
+    exemplar.check_mode(args.labels.mode.name()).or_usage()?;
+    let model = args.load_model.as_ref().map(Model::from_source).transpose().or_usage()?;
+    let facts = model.as_ref().map(|model| model.facts().clone()).unwrap_or_default();
+    let (side, frame) = (args.labels.side(), args.labels.frame(&gathered, &facts).or_usage()?);
+    let boxes = |i: usize| boxes_d(&gathered.labelled[i], args.labels.mode, frame, side, &args.compat);
+    let cache = ImageCache::new(None, 0, frame, Default::default(), args.compat.clone())?;
     let image = |i: usize| cache.get(&gathered.labelled[i].path, &mut Vec::new());
     let counts: Vec<usize> = gathered.labelled.iter().map(|one| one.coordinates.points.len()).collect();
-    let chosen = match &args.load_model {
+    let chosen = match &model {
         _ if args.compat.has(Fault::ExemplarFirst) => select_first(&counts, args.sampling_size),
         None => select_by_coverage(&counts, args.sampling_size, args.seed, None),
-        Some(source) => {
-            let model = Model::from_source(source).or_usage()?;
+        Some(model) => {
             let shown = |i: usize| Ok((image(i)?, boxes(i)?));
-            select_by_features(&model, args.frame, &counts, args.sampling_size, args.seed, shown)?
+            select_by_features(model, frame, &counts, args.sampling_size, args.seed, shown)?
         }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();
     if found < args.sampling_size {
         status::print(&format!("all {found} labels are fewer than --sampling_size {}; all are taken", args.sampling_size));
     }
-    let model_sha256 = args.load_model.as_ref().map(ModelSource::sha256).transpose().or_usage()?;
+    let model_sha256 = model.as_ref().map(|model| model.sha256().to_owned());
     let hour = hour_stamp(std::time::SystemTime::now());
     let mut added = 0;
     for i in chosen {
@@ -132,8 +121,8 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
         let boxes_d = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
         let origin = Origin {
             micrograph: Some(one.path.display().to_string()),
-            mode: Some(args.mode.name().to_owned()),
-            diameter_angstrom: args.diameter,
+            mode: Some(args.labels.mode.name().to_owned()),
+            diameter_angstrom: args.labels.diameter,
             model_sha256: model_sha256.clone(),
         };
         if exemplar.add(&one.stem, &image(i)?, boxes_d, origin, &hour)? {

@@ -19,10 +19,12 @@ pub struct LimitArgs {
     /// Keep picks with a score above it, 0 to 1 [default: the model's own, else 0]
     #[arg(long = "vis_thresh", value_name = "SCORE", value_parser = values::score)]
     pub vis_thresh: Option<f32>,
-    /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511 [default: 25]
+    /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511 [default: 25; 0 where the scale is
+    /// that of the particles]
     #[arg(long = "edge", value_name = "PIXELS", value_parser = values::edge)]
     pub edge: Option<f64>,
-    /// Picks at this distance or less from a better one are dropped, pixels of the 1024-wide image [default: 0]
+    /// Picks at this distance or less from a better one are dropped, pixels of the 1024-wide image [default: 0; half a
+    /// particle where the scale is that of the particles]
     #[arg(long = "min_distance", value_name = "PIXELS", value_parser = values::distance)]
     pub min_distance: Option<f64>,
     /// Fibers: largest turn per step, 0 to 1.57 radians [default: 0.3]
@@ -100,6 +102,12 @@ impl LimitArgs {
         })
     }
 }
+
+/// The limits of a run without options, where the scale is that of the particles: whole particles inside of the image.
+pub const LIMITS_OF_PARTICLES: Limits = Limits { edge: 0.0, ..DEFAULT_LIMITS };
+
+/// Least distance of particles in their diameters, where the scale is that of the particles: nearer ones are one and the same.
+pub const DISTANCE_SIDES: f64 = 0.5;
 
 /// The limits of a run without options.
 pub const DEFAULT_LIMITS: Limits = Limits { k: 2000, vis_thresh: 0.0, edge: 25.0, min_distance: 0.0 };

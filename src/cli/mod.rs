@@ -8,6 +8,7 @@ pub mod device; //      --gpus: which device works
 pub mod doctor; //      what this machine computes with
 pub mod eval; //        picks against labels
 pub mod exemplar; //    labelled images kept for later trainings
+pub mod label_args; // options shared by `check` and `exemplar`
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory

@@ -3,7 +3,7 @@
 mod plan;
 
 use super::device::{self, Chosen};
-use super::limits::{DEFAULT_LIMITS, LimitArgs, default_rule};
+use super::limits::{DEFAULT_LIMITS, DISTANCE_SIDES, LIMITS_OF_PARTICLES, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
@@ -12,12 +12,13 @@ use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
-use crate::net::{Model, Picker, PickerOptions};
+use crate::net::{Model, Pickers};
 use crate::pick::filter::Limits;
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
 use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
+use crate::pick::scale::{Chosen as ByWhom, Diameter, ORIGINAL_FRAME, Scale};
 use anyhow::{Context, Result};
 use plan::Batch;
 use serde_json::json;
@@ -57,15 +58,17 @@ pub struct PickArgs {
     /// Kind of the files of a folder: mrc
     #[arg(long = "data_type", value_name = "TYPE", value_parser = ["mrc"], default_value = "mrc")]
     data_type: String,
-    /// Particle diameter: sets the written boxes and the circles, never what is picked
+    /// Particle diameter: sets the scale, where the model says for which size of particles it is; the written boxes and the
+    /// circles [default: the model's own]
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     diameter: Option<f64>,
     /// Pixel size, angstrom per pixel [default: the header's]
     #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
     angpix: Option<f64>,
-    /// Width of the image the network sees, a multiple of 32
-    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame, default_value_t = 1024)]
-    frame: usize,
+    /// Width of the image the network sees, a multiple of 32 [default: what makes the particles as large as the model knows
+    /// them, where it says so; else 1024]
+    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
+    frame: Option<usize>,
     /// Threads; the result is the same for every number [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -153,26 +156,35 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
     let batch = plan::batch(args, &settings, relion).or_usage()?;
     settings.report = args.report.then_some(batch.jobs.len());
-    let settings = settings;
-    let sizes = settings.rule.kind == Kind::Vesicle;
-    let options = PickerOptions { frame: settings.frame, sizes, k: settings.cap };
     let chosen = device::choose(args.gpus.as_ref())?;
-    let mut picker = Picker::new(&chosen.device, &model, options).or_usage()?;
+    let mut pickers = Pickers::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
+    settings.scale = args.scale(&model, &batch, &settings);
+    if let Scale::Fixed { frame, .. } = settings.scale {
+        pickers.get(frame).or_usage()?;
+    }
     plan::make_folder(batch.folder(&args.output, relion)).or_usage()?;
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
     args.tell(&model, &settings, &batch, &chosen, &progress);
+    args.set_limits(&mut settings, &model);
+    let settings = settings;
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
     let is_aborted = || relion.is_some_and(RelionJob::is_to_stop);
     let (mut picks, mut failures, mut entries) = (0, Vec::new(), Vec::new());
     let mut finished = vec![false; batch.jobs.len()];
-    let mut next = 0;
+    let (mut next, mut told) = (0, None);
     run::ahead(
         &batch.jobs,
         || interrupt.load(Ordering::Relaxed) || is_aborted(),
         |job| run::prepare(job, &settings),
         |job, ready| {
-            match pick_one(job, ready, &mut picker, &settings, &progress) {
+            if let Ok(ready) = &ready
+                && told != Some(ready.frame())
+            {
+                told = Some(ready.frame());
+                ready.reason.iter().for_each(|reason| progress.say(&format!("{reason} ({})", job.name)));
+            }
+            match pick_one(job, ready, &mut pickers, &settings, &progress) {
                 Ok(found) => {
                     picks += found.picks;
                     finished[next] = true;
@@ -228,16 +240,20 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 }
 
 /// network -> decode -> filter -> write; the number of picks.
-fn pick_one(job: &Job, ready: Result<run::Ready>, picker: &mut Picker, settings: &Settings, progress: &Progress) -> Result<run::Found> {
+fn pick_one(job: &Job, ready: Result<run::Ready>, pickers: &mut Pickers, settings: &Settings, progress: &Progress) -> Result<run::Found> {
     let ready = ready?;
     ready.warnings.iter().for_each(|warning| progress.warn(warning));
     let start = std::time::Instant::now();
-    let peaks = if ready.is_constant() { Vec::new() } else { picker.run(ready.image()).with_context(|| job.name.clone())? };
+    let peaks = match ready.is_constant() {
+        true => Vec::new(),
+        false => pickers.get(ready.frame()).and_then(|picker| picker.run(ready.image())).with_context(|| job.name.clone())?,
+    };
     let network_seconds = start.elapsed().as_secs_f64();
     let found = run::finish(job, &ready, &peaks, settings)?;
     let fields = json!({
         "micrograph": job.name,
         "output": job.output,
+        "frame": ready.frame(),
         "picks": found.picks,
         "fibers": (settings.rule.kind == Kind::Fiber).then_some(found.fibers),
         "seconds": {
@@ -248,6 +264,11 @@ fn pick_one(job: &Job, ready: Result<run::Ready>, picker: &mut Picker, settings:
     });
     progress.event("image", fields);
     Ok(found)
+}
+
+/// The model's own threshold, else that of a run without options.
+fn threshold_of(model: &Model) -> f32 {
+    model.facts().threshold.map_or(DEFAULT_LIMITS.vis_thresh, |threshold| threshold as f32)
 }
 
 fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Option<&RelionJob>, args: &PickArgs) -> Result<()> {
@@ -283,8 +304,7 @@ impl PickArgs {
         let of_model = model.facts();
         let model_kind = of_model.mode.as_deref().map(mode_of).transpose().map_err(anyhow::Error::msg)?;
         let kind = self.mode.or(model_kind).unwrap_or_default();
-        let threshold = of_model.threshold.map_or(DEFAULT_LIMITS.vis_thresh, |threshold| threshold as f32);
-        let limits = self.limits.limits(Limits { vis_thresh: threshold, ..DEFAULT_LIMITS });
+        let limits = self.limits.limits(Limits { vis_thresh: threshold_of(model), ..DEFAULT_LIMITS });
         let mut base = default_rule(kind);
         if is_relion {
             base.output_type = OutputType::Star;
@@ -297,7 +317,6 @@ impl PickArgs {
             (None, None, Some(diameter_angstrom)) => WrittenSide::OfModel { diameter_angstrom },
             (None, None, None) => WrittenSide::OfNetwork,
         };
-        let most = (self.frame / 4).pow(2);
         let cap = if self.no_candidates { limits.k } else { limits.k.saturating_mul(2).max(4000) };
         let read = ReadOptions {
             sections: match self.sections.as_str() {
@@ -312,20 +331,36 @@ impl PickArgs {
             },
             tiff_top_down: self.tiff_top_down,
         };
-        let mut settings = Settings {
+        Ok(Settings {
             limits,
+            distance_sides: None,
             rule,
-            frame: self.frame,
+            // Chosen once the micrographs are known.
+            scale: Scale::Fixed { frame: ORIGINAL_FRAME, by: ByWhom::ByDefault },
             side_n_px,
             written_side,
             read,
             floor: limits.vis_thresh.min(0.01),
-            cap: cap.min(most),
+            cap,
             facts: Default::default(),
             report: None,
-        };
-        settings.facts = plan::facts(&settings, model, self);
-        Ok(settings)
+        })
+    }
+
+    /// What gives the frames of these micrographs.
+    fn scale(&self, model: &Model, batch: &Batch, settings: &Settings) -> Scale {
+        let has_pixel_size = batch.jobs.first().is_some_and(|job| plan::pixel_size(job, settings).is_some());
+        Scale::choose(self.frame, self.diameter.map(Diameter::Angstrom), model.facts(), has_pixel_size)
+    }
+
+    /// What picks must pass depends on whether the scale is that of the particles; the facts say what came of it.
+    fn set_limits(&self, settings: &mut Settings, model: &Model) {
+        if settings.scale.is_of_particles() {
+            settings.limits = self.limits.limits(Limits { vis_thresh: threshold_of(model), ..LIMITS_OF_PARTICLES });
+            let is_default = self.limits.min_distance.is_none() && settings.rule.kind == Kind::Particle;
+            settings.distance_sides = is_default.then_some(DISTANCE_SIDES);
+        }
+        settings.facts = plan::facts(settings, model, self);
     }
 
     /// What the page of --report says above the micrographs.

@@ -19,7 +19,7 @@ use crate::net::model::Mode;
 use crate::net::{Architecture, Model};
 use crate::pick::compat::Fault;
 use crate::train::cache::ImageCache;
-use crate::train::checkpoint::{self, Resumed};
+use crate::train::checkpoint::{self, Resumed, Terms};
 use crate::train::data::{Data, TrainingImage};
 use crate::train::exemplar::Exemplar;
 use crate::train::labels::{self, Gathered, boxes_d, gather};
@@ -51,15 +51,19 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let (schedule, note) = Schedule::from_options(args.lr, args.lr_step.clone(), args.num_epochs).or_usage()?;
     note.iter().for_each(|note| say(note));
     let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct).or_usage()?;
-    let side_n = args.side_n().or_usage()?;
     let chosen = device::choose(args.gpus.as_ref())?;
     chosen.warnings.iter().for_each(|line| warn(line));
     chosen.lines.iter().for_each(|line| say(line));
     say(&format!("training on {}", chosen.device.describe()));
 
     let gathered = args.gather(&say).or_usage()?;
+    let args = &match args.resumed().or_usage()? {
+        Some(args) => args,
+        None => args.settled(&gathered, &args.facts_before().or_usage()?, &say, &warn).or_usage()?,
+    };
+    let side_n = args.side_n().or_usage()?;
     let parts = split(gathered.labelled.len(), shares, args.seed);
-    let boxes = parts::boxes(&gathered, &parts.train, |one| boxes_d(one, args.mode, args.frame, args.side(), &args.compat)).or_usage()?;
+    let boxes = parts::boxes(&gathered, &parts.train, |one| boxes_d(one, args.mode, args.frame(), args.side(), &args.compat)).or_usage()?;
     say(&format!("{} micrographs train, {} validate, {} test", parts.train.len(), parts.validation.len(), parts.test.len()));
     let start = args.start(&say).or_usage()?;
     let replay = args.replay(&start, &warn).or_usage()?;
@@ -76,7 +80,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         .with_context(|| format!("{}: the folder cannot be made; check the rights above it", args.exp_id.display()))
         .or_usage()?;
     let images = args.exp_id.join("images");
-    let cache = || ImageCache::new(Some(images.clone()), (args.cache * 1e9) as u64, args.frame, Default::default(), args.compat.clone());
+    let cache = || ImageCache::new(Some(images.clone()), (args.cache * 1e9) as u64, args.frame(), Default::default(), args.compat.clone());
     let data_options = args.data_options(side_n);
     let training_images =
         parts.train.iter().zip(boxes).map(|(&i, boxes)| TrainingImage { path: gathered.labelled[i].path.clone(), boxes }).collect();
@@ -95,12 +99,12 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 
     let mut trainer = Trainer::new(DeviceEngine::<f32>::on(chosen.device.clone()), start.architecture, &start.state, options, continual)?;
     let (mut position, mut best) = (Position::default(), None);
-    let fingerprint = args.fingerprint(&gathered, &parts, side_n);
+    let terms = args.terms(&gathered, &parts, side_n);
     if let Some(resumed) = &start.resumed {
         trainer.set_adam(&resumed.adam)?;
         (position, best) = (resumed.position, resumed.best);
         say(&format!("going on after epoch {}, step {}", position.epoch, position.step));
-        if resumed.options.as_ref().is_some_and(|options| *options != fingerprint) {
+        if resumed.terms.as_ref().is_some_and(|of_interrupted| *of_interrupted != terms) {
             warn("the options or the data are not those of the interrupted training, so the result is not that of an unbroken one");
         }
         if position.epoch >= schedule.epochs {
@@ -115,7 +119,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         (true, true) => "there is neither a validation nor a test part, so there is no best model and no AP curve",
     });
     let facts = args.facts(&start, &gathered, &parts);
-    let mut hooks = TrainHooks::new(args, &chosen.device, &gathered, judged, cache()?, facts, fingerprint, data.len())?;
+    let mut hooks = TrainHooks::new(args, &chosen.device, &gathered, judged, cache()?, facts, terms, data.len())?;
     let run_options = RunOptions {
         batch: args.batch_size,
         schedule,
@@ -173,6 +177,30 @@ impl TrainArgs {
         tell(&gathered, say);
         labels::refuse_without_labels(&gathered)?;
         Ok(gathered)
+    }
+
+    /// The same with the frame, the crops and the diameter of the interrupted training, where they are not given; none if
+    /// there is no such training.
+    fn resumed(&self) -> Result<Option<TrainArgs>> {
+        let path = self.exp_id.join(format!("{}.pth", checkpoint::LAST));
+        if !self.resume || !path.is_file() {
+            return Ok(None);
+        }
+        let resumed = checkpoint::load(&path)?;
+        let Some(terms) = resumed.terms else { return Ok(None) };
+        let of_model = ModelFacts::from_metadata(&resumed.state.metadata)?;
+        Ok(Some(TrainArgs {
+            frame: self.frame.or(Some(terms.frame)),
+            input_res: self.input_res.or(i64::try_from(terms.side_n).ok()),
+            diameter: self.diameter.or(of_model.diameter_angstrom.filter(|_| self.particle_size.is_none())),
+            ..self.clone()
+        }))
+    }
+
+    /// What is said of the model that this training starts with.
+    fn facts_before(&self) -> Result<ModelFacts> {
+        let Some(source) = &self.load_model else { return Ok(ModelFacts::default()) };
+        ModelFacts::from_metadata(&source.checkpoint(false)?.state.metadata).with_context(|| source.to_string())
     }
 
     fn start(&self, say: &impl Fn(&str)) -> Result<Start> {
@@ -233,11 +261,11 @@ impl TrainArgs {
         if self.replay_rule() == Replay::Apart && exemplar.entries.len() < self.batch_size {
             warn(&format!("{folder}: {} exemplars, fewer than a batch; they are replayed in steps of as many", exemplar.entries.len()));
         }
-        let others = exemplar.entries.iter().filter(|entry| entry.size[1] != self.frame).count();
+        let others = exemplar.entries.iter().filter(|entry| entry.size[1] != self.frame()).count();
         if others > 0 {
             warn(&format!(
-                "{folder}: {others} pictures are not {} wide as --frame says; they are resampled, which costs detail",
-                self.frame
+                "{folder}: {others} pictures are not {} wide as this training's; they are resampled, which costs detail",
+                self.frame()
             ));
         }
         Ok(Some(exemplar))
@@ -257,14 +285,15 @@ impl TrainArgs {
     }
 
     /// What a resumed training must have in common with the interrupted one.
-    fn fingerprint(&self, gathered: &Gathered, parts: &Split, side_n: usize) -> String {
+    fn terms(&self, gathered: &Gathered, parts: &Split, side_n: usize) -> Terms {
         let stems: Vec<&str> = parts.train.iter().map(|&i| gathered.labelled[i].stem.as_str()).collect();
         let text = format!("{:?} {:?} {side_n} {stems:?}", self.data_options(side_n), self.trainer_options(side_n));
         let mut rates = format!("{} {:?} {}", self.lr, self.lr_step, self.num_iters);
         if self.continual {
             rates.push_str(&format!(" {:?} {} {}", self.replay_rule(), self.feature_weight, self.pull_weight));
         }
-        crate::formats::model_file::sha256(format!("{text} {rates}").as_bytes())
+        let fingerprint = crate::formats::model_file::sha256(format!("{text} {rates}").as_bytes());
+        Terms { fingerprint, frame: self.frame(), side_n }
     }
 
     fn facts(&self, start: &Start, gathered: &Gathered, parts: &Split) -> ModelFacts {
@@ -285,12 +314,13 @@ impl TrainArgs {
             mode: Some(self.mode.name().to_owned()),
             channels: Some(start.architecture.channels.to_vec()),
             head_width: Some(start.architecture.head),
-            particle_size_h_px: parts::side_h_px(self.side(), gathered, &parts.train, self.frame),
+            particle_size_h_px: parts::side_h_px(self.side(), gathered, self.frame()),
             normalisation: Some(match self.compat.has(Fault::TrainNorm) {
                 true => [0.508145, 0.288813],
                 false => [0.502256, 0.289417],
             }),
             diameter_angstrom: self.diameter,
+            frame: (self.diameter.is_none() && self.particle_size.is_none()).then_some(self.frame()),
             threshold: None,
             history,
         }

@@ -6,6 +6,7 @@ use super::matching::{Candidate, Disc, Outcome, Rule, match_picks};
 use super::metrics::{Intervals, Judged, Point, Pooled, average_precision, best_f1, median, threshold_of};
 use crate::formats::coordinates::{Coordinates, Kind};
 use crate::pick::geometry::Geometry;
+use crate::pick::scale::ORIGINAL_FRAME;
 use crate::train::random::Random;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ pub struct Item {
     pub size: Option<[usize; 2]>,
     /// Angstrom per pixel, where it is known.
     pub pixel_size_angstrom: Option<f64>,
+    /// Frame in which a model saw it; none: the original's.
+    pub frame: Option<usize>,
     /// What should be found.
     pub labels: Coordinates,
     /// What was found; picks without score count as 1.
@@ -131,7 +134,7 @@ fn radii(item: &Item, source: &SizeSource) -> Result<Vec<f64>> {
     }
     let asked = source.diameter_px.or_else(|| in_pixels(source.diameter_angstrom));
     let model_box = source.model_side_h_px.zip(item.size).map(|(side, [nx, ny])| {
-        let geometry = Geometry::new(nx, ny, 1024);
+        let geometry = Geometry::new(nx, ny, item.frame.unwrap_or(ORIGINAL_FRAME));
         crate::pick::decode::side_n_to_m(4.0 * side, &geometry)
     });
     let shared = asked.or_else(|| in_pixels(source.model_diameter_angstrom)).or(model_box);

@@ -1,12 +1,13 @@
 //! Picks of a model for an evaluation: everything it finds, without threshold, border or distance test.
 
 use crate::device::Device;
+use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::model::Model;
-use crate::net::picker::{Picker, PickerOptions};
+use crate::net::pickers::Pickers;
 use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
-use crate::pick::filter::Limits;
+use crate::pick::filter::{LIMITS_WIDTH, Limits, filter};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{Helix, OutputRule, OutputType, trace};
 use crate::pick::preprocess::{Normalisation, letterbox, normalise};
@@ -17,8 +18,6 @@ use anyhow::Result;
 /// How a model is asked.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Width of frame D, and side of frame N.
-    pub frame: usize,
     /// Most picks of a micrograph.
     pub k: usize,
     /// What the picks are.
@@ -27,49 +26,60 @@ pub struct Options {
     pub fiber_threshold: f32,
     /// Side of the box of particles, pixels of frame N.
     pub side_n_px: f64,
+    /// Particles at so many sides or less from a better one are dropped, as in picking; none: none are.
+    pub distance_sides: Option<f64>,
     /// Faults of the original to repeat.
     pub compat: Compat,
 }
 
 /// A model that is evaluated.
-pub struct ModelPicks {
-    picker: Picker,
+pub struct ModelPicks<'a> {
+    pickers: Pickers<'a>,
     options: Options,
 }
 
-impl ModelPicks {
-    /// Plans the network.
-    ///
-    /// Errors: the frame is no multiple of 32, or the model does not fit.
-    pub fn new(device: &Device, model: &Model, options: Options) -> Result<Self> {
-        let sizes = options.kind == Kind::Vesicle;
-        Ok(ModelPicks { picker: Picker::new(device, model, PickerOptions { frame: options.frame, sizes, k: options.k })?, options })
+impl<'a> ModelPicks<'a> {
+    /// A model on a device; its network is planned when the first image of a frame comes.
+    pub fn new(device: &Device, model: &'a Model, options: Options) -> Self {
+        ModelPicks { pickers: Pickers::new(device, model, options.kind == Kind::Vesicle, options.k), options }
     }
 
-    /// Picks of an image (frame D) of a micrograph of `size` (columns, rows), best first, in frame M.
+    /// Picks of an image (frame D, as wide as the frame) of a micrograph of `size` (columns, rows), best first, in frame M.
     ///
-    /// Errors: the network cannot run.
+    /// Errors: the frame is no multiple of 32, the model does not fit, or the network cannot run.
     pub fn picks(&mut self, image: &ImageD, size: [usize; 2]) -> Result<Coordinates> {
-        let geometry = Geometry::new(size[0], size[1], self.options.frame);
+        let frame = image.size[1];
+        let geometry = Geometry::new(size[0], size[1], frame);
         let kind = self.options.kind;
         if image.levels.iter().all(|level| *level == image.levels[0]) {
             return Ok(Coordinates { kind, points: Vec::new() }); // nothing is in it, and picking says so too
         }
         let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
-        let peaks = self.picker.run(&input)?;
+        let peaks = self.pickers.get(frame)?.run(&input)?;
         let found = candidates(&peaks, &geometry, &self.options.compat);
         if kind == Kind::Fiber {
             return Ok(self.fibers(&found, &geometry));
         }
-        let point = |candidate: &crate::formats::candidates::Candidate| Coordinate {
+        let point = |candidate: &Candidate| Coordinate {
             score: Some(candidate.score),
             size: candidate.size.map(|[width, height]| Size { width: f64::from(width), height: f64::from(height) }),
             ..Coordinate::at(f64::from(candidate.x), f64::from(candidate.y))
         };
+        let found = self.apart(found, &geometry);
         Ok(Coordinates { kind, points: found.iter().filter(|candidate| candidate.score > 0.0).map(point).collect() })
     }
 
-    fn fibers(&self, found: &[crate::formats::candidates::Candidate], geometry: &Geometry) -> Coordinates {
+    /// Candidates without those that lie too near to a better one.
+    fn apart(&self, found: Vec<Candidate>, geometry: &Geometry) -> Vec<Candidate> {
+        let Some(sides) = self.options.distance_sides else { return found };
+        let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
+        let min_distance = sides * side_m_px * LIMITS_WIDTH / geometry.nx as f64;
+        let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: f64::NEG_INFINITY, min_distance };
+        let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, &self.options.compat);
+        kept.into_iter().map(|i| found[i]).collect()
+    }
+
+    fn fibers(&self, found: &[Candidate], geometry: &Geometry) -> Coordinates {
         let limits = Limits { k: self.options.k, vis_thresh: self.options.fiber_threshold, edge: 0.0, min_distance: 0.0 };
         let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
         let sides = Sides { test_m_px: side_m_px, written_m_px: side_m_px };

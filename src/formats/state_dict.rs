@@ -151,6 +151,8 @@ pub struct ModelFacts {
     pub normalisation: Option<[f64; 2]>,
     /// Diameter of the particles it was trained on (`epicker.diameter_angstrom`).
     pub diameter_angstrom: Option<f64>,
+    /// Frame it was trained with, where the particles' size is not known (`epicker.frame`).
+    pub frame: Option<usize>,
     /// Score above which peaks are picks, unless the command line says otherwise (`epicker.threshold`).
     pub threshold: Option<f64>,
     /// One line for each training, oldest first (`epicker.history`).
@@ -164,6 +166,7 @@ const HEAD_WIDTH: &str = "epicker.head_width";
 const PARTICLE_SIZE: &str = "epicker.particle_size";
 const NORMALISATION: &str = "epicker.normalisation";
 const DIAMETER: &str = "epicker.diameter_angstrom";
+const FRAME: &str = "epicker.frame";
 const THRESHOLD: &str = "epicker.threshold";
 const HISTORY: &str = "epicker.history";
 
@@ -199,6 +202,16 @@ impl ModelFacts {
                     .ok_or_else(|| wrong(NORMALISATION, &join(&pair), "a mean and a standard deviation above 0"))?,
             ),
         };
+        let above_0 = |key: &str| -> Result<Option<f64>> {
+            let value = number(key)?;
+            ensure!(value.is_none_or(|value| value > 0.0), wrong(key, &metadata[key], "a number above 0"));
+            Ok(value)
+        };
+        let frame = metadata.get(FRAME).map(|text| count(FRAME, text)).transpose()?;
+        if let Some(frame) = frame {
+            let is_frame = (32..=16_384).contains(&frame) && frame.is_multiple_of(32);
+            ensure!(is_frame, wrong(FRAME, &metadata[FRAME], "a multiple of 32 from 32 to 16384"));
+        }
         let history =
             metadata.get(HISTORY).map(|text| serde_json::from_str(text).with_context(|| format!("metadata {HISTORY}"))).transpose()?;
         Ok(ModelFacts {
@@ -206,9 +219,10 @@ impl ModelFacts {
             mode,
             channels,
             head_width: metadata.get(HEAD_WIDTH).map(|text| count(HEAD_WIDTH, text)).transpose()?,
-            particle_size_h_px: number(PARTICLE_SIZE)?,
+            particle_size_h_px: above_0(PARTICLE_SIZE)?,
             normalisation,
-            diameter_angstrom: number(DIAMETER)?,
+            diameter_angstrom: above_0(DIAMETER)?,
+            frame,
             threshold: number(THRESHOLD)?,
             history: history.unwrap_or_default(),
         })
@@ -228,6 +242,7 @@ impl ModelFacts {
         put(PARTICLE_SIZE, self.particle_size_h_px.map(|size| size.to_string()));
         put(NORMALISATION, self.normalisation.as_ref().map(|pair| join(pair)));
         put(DIAMETER, self.diameter_angstrom.map(|diameter| diameter.to_string()));
+        put(FRAME, self.frame.map(|frame| frame.to_string()));
         put(THRESHOLD, self.threshold.map(|threshold| threshold.to_string()));
         put(HISTORY, Some(&self.history).filter(|lines| !lines.is_empty()).map(|lines| serde_json::Value::from(lines.clone()).to_string()));
     }

@@ -15,6 +15,7 @@ pub mod lower; //     nodes to fused steps
 pub mod model; //     a network with weights, read from a file
 pub mod parameters; // all weights in one block
 pub mod picker; //    image to peaks
+pub mod pickers; //   one for each frame
 pub mod plan; //      steps at fixed places, and running them
 pub mod reference; // the naive walk
 pub mod train_plan; // steps forward and backward at fixed places
@@ -24,3 +25,4 @@ pub mod train_steps; // nodes to the steps of training
 pub use dla::Architecture;
 pub use model::{Mode, Model};
 pub use picker::{Picker, PickerOptions};
+pub use pickers::Pickers;

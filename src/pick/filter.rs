@@ -11,7 +11,7 @@ use crate::pick::geometry::Geometry;
 use std::collections::HashMap;
 
 /// Width of the image in whose pixels the limits are given.
-const LIMITS_WIDTH: f64 = 1024.0;
+pub const LIMITS_WIDTH: f64 = 1024.0;
 
 /// What a pick must pass.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,5 +11,6 @@ pub mod output; //     picks as the text of a coordinate file
 pub mod preprocess; // micrograph (frame M) to the network's input (frame N)
 pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
-pub mod run;
-pub mod trace; //      picks linked to fibers by the lines around them //        a batch: reading ahead, and all files of a micrograph
+pub mod run; //        a batch: reading ahead, and all files of a micrograph
+pub mod scale; //      how wide the image is that the network sees
+pub mod trace; //      picks linked to fibers by the lines around them

@@ -6,15 +6,17 @@
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
+use crate::net::pickers::most_peaks;
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
 use crate::pick::draw;
-use crate::pick::filter::{Limits, filter, filter_d};
+use crate::pick::filter::{LIMITS_WIDTH, Limits, filter, filter_d};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{self, OutputRule, Pick};
 use crate::pick::preprocess::{Prepared, preprocess};
 use crate::pick::report::Entry;
+use crate::pick::scale::Scale;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -63,10 +65,12 @@ pub enum WrittenSide {
 pub struct Settings {
     /// What a pick must pass.
     pub limits: Limits,
+    /// Least distance of picks in sides of the constant box, in place of that of `limits`.
+    pub distance_sides: Option<f64>,
     /// How picks are written.
     pub rule: OutputRule,
-    /// Width of D; width and height of N.
-    pub frame: usize,
+    /// What gives the frame: width of D; width and height of N.
+    pub scale: Scale,
     /// Side of the constant box, network pixels.
     pub side_n_px: f64,
     /// Side of the boxes that are written.
@@ -141,6 +145,12 @@ pub struct Sides {
 }
 
 impl Settings {
+    /// What a pick of this micrograph must pass.
+    pub fn limits_of(&self, geometry: &Geometry) -> Limits {
+        let in_sides = |sides: f64| sides * side_n_to_m(self.side_n_px, geometry) * LIMITS_WIDTH / geometry.nx as f64;
+        Limits { min_distance: self.distance_sides.map_or(self.limits.min_distance, in_sides), ..self.limits }
+    }
+
     /// Sides of the constant box on this micrograph.
     ///
     /// Errors: a diameter was asked for, and the pixel size is unknown.
@@ -172,6 +182,8 @@ pub struct Ready {
     facts: Facts,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
+    /// Why the frame is what it is, where that was chosen.
+    pub reason: Option<String>,
     /// Seconds that reading and preprocessing took.
     pub seconds: f64,
 }
@@ -180,6 +192,11 @@ impl Ready {
     /// The network's input: frame x frame values, row after row.
     pub fn image(&self) -> &[f32] {
         &self.prepared.image
+    }
+
+    /// Width of D; width and height of N.
+    pub fn frame(&self) -> usize {
+        self.prepared.geometry.frame
     }
 
     /// True if there is nothing to pick: all pixels are equal.
@@ -196,8 +213,11 @@ pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
     let name = || job.path.display().to_string();
     let read = ReadOptions { sections: job.sections, ..settings.read };
     let micrograph = read_micrograph(&job.path, &read)?;
-    let prepared = preprocess(&micrograph, settings.frame, &settings.rule.compat).with_context(name)?;
     let pixel_size_angstrom = job.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
+    let size = [micrograph.nx, micrograph.ny];
+    let frame = settings.scale.frame(size, pixel_size_angstrom).with_context(name)?;
+    let reason = settings.scale.reason(frame, size, pixel_size_angstrom);
+    let prepared = preprocess(&micrograph, frame, &settings.rule.compat).with_context(name)?;
     let mut facts = Facts::default();
     facts.set(key::MICROGRAPH, &job.name);
     facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&job.path).map_or(0, |metadata| metadata.len()));
@@ -209,7 +229,7 @@ pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
     facts.set(key::NET_SIZE_X, prepared.geometry.frame);
     facts.set("NetSizeY", prepared.geometry.height_d);
     let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
-    Ok(Ready { prepared, pixel_size_angstrom, facts, warnings, seconds: start.elapsed().as_secs_f64() })
+    Ok(Ready { prepared, pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
 }
 
 fn sections_text(which: Sections, count: usize) -> String {
@@ -230,20 +250,22 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     let compat = &settings.rule.compat;
     let name = || job.path.display().to_string();
     let sides = settings.sides(geometry, ready.pixel_size_angstrom).with_context(name)?;
+    let limits = settings.limits_of(geometry);
     let mut candidates = candidates_of(peaks, geometry, compat);
     candidates.retain(|candidate| candidate.score > settings.floor);
     let picks = if compat.is_all() {
         let boxes = boxes_d(peaks, settings.side_n_px as f32 / 4.0, geometry);
-        let kept = filter_d(&boxes, &settings.limits, geometry);
+        let kept = filter_d(&boxes, &limits, geometry);
         kept.into_iter().map(|i| Pick::from_box_d(&boxes[i], geometry)).collect()
     } else {
-        picks_of(&candidates, &settings.limits, [geometry.nx, geometry.ny], sides, compat)
+        picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat)
     };
     let traced = output::trace(&picks, &settings.rule, geometry.nx);
     if let Some(path) = &job.candidates {
         let mut facts = ready.facts.clone();
         facts.extend(&settings.facts);
-        facts.set(key::CAPPED, u8::from(candidates.len() >= settings.cap));
+        facts.set(key::CAPPED, u8::from(candidates.len() >= most_peaks(settings.cap, geometry.frame)));
+        facts.set(key::MIN_DISTANCE, limits.min_distance);
         facts.set(key::BOX_WRITTEN, sides.written_m_px);
         write_in_folder(path, candidates::write(&facts, &candidates).as_bytes())?;
     }
@@ -252,7 +274,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     }
     let entry = |count: usize| {
         // Everything down to the lowest score kept: the page has its own threshold.
-        let limits = Limits { vis_thresh: settings.floor, ..settings.limits };
+        let limits = Limits { vis_thresh: settings.floor, ..limits };
         let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
         Entry::new(&job.name, &ready.prepared.equalised, geometry, &peaks, count)
     };

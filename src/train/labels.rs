@@ -260,8 +260,10 @@ pub enum BoxSide {
     MicrographPixels(f64),
 }
 
-/// The original's box: 4.75 heat-map pixels, 19 D pixels.
-pub const ORIGINAL_SIDE: BoxSide = BoxSide::HeatMapPixels(4.75);
+/// Side of the original's box, heat-map pixels: 19 D pixels.
+pub const ORIGINAL_SIDE_H_PX: f64 = 4.75;
+/// The original's box.
+pub const ORIGINAL_SIDE: BoxSide = BoxSide::HeatMapPixels(ORIGINAL_SIDE_H_PX);
 
 impl BoxSide {
     /// The side in D pixels.
@@ -352,6 +354,15 @@ pub fn along_fibers(coordinates: &Coordinates, step_m_px: f64) -> Result<Vec<Coo
         }
     }
     Ok(out)
+}
+
+/// The micrograph by which the scale of a training goes: of those with a pixel size that of middle extent, else the first.
+pub fn reference(gathered: &Gathered) -> Option<&Labelled> {
+    let extent = |one: &Labelled| one.pixel_size_angstrom.map(|pixel_size| pixel_size * one.size[0].max(one.size[1]) as f64);
+    let mut known: Vec<(f64, &Labelled)> = gathered.labelled.iter().filter_map(|one| Some((extent(one)?, one))).collect();
+    known.sort_by(|(a, _), (b, _)| a.total_cmp(b)); // equal ones stay in the order of their names
+    let middle = known.get(known.len().saturating_sub(1) / 2).map(|(_, one)| *one);
+    middle.or(gathered.labelled.first())
 }
 
 /// A line that says what was gathered.

@@ -175,6 +175,12 @@ fn need_pixel_size(args: &PickArgs, settings: &Settings, micrographs: &[Found]) 
     Ok(())
 }
 
+/// Pixel size of a job's micrograph, where it is known: as given, else that of the header.
+pub fn pixel_size(job: &Job, settings: &Settings) -> Option<f64> {
+    // A file that cannot be read fails when its turn comes.
+    job.pixel_size_angstrom.or_else(|| read_info(&job.path, &settings.read).ok().and_then(|info| info.pixel_size_angstrom))
+}
+
 /// True if an output was written to its end. Files appear under their name only when they are whole; the end mark also
 /// tells those of other programs.
 fn is_complete(output: &Path, output_type: OutputType) -> bool {

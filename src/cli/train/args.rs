@@ -2,14 +2,16 @@
 
 use crate::cli::values;
 use crate::formats::label_file::Family;
+use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
 use crate::net::Architecture;
 use crate::net::model::Mode;
 use crate::ops::losses::HeatMapLoss;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::preprocess::Normalisation;
+use crate::pick::scale::{Diameter, ORIGINAL_FRAME, Scale};
 use crate::train::data::DataOptions;
-use crate::train::labels::BoxSide;
+use crate::train::labels::{BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, reference};
 use crate::train::run::Replay;
 use crate::train::{Continual, LossWeights, TrainerOptions, augment};
 use anyhow::{Context, Result};
@@ -73,12 +75,12 @@ pub struct TrainArgs {
     /// sparse]
     #[arg(long = "heat_map_loss", value_name = "NAME")]
     pub(super) heat_map_loss: Option<HeatMapLoss>,
-    /// Diameter of the particles, angstrom: sets their boxes
+    /// Diameter of the particles, angstrom: sets their boxes, and with --load_model the scale
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) diameter: Option<f64>,
-    /// Box of the particles, heat-map pixels
-    #[arg(long = "particle_size", value_name = "PIXELS", default_value_t = 4.75, value_parser = values::positive)]
-    pub(super) particle_size: f64,
+    /// Box of the particles, heat-map pixels; given, it is the size by which the model knows particles [default: 4.75]
+    #[arg(long = "particle_size", value_name = "PIXELS", value_parser = values::positive)]
+    pub(super) particle_size: Option<f64>,
     /// Pixel size, angstrom, whatever the micrographs say
     #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) angpix: Option<f64>,
@@ -104,12 +106,14 @@ pub struct TrainArgs {
     /// Weight of the distance from the earlier network's parameters
     #[arg(long = "pull_weight", value_name = "WEIGHT", default_value_t = Continual::PULL_WEIGHT, value_parser = values::distance)]
     pub(super) pull_weight: f64,
-    /// Width of the downscaled micrographs
-    #[arg(long = "frame", value_name = "PIXELS", default_value_t = 1024, value_parser = values::frame)]
-    pub(super) frame: usize,
-    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for --frame
-    #[arg(long = "input_res", value_name = "PIXELS", default_value_t = -1)]
-    pub(super) input_res: i64,
+    /// Width of the downscaled micrographs [default: what makes particles of --diameter as large as the model of --load_model
+    /// knows them, or the frame it was trained with; else 1024]
+    #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
+    pub(super) frame: Option<usize>,
+    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for the frame [default: -1; where the
+    /// frame follows from --diameter at most 512]
+    #[arg(long = "input_res", value_name = "PIXELS", allow_hyphen_values = true)]
+    pub(super) input_res: Option<i64>,
     /// Probability of mirroring in x
     #[arg(long = "flip", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     pub(super) flip: f64,
@@ -166,21 +170,63 @@ pub struct TrainArgs {
     pub(super) json: bool,
 }
 
+/// Sides of crops where nobody asks: a step of more pixels takes long on a CPU, and particles of a known size need no more.
+const MOST_CROP: usize = 512;
+
 fn share(text: &str) -> Result<f64, String> {
     values::number_in(text, 0.0..=1.0)
 }
 
 impl TrainArgs {
     pub(super) fn side_n(&self) -> Result<usize> {
-        if self.input_res == -1 {
-            return Ok(self.frame);
+        let (frame, asked) = (self.frame(), self.input_res.unwrap_or(-1));
+        if asked == -1 {
+            return Ok(frame);
         }
-        let side = usize::try_from(self.input_res).ok().filter(|side| (32..=self.frame).contains(side) && side % 32 == 0);
-        side.with_context(|| format!("--input_res {}: expected a multiple of 32 from 32 to {}, or -1", self.input_res, self.frame))
+        let side = usize::try_from(asked).ok().filter(|side| (32..=frame).contains(side) && side % 32 == 0);
+        side.with_context(|| format!("--input_res {asked}: expected a multiple of 32 from 32 to {frame}, or -1"))
+    }
+
+    /// Width of frame D; [`TrainArgs::settled`] has chosen it.
+    pub(super) fn frame(&self) -> usize {
+        self.frame.unwrap_or(ORIGINAL_FRAME)
+    }
+
+    /// The same with all that was not given and follows from the micrographs and from the model to start with: the frame,
+    /// the side of the crops, and a diameter that only the model knows.
+    ///
+    /// Errors: a diameter, but no pixel size; or a frame beyond all bounds.
+    pub(super) fn settled(&self, gathered: &Gathered, of_model: &ModelFacts, say: &impl Fn(&str), warn: &impl Fn(&str)) -> Result<Self> {
+        let Some(one) = reference(gathered) else { return Ok(self.clone()) };
+        let asked = self.diameter.map(Diameter::Angstrom);
+        let scale = Scale::choose(self.frame, asked, of_model, one.pixel_size_angstrom.is_some());
+        let frame = scale.frame(one.size, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
+        let mut args = TrainArgs { frame: Some(frame), ..self.clone() };
+        scale.reason(frame, one.size, one.pixel_size_angstrom).iter().for_each(|reason| say(&format!("{reason} ({})", one.stem)));
+        if !scale.is_of_particles() {
+            return Ok(args);
+        }
+        if self.diameter.is_none() && self.particle_size.is_none() {
+            args.diameter = of_model.diameter_angstrom;
+            say("the diameter is that of the model; give another with --diameter");
+        }
+        args.input_res = self.input_res.or(i64::try_from(frame.min(MOST_CROP)).ok());
+        let far = |one: &&Labelled| {
+            let own = scale.frame(one.size, one.pixel_size_angstrom).unwrap_or(frame);
+            own.abs_diff(frame) * 10 > frame
+        };
+        let others = gathered.labelled.iter().filter(far).count();
+        if others > 0 {
+            warn(&format!(
+                "{others} of {} micrographs would need other frames than {frame} for particles of the same size, by more than a tenth",
+                gathered.labelled.len()
+            ));
+        }
+        Ok(args)
     }
 
     pub(super) fn side(&self) -> BoxSide {
-        self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size), BoxSide::Angstrom)
+        self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size.unwrap_or(ORIGINAL_SIDE_H_PX)), BoxSide::Angstrom)
     }
 
     pub(super) fn architecture(&self) -> Architecture {
@@ -208,7 +254,7 @@ impl TrainArgs {
 
     pub(super) fn data_options(&self, side_n: usize) -> DataOptions {
         DataOptions {
-            frame: self.frame,
+            frame: self.frame(),
             side_n,
             augment: augment::Options {
                 flip_x: self.flip,

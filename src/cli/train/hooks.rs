@@ -12,7 +12,7 @@ use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::write::write_whole;
 use crate::net::Model;
 use crate::train::cache::ImageCache;
-use crate::train::checkpoint::{self, BEST_NAME, LAST};
+use crate::train::checkpoint::{self, BEST_NAME, LAST, Terms};
 use crate::train::labels::{Gathered, Labelled};
 use crate::train::run::{EpochReport, Hooks, Snapshot, StepReport};
 use anyhow::{Context, Result};
@@ -30,7 +30,7 @@ pub struct TrainHooks {
     judged: Vec<Labelled>,
     cache: ImageCache,
     facts: ModelFacts,
-    fingerprint: String,
+    terms: Terms,
     bar: Option<ProgressBar>,
     log: File,
     lines: File,
@@ -56,7 +56,7 @@ impl TrainHooks {
         judged: &[usize],
         cache: ImageCache,
         facts: ModelFacts,
-        fingerprint: String,
+        terms: Terms,
         images: usize,
     ) -> Result<Self> {
         let logs = args.folder().join("logs");
@@ -79,7 +79,7 @@ impl TrainHooks {
             judged: judged.iter().map(|&i| gathered.labelled[i].clone()).collect(),
             cache,
             facts,
-            fingerprint,
+            terms,
             bar,
             log,
             lines,
@@ -116,14 +116,14 @@ impl TrainHooks {
         let kind = kind_of(self.args.mode);
         let side_h_px = self.facts.particle_size_h_px.unwrap_or(4.75);
         let options = Options {
-            frame: self.args.frame,
-            k: 4000.min((self.args.frame / 4).pow(2)),
+            k: 4000,
             kind,
             fiber_threshold: 0.2, // that of the original's fiber examples; a new network has no threshold of its own
             side_n_px: 4.0 * side_h_px,
+            distance_sides: None,
             compat: self.args.compat.clone(),
         };
-        let mut picker = ModelPicks::new(&self.device, model, options)?;
+        let mut picker = ModelPicks::new(&self.device, model, options);
         let mut items = Vec::with_capacity(labelled.len());
         for one in labelled {
             let image = self.cache.get(&one.path, &mut Vec::new())?;
@@ -136,7 +136,14 @@ impl TrainHooks {
             if kind == Kind::Fiber && labels.points.iter().any(|point| point.group.is_none()) {
                 labels.kind = Kind::Particle;
             }
-            items.push(Item { stem: one.stem.clone(), size: Some(one.size), pixel_size_angstrom: one.pixel_size_angstrom, labels, picks });
+            items.push(Item {
+                stem: one.stem.clone(),
+                size: Some(one.size),
+                pixel_size_angstrom: one.pixel_size_angstrom,
+                frame: Some(self.args.frame()),
+                labels,
+                picks,
+            });
         }
         let size = SizeSource {
             diameter_angstrom: self.args.diameter.filter(|_| labelled.iter().all(|one| one.pixel_size_angstrom.is_some())),
@@ -294,9 +301,9 @@ impl Hooks for TrainHooks {
     fn save(&mut self, snapshot: &Snapshot) -> Result<()> {
         let mut facts = self.facts.clone();
         facts.threshold = self.threshold;
-        checkpoint::save(self.args.folder(), LAST, snapshot, &facts, &self.fingerprint)?;
+        checkpoint::save(self.args.folder(), LAST, snapshot, &facts, &self.terms)?;
         if snapshot.is_best {
-            checkpoint::save(self.args.folder(), BEST_NAME, snapshot, &facts, &self.fingerprint)?;
+            checkpoint::save(self.args.folder(), BEST_NAME, snapshot, &facts, &self.terms)?;
             self.has_best = true;
         }
         let epoch = snapshot.position.epoch;

@@ -10,7 +10,7 @@ use crate::pick::geometry::Geometry;
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_first};
-use crate::train::labels::{BoxSide, Gathered, Labelled, boxes_d};
+use crate::train::labels::{BoxSide, Gathered, Labelled, boxes_d, reference};
 use crate::train::split::Split;
 use anyhow::{Result, ensure};
 use std::path::Path;
@@ -69,20 +69,14 @@ pub fn available_memory() -> Option<usize> {
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
-/// The box that the network learns, heat-map pixels: the mean over the images of a part.
-pub fn side_h_px(side: BoxSide, gathered: &Gathered, part: &[usize], frame: usize) -> Option<f64> {
-    let sides: Vec<f64> = part
-        .iter()
-        .filter_map(|&i| {
-            let one = &gathered.labelled[i];
-            let geometry = Geometry::new(one.size[0], one.size[1], frame);
-            let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).ok()?;
-            Some(side_d_px / 4.0 * frame as f64 / geometry.square_d() as f64)
-        })
-        .collect();
+/// The box that the network learns, heat-map pixels, on the micrograph by which the scale goes.
+pub fn side_h_px(side: BoxSide, gathered: &Gathered, frame: usize) -> Option<f64> {
+    let one = reference(gathered)?;
+    let geometry = Geometry::new(one.size[0], one.size[1], frame);
+    let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).ok()?;
     match side {
         BoxSide::HeatMapPixels(side) => Some(side),
-        _ => (!sides.is_empty()).then(|| sides.iter().sum::<f64>() / sides.len() as f64),
+        _ => Some(side_d_px / 4.0 * frame as f64 / geometry.square_d() as f64),
     }
 }
 
@@ -111,9 +105,9 @@ pub fn keep_exemplars(
     let chosen = match args.compat.has(Fault::ExemplarFirst) {
         true => select_first(&counts, args.sampling_size),
         false => {
-            let boxes = |one: &Labelled| boxes_d(one, args.mode, args.frame, args.side(), &args.compat);
+            let boxes = |one: &Labelled| boxes_d(one, args.mode, args.frame(), args.side(), &args.compat);
             let image = |i: usize| Ok((cache.get(&labelled[i].path, &mut Vec::new())?, boxes(labelled[i])?));
-            select_by_features(&Model::load(model)?, args.frame, &counts, args.sampling_size, args.seed, image)?
+            select_by_features(&Model::load(model)?, args.frame(), &counts, args.sampling_size, args.seed, image)?
         }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();
@@ -123,7 +117,7 @@ pub fn keep_exemplars(
     let hour = hour_stamp(std::time::SystemTime::now());
     let model_sha256 = sha256_of_file(model)?;
     for one in chosen.into_iter().map(|i| labelled[i]) {
-        let corners = boxes_d(one, args.mode, args.frame, args.side(), &args.compat)?;
+        let corners = boxes_d(one, args.mode, args.frame(), args.side(), &args.compat)?;
         let boxes = corners.iter().map(|[x1, y1, x2, y2]| [*x1, *y1, x2 - x1, y2 - y1].map(f64::from)).collect();
         let origin = Origin {
             micrograph: Some(one.path.display().to_string()),
