@@ -4,6 +4,8 @@
 //! Without a compiler of CUDA the build goes on: the program then has the kernels' sources and says what it lacks.
 //! docs/gpu.md says where the compiler is looked for, and what `EPICKER_CUDA_ARCHS` does.
 
+#[path = "build/apart.rs"]
+mod apart;
 #[path = "build/compiler.rs"]
 mod compiler;
 #[allow(dead_code)] // the crate uses the rest
@@ -29,10 +31,18 @@ const RELEASE_ARCHS: &[u32] = &[52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120];
 const DEVELOPMENT_ARCHS: &[u32] = &[80];
 /// Options that NVRTC and nvcc both know.
 pub const OPTIONS: &[&str] = &["--std=c++17"];
-/// Part of the cache's key: raised when `with_oldest_version` changes.
-const PTX_CHANGES: u32 = 1;
+/// Part of the cache's key: raised when the way from a source to its images changes.
+const CHANGES: u32 = 2;
 
 fn main() {
+    match apart::serve() {
+        Ok(false) => {}
+        Ok(true) => return,
+        Err(error) => {
+            eprintln!("{error:#}");
+            std::process::exit(1);
+        }
+    }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=kernels");
@@ -41,6 +51,10 @@ fn main() {
     println!("cargo:rerun-if-changed=src/device/gpu/pack.rs");
     for variable in ["NVRTC_LIB", "CUDA_HOME", "CUDA_PATH", "EPICKER_CUDA_ARCHS", "XDG_CACHE_HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
+    }
+    // For the test that compiles one file again and again.
+    if let Ok(program) = std::env::current_exe() {
+        println!("cargo:rustc-env=EPICKER_BUILD_SCRIPT={}", program.display());
     }
     if let Err(error) = run() {
         eprintln!("{error:#}");
@@ -190,7 +204,7 @@ fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>,
 /// The images of one job, from the cache where nothing that they depend on has changed.
 fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, scratch: &Path) -> Result<Vec<PackedImage>> {
     let mut key = DefaultHasher::new();
-    (job.text, &kernels.headers, job.arch, job.ptx, OPTIONS, PTX_CHANGES, &compiler.name).hash(&mut key);
+    (job.text, &kernels.headers, job.arch, job.ptx, OPTIONS, CHANGES, &compiler.name).hash(&mut key);
     let prefix = format!("{}-{}-", job.file, job.arch);
     let path = cache.join(format!("{prefix}{:016x}", key.finish()));
     let stored = std::fs::read(&path).ok();

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::apart;
 use crate::nvrtc::{self, Compiled, Nvrtc};
 
 /// A compiler that has been seen to compile something.
@@ -107,9 +108,11 @@ impl Compiler {
         let mut compiled = match &self.kind {
             Kind::Nvrtc(library) => {
                 let text = std::fs::read_to_string(source).with_context(|| source.display().to_string())?;
-                let mut options = vec![format!("--gpu-architecture=sm_{arch}")];
-                options.extend(crate::OPTIONS.iter().map(|option| option.to_string()));
-                library.compile(&source.to_string_lossy(), &text, headers, &options)?
+                let name = source.to_string_lossy();
+                match apart::compile(library.path(), &name, &text, headers, arch)? {
+                    Some(compiled) => compiled,
+                    None => library.compile(&name, &text, headers, &apart::options(arch))?,
+                }
             }
             Kind::Nvcc(path) => run_nvcc(path, source, arch, crate::OPTIONS, ptx, scratch)?,
         };

@@ -1,7 +1,12 @@
 //! Which form of the kernels a GPU gets, and what is said where none fits.
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use epicker::device::gpu::images::{Capability, Choice, CudaVersion, Images};
+use epicker::device::gpu::nvrtc;
 use epicker::device::gpu::pack::{self, Form};
 
 fn packed(compiler: &str, cubins: &[u32], ptx: &[u32]) -> Vec<u8> {
@@ -161,4 +166,45 @@ fn machine_code_that_is_none_is_refused() {
         broken[at] ^= 0xff;
     }
     assert_eq!(cubin::kernels(&broken).unwrap(), cubin::kernels(&cubin).unwrap());
+}
+
+/// What the build script makes of the program's largest file, in a process of its own with another environment.
+fn compiled_apart(program: &Path, library: &Path, environment: &str) -> Vec<u8> {
+    let images = Images::of_program().unwrap();
+    let text = |form, arch, name: &str, file: &str| {
+        let text = images.source(file).unwrap();
+        (form, arch, name.to_string(), text.len(), pack::compress(text.as_bytes()).unwrap())
+    };
+    let input = [text(Form::Header, 0, "kernel.h", "kernel.h"), text(Form::Source, 80, "kernels/conv.cu", "conv")];
+    let piped = || Stdio::piped();
+    let mut command = Command::new(program);
+    let mut process = command.arg("compile").env("LONGER", environment).stdin(piped()).stdout(piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(&pack::write(library.to_str().unwrap(), &input)).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    output.stdout
+}
+
+#[test]
+fn a_kernel_compiles_to_the_same_bytes_every_time() {
+    let fixed_addresses = Command::new("setarch").args(["-R", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let library = std::env::var_os("NVRTC_LIB").map(Into::into).or_else(nvrtc::fetched_library);
+    let (Some(library), true) = (library, fixed_addresses) else {
+        println!("no NVRTC here, or no fixed addresses");
+        return;
+    };
+    // With another environment, another path of the build script and another path of the library, too.
+    let (program, folder) = (Path::new(env!("EPICKER_BUILD_SCRIPT")), tempfile::tempdir().unwrap());
+    let other = folder.path().join("the_same_program_by_quite_another_name");
+    std::fs::copy(program, &other).unwrap();
+    let folder = folder.path().join("the_same_library");
+    std::os::unix::fs::symlink(library.parent().unwrap(), &folder).unwrap();
+    let other_library = folder.join(library.file_name().unwrap());
+    let compiled: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let ways = [(program, &library, ""), (program, &library, "and longer"), (&other, &other_library, "")];
+        let started = ways.map(|(program, library, environment)| scope.spawn(move || compiled_apart(program, library, environment)));
+        started.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(compiled[0].len() > 100_000, "{} bytes", compiled[0].len());
+    assert!(compiled.iter().all(|bytes| *bytes == compiled[0]), "other bytes");
 }

@@ -1,0 +1,132 @@
+//! One compilation in a process of its own, whose memory lies where it always lies.
+//!
+//! NVRTC's machine code depends a little on where its memory is: with random addresses one compilation in six of a large
+//! file has other registers and other loops. So the build script starts itself again for each file, with an empty
+//! environment and without random addresses, and the same source gives the same bytes every time. Where the system
+//! forbids that (`personality` in some containers), addresses stay random.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::nvrtc::{Compiled, Nvrtc};
+use crate::pack::{self, Form};
+
+/// The first argument of such a process. Its standard input is a pack of headers and, last, the source, of its architecture;
+/// in the compiler's place stands the library's path.
+const COMMAND: &str = "compile";
+/// The second argument of one whose addresses are as fixed as they get.
+const FIXED: &str = "fixed";
+
+/// Does what the arguments ask for; false if they ask for nothing, as cargo's do.
+///
+/// Errors: the compiler's words, or the input is none of ours.
+pub fn serve() -> Result<bool> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.first().is_none_or(|command| command != COMMAND) {
+        return Ok(false);
+    }
+    if args.len() == 1 {
+        start_again_without_random_addresses();
+    }
+    // Of one size, so that what is allocated later lies where it always lies.
+    let mut input = Vec::with_capacity(4 << 20);
+    std::io::stdin().read_to_end(&mut input)?;
+    let (library, images) = pack::read(&input)?;
+    let mut texts = Vec::new();
+    for image in &images {
+        texts.push((image.file.to_string(), String::from_utf8(image.unpack()?)?));
+    }
+    let (source, arch) = (texts.pop().context("no source")?, images[texts.len()].arch);
+    let compiler = Nvrtc::load(&by_a_path_that_is_the_same_everywhere(Path::new(library)))?;
+    let Compiled { cubin, ptx, log } = compiler.compile(&source.0, &source.1, &texts, &options(arch))?;
+    let mut out = std::io::stdout().lock();
+    for part in [&cubin[..], ptx.as_bytes(), log.as_bytes()] {
+        out.write_all(&(part.len() as u64).to_le_bytes())?;
+        out.write_all(part)?;
+    }
+    out.flush()?;
+    Ok(true)
+}
+
+/// Goes to the library's folder, and names it from there: the loader keeps the path in memory.
+fn by_a_path_that_is_the_same_everywhere(library: &Path) -> PathBuf {
+    const HERE: &str = "/proc/self/cwd";
+    match (library.parent(), library.file_name()) {
+        (Some(folder), Some(name)) if library.is_absolute() && Path::new(HERE).exists() && std::env::set_current_dir(folder).is_ok() => {
+            Path::new(HERE).join(name)
+        }
+        _ => library.to_path_buf(),
+    }
+}
+
+/// The options of a compilation.
+pub fn options(arch: impl std::fmt::Display) -> Vec<String> {
+    let mut options = vec![format!("--gpu-architecture=sm_{arch}")];
+    options.extend(crate::OPTIONS.iter().map(|option| option.to_string()));
+    options
+}
+
+/// Compiles a source in a process of its own; none if none can be started. `headers` are (name in `#include`, text).
+///
+/// Errors: the compiler's words.
+pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, String)], arch: u32) -> Result<Option<Compiled>> {
+    let (Ok(program), Some(library)) = (std::env::current_exe(), library.to_str()) else { return Ok(None) };
+    let mut images = Vec::new();
+    for (name, text) in headers {
+        images.push((Form::Header, 0, name.clone(), text.len(), pack::compress(text.as_bytes())?));
+    }
+    images.push((Form::Source, arch, name.to_string(), source.len(), pack::compress(source.as_bytes())?));
+    let piped = || Stdio::piped();
+    let started = Command::new(program).arg(COMMAND).stdin(piped()).stdout(piped()).stderr(piped()).spawn();
+    let Ok(mut process) = started else { return Ok(None) };
+    if let Some(mut input) = process.stdin.take() {
+        // A process that ended early says why below.
+        let _ = input.write_all(&pack::write(library, &images));
+    }
+    let output = process.wait_with_output()?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(!words.trim().is_empty(), "{name}: its compiler ended with {}", output.status);
+        bail!("{}", words.trim_end());
+    }
+    let mut rest = &output.stdout[..];
+    let mut part = || -> Result<Vec<u8>> {
+        let (length, behind) = rest.split_first_chunk::<8>().context("the compiler's answer is cut off")?;
+        let (part, behind) = behind.split_at_checked(u64::from_le_bytes(*length) as usize).context("the compiler's answer is cut off")?;
+        rest = behind;
+        Ok(part.to_vec())
+    };
+    let (cubin, ptx, log) = (part()?, part()?, part()?);
+    Ok(Some(Compiled { cubin, ptx: String::from_utf8(ptx)?, log: String::from_utf8_lossy(&log).into_owned() }))
+}
+
+/// Starts this program again without random addresses and with hardly any environment (which lies above the stack and
+/// moves it); comes back where that is not to be had.
+#[cfg(target_os = "linux")]
+fn start_again_without_random_addresses() {
+    use std::ffi::{c_int, c_ulong};
+    use std::os::unix::process::CommandExt;
+    unsafe extern "C" {
+        fn personality(persona: c_ulong) -> c_int;
+    }
+    const NO_RANDOM_ADDRESSES: c_ulong = 0x0004_0000;
+    const ASK: c_ulong = 0xffff_ffff;
+    // SAFETY: the call changes how the next program of this process is loaded, and nothing else.
+    let is_set = unsafe {
+        let now = personality(ASK);
+        now >= 0 && personality(now as c_ulong | NO_RANDOM_ADDRESSES) >= 0
+    };
+    if is_set {
+        let libraries = std::env::var_os("LD_LIBRARY_PATH").map(|folders| ("LD_LIBRARY_PATH", folders));
+        // By a name of its own and a path that is the same everywhere: both lie above the stack, too. It returns only if it
+        // fails; then this process does the work.
+        let _ = Command::new("/proc/self/exe").arg0(COMMAND).args([COMMAND, FIXED]).env_clear().envs(libraries).exec();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_again_without_random_addresses() {}
