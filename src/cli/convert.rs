@@ -9,7 +9,7 @@ use super::status::{DONE, OrUsage, Usage};
 use crate::formats::model_file::{ModelFormat, load_checkpoint_file, sha256_of_file};
 use crate::formats::pth::{self, Checkpoint, WriteOptions};
 use crate::formats::safetensors_file;
-use crate::formats::state_dict::StateDict;
+use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::write::write_whole;
 
 /// Converts a model between PyTorch's .pth and .safetensors, and says what it holds
@@ -27,6 +27,9 @@ pub struct ConvertArgs {
     /// Write a .pth that is the state dict alone, without epoch, optimiser and metadata
     #[arg(long)]
     pub bare: bool,
+    /// Score above which peaks are picks unless `pick --vis_thresh` says otherwise, 0 to 1: kept in the model
+    #[arg(long, value_name = "SCORE", value_parser = super::values::score)]
+    pub threshold: Option<f32>,
     /// Leave OUT alone if it exists
     #[arg(long)]
     pub no_clobber: bool,
@@ -52,6 +55,9 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
     if args.half {
         checkpoint.state = checkpoint.state.to_half().with_context(|| args.input.display().to_string())?;
         checkpoint.optimizer = None;
+    }
+    if let Some(threshold) = args.threshold {
+        ModelFacts { threshold: Some(threshold.into()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
     }
     let bytes = match format {
         ModelFormat::Safetensors => safetensors_file::write(&checkpoint.state)?,

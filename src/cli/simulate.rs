@@ -14,6 +14,7 @@ use crate::simulate::shapes::{FILAMENTS, SHAPES};
 use crate::simulate::{Simulated, simulate};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -66,7 +67,7 @@ pub struct SimulateArgs {
     /// Even ice with nothing else in it
     #[arg(long = "clean")]
     clean: bool,
-    /// 16-bit floats (MRC mode 12) instead of 32-bit ones
+    /// 16-bit floats (MRC mode 12) of mean 0 and deviation 1 instead of electrons as 32-bit floats
     #[arg(long = "half")]
     half: bool,
     /// Seed of all that is random
@@ -213,9 +214,21 @@ fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Re
     for (format, text) in texts {
         write_whole_unsynced(&folder.join("truth").join(format).join(format!("{stem}.{format}")), text.as_bytes())?;
     }
-    let pixel_type = if half { PixelType::F16 } else { PixelType::F32 };
-    let bytes = mrc_write::bytes(&simulated.pixels, [simulated.ny, simulated.nx], simulated.pixel_size_angstrom, pixel_type)?;
+    let (pixels, pixel_type) = match half {
+        true => (Cow::from(standardised(&simulated.pixels)), PixelType::F16),
+        false => (Cow::from(&simulated.pixels), PixelType::F32),
+    };
+    let bytes = mrc_write::bytes(&pixels, [simulated.ny, simulated.nx], simulated.pixel_size_angstrom, pixel_type)?;
     write_whole_unsynced(&folder.join(format!("{stem}.mrc")), &bytes)
+}
+
+/// Mean 0 and standard deviation 1: a large pixel counts more electrons than a 16-bit float can hold (65504).
+fn standardised(pixels: &[f32]) -> Vec<f32> {
+    let count = pixels.len() as f64;
+    let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+    let variance = pixels.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
+    let scale = if variance > 0.0 { variance.sqrt().recip() } else { 1.0 };
+    pixels.iter().map(|&value| ((f64::from(value) - mean) * scale) as f32).collect()
 }
 
 fn remarks(stem: &str, simulated: &Simulated) -> Value {

@@ -16,7 +16,7 @@ pub enum PixelType {
 /// The bytes of a file with one image.
 ///
 /// Shapes: `pixels` (ny, nx), row by row, the first row first; the pixel size in angstrom.
-/// Errors: the sizes do not fit, or the pixel size is not more than 0.
+/// Errors: the sizes do not fit, the pixel size is not more than 0, or a pixel is beyond what its type can hold.
 pub fn bytes(pixels: &[f32], [ny, nx]: [usize; 2], pixel_size_angstrom: f64, pixel_type: PixelType) -> Result<Vec<u8>> {
     ensure!(nx > 0 && ny > 0 && pixels.len() == nx * ny, "{} pixels for {nx} x {ny}", pixels.len());
     ensure!(pixel_size_angstrom.is_finite() && pixel_size_angstrom > 0.0, "a pixel size of {pixel_size_angstrom}; expected more than 0");
@@ -25,6 +25,12 @@ pub fn bytes(pixels: &[f32], [ny, nx]: [usize; 2], pixel_size_angstrom: f64, pix
     let variance = pixels.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
     let least = pixels.iter().fold(f32::INFINITY, |least, &value| least.min(value));
     let most = pixels.iter().fold(f32::NEG_INFINITY, |most, &value| most.max(value));
+
+    let range = if pixel_type == PixelType::F16 { f64::from(half::f16::MAX) } else { f64::from(f32::MAX) };
+    ensure!(
+        f64::from(least) >= -range && f64::from(most) <= range,
+        "pixels from {least} to {most}; expected -{range} to {range} for this kind of number"
+    );
 
     let mut header = vec![0_u8; HEADER_LEN];
     let mut put = |word: usize, value: [u8; 4]| header[4 * word - 4..4 * word].copy_from_slice(&value); // words count from 1
@@ -77,5 +83,7 @@ mod tests {
         }
         assert!(bytes(&pixels, [2, 2], 1.0, PixelType::F32).is_err());
         assert!(bytes(&pixels, [2, 3], 0.0, PixelType::F32).is_err());
+        assert!(bytes(&[1e5; 6], [2, 3], 1.0, PixelType::F32).is_ok());
+        assert!(bytes(&[1e5; 6], [2, 3], 1.0, PixelType::F16).unwrap_err().to_string().contains("65504"));
     }
 }

@@ -1,0 +1,219 @@
+//! Makes training images of labelled micrographs: particles brought to about one size, cut into square tiles, and made
+//! worse in ways that micrographs differ in: noise, blur, an uneven ground, clipped grey levels. The general models
+//! are trained on such tiles (weights/README.md).
+//!
+//! ```text
+//! cargo run --release --example training_tiles -- MICROGRAPHS OUTPUT [--labels FOLDER] [--diameter PIXELS --to 17,32] ...
+//! ```
+//!
+//! The same options make the same bytes. Without `--diameter` the micrographs keep their scale. Files are
+//! `NAME_VERSION_TILE.mrc` with `.thi` (vesicles, fibers) or `.star` beside them. Micrographs smaller than a tile are
+//! continued by their mirror images, labels too.
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
+use epicker::formats::image::{Micrograph, read_micrograph};
+use epicker::formats::mrc_write::{self, PixelType};
+use epicker::formats::thi;
+use epicker::pick::fourier_crop;
+use epicker::pick::geometry::Geometry;
+use epicker::simulate::spectrum;
+use epicker::train::labels::{self, Labelled};
+use epicker::train::random::Random;
+use rayon::prelude::*;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Make training images of labelled micrographs
+#[derive(Debug, Parser)]
+struct Args {
+    /// Micrographs: a folder or a list
+    micrographs: PathBuf,
+    /// Where the files go; made with its parents
+    output: PathBuf,
+    /// Labels [default: beside the micrographs]
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// Diameter of the particles, micrograph pixels
+    #[arg(long, requires = "to")]
+    diameter: Option<f64>,
+    /// Least and largest diameter in the tiles, pixels
+    #[arg(long, requires = "diameter", value_delimiter = ',', num_args = 2)]
+    to: Option<Vec<f64>>,
+    /// Side of the tiles, pixels
+    #[arg(long, default_value_t = 512)]
+    tile: usize,
+    /// Versions of each micrograph, each at its own size and in its own condition
+    #[arg(long, default_value_t = 1)]
+    versions: u64,
+    /// Leave pixels as they are
+    #[arg(long)]
+    plain: bool,
+    /// The same seed makes the same tiles
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(args.tile >= 64 && args.tile.is_multiple_of(32), "--tile {}: expected a multiple of 32, 64 or more", args.tile);
+    let gathered = labels::gather(&args.micrographs, args.labels.as_ref().unwrap_or(&args.micrographs), &labels::Options::default())?;
+    std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
+    let counts: Vec<[usize; 2]> =
+        gathered.labelled.par_iter().enumerate().map(|(i, one)| tiles(&args, i as u64, one)).collect::<Result<_>>()?;
+    let sum = |which: usize| counts.iter().map(|count| count[which]).sum::<usize>();
+    println!("{}: {} tiles, {} labels", args.output.display(), sum(0), sum(1));
+    Ok(())
+}
+
+/// All tiles of one micrograph; returns how many, and their labels.
+fn tiles(args: &Args, index: u64, one: &Labelled) -> Result<[usize; 2]> {
+    let micrograph = read_micrograph(&one.path, &Default::default())?;
+    let mut count = [0; 2];
+    for version in 0..args.versions {
+        let mut random = Random::new(args.seed, &[index, version]);
+        let mut image = Image::of(&micrograph, one, args, &mut random)?;
+        if !args.plain {
+            worsen(&mut image, &mut random)?;
+        }
+        for (number, (corner, tile)) in image.cut(args.tile).into_iter().enumerate() {
+            let stem = args.output.join(format!("{}_{version}_{number}", one.stem));
+            tile.save(&stem, args.tile).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
+            count = [count[0] + 1, count[1] + tile.truth.points.len()];
+        }
+    }
+    Ok(count)
+}
+
+/// Pixels with what they show.
+struct Image {
+    pixels: Vec<f32>,
+    size: [usize; 2],
+    pixel_size_angstrom: f64,
+    truth: Coordinates,
+}
+
+impl Image {
+    /// The micrograph at the size that is drawn for this version.
+    fn of(micrograph: &Micrograph, one: &Labelled, args: &Args, random: &mut Random) -> Result<Image> {
+        let pixel_size = one.pixel_size_angstrom.unwrap_or(1.0);
+        let truth = one.coordinates.clone();
+        let (Some(diameter), Some(to)) = (args.diameter, &args.to) else {
+            let pixels = micrograph.pixels.to_f32();
+            return Ok(Image { pixels, size: [micrograph.ny, micrograph.nx], pixel_size_angstrom: pixel_size, truth });
+        };
+        // Even in the logarithm: twice as large is as likely as half.
+        let wanted = (to[0].ln() + random.unit() * (to[1] / to[0]).ln()).exp();
+        let frame = ((micrograph.nx as f64 * wanted / diameter / 32.0).round() as usize).max(2) * 32;
+        let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
+        let pixels = fourier_crop::crop(&micrograph.pixels, &geometry, None, false)?;
+        let scale = frame as f64 / micrograph.nx as f64;
+        let moved = |point: &Coordinate| {
+            let [x, y] = geometry.m_to_d([point.x, point.y]);
+            let size = point.size.map(|size| Size { width: size.width * scale, height: size.height * scale });
+            Coordinate { x, y, size, estimated_size: None, ..*point }
+        };
+        Ok(Image {
+            pixels: pixels.iter().map(|&value| value as f32).collect(),
+            size: [geometry.height_d, frame],
+            pixel_size_angstrom: pixel_size / scale,
+            truth: Coordinates { kind: truth.kind, points: truth.points.iter().map(moved).collect() },
+        })
+    }
+
+    /// Tiles that cover the image, as few as do; a small image is mirrored at its lower and right border.
+    fn cut(&self, side: usize) -> Vec<([usize; 2], Image)> {
+        let [height, width] = self.size;
+        let starts = |length: usize| {
+            let count = length.div_ceil(side);
+            let last = length.saturating_sub(side);
+            (0..count).map(move |i| if count == 1 { 0 } else { i * last / (count - 1) })
+        };
+        let mirrored = |at: usize, length: usize| {
+            let at = at % (2 * length);
+            if at < length { at } else { 2 * length - 1 - at }
+        };
+        // A label and its mirror images, as far as they can lie in a tile.
+        let copies = |at: f64, length: usize| {
+            let period = 2.0 * length as f64;
+            (0..=side / (2 * length)).flat_map(move |i| [at + i as f64 * period, (i + 1) as f64 * period - 1.0 - at])
+        };
+        let mut out = Vec::new();
+        for y0 in starts(height) {
+            for x0 in starts(width) {
+                let rows = (y0..y0 + side).flat_map(|y| (x0..x0 + side).map(move |x| [mirrored(y, height), mirrored(x, width)]));
+                let pixels = rows.map(|[y, x]| self.pixels[y * width + x]).collect();
+                let inside = |value: f64| (0.0..side as f64).contains(&value);
+                let points = self.truth.points.iter().flat_map(|point| {
+                    let ys = copies(point.y, height).map(|y| y - y0 as f64).filter(|&y| inside(y));
+                    ys.flat_map(|y| copies(point.x, width).map(move |x| [x - x0 as f64, y]))
+                        .filter(|&[x, _]| inside(x))
+                        .map(|[x, y]| Coordinate { x, y, ..*point })
+                });
+                let truth = Coordinates { kind: self.truth.kind, points: points.collect() };
+                out.push(([x0, y0], Image { pixels, size: [side; 2], pixel_size_angstrom: self.pixel_size_angstrom, truth }));
+            }
+        }
+        out
+    }
+
+    /// Writes `STEM.mrc` and its labels.
+    fn save(&self, stem: &Path, side: usize) -> Result<()> {
+        let write = |ending: &str, bytes: &[u8]| {
+            let path = PathBuf::from(format!("{}.{ending}", stem.display()));
+            std::fs::write(&path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+        };
+        write("mrc", &mrc_write::bytes(&self.pixels, [side; 2], self.pixel_size_angstrom, PixelType::F16)?)?;
+        if self.truth.kind != Kind::Particle {
+            return write("thi", thi::write(&self.truth, &thi::WriteOptions::default())?.as_bytes());
+        }
+        let mut star = String::from("\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n");
+        for point in &self.truth.points {
+            writeln!(star, "{:.2} {:.2}", point.x, point.y)?;
+        }
+        write("star", star.as_bytes())
+    }
+}
+
+/// Makes an image one of those that other cameras, programs and conditions would have given.
+fn worsen(image: &mut Image, random: &mut Random) -> Result<()> {
+    let spread = standard(&mut image.pixels);
+    ensure!(spread > 0.0, "all pixels are equal; nothing can be learnt from that");
+    if random.chance(0.5) {
+        // As much again as there is, up to eight times in variance.
+        let noise = 2.8 * random.unit();
+        image.pixels.iter_mut().for_each(|value| *value += (noise * random.normal()) as f32);
+    }
+    if random.chance(0.5) {
+        // What denoising and binning leave: no detail finer than this, pixels.
+        let blur = 0.4 + 1.8 * random.unit();
+        spectrum::filter(&mut image.pixels, image.size, |kx, ky| gaussian(kx, ky, blur))?;
+    }
+    if random.chance(0.4) {
+        let ground = 12.0 + 50.0 * random.unit();
+        let kept = random.unit();
+        spectrum::filter(&mut image.pixels, image.size, |kx, ky| 1.0 - (1.0 - kept) * gaussian(kx, ky, ground))?;
+    }
+    standard(&mut image.pixels);
+    let clip = (2.0 + 5.0 * random.unit()) as f32;
+    let levels = 127.0 / clip;
+    image.pixels.iter_mut().for_each(|value| *value = (value.clamp(-clip, clip) * levels).round());
+    Ok(())
+}
+
+/// Transfer of a Gaussian blur of `sigma` pixels.
+fn gaussian(kx: f64, ky: f64, sigma: f64) -> f64 {
+    (-2.0 * (std::f64::consts::PI * sigma).powi(2) * (kx * kx + ky * ky)).exp()
+}
+
+/// Shifts to a mean of 0 and scales to a standard deviation of 1; returns what it was.
+fn standard(pixels: &mut [f32]) -> f64 {
+    let count = pixels.len() as f64;
+    let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+    let spread = (pixels.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count).sqrt();
+    if spread > 0.0 {
+        pixels.iter_mut().for_each(|value| *value = ((f64::from(*value) - mean) / spread) as f32);
+    }
+    spread
+}

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The general models, from nothing to what lies beside this script.
+#   weights/train.sh DATA OUTPUT
+# DATA holds the sets of weights/README.md in folders of their own: apoferritin-10146, betagal-10017, no-particles-micassess
+# (NAME.mrc with NAME.star) and structures (.gz and .mrc). It takes some hours on two cores, and 6 GB in OUTPUT. What is done
+# is skipped, and an interrupted training goes on from its last checkpoint, so the script may be run again at any time.
+# THREADS (2) changes the time, no result. EPICKER and TILES name the programs [default: built from this source].
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$2"
+data=$(cd "$1" && pwd) out=$(cd "$2" && pwd) threads=${THREADS:-2}
+if [ -z "${EPICKER:-}" ] || [ -z "${TILES:-}" ]; then
+    (cd "$here" && cargo build --release --bin epicker --example training_tiles)
+    EPICKER=$here/target/release/epicker TILES=$here/target/release/examples/training_tiles
+fi
+cd "$out"
+mkdir -p done logs
+
+# once NAME COMMAND...: runs it, unless that was done.
+once() {
+    local name=$1
+    shift
+    [ -e "done/$name" ] && return
+    echo "$(date +%H:%M) $name"
+    "$@" >> "logs/$name.txt" 2>&1
+    touch "done/$name"
+}
+
+# simulated NAME COUNT SEED TILES-SEED TRUTH OPTIONS...: micrographs of 512 x 512 pixels, each made worse in a way of its own.
+simulated() {
+    local name=$1 count=$2 seed=$3 worse=$4 truth=$5
+    shift 5
+    once "simulate-$name" "$EPICKER" simulate --output "simulated/$name" --count "$count" --size 512 --seed "$seed" --half --overwrite "$@"
+    once "tiles-$name" "$TILES" "simulated/$name" "tiles/$name" --labels "simulated/$name/truth/$truth" --seed "$worse"
+    rm -rf "simulated/$name"
+}
+
+# deal SET: its micrographs by sorted name: train, validate, test, test, train, and again.
+deal() {
+    local set=$1 i=0 file part
+    for file in "$data/$set"/*.mrc; do
+        case $((i % 5)) in 0 | 4) part=train ;; 1) part=validate ;; *) part=test ;; esac
+        mkdir -p "real/$set/$part"
+        ln -sf "$file" "${file%.mrc}.star" "real/$set/$part/"
+        i=$((i + 1))
+    done
+}
+
+# mix NAME SET[:COUNT]...: one folder of links to the tiles of several sets, of each all or the first COUNT.
+mix() {
+    local name=$1 set file
+    shift
+    mkdir -p "mixed/$name"
+    for set in "$@"; do
+        local folder=${set%:*} count=1000000
+        [ "$folder" = "$set" ] || count=${set#*:}
+        for file in $(cd "tiles/$folder" && ls | sed "$((2 * count))q"); do # micrographs and labels, in turn
+            ln -sf "$out/tiles/$folder/$file" "mixed/$name/${folder}_$file"
+        done
+    done
+}
+
+# learn NAME TILES OPTIONS...: trains on mixed/TILES.
+learn() {
+    local name=$1 tiles=$2 resume=()
+    shift 2
+    [ -e "runs/$name/model_last.pth" ] && resume=(--resume)
+    once "train-$name" "$EPICKER" train --data "mixed/$tiles" --label "mixed/$tiles" --exp_id "runs/$name" --frame 512 --batch_size 2 \
+        --train_pct 98 --val_pct 2 --test_pct 0 --seed 1 --threads "$threads" "$@" "${resume[@]}"
+}
+
+# Three kinds of structures: what no model sees, what those that must not know a hollow shell do not see, filaments.
+unseen='1rb8|2j5k|1gme|7cat|1auk'
+shells='6ezm|1ihm|2buk|3j6r|4yvs'
+filaments='4udv|5o3l|6bno|mt14'
+structures() { find -L "$data/structures" -name '*.gz' -o -name '*.mrc' | sort | grep -E "$@"; }
+
+# Particles are 24 pixels wide when they are picked; the network sees 17 to 32, because diameters are guesses.
+wide=(--particle_pixels 17,32)
+simulated kinds 3600 11 1 star "${wide[@]}" --kinds 3600 --shape barrel,rings,domains,oligomer,membrane
+simulated structures 2400 12 2 star "${wide[@]}" --structure $(structures -v "$unseen|$shells|$filaments")
+simulated shells 500 13 7 star "${wide[@]}" --kinds 500 --shape shell
+simulated shell-structures 250 14 8 star "${wide[@]}" --structure $(structures "$shells")
+simulated vesicles 1200 21 3 thi --preset vesicle --particle_pixels 14,80 --crowding 0.08,0.5
+simulated fibers 1000 22 4 thi --preset fiber --particle_pixels 4,18 --kinds 1000 --crowding 0.02,0.15
+
+deal apoferritin-10146
+deal betagal-10017
+rm -f real/betagal-10017/train/*16_51_03* # many of its particles have no label
+mkdir -p real/no-particles
+for file in "$data"/no-particles-micassess/*.mrc; do ln -sf "$file" "${file%.mrc}.star" real/no-particles/; done
+once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin --diameter 84 --to 17,32 --versions 14 --seed 5
+once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --diameter 40.5 --to 17,32 --versions 7 --seed 6
+
+# What the long training begins with has seen neither shells nor real micrographs, so all others may begin with it.
+mix base kinds structures
+learn base base --width 0.25 --particle_size 6 --lr 1e-3 --num_epochs 17 --num_iters 150 --lr_step 99
