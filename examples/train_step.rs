@@ -18,7 +18,8 @@ fn main() -> anyhow::Result<()> {
     println!("{}, {batch} x {side} x {side}: {memory:?}, {} MiB in all", Device::Cpu.describe(), memory.total() >> 20);
     let cells = side / 4 * (side / 4);
     let images: Vec<f32> = noise(batch * side * side, 1).iter().map(|x| 3.0 * x).collect();
-    let mut targets = Targets { heat_map: noise(batch * cells, 2).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new() };
+    let mut targets =
+        Targets { heat_map: noise(batch * cells, 2).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new(), labels: None };
     for i in (7..batch * cells).step_by(91) {
         targets.heat_map[i] = 1.0;
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.75; 2] });

@@ -6,13 +6,14 @@ use epicker::device::gpu::Gpu;
 use epicker::device::{Device, Tensor};
 use epicker::formats::image::{Micrograph, Orientation, Pixels, Samples};
 use epicker::ops::heat_map::PeakMemory;
+use epicker::ops::losses::{Loss, LossValues};
 use epicker::ops::{Agreement, Real, gather, heat_map, losses, map, noise};
 use epicker::pick::compat::Compat;
 use epicker::pick::fourier_crop::crop;
 use epicker::pick::geometry::Geometry;
 use epicker::pick::preprocess::gpu::Preprocessor;
 use epicker::pick::preprocess::{Normalisation, equalise, letterbox, normalise, preprocess, quantise, survey};
-use epicker::train::targets::{Targets, gpu::DeviceTargets};
+use epicker::train::targets::{Labels, Targets, gpu::DeviceTargets};
 use half::f16;
 use hostgpu::{Build, HostGpu, Options};
 
@@ -77,11 +78,11 @@ fn levels_agree(micrograph: &Micrograph, found: &[u8], in_f64: bool, what: &str)
 
 fn prepares_as_the_cpu<T: Real>(build: Build) {
     let gpu = gpu(build);
-    let mut preprocessor = Preprocessor::<T>::new(&gpu, 64).unwrap();
+    let mut preprocessor = Preprocessor::<T>::new(&gpu).unwrap();
     for micrograph in micrographs() {
         let what = format!("{build:?}, {} x {} of {}", micrograph.nx, micrograph.ny, micrograph.pixels.type_name());
         let expected = preprocess(&micrograph, 64, &Compat::default()).unwrap();
-        preprocessor.start(&gpu, &micrograph, &Compat::default()).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        preprocessor.start(&gpu, &micrograph, 64, &Compat::default()).unwrap_or_else(|error| panic!("{what}: {error:#}"));
         let found = preprocessor.finish(&gpu).unwrap();
         assert_eq!((found.geometry, found.constant), (expected.geometry, expected.constant), "{what}");
         assert_eq!(found.warnings, expected.warnings, "{what}");
@@ -107,11 +108,11 @@ fn micrographs_of_every_type_are_prepared_as_on_the_cpu() {
 #[test]
 fn a_micrograph_of_nan_is_refused() {
     let gpu = gpu(Build::Fast);
-    let mut preprocessor = Preprocessor::<f32>::new(&gpu, 64).unwrap();
+    let mut preprocessor = Preprocessor::<f32>::new(&gpu).unwrap();
     let mut pixels = values(64, 64, 1);
     pixels[..41].fill(f32::NAN);
     let micrograph = micrograph(64, 64, Pixels::F32(Samples::from(pixels)));
-    preprocessor.start(&gpu, &micrograph, &Compat::default()).unwrap();
+    preprocessor.start(&gpu, &micrograph, 64, &Compat::default()).unwrap();
     let message = format!("{:#}", preprocessor.finish(&gpu).unwrap_err());
     assert_eq!(message, format!("{:#}", preprocess(&micrograph, 64, &Compat::default()).unwrap_err()));
 }
@@ -161,6 +162,8 @@ fn peaks_are_those_of_the_cpu_however_many_there_are() {
 
 fn draws_as_the_cpu<T: Real>(build: Build) {
     let gpu = gpu(build);
+    // One after the other in the same memory.
+    let mut drawn = DeviceTargets::<T>::new(&gpu).unwrap();
     for (clip, count) in [(false, 30), (true, 300), (false, 0)] {
         let shape @ [n, h, w] = [2, 33, 50];
         let random = noise(5 * count, 6);
@@ -175,7 +178,7 @@ fn draws_as_the_cpu<T: Real>(build: Build) {
         for &(image, corners) in &labels {
             expected.add(image, [h, w], corners, clip);
         }
-        let drawn = DeviceTargets::<T>::draw(&gpu, shape, &labels, clip).unwrap();
+        drawn.draw(&gpu, shape, &Labels { boxes: labels, clip }).unwrap();
         let found = drawn.to_host(&gpu).unwrap();
         assert_eq!(found.objects, expected.objects, "{build:?}");
         // The exponential may differ in the last place of an f64.
@@ -191,7 +194,9 @@ fn draws_as_the_cpu<T: Real>(build: Build) {
         let loss = losses::l1(&wide, &objects, 0.5, &mut exact);
         let device = Device::Gpu(gpu.clone());
         let (map, mut dmap) = (Tensor::flat_on(&device, wide).unwrap(), Tensor::flat_on(&device, vec![T::default(); exact.len()]).unwrap());
-        let found = losses::l1_of_labels(&gpu, map.view(), drawn.labels(), true, 0.5, &mut dmap.view_mut()).unwrap();
+        let mut values = LossValues::new(&device).unwrap();
+        values.l1_of_labels(Loss::Size, map.view(), drawn.labels(), 0.5, &mut dmap.view_mut()).unwrap();
+        let found = values.read().unwrap()(Loss::Size);
         assert!((found - loss).abs() <= 1e-12 * loss, "{build:?}: {found} is not {loss}");
         assert!(dmap.to_vec().unwrap() == exact, "{build:?}");
     }

@@ -152,7 +152,7 @@ fn labels_at_the_border_keep_their_centres() {
             assert_eq!([x as f32 + object.offset[0], y as f32 + object.offset[1]], centre);
             assert_eq!(object.size, [corners[2] - corners[0], corners[3] - corners[1]]);
             if corners.iter().all(|corner| (0.0..=(side_h - 1) as f32).contains(corner)) {
-                assert_eq!(clipped, whole);
+                assert!(clipped.heat_map == whole.heat_map && clipped.objects == whole.objects, "{corners:?}");
                 equal += 1;
             } else {
                 assert_ne!(clipped, whole, "{}: {corners:?}", case.name);

@@ -48,6 +48,73 @@ fn every_op_has_its_room() {
     }
 }
 
+/// Text without comments that begin with `//`.
+fn without_comments(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<&str>>().join("\n")
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The fields of all structs of kernels that are numbers of four bytes: (name, fields).
+fn structs_of_kernels() -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    for path in files("kernels", &[".cu"]) {
+        let text = without_comments(&read(&path));
+        // What stands in the parameters of a KERNEL, those in macros among them.
+        let parameters: String = text.split("KERNEL(").skip(1).map(|part| part.split('{').next().unwrap()).collect();
+        for part in text.split("\nstruct ").skip(1) {
+            let (name, rest) = part.split_once(" {").unwrap();
+            if !parameters.split(|c| !is_word(c)).any(|word| word == name) {
+                continue;
+            }
+            let mut fields = Vec::new();
+            for line in rest.split_once("};").unwrap().0.split(';').map(str::trim).filter(|line| !line.is_empty()) {
+                let (kind, names) = line.split_once(' ').unwrap();
+                assert!(kind == "u32" || kind == "i32", "{}: struct {name}: a field of {kind}", path.display());
+                fields.extend(names.split(',').map(|name| name.trim().to_string()));
+            }
+            found.push((name.to_string(), fields));
+        }
+    }
+    found
+}
+
+#[test]
+fn structs_that_kernels_take_are_those_that_launches_give() {
+    let mut given: Vec<(String, Vec<String>)> = Vec::new();
+    for path in files("src", &[".rs"]) {
+        for part in without_comments(&read(&path)).split("kernel_struct!(").skip(1) {
+            let Some((name, rest)) = part.split_once('{').filter(|(name, _)| name.trim().chars().all(is_word)) else { continue };
+            // Values hold neither braces nor commas outside of parentheses.
+            let (mut depth, mut fields) = (0, vec![String::new()]);
+            for c in rest.split_once('}').unwrap().0.chars() {
+                match c {
+                    '(' | '[' => depth += 1,
+                    ')' | ']' => depth -= 1,
+                    ',' if depth == 0 => fields.push(String::new()),
+                    _ => fields.last_mut().unwrap().push(c),
+                }
+            }
+            let names = fields.iter().map(|field| field.split(':').next().unwrap().trim().to_string());
+            given.push((name.trim().to_string(), names.filter(|name| !name.is_empty()).collect()));
+        }
+    }
+    let structs = structs_of_kernels();
+    assert!(structs.len() >= 13, "{structs:?}");
+    for (name, fields) in &structs {
+        let launches: Vec<_> = given.iter().filter(|(given, _)| given == name).collect();
+        assert!(!launches.is_empty(), "struct {name} of kernels: no launch gives it with kernel_struct!");
+        for (_, given) in launches {
+            assert_eq!(given, fields, "struct {name}: the launch's fields, then the kernel's");
+        }
+    }
+    for (name, _) in &given {
+        assert!(structs.iter().any(|(known, _)| known == name), "kernel_struct!({name}): no kernel takes it");
+    }
+}
+
 #[test]
 fn no_file_names_a_machine() {
     // Written in two parts, so that this file does not find itself.

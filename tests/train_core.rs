@@ -68,7 +68,7 @@ fn batch() -> (Vec<f32>, Targets) {
         offset: [offset[2 * i], offset[2 * i + 1]],
         size: [size[2 * i], size[2 * i + 1]],
     });
-    (narrow("input"), Targets { heat_map: narrow("hm"), objects: objects.collect() })
+    (narrow("input"), Targets { heat_map: narrow("hm"), objects: objects.collect(), labels: None })
 }
 
 fn options(case: &str) -> TrainerOptions {
@@ -251,7 +251,7 @@ fn beside_new_images_an_exemplar_alone_is_compared_with_the_earlier_network() {
         let continual = Continual { compared, feature_weight, pull_weight, ..Continual::new(tiny_old()) };
         let mut trainer = trainer(ReferenceEngine, options, Some(continual));
         let objects = targets.objects.iter().copied().filter(|object| object.image < n).collect();
-        let targets = Targets { heat_map: targets.heat_map[..n * (h / 4) * (w / 4)].to_vec(), objects };
+        let targets = Targets { heat_map: targets.heat_map[..n * (h / 4) * (w / 4)].to_vec(), objects, labels: None };
         trainer.compute_gradients(&images[..n * h * w], &targets, exemplar).unwrap().exemplar
     };
     let alone = distance(Compared::Exemplars, [0.1, 0.0], &[true]);
@@ -353,7 +353,8 @@ fn frames_that_are_not_square_train_as_well() {
     let (n, frame) = (3, [64, 96]);
     let cells = frame[0] / 4 * frame[1] / 4;
     let images: Vec<f32> = epicker::ops::noise(n * frame[0] * frame[1], 3).iter().map(|x| 3.0 * x).collect();
-    let mut targets = Targets { heat_map: epicker::ops::noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new() };
+    let mut targets =
+        Targets { heat_map: epicker::ops::noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new(), labels: None };
     for i in (5..n * cells).step_by(37) {
         targets.heat_map[i] = 1.0;
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.0, 5.5] });
@@ -460,6 +461,7 @@ fn a_smaller_last_batch_is_a_step_like_any_other() {
     let half = Targets {
         heat_map: targets.heat_map[..32 * 32].to_vec(),
         objects: targets.objects.iter().copied().filter(|object| object.image == 0).collect(),
+        labels: None,
     };
     let mut large = trainer(device(), options("particle"), None);
     large.step(&images, &targets, &[false, false], 1e-3).unwrap();

@@ -113,6 +113,20 @@ impl Picker {
         Ok(peaks)
     }
 
+    /// The peaks of an image that is on the picker's GPU when its stream comes to it. Whatever was put into the stream before
+    /// is waited for, too: there is one wait. Panics on the CPU: a programming error.
+    ///
+    /// Shapes: `image` (1, frame, frame, 1), normalised.
+    /// Errors: a launch fails on the device, or work before it did.
+    pub fn run_on_device(&mut self, image: TensorRef) -> Result<Vec<Peak>> {
+        let Some(gpu) = self.gpu().cloned() else { panic!("an image of a GPU on the CPU") };
+        let to = self.plan.image_mut();
+        assert_eq!(to.shape(), image.shape());
+        // SAFETY: both places hold as many values, and nothing of the last image is under way.
+        unsafe { gpu.driver().copy(to.pixel_ptr(0) as u64, image.pixel_ptr(0) as u64, 4 * image.len(), gpu.stream()) }?;
+        self.run_on_gpu()
+    }
+
     /// The peaks of the image that lies where `image_mut` says: on a GPU one launch of all work, one copy back, one wait.
     ///
     /// Errors: a launch fails on the device. On the CPU a programming error and a panic.
@@ -178,6 +192,11 @@ impl Picker {
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         self.plan.device()
+    }
+
+    /// The GPU it runs on, with its stream; none on the CPU.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        self.gpu.as_ref().map(|on| &on.gpu)
     }
 }
 

@@ -11,6 +11,7 @@ use super::heat_map::PeakMemory;
 use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::kernel_struct;
 use anyhow::Result;
 
 /// Gathers the neighbourhoods of the pixels `indices` (row-major) of `inp`.
@@ -80,7 +81,7 @@ fn launch_rows<T: Real>(
     let [_, h, w, c] = inp.shape();
     let group = lanes(c, &[inp, out.as_ref()]);
     let grid = Grid::over(rows * 9 * c / group as usize, THREADS)?;
-    let shape = Arg::value([h, w, c, rows, first].map(|extent| extent as u32));
+    let shape = kernel_struct!(GatherShape { h, w, c, rows, first });
     let (has_found, found) = (Arg::value(u32::from(found.is_some())), found.unwrap_or(Arg::null()));
     let (inp_at, inp_stride, out_stride) = (inp.arg(), inp.stride_arg(), out.stride_arg());
     let args = [shape, Arg::value(group), has_found, inp_at, inp_stride, found, indices, out.arg(), out_stride];

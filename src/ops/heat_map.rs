@@ -10,6 +10,7 @@
 use super::{Agreement, Real, in_value_type, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid, Memory};
 use crate::device::{Device, Tensor, TensorRef};
+use crate::kernel_struct;
 use anyhow::Result;
 
 /// A peak of the heat map, with what the heads say of it. Frame H.
@@ -98,7 +99,7 @@ impl PeakMemory {
     pub fn find<T: Real>(&mut self, gpu: &Gpu, logits: TensorRef<T>) -> Result<()> {
         let [h, w] = self.extent;
         assert_eq!(logits.shape(), [1, h, w, 1], "heat map");
-        let shape = Arg::value([h, w, self.k].map(|extent| extent as u32));
+        let shape = kernel_struct!(HeatMapShape { h, w, k: self.k });
         let (counts, keys) = (Arg::address(self.counts.address()), Arg::address(self.keys.address()));
         let grid = Grid([w.div_ceil(TILE) as u32, h.div_ceil(TILE) as u32, 1]);
         let args = [shape, logits.arg(), logits.stride_arg(), counts, keys];

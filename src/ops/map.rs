@@ -13,6 +13,7 @@ use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::kernel_struct;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -45,7 +46,7 @@ pub fn add<T: Real>(device: &Device, from: TensorRef<T>, to: &mut TensorMut<T>) 
 
 fn launch_add<T: Real>(gpu: &Gpu, from: TensorRef<T>, to: &mut TensorMut<T>) -> Result<()> {
     let group = lanes(from.shape()[3], &[from, to.as_ref()]);
-    let shape = Arg::value([from.layout().pixels(), from.shape()[3]].map(|extent| extent as u32));
+    let shape = kernel_struct!(MapShape { pixels: from.layout().pixels(), c: from.shape()[3] });
     let (from_at, from_stride, to_stride) = (from.arg(), from.stride_arg(), to.stride_arg());
     let args = [shape, Arg::value(group), from_at, from_stride, to.arg(), to_stride];
     // SAFETY: the arguments of the KERNEL line, in its order; both maps have this shape.

@@ -9,6 +9,7 @@
 use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
+use crate::kernel_struct;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -54,7 +55,7 @@ const THREADS: u32 = 256;
 
 /// The kernels' shape struct.
 fn shape_arg(MaxPoolShape { n, h, w, c, window }: MaxPoolShape) -> Arg {
-    Arg::value([n, h, w, c, window].map(|extent| extent as u32))
+    kernel_struct!(MaxPoolShape { n, h, w, c, window })
 }
 
 fn launch_forward<T: Real>(gpu: &Gpu, shape: MaxPoolShape, inp: TensorRef<T>, out: &mut TensorMut<T>) -> Result<()> {

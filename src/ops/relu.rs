@@ -8,8 +8,9 @@
 //! Source: Nair, Hinton 2010, Rectified linear units improve restricted Boltzmann machines.
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
-use crate::device::gpu::{Arg, Gpu, Grid};
+use crate::device::gpu::{Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::kernel_struct;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -43,9 +44,9 @@ pub fn backward<T: Real>(device: &Device, out: TensorRef<T>, dout: &mut TensorMu
 const THREADS: u32 = 256;
 
 fn launch_backward<T: Real>(gpu: &Gpu, out: TensorRef<T>, dout: &mut TensorMut<T>) -> Result<()> {
-    let shape = [out.layout().pixels(), out.shape()[3]].map(|extent| extent as u32);
+    let shape = kernel_struct!(ReluShape { pixels: out.layout().pixels(), c: out.shape()[3] });
     let strides = [out.stride_arg(), dout.stride_arg()];
-    let args = [Arg::value(shape), out.arg(), strides[0], dout.arg(), strides[1]];
+    let args = [shape, out.arg(), strides[0], dout.arg(), strides[1]];
     // SAFETY: the arguments of the KERNEL line, in its order; both maps have these pixels and channels.
     unsafe { gpu.launch("relu_backward", Grid::over(out.len(), THREADS)?, THREADS, &args) }
 }

@@ -18,6 +18,7 @@ use super::{Agreement, Real, backward, in_value_type, lanes, noise, real::conver
 use crate::device::cpu::{InstructionSet, sum_in_parts, with_scratch};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::kernel_struct;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -86,7 +87,7 @@ const MOST_PARTS: usize = 256;
 
 /// The kernels' shape struct.
 fn shape_arg(UpConvShape { n, h, w, c, factor }: UpConvShape) -> Arg {
-    Arg::value([n, h, w, c, factor].map(|extent| extent as u32))
+    kernel_struct!(UpConvShape { n, h, w, c, factor })
 }
 
 /// How far apart taps and channels of the weights are.

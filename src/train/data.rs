@@ -4,7 +4,7 @@ use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
 use super::random::Random;
-use super::targets::{Object, Targets};
+use super::targets::Targets;
 use crate::pick::preprocess::{Normalisation, normalise};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -66,9 +66,7 @@ impl Batch {
     /// The images of this batch, then those of another.
     pub fn followed_by(mut self, other: Batch) -> Batch {
         self.images.extend(other.images);
-        self.targets.heat_map.extend(other.targets.heat_map);
-        let moved = |object: Object| Object { image: self.n + object.image, ..object };
-        self.targets.objects.extend(other.targets.objects.into_iter().map(moved));
+        self.targets.followed_by(self.n, other.targets);
         self.n += other.n;
         self
     }

@@ -1,7 +1,8 @@
 //! One step of training: the network forward, the losses, the network backward, Adam.
 
 pub use super::options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
-use super::targets::Targets;
+use super::targets::gpu::DeviceTargets;
+use super::targets::{Object, Targets};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::formats::pth::{Adam, Moments};
@@ -13,14 +14,15 @@ use crate::net::train_plan::{TrainPlan, TrainPlanOptions};
 use crate::net::train_run::{self, Arena, WantedMaps};
 use crate::net::{Architecture, Mode};
 use crate::ops::adam::{self, AdamStep};
+use crate::ops::losses::{Loss, LossValues, Ranges};
 use crate::ops::real::convert;
-use crate::ops::{Real, losses, map};
+use crate::ops::{Real, map};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// A loss of a map, which adds its gradient.
-type MapLoss<'a, T> = &'a dyn Fn(TensorRef<T>, &mut TensorMut<T>) -> Result<f64>;
+type MapLoss<'a, T> = &'a dyn Fn(&mut LossValues, TensorRef<T>, &mut TensorMut<T>) -> Result<()>;
 
 /// The earlier network of a continual training.
 struct Teacher<T> {
@@ -30,6 +32,10 @@ struct Teacher<T> {
     feature_weight: f64,
     pull_weight: f64,
     compared: Compared,
+    /// The parameters that are pulled towards it.
+    pulled: Ranges,
+    /// Its two feature maps of the images in hand.
+    features: [Buffer<T>; 2],
 }
 
 /// A network in training.
@@ -47,10 +53,21 @@ pub struct Trainer<E: Engine = DeviceEngine> {
     counts: Vec<u64>,
     teacher: Option<Teacher<E::Value>>,
     arena: Arena<E::Value>,
-    /// The targets of the heat map, and a gradient that nobody wants, where the engine computes.
+    /// The targets where the engine computes: copied, or drawn there.
     targets: Buffer<E::Value>,
+    drawn: Option<DeviceTargets<E::Value>>,
+    /// A gradient that nobody wants.
     spare: Buffer<E::Value>,
+    losses: LossValues,
     plans: HashMap<(PlanKind, usize), TrainPlan>,
+}
+
+/// The targets of a step, on the host and where the engine computes.
+struct Answers<'a, T: Real> {
+    targets: &'a Targets,
+    copied: &'a Buffer<T>,
+    /// Holds them where the targets have labels, and there is a GPU.
+    drawn: Option<&'a DeviceTargets<T>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,7 +132,10 @@ impl<E: Engine> Trainer<E> {
         let teacher = match continual {
             Some(Continual { earlier, batch_statistics, feature_scale: scale, feature_weight, pull_weight, compared }) => {
                 let state = NetworkMemory::new(&device, NetworkState::from_state_dict(&layout, &earlier)?)?;
-                Some(Teacher { state, batch_statistics, scale, feature_weight, pull_weight, compared })
+                let pulled = layout.parameters().iter().filter(|entry| is_pulled(&entry.name));
+                let pulled = Ranges::new(&device, pulled.map(|entry| entry.range.clone()).collect())?;
+                let features = [Buffer::zeros(&device, 0)?, Buffer::zeros(&device, 0)?];
+                Some(Teacher { state, batch_statistics, scale, feature_weight, pull_weight, compared, pulled, features })
             }
             None => None,
         };
@@ -127,7 +147,12 @@ impl<E: Engine> Trainer<E> {
             moments: [zeros()?, zeros()?],
             arena: Arena::new(&device)?,
             targets: Buffer::zeros(&device, 0)?,
+            drawn: match &device {
+                Device::Cpu => None,
+                Device::Gpu(gpu) => Some(DeviceTargets::new(gpu)?),
+            },
             spare: Buffer::zeros(&device, 0)?,
+            losses: LossValues::new(&device)?,
             plans: HashMap::new(),
             state: network,
             engine,
@@ -164,9 +189,13 @@ impl<E: Engine> Trainer<E> {
         self.check(images, targets, n)?;
         let compared = self.compared(exemplar);
         let pulled = exemplar.first() == Some(&true);
-        let features = if compared.is_empty() { None } else { Some(self.earlier_features(images, n, &compared)?) };
-        self.set_targets(targets)?;
-        let kind = self.plan(PlanKind::Student { features: features.is_some() }, n)?;
+        let features = !compared.is_empty();
+        if features {
+            self.set_earlier_features(images, n, &compared)?;
+        }
+        self.set_targets(targets, n)?;
+        self.losses.clear()?;
+        let kind = self.plan(PlanKind::Student { features }, n)?;
         let plan = &self.plans[&kind];
         self.gradients.clear(0..self.gradients.len())?;
         self.active.fill(false);
@@ -174,9 +203,9 @@ impl<E: Engine> Trainer<E> {
             step.parameters().for_each(|i| self.active[i] = true);
         }
         let outputs = self.graph.outputs();
-        let (options, teacher) = (&self.options, self.teacher.as_ref().map(|teacher| (teacher.scale, teacher.feature_weight)));
-        let mut found = Losses::default();
-        let device = self.engine.device();
+        let teacher = self.teacher.as_ref();
+        let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
+        let values = &mut self.losses;
         train_run::run(
             &self.engine,
             plan,
@@ -186,17 +215,17 @@ impl<E: Engine> Trainer<E> {
             &mut self.gradients,
             images,
             |maps: &mut WantedMaps<E::Value>| {
-                found = Self::map_losses(device, options, &self.graph, targets, &self.targets, maps, None)?;
-                let Some((earlier, (scale, weight))) = features.as_ref().zip(teacher) else { return Ok(()) };
+                Self::map_losses(values, &self.options, &self.graph, &answers, maps, None)?;
+                let Some(teacher) = teacher.filter(|_| features) else { return Ok(()) };
                 for (id, (earlier, original)) in
-                    [outputs.level5, outputs.up].into_iter().zip(earlier.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
+                    [outputs.level5, outputs.up].into_iter().zip(teacher.features.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
                 {
                     let (map, mut gradient) = maps.with_gradient(id);
                     let len = map.len() / n;
-                    let weight = weight / if scale == FeatureScale::Original { original } else { len } as f64;
+                    let weight = teacher.feature_weight / if teacher.scale == FeatureScale::Original { original } else { len } as f64;
                     for (i, &image) in compared.iter().enumerate() {
                         let (now, then) = (map.image(image), earlier.part(i * len..(i + 1) * len));
-                        found.exemplar += losses::squared_distance_on(device, now, then, weight, &mut gradient.image_mut(image))?;
+                        values.squared_distance(now, then, weight, &mut gradient.image_mut(image))?;
                     }
                 }
                 Ok(())
@@ -206,13 +235,29 @@ impl<E: Engine> Trainer<E> {
             self.state.batches += 1;
         }
         if let Some(teacher) = self.teacher.as_ref().filter(|teacher| pulled && teacher.pull_weight > 0.0) {
-            for (i, entry) in self.layout.parameters().iter().enumerate().filter(|(_, entry)| is_pulled(&entry.name)) {
-                let range = entry.range.clone();
-                let (now, earlier) = (self.state.parameters.part(range.clone()), teacher.state.parameters.part(range.clone()));
-                let gradient = &mut self.gradients.part_mut(range);
-                found.exemplar += losses::squared_distance_on(device, now, earlier, teacher.pull_weight, gradient)?;
-                self.active[i] = true;
+            let (now, earlier) = (self.state.parameters.view(), teacher.state.parameters.view());
+            self.losses.parameter_distance(&teacher.pulled, now, earlier, teacher.pull_weight, &mut self.gradients.view_mut())?;
+            for (active, entry) in self.active.iter_mut().zip(self.layout.parameters()) {
+                *active |= is_pulled(&entry.name);
             }
+        }
+        self.found_losses()
+    }
+
+    /// The losses of the step in hand: the one wait of a step.
+    fn found_losses(&self) -> Result<Losses> {
+        let value = self.losses.read()?;
+        let (weights, vesicles) = (self.options.weights, self.options.mode == Mode::Vesicle);
+        let mut found = Losses {
+            heat_map: value(Loss::HeatMap),
+            offset: value(Loss::Offset),
+            size: value(Loss::Size),
+            exemplar: value(Loss::Distance),
+            ..Losses::default()
+        };
+        found.total = weights.heat_map * found.heat_map + weights.offset * found.offset;
+        if vesicles {
+            found.total += weights.size * found.size;
         }
         found.total += found.exemplar;
         Ok(found)
@@ -249,13 +294,14 @@ impl<E: Engine> Trainer<E> {
     pub fn evaluate(&mut self, images: &[f32], targets: &Targets, n: usize) -> Result<Losses> {
         self.check(images, targets, n)?;
         let kind = self.plan(PlanKind::Evaluation, n)?;
-        self.set_targets(targets)?;
-        let mut found = Losses::default();
+        self.set_targets(targets, n)?;
+        self.losses.clear()?;
         let largest = 2 * targets.heat_map.len();
         if self.spare.len() < largest {
             self.spare = Buffer::zeros(self.engine.device(), largest)?;
         }
-        let spare = &mut self.spare;
+        let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
+        let (spare, values) = (&mut self.spare, &mut self.losses);
         train_run::run(
             &self.engine,
             &self.plans[&kind],
@@ -264,66 +310,65 @@ impl<E: Engine> Trainer<E> {
             &mut self.state,
             &mut self.gradients,
             images,
-            |maps| {
-                let device = self.engine.device();
-                found = Self::map_losses(device, &self.options, &self.graph, targets, &self.targets, maps, Some(&mut *spare))?;
-                Ok(())
-            },
+            |maps| Self::map_losses(values, &self.options, &self.graph, &answers, maps, Some(&mut *spare)),
         )?;
-        Ok(found)
+        self.found_losses()
     }
 
-    /// Copies the targets of the heat map to where the engine computes.
-    fn set_targets(&mut self, targets: &Targets) -> Result<()> {
+    /// Brings the targets to where the engine computes: on a GPU the labels alone, if the targets were drawn from labels.
+    fn set_targets(&mut self, targets: &Targets, n: usize) -> Result<()> {
+        let device = self.engine.device();
+        if let (Device::Gpu(gpu), Some(drawn), Some(labels)) = (device, &mut self.drawn, &targets.labels) {
+            let [h, w] = self.options.frame.map(|extent| extent / 4);
+            return drawn.draw(gpu, [n, h, w], labels);
+        }
         if self.targets.len() < targets.heat_map.len() {
-            self.targets = Buffer::zeros(self.engine.device(), targets.heat_map.len())?;
+            self.targets = Buffer::zeros(device, targets.heat_map.len())?;
         }
         self.targets.write(0, &convert(&targets.heat_map))
     }
 
     /// Losses of the heads, and their gradients; with `spare`, memory for gradients that nobody wants.
     fn map_losses(
-        device: &Device,
+        values: &mut LossValues,
         options: &TrainerOptions,
         graph: &Graph,
-        targets: &Targets,
-        heat_map: &Buffer<E::Value>,
+        answers: &Answers<E::Value>,
         maps: &mut WantedMaps<E::Value>,
         mut spare: Option<&mut Buffer<E::Value>>,
-    ) -> Result<Losses> {
+    ) -> Result<()> {
         let outputs = graph.outputs();
         let [h, w] = options.frame.map(|extent| extent / 4);
-        let weights = options.weights;
+        let (weights, targets) = (options.weights, answers.targets);
+        let drawn = answers.drawn.filter(|_| targets.labels.is_some());
         let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
         let mut with_gradient = |id: NodeId, loss: MapLoss<E::Value>| {
             if let Some(spare) = &mut spare {
                 let map = maps.map(id);
-                return loss(map, &mut spare.at_mut(0, Layout::packed(map.shape())));
+                return loss(values, map, &mut spare.at_mut(0, Layout::packed(map.shape())));
             }
             let (map, mut gradient) = maps.with_gradient(id);
-            loss(map, &mut gradient)
+            loss(values, map, &mut gradient)
         };
-        let mut found = Losses {
-            heat_map: with_gradient(outputs.heat_map, &|logits, gradient| {
-                let wanted = heat_map.at(0, logits.layout());
-                losses::heat_map_on(device, kind, logits, wanted, weights.heat_map, gradient)
-            })?,
-            ..Losses::default()
+        with_gradient(outputs.heat_map, &|values, logits, gradient| {
+            let wanted = drawn.map_or_else(|| answers.copied.at(0, logits.layout()), DeviceTargets::heat_map);
+            values.heat_map(kind, logits, wanted, weights.heat_map, gradient)
+        })?;
+        let mut distance = |id: NodeId, loss: Loss, weight: f64, wanted: &dyn Fn(&Object) -> [f32; 2]| {
+            with_gradient(id, &|values, map, gradient| {
+                if let Some(drawn) = drawn {
+                    return values.l1_of_labels(loss, map, drawn.labels(), weight, gradient);
+                }
+                let objects: Vec<(usize, [f32; 2])> =
+                    targets.objects.iter().map(|object| (object.image * h * w + object.index, wanted(object))).collect();
+                values.l1(loss, map, &objects, weight, gradient)
+            })
         };
-        let mut distance = |id: NodeId, weight: f64, wanted: &dyn Fn(&super::targets::Object) -> [f32; 2]| {
-            let objects: Vec<(usize, [f32; 2])> =
-                targets.objects.iter().map(|object| (object.image * h * w + object.index, wanted(object))).collect();
-            with_gradient(id, &|map, gradient| losses::l1_on(device, map, &objects, weight, gradient))
-        };
-        found.offset = distance(outputs.offset, weights.offset, &|object| object.offset)?;
+        distance(outputs.offset, Loss::Offset, weights.offset, &|object| object.offset)?;
         if options.mode == Mode::Vesicle {
-            found.size = distance(outputs.size, weights.size, &|object| object.size)?;
+            distance(outputs.size, Loss::Size, weights.size, &|object| object.size)?;
         }
-        found.total = weights.heat_map * found.heat_map + weights.offset * found.offset;
-        if options.mode == Mode::Vesicle {
-            found.total += weights.size * found.size;
-        }
-        Ok(found)
+        Ok(())
     }
 
     /// Images whose features are compared with the earlier network's.
@@ -333,34 +378,26 @@ impl<E: Engine> Trainer<E> {
         (0..exemplar.len()).filter(|&image| all || exemplar[image]).collect()
     }
 
-    /// The two feature maps of the earlier network, for some of `n` images.
-    fn earlier_features(&mut self, images: &[f32], n: usize, wanted: &[usize]) -> Result<Vec<Buffer<E::Value>>> {
+    /// Keeps the two feature maps of the earlier network, for some of `n` images.
+    fn set_earlier_features(&mut self, images: &[f32], n: usize, wanted: &[usize]) -> Result<()> {
         let kind = self.plan(PlanKind::Teacher, wanted.len())?;
         let len = images.len() / n;
         let images: Vec<f32> = wanted.iter().flat_map(|&image| &images[image * len..(image + 1) * len]).copied().collect();
-        let Some(teacher) = &mut self.teacher else { return Ok(Vec::new()) };
+        let Some(Teacher { state, features, .. }) = &mut self.teacher else { return Ok(()) };
         let outputs = self.graph.outputs();
-        let mut found = Vec::new();
         let device = self.engine.device();
-        train_run::run(
-            &self.engine,
-            &self.plans[&kind],
-            &self.layout,
-            &mut self.arena,
-            &mut teacher.state,
-            &mut self.gradients,
-            &images,
-            |maps| {
-                for id in [outputs.level5, outputs.up] {
-                    let map = maps.map(id);
-                    let mut copy = Buffer::zeros(device, map.len())?;
-                    map::add(device, map, &mut copy.at_mut(0, Layout::packed(map.shape())))?;
-                    found.push(copy);
+        train_run::run(&self.engine, &self.plans[&kind], &self.layout, &mut self.arena, state, &mut self.gradients, &images, |maps| {
+            for (id, kept) in [outputs.level5, outputs.up].into_iter().zip(&mut *features) {
+                let map = maps.map(id);
+                if kept.len() < map.len() {
+                    *kept = Buffer::zeros(device, map.len())?;
+                } else {
+                    kept.clear(0..map.len())?;
                 }
-                Ok(())
-            },
-        )?;
-        Ok(found)
+                map::add(device, map, &mut kept.at_mut(0, Layout::packed(map.shape())))?;
+            }
+            Ok(())
+        })
     }
 
     /// Makes the plan of this kind for `n` images, if there is none yet.

@@ -25,15 +25,26 @@ pub struct Targets {
     pub heat_map: Vec<f32>,
     /// All objects of all images; several may share a cell.
     pub objects: Vec<Object>,
+    /// The labels of all objects, where nothing but labels was drawn: a GPU draws them itself.
+    pub labels: Option<Labels>,
 }
 
 /// A box on the heat map: left, top, right and bottom, heat-map pixels.
 pub type CornersH = [f32; 4];
 
+/// Labels of a batch.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Labels {
+    /// Which image of the batch, and the box.
+    pub boxes: Vec<(usize, CornersH)>,
+    /// As in `Targets::add`.
+    pub clip: bool,
+}
+
 impl Targets {
     /// Images without labels.
     pub fn new([n, h, w]: [usize; 3]) -> Self {
-        Targets { heat_map: vec![0.0; n * h * w], objects: Vec::new() }
+        Targets { heat_map: vec![0.0; n * h * w], objects: Vec::new(), labels: Some(Labels::default()) }
     }
 
     /// Draws a label into an image of the batch, a heat map of [h, w]; false if it lies outside.
@@ -42,6 +53,7 @@ impl Targets {
     /// (`--compat clip-centre`). Without it the label counts if its centre is inside, and keeps centre and size.
     pub fn add(&mut self, image: usize, [h, w]: [usize; 2], corners: CornersH, clip: bool) -> bool {
         let [mut x1, mut y1, mut x2, mut y2] = corners;
+        let label = Labels { boxes: vec![(image, corners)], clip };
         if clip {
             let limit = |value: f32, cells: usize| value.clamp(0.0, cells.saturating_sub(1) as f32);
             (x1, y1, x2, y2) = (limit(x1, w), limit(y1, h), limit(x2, w), limit(y2, h));
@@ -58,7 +70,32 @@ impl Targets {
         draw_gaussian(&mut self.heat_map[image * h * w..(image + 1) * h * w], [h, w], [column, row], radius);
         let offset = [centre[0] - column as f32, centre[1] - row as f32];
         self.objects.push(Object { image, index: row * w + column, offset, size });
+        self.add_labels(Some(label));
         true
+    }
+
+    /// The targets of these images, then those of another batch.
+    ///
+    /// `n`: how many images these are of.
+    pub fn followed_by(&mut self, n: usize, other: Targets) {
+        self.heat_map.extend(other.heat_map);
+        self.objects.extend(other.objects.into_iter().map(|object| Object { image: n + object.image, ..object }));
+        let moved = |(image, corners)| (n + image, corners);
+        let labels = other.labels.map(|labels| Labels { boxes: labels.boxes.into_iter().map(moved).collect(), ..labels });
+        if n == 0 { self.labels = labels } else { self.add_labels(labels) }
+    }
+
+    /// Labels that are clipped and labels that are not cannot be drawn together.
+    fn add_labels(&mut self, other: Option<Labels>) {
+        self.labels = match (self.labels.take(), other) {
+            (Some(these), Some(other)) if other.boxes.is_empty() => Some(these),
+            (Some(these), Some(other)) if these.boxes.is_empty() => Some(other),
+            (Some(mut these), Some(other)) if these.clip == other.clip => {
+                these.boxes.extend(other.boxes);
+                Some(these)
+            }
+            _ => None,
+        };
     }
 
     /// The middle radius of the objects' Gaussians; 1, as for the original's boxes, without objects.

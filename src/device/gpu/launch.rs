@@ -30,6 +30,17 @@ impl Grid {
     }
 }
 
+/// A shape struct of a kernel as an argument of its launch: the struct's name in the .cu, and its fields in their order, all
+/// of four bytes. `tests/tidy.rs` holds them against the .cu.
+#[macro_export]
+macro_rules! kernel_struct {
+    ($name:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $crate::device::gpu::Arg::value([$($crate::kernel_struct!(@value $field $($value)?) as u32),*])
+    };
+    (@value $field:ident) => { $field };
+    (@value $field:ident $value:expr) => { $value };
+}
+
 /// An argument of a kernel: a number, a shape struct, or an address. Holds its value.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {

@@ -1,6 +1,6 @@
 //! Memory of the GPU, and host memory that copies reach directly: given back when dropped.
 
-use super::Gpu;
+use super::{Arg, Gpu};
 use anyhow::{Context, Result};
 
 /// Memory of the GPU.
@@ -72,6 +72,28 @@ impl Memory {
         unsafe { gpu.driver().upload(self.address, from.pointer, from.bytes, gpu.stream()) }
     }
 
+    /// Copies the first `bytes` bytes into pinned memory, when the stream comes to it. Panics if there are not as many: a
+    /// programming error.
+    ///
+    /// # Safety
+    /// `to` lives, and is not touched, until the stream has been waited for.
+    pub unsafe fn put_download(&self, gpu: &Gpu, bytes: usize, to: &mut Pinned) -> Result<()> {
+        assert!(bytes <= self.bytes && bytes <= to.bytes, "{bytes} of {} bytes into {}", self.bytes, to.bytes);
+        // SAFETY: both places hold as much; the caller keeps `to`.
+        unsafe { gpu.driver().download(to.pointer, self.address, bytes, gpu.stream()) }
+    }
+
+    /// Copies the first `bytes` bytes of pinned memory here, when the stream comes to it. Panics if there are not as many: a
+    /// programming error.
+    ///
+    /// # Safety
+    /// `from` stays as it is until the stream has been waited for.
+    pub unsafe fn put_upload(&mut self, gpu: &Gpu, bytes: usize, from: &Pinned) -> Result<()> {
+        assert!(bytes <= self.bytes && bytes <= from.bytes, "{bytes} of {} bytes into {}", from.bytes, self.bytes);
+        // SAFETY: both places hold as much; the caller keeps `from`.
+        unsafe { gpu.driver().upload(self.address, from.pointer, bytes, gpu.stream()) }
+    }
+
     /// Sets `bytes` bytes from `offset` on to 0. Panics if there are not as many: a programming error.
     pub fn clear(&mut self, gpu: &Gpu, offset: usize, bytes: usize) -> Result<()> {
         assert!(offset + bytes <= self.bytes, "{offset} + {bytes} of {} bytes", self.bytes);
@@ -84,6 +106,36 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: it was allocated by this driver, and nobody has its address any more; the driver waits for work.
         unsafe { self.gpu.driver().free(self.address) };
+    }
+}
+
+/// Memory that grows, and keeps nothing when it does.
+#[derive(Debug, Default)]
+pub struct Room(Option<Memory>);
+
+impl Room {
+    /// At least as many bytes.
+    ///
+    /// Errors: there is not as much.
+    pub fn of(&mut self, gpu: &Gpu, bytes: usize) -> Result<&mut Memory> {
+        let memory = match self.0.take() {
+            Some(memory) if memory.bytes >= bytes => memory,
+            old => {
+                drop(old); // freed before the new one is asked for
+                Memory::new(gpu, bytes)?
+            }
+        };
+        Ok(self.0.insert(memory))
+    }
+
+    /// What there is; none before it was first asked for.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.0.as_ref()
+    }
+
+    /// The first byte, as an argument of a kernel.
+    pub fn arg(&self) -> Arg {
+        Arg::address(self.0.as_ref().map_or(0, Memory::address))
     }
 }
 
@@ -109,6 +161,20 @@ impl Pinned {
         // SAFETY: as many bytes were just allocated.
         unsafe { pointer.write_bytes(0, bytes) };
         Ok(Pinned { gpu: gpu.clone(), pointer, bytes })
+    }
+
+    /// At least `bytes` bytes in `place`: what is there, if it is large enough.
+    ///
+    /// Errors: there is not as much.
+    pub fn grown<'a>(place: &'a mut Option<Pinned>, gpu: &Gpu, bytes: usize) -> Result<&'a mut Pinned> {
+        let pinned = match place.take() {
+            Some(pinned) if pinned.bytes >= bytes => pinned,
+            old => {
+                drop(old); // freed before the new one is asked for
+                Pinned::new(gpu, bytes)?
+            }
+        };
+        Ok(place.insert(pinned))
     }
 
     /// Its bytes.

@@ -11,7 +11,7 @@ pub mod nvrtc;
 pub mod pack;
 
 pub use launch::{Arg, Grid};
-pub use memory::{Memory, Pinned};
+pub use memory::{Memory, Pinned, Room};
 
 use anyhow::{Context, Result, bail};
 use driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
@@ -161,6 +161,11 @@ impl Gpu {
         let moment = Moment { gpu: self.clone(), event: self.device.driver.create_event()? };
         self.device.driver.record(moment.event, self.stream)?;
         Ok(moment)
+    }
+
+    /// The same moment again, later: now.
+    pub fn record_again(&self, moment: &Moment) -> Result<()> {
+        self.device.driver.record(moment.event, self.stream)
     }
 
     /// What is put into this stream from now on starts after `moment`.

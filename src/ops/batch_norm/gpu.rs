@@ -4,6 +4,7 @@ use super::training::MOMENTUM;
 use super::{EPSILON, Norm, RunningStatistics};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
+use crate::kernel_struct;
 use crate::ops::{Real, doubles, doubles_len, lanes};
 use anyhow::Result;
 
@@ -44,7 +45,7 @@ impl Spread {
     }
 
     fn shape(&self) -> Arg {
-        Arg::value([self.pixels, self.c, self.columns, self.parts].map(|extent| extent as u32))
+        kernel_struct!(BatchNormShape { pixels: self.pixels, c: self.c, columns: self.columns, parts: self.parts })
     }
 
     fn group(&self) -> Arg {

@@ -3,6 +3,7 @@
 use super::{ConvShape, Epilogue};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::kernel_struct;
 use crate::ops::Real;
 use anyhow::{Result, ensure};
 
@@ -220,10 +221,25 @@ impl ConvWindow {
     fn arg(&self) -> Arg {
         let ConvWindow { n, inp_h, inp_w, inp_c, taps_y, taps_x, first_y, first_x, step, h, w, .. } = *self;
         let ConvWindow { out_h, out_w, out_c, out_y, out_x, out_step, .. } = *self;
-        let [n, inp_h, inp_w, inp_c, taps_y, taps_x, step, h, w] = [n, inp_h, inp_w, inp_c, taps_y, taps_x, step, h, w].map(|x| x as u32);
-        let [out_h, out_w, out_c, out_y, out_x, out_step] = [out_h, out_w, out_c, out_y, out_x, out_step].map(|x| x as u32);
-        let [first_y, first_x] = [first_y, first_x].map(|x| x as i32 as u32);
-        Arg::value([n, inp_h, inp_w, inp_c, taps_y, taps_x, first_y, first_x, step, h, w, out_h, out_w, out_c, out_y, out_x, out_step])
+        kernel_struct!(ConvWindow {
+            n,
+            inp_h,
+            inp_w,
+            inp_c,
+            taps_y,
+            taps_x,
+            first_y,
+            first_x,
+            step,
+            h,
+            w,
+            out_h,
+            out_w,
+            out_c,
+            out_y,
+            out_x,
+            out_step
+        })
     }
 
     /// Pixels that are computed.
@@ -253,8 +269,7 @@ impl ConvTaps {
 
     fn arg(&self) -> Arg {
         let ConvTaps { co, ci, kernel, taps_y, taps_x, first_y, first_x, step } = *self;
-        let [co, ci, kernel, taps_y, taps_x, first_y, first_x] = [co, ci, kernel, taps_y, taps_x, first_y, first_x].map(|x| x as u32);
-        Arg::value([co, ci, kernel, taps_y, taps_x, first_y, first_x, step as i32 as u32])
+        kernel_struct!(ConvTaps { co, ci, kernel, taps_y, taps_x, first_y, first_x, step })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{DeformConvShape, Gradients, TAPS};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
+use crate::kernel_struct;
 use crate::ops::Real;
 use crate::ops::conv::gpu::{
     GpuPanels, OUT_BY_FOUR, PixelParts, Room, WITH_RELU, WeightParts, backward_rows_len, by_four, check_places, pack_backward_rows,
@@ -22,7 +23,7 @@ const WITH_BIAS: u32 = 1;
 
 /// The kernels' shape struct.
 fn shape_arg(DeformConvShape { n, h, w, ci, co }: DeformConvShape) -> Arg {
-    Arg::value([n, h, w, ci, co].map(|extent| extent as u32))
+    kernel_struct!(DeformConvShape { n, h, w, ci, co })
 }
 
 /// Blocks of tiles over pixels in one direction.

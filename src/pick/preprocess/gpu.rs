@@ -6,9 +6,10 @@
 //! the crop is in f32, less the mean.
 
 use super::{CONSTANT_WARNING, Normalisation, Prepared, clip_warning, letterbox_positions, normalise_table, warn_of_bad};
-use crate::device::gpu::{Arg, Gpu, Grid, Memory};
+use crate::device::gpu::{Arg, Gpu, Grid, Memory, Pinned, Room};
 use crate::device::{Buffer, Device, TensorRef, tensor::Layout};
 use crate::formats::image::{Micrograph, Pixels};
+use crate::kernel_struct;
 use crate::ops::Real;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::fourier_crop::operators::{Operators, RANK};
@@ -90,24 +91,9 @@ impl<T: Real> Fixed<T> {
     }
 }
 
-/// Memory that grows, and keeps nothing when it does.
-#[derive(Debug)]
-struct Room(Option<Memory>);
-
-impl Room {
-    fn of(&mut self, gpu: &Gpu, bytes: usize) -> Result<Arg> {
-        if self.0.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-            self.0 = None; // the old block is freed before the new one is asked for
-            self.0 = Some(Memory::new(gpu, bytes)?);
-        }
-        Ok(Arg::address(self.0.as_ref().map_or(0, Memory::address)))
-    }
-}
-
 /// Pre-processing on a GPU, for micrographs one after the other. Several of them share the operators.
 #[derive(Debug)]
 pub struct Preprocessor<T: Real = f32> {
-    frame: usize,
     fixed: Arc<Mutex<Vec<Arc<Fixed<T>>>>>,
     /// The geometry of the micrograph in hand, and its number of pixels.
     current: Option<Arc<Fixed<T>>>,
@@ -126,31 +112,41 @@ pub struct Preprocessor<T: Real = f32> {
     histogram: Memory,
     inputs: Memory,
     image: Buffer<T>,
+    /// Host memory on the way to the device and back: the file's pixels; the survey; what is shown of frame D.
+    staging: Option<Pinned>,
+    survey: Pinned,
+    shown: Option<Pinned>,
+    /// The work of the micrograph in hand has not been waited for; and frame D will come back with the survey.
+    is_under_way: bool,
+    with_shown: bool,
 }
 
 impl<T: Real> Preprocessor<T> {
-    /// For frames of `frame` x `frame`.
+    /// With the memory that every micrograph needs.
     ///
     /// Errors: the device has not as much memory.
-    pub fn new(gpu: &Gpu, frame: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu) -> Result<Self> {
         let mut inputs = Memory::new(gpu, 4 * 256)?;
         inputs.upload(gpu, 0, bytemuck::cast_slice(&normalise_table(Normalisation::Picking)))?;
-        let room = || Room(None);
         Ok(Preprocessor {
-            frame,
             fixed: Arc::default(),
             current: None,
-            file: room(),
-            x: room(),
-            middle: room(),
-            parts: room(),
-            image_d: room(),
-            levels: room(),
-            equalised: room(),
+            file: Room::default(),
+            x: Room::default(),
+            middle: Room::default(),
+            parts: Room::default(),
+            image_d: Room::default(),
+            levels: Room::default(),
+            equalised: Room::default(),
             numbers: Memory::new(gpu, 8 * (SURVEY + 3 + 5 * MOST_PARTS))?,
             histogram: Memory::new(gpu, 4 * 256 + 256)?,
             inputs,
-            image: Buffer::unset(&Device::Gpu(gpu.clone()), frame * frame)?,
+            image: Buffer::unset(&Device::Gpu(gpu.clone()), 0)?,
+            staging: None,
+            survey: Pinned::new(gpu, 8 * SURVEY)?,
+            shown: None,
+            is_under_way: false,
+            with_shown: false,
         })
     }
 
@@ -158,7 +154,7 @@ impl<T: Real> Preprocessor<T> {
     ///
     /// Errors: the device has not as much memory.
     pub fn another(&self, gpu: &Gpu) -> Result<Self> {
-        Ok(Preprocessor { fixed: Arc::clone(&self.fixed), ..Self::new(gpu, self.frame)? })
+        Ok(Preprocessor { fixed: Arc::clone(&self.fixed), ..Self::new(gpu)? })
     }
 
     /// The operators of a geometry: those of the last few are kept.
@@ -179,8 +175,11 @@ impl<T: Real> Preprocessor<T> {
     ///
     /// Shapes: nx x ny pixels of frame M into `frame` x `frame` of frame N.
     /// Errors: the micrograph does not suit the GPU (see `suits`), its sizes do not fit, or a launch fails.
-    pub fn start(&mut self, gpu: &Gpu, micrograph: &Micrograph, compat: &Compat) -> Result<()> {
-        let geometry = Geometry::new(micrograph.nx, micrograph.ny, self.frame);
+    pub fn start(&mut self, gpu: &Gpu, micrograph: &Micrograph, frame: usize, compat: &Compat) -> Result<()> {
+        if self.is_under_way {
+            gpu.synchronize()?; // the pinned memory is written below
+        }
+        let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
         let Geometry { nx, ny, frame, height_d } = geometry;
         let pixels = nx * ny;
         ensure!(
@@ -192,40 +191,45 @@ impl<T: Real> Preprocessor<T> {
             anyhow::bail!("pixels of {}: not prepared on the GPU; expected what `suits` says", micrograph.pixels.type_name());
         };
         let fixed = self.fixed(gpu, geometry)?;
-        let file = self.file.of(gpu, bytes.len().next_multiple_of(4))?;
-        if let Some(memory) = &mut self.file.0 {
-            memory.upload(gpu, 0, bytes)?;
-        }
+        let staging = Pinned::grown(&mut self.staging, gpu, bytes.len())?;
+        staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        self.is_under_way = true;
+        // SAFETY: the pinned memory is written again after a wait.
+        unsafe { self.file.of(gpu, bytes.len().next_multiple_of(4))?.put_upload(gpu, bytes.len(), staging) }?;
+        let file = self.file.arg();
         let work = Work { gpu, pixels, kind, file, numbers: self.numbers.address() };
         work.survey(!compat.has(Fault::HotPixel))?;
         let value = size_of::<T>();
-        let x = self.x.of(gpu, value * pixels)?;
+        let x = argument(self.x.of(gpu, value * pixels)?, 0);
         let args = [count(pixels), Arg::value(kind), file, work.number(0), x];
         // SAFETY: the arguments of the KERNEL line, in its order; the memory holds as many pixels.
         unsafe { gpu.launch("preprocess_adjust", Grid::over(pixels, THREADS)?, THREADS, &args) }?;
 
         let middle = self.middle.of(gpu, value * (ny + RANK) * frame)?;
-        let middle_end = Arg::address(self.middle.0.as_ref().map_or(0, Memory::address) + (value * ny * frame) as u64);
+        let (middle, middle_end) = (argument(middle, 0), argument(middle, value * ny * frame));
         let most_parts = ny.max(nx).div_ceil(PART_ROWS) * RANK * nx.max(frame);
         let parts = self.parts.of(gpu, value * (most_parts + RANK * nx))?;
-        let sums = Arg::address(self.parts.0.as_ref().map_or(0, Memory::address) + (value * most_parts) as u64);
+        let (parts, sums) = (argument(parts, 0), argument(parts, value * most_parts));
         work.product([ny, frame, nx], x, fixed.columns_re.view().arg(), middle)?;
         work.vectors([nx, ny], fixed.vectors.view().arg(), x, parts, sums)?;
         work.vectors([frame, nx], sums, fixed.columns_im.view().arg(), parts, middle_end)?;
-        let image_d = self.image_d.of(gpu, value * height_d * frame)?;
+        let image_d = argument(self.image_d.of(gpu, value * height_d * frame)?, 0);
         work.product([height_d, frame, ny + RANK], fixed.rows.view().arg(), middle, image_d)?;
 
         let cells = height_d * frame;
-        let (levels, equalised) = (self.levels.of(gpu, cells)?, self.equalised.of(gpu, cells)?);
-        let (histogram, table) = (Arg::address(self.histogram.address()), Arg::address(self.histogram.address() + 4 * 256));
+        let (levels, equalised) = (argument(self.levels.of(gpu, cells)?, 0), argument(self.equalised.of(gpu, cells)?, 0));
+        let (histogram, table) = (argument(&self.histogram, 0), argument(&self.histogram, 4 * 256));
         work.quantise(cells, image_d, levels, histogram)?;
         // SAFETY: the arguments of the KERNEL lines, in their order; frame D has this many levels.
         unsafe {
             gpu.launch("preprocess_equalise_table", Grid([1, 1, 1]), 32, &[histogram, table])?;
             gpu.launch("preprocess_equalise", Grid::over(cells, THREADS)?, THREADS, &[count(cells), table, levels, equalised])?;
         }
+        if self.image.len() < frame * frame {
+            self.image = Buffer::unset(&Device::Gpu(gpu.clone()), frame * frame)?;
+        }
         let (columns_n, rows_n) = (Arg::address(fixed.columns_n.address()), Arg::address(fixed.rows_n.address()));
-        let (shape, inputs) = (Arg::value([frame as u32, height_d as u32]), Arg::address(self.inputs.address()));
+        let (shape, inputs) = (kernel_struct!(PreprocessFrame { frame, height: height_d }), Arg::address(self.inputs.address()));
         let args = [shape, equalised, columns_n, rows_n, inputs, self.image.view_mut().arg()];
         // SAFETY: as above; the lists have a value for each column and row of frame N.
         unsafe { gpu.launch("preprocess_letterbox", Grid::over(frame * frame, THREADS)?, THREADS, &args) }?;
@@ -233,19 +237,50 @@ impl<T: Real> Preprocessor<T> {
         Ok(())
     }
 
+    /// Sizes of all frames of the micrograph in hand.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.current.as_ref().map(|fixed| fixed.geometry)
+    }
+
     /// The network's input, (1, frame, frame, 1), once the work is done.
     pub fn image(&self) -> TensorRef<'_, T> {
-        self.image.at(0, Layout::packed([1, self.frame, self.frame, 1]))
+        let frame = self.geometry().map_or(0, |geometry| geometry.frame);
+        self.image.at(0, Layout::packed([1, frame, frame, 1]))
     }
 
     /// Waits, and says of the micrograph in hand what `preprocess` says; the image stays on the GPU, so `image` is empty.
     ///
-    /// Errors: 1 % or more of the pixels are no numbers, or the work failed.
-    pub fn finish(&self, gpu: &Gpu) -> Result<Prepared> {
-        let Some(fixed) = &self.current else { anyhow::bail!("no micrograph was started") };
-        let geometry = fixed.geometry;
-        let mut survey = [0.0_f64; SURVEY];
-        self.numbers.download(gpu, 0, bytemuck::cast_slice_mut(&mut survey))?;
+    /// Errors: as `prepared`.
+    pub fn finish(&mut self, gpu: &Gpu) -> Result<Prepared> {
+        self.put_read_back(gpu, true)?;
+        gpu.synchronize()?;
+        self.prepared()
+    }
+
+    /// Puts the copies of what `prepared` says into the stream of `gpu`, which has waited for the work; those of frame D after
+    /// equalising only if it is to be shown.
+    ///
+    /// Errors: the device fails.
+    pub fn put_read_back(&mut self, gpu: &Gpu, shown: bool) -> Result<()> {
+        self.with_shown = shown;
+        // SAFETY: the pinned memory is read after a wait, and written again only then.
+        unsafe { self.numbers.put_download(gpu, 8 * SURVEY, &mut self.survey) }?;
+        let cells = self.cells();
+        if let Some(memory) = self.equalised.memory().filter(|_| shown) {
+            // SAFETY: as above.
+            unsafe { memory.put_download(gpu, cells, Pinned::grown(&mut self.shown, gpu, cells)?) }?;
+        }
+        Ok(())
+    }
+
+    /// What `preprocess` says of the micrograph in hand, after `put_read_back` and a wait; the image stays on the GPU, so
+    /// `image` is empty, and so is what is not to be shown.
+    ///
+    /// Errors: 1 % or more of the pixels are no numbers, or no micrograph was started.
+    pub fn prepared(&mut self) -> Result<Prepared> {
+        let Some(geometry) = self.geometry() else { anyhow::bail!("no micrograph was started") };
+        self.is_under_way = false;
+        let survey: &[f64] = bytemuck::cast_slice(self.survey.bytes());
         let mut warnings = Vec::new();
         let pixels = geometry.nx * geometry.ny;
         warn_of_bad(pixels - survey[COUNT] as usize, pixels, &mut warnings)?;
@@ -256,7 +291,8 @@ impl<T: Real> Preprocessor<T> {
         if constant {
             warnings.push(CONSTANT_WARNING.to_owned());
         }
-        let equalised = self.read(gpu, &self.equalised)?;
+        let shown = self.shown.as_ref().filter(|_| self.with_shown);
+        let equalised = shown.map_or_else(Vec::new, |shown| shown.bytes()[..self.cells()].to_vec());
         Ok(Prepared { geometry, image: Vec::new(), equalised, constant, warnings })
     }
 
@@ -264,17 +300,22 @@ impl<T: Real> Preprocessor<T> {
     ///
     /// Errors: the work failed.
     pub fn levels(&self, gpu: &Gpu) -> Result<Vec<u8>> {
-        self.read(gpu, &self.levels)
-    }
-
-    fn read(&self, gpu: &Gpu, room: &Room) -> Result<Vec<u8>> {
-        let cells = self.current.as_ref().map_or(0, |fixed| fixed.geometry.frame * fixed.geometry.height_d);
-        let mut levels = vec![0; cells];
-        if let Some(memory) = &room.0 {
+        let mut levels = vec![0; self.cells()];
+        if let Some(memory) = self.levels.memory() {
             memory.download(gpu, 0, &mut levels)?;
         }
         Ok(levels)
     }
+
+    /// Pixels of frame D.
+    fn cells(&self) -> usize {
+        self.geometry().map_or(0, |geometry| geometry.frame * geometry.height_d)
+    }
+}
+
+/// The address of a byte of some memory.
+fn argument(memory: &Memory, offset: usize) -> Arg {
+    Arg::address(memory.address() + offset as u64)
 }
 
 fn count(values: usize) -> Arg {
@@ -324,7 +365,7 @@ impl Work<'_> {
 
     /// out (rows, columns) = a (rows, depth) b (depth, columns).
     fn product(&self, [rows, columns, depth]: [usize; 3], a: Arg, b: Arg, out: Arg) -> Result<()> {
-        let shape = Arg::value([rows, columns, depth].map(|extent| extent as u32));
+        let shape = kernel_struct!(PreprocessProduct { rows, columns, depth });
         let grid = Grid([columns.div_ceil(TILE) as u32, rows.div_ceil(TILE) as u32, 1]);
         // SAFETY: the arguments of the KERNEL line, in its order; the matrices have these extents.
         unsafe { self.gpu.launch("preprocess_product", grid, THREADS, &[shape, a, b, out]) }
@@ -332,7 +373,7 @@ impl Work<'_> {
 
     /// out (2, columns) = v (2, depth) b (depth, columns), by way of parts.
     fn vectors(&self, [columns, depth]: [usize; 2], v: Arg, b: Arg, partial: Arg, out: Arg) -> Result<()> {
-        let shape = Arg::value([RANK, columns, depth].map(|extent| extent as u32));
+        let shape = kernel_struct!(PreprocessProduct { rows: RANK, columns, depth });
         let parts = depth.div_ceil(PART_ROWS);
         let grid = Grid([columns.div_ceil(THREADS as usize) as u32, parts as u32, 1]);
         // SAFETY: the arguments of the KERNEL lines, in their order; there is room for the parts.
