@@ -5,9 +5,11 @@
 
 mod common;
 
+use anyhow::Context;
 use epicker::device::Device;
 use epicker::formats::candidates::Candidate;
-use epicker::formats::image::{ReadOptions, read_micrograph};
+use epicker::formats::coordinates::Kind;
+use epicker::formats::image::{ReadOptions, Sections};
 use epicker::formats::model_file::load_model_file;
 use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
 use epicker::net::graph::NodeId;
@@ -20,12 +22,17 @@ use epicker::ops::losses::HeatMapLoss;
 use epicker::ops::{Real, noise};
 use epicker::pick::compat::Compat;
 use epicker::pick::decode::candidates;
-use epicker::pick::preprocess::preprocess;
+use epicker::pick::filter::Limits;
+use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
+use epicker::pick::preprocess::slots::Slots;
+use epicker::pick::run::{self, Job, Settings, WrittenSide};
+use epicker::pick::scale::{Chosen as ByWhom, Scale};
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, Calls, HostGpu, Options};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const TINY: Architecture = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 };
 
@@ -189,7 +196,7 @@ fn in_f64_the_networks_maps_are_the_references() {
 
 fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
     let cells = h / 4 * (w / 4);
-    let mut targets = Targets { heat_map: noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new() };
+    let mut targets = Targets { heat_map: noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new(), labels: None };
     for i in (5..n * cells).step_by(37) {
         targets.heat_map[i] = 1.0;
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.0, 5.5] });
@@ -329,28 +336,184 @@ fn the_losses_of_three_epochs_are_the_cpus() {
     assert!(means[2][0] < 0.8 * means[0][0], "nothing was learnt: {means:?}");
 }
 
-#[test]
-fn a_small_micrographs_picks_are_the_cpus() {
-    let model = Model::load(&golden("models/trained.pth")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("small.mrc");
-    std::fs::write(&path, common::micrographs::small("gpu", [200, 170])).unwrap();
-    let micrograph = read_micrograph(&path, &ReadOptions::default()).unwrap();
-    let (frame, compat) = (256, Compat::default());
-    let ready = preprocess(&micrograph, frame, &compat).unwrap();
-    let picks = |device: &Device| {
-        let mut picker = Picker::new(device, &model, PickerOptions { frame, sizes: false, k: 500 }).unwrap();
-        let found = candidates(&picker.run(&ready.image).unwrap(), &ready.geometry, &compat);
-        found.into_iter().filter(|pick| pick.score > 0.3).collect::<Vec<_>>()
-    };
-    let (expected, found) = (picks(&Device::Cpu), picks(&device(Build::Fast)));
-    assert!(!expected.is_empty(), "nothing is picked");
-    assert_eq!(found.len(), expected.len());
-    for pick in &expected {
-        let near = |other: &&Candidate| (other.x - pick.x).abs() <= 0.5 && (other.y - pick.y).abs() <= 0.5;
-        let other = found.iter().find(near).unwrap_or_else(|| panic!("{pick:?} was not picked"));
-        assert!((other.score - pick.score).abs() <= 1e-3, "{other:?}, expected {pick:?}");
+/// Two images with labels, some of them in one cell.
+fn labelled(clip: bool) -> Targets {
+    let [h, w] = FRAME.map(|extent| extent / 4);
+    let mut targets = Targets::new([2, h, w]);
+    for (i, x) in noise(3 * 20, 9).chunks_exact(3).enumerate() {
+        let [x, y, side] = [(x[0] + 0.5) * w as f32, (x[1] + 0.5) * h as f32, 3.0 + 2.0 * x[2]];
+        targets.add(i % 2, [h, w], [x - side, y - side, x + side, y + 0.5 * side], clip);
     }
+    targets
+}
+
+#[test]
+fn a_step_on_labels_is_the_step_on_their_targets() {
+    let (images, _) = batch(2, FRAME);
+    for clip in [false, true] {
+        let run = |targets: &Targets| {
+            let mut trainer = trainer(DeviceEngine::<f32>::on(device(Build::Fast)), &TRAIN_CASES[0]);
+            let losses = trainer.step(&images, targets, &[false, false], 1e-3).unwrap();
+            let evaluated = trainer.evaluate(&images, targets, 2).unwrap();
+            (losses, evaluated, trainer.state().unwrap().parameters)
+        };
+        let targets = labelled(clip);
+        assert!(targets.objects.len() > 5 && targets.labels.as_ref().unwrap().boxes.len() == targets.objects.len());
+        assert!(run(&targets) == run(&Targets { labels: None, ..targets.clone() }), "clip {clip}");
+    }
+}
+
+#[test]
+fn a_step_of_training_waits_once_and_allocates_nothing() {
+    let (images, targets) = (batch(2, FRAME).0, labelled(false));
+    let (device, host) = host(Build::Fast);
+    for (case, teacher) in [(&TRAIN_CASES[0], 1), (&TRAIN_CASES[1], 0)] {
+        let mut trainer = trainer(DeviceEngine::<f32>::on(device.clone()), case);
+        trainer.step(&images, &targets, &case.exemplars, 1e-3).unwrap();
+        host.take_calls();
+        trainer.step(&images, &targets, &case.exemplars, 1e-3).unwrap();
+        let calls = host.take_calls();
+        // The images, for the teacher again; of the labels their images and their boxes. All losses come back together.
+        let expected = Calls { launches: calls.launches, uploads: 3 + teacher, downloads: 1, synchronisations: 1, ..Calls::default() };
+        assert_eq!(calls, expected);
+    }
+}
+
+/// Small micrographs of several types and shapes; one of equal pixels, one of NaN.
+fn micrographs(folder: &Path) -> Vec<Job> {
+    let pixels = |size: [usize; 2]| common::micrographs::small_pixels("gpu", size);
+    let of_f32 = |pixels: Vec<f32>| pixels.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let of_i16 = |pixels: Vec<f32>| pixels.iter().flat_map(|x| ((100.0 * x) as i16).to_le_bytes()).collect::<Vec<u8>>();
+    let mut hot = pixels([170, 200]);
+    (hot[77], hot[20_000]) = (1e6, f32::NAN);
+    let files = [
+        ("floats", [200, 170], 2, of_f32(pixels([200, 170]))),
+        ("words", [200, 170], 1, of_i16(pixels([200, 170]))),
+        ("equal", [64, 64], 2, of_f32(vec![3.5; 64 * 64])),
+        ("hot", [170, 200], 2, of_f32(hot)),
+        ("nan", [64, 64], 2, of_f32(vec![f32::NAN; 64 * 64])),
+        ("again", [200, 170], 2, of_f32(pixels([200, 170]))),
+    ];
+    let job = |(name, size, mode, bytes): (&str, [usize; 2], i32, Vec<u8>)| {
+        let path = folder.join(format!("{name}.mrc"));
+        std::fs::write(&path, common::micrographs::mrc(size, mode, 1.5, &bytes)).unwrap();
+        let (name, output) = (name.to_string(), folder.join(format!("{name}.thi")));
+        Job { path, output, candidates: None, picture: None, sections: Sections::Mean, name, pixel_size_angstrom: None }
+    };
+    files.into_iter().map(job).collect()
+}
+
+const PICK_FRAME: usize = 256;
+
+fn settings() -> Settings {
+    let limits = Limits { k: 500, vis_thresh: 0.3, edge: 0.0, min_distance: 0.0 };
+    let rule = OutputRule {
+        kind: Kind::Particle,
+        output_type: OutputType::Thi,
+        subpixel: true,
+        ang_thresh_rad: 0.3,
+        tracer: Tracer::default(),
+        helix: Helix::StartEnd,
+        compat: Compat::default(),
+    };
+    Settings {
+        limits,
+        distance_sides: None,
+        rule,
+        scale: Scale::Fixed { frame: PICK_FRAME, by: ByWhom::ByUser },
+        side_n_px: 19.0,
+        written_side: WrittenSide::OfNetwork,
+        read: ReadOptions::default(),
+        floor: 0.3,
+        cap: 500,
+        facts: Default::default(),
+        report: None,
+    }
+}
+
+/// Candidates above 0.3 and warnings of every micrograph, or what is wrong with it; the way of `epicker pick`.
+fn picked(device: &Device, jobs: &[Job]) -> Vec<Result<(Vec<Candidate>, Vec<String>), String>> {
+    let model = Model::load(&golden("models/trained.pth")).unwrap();
+    let mut picker = Picker::new(device, &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let slots = picker.gpu().map(|gpu| Slots::new(gpu).unwrap());
+    let (settings, mut all) = (settings(), Vec::new());
+    run::ahead(
+        jobs,
+        || false,
+        |job| run::prepare(job, &settings, slots.as_ref()),
+        |job, ready| {
+            let one = ready.and_then(|mut ready| {
+                let peaks = ready.peaks(&mut picker).with_context(|| job.path.display().to_string())?;
+                run::finish(job, &ready, &peaks, &settings)?;
+                let found = candidates(&peaks, &ready.geometry(), &Compat::default());
+                Ok((found.into_iter().filter(|pick| pick.score > 0.3).collect(), ready.warnings))
+            });
+            all.push(one.map_err(|error: anyhow::Error| format!("{error:#}")));
+        },
+    );
+    all
+}
+
+#[test]
+fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = micrographs(folder.path());
+    let (expected, found) = (picked(&Device::Cpu, &jobs), picked(&device(Build::Fast), &jobs));
+    assert_eq!(found.len(), jobs.len());
+    for ((job, expected), found) in jobs.iter().zip(&expected).zip(&found) {
+        let ((expected, said), (found, found_said)) = match (expected, found) {
+            (Ok(expected), Ok(found)) => (expected, found),
+            (expected, found) => {
+                assert_eq!(found.as_ref().err(), expected.as_ref().err(), "{}", job.name);
+                assert_eq!(job.name, "nan");
+                continue;
+            }
+        };
+        assert_eq!(found_said, said, "{}", job.name);
+        assert_eq!(expected.is_empty(), job.name == "equal", "{}: {} picks", job.name, expected.len());
+        assert_eq!(found.len(), expected.len(), "{}", job.name);
+        for pick in expected {
+            let near = |other: &&Candidate| (other.x - pick.x).abs() <= 0.5 && (other.y - pick.y).abs() <= 0.5;
+            let other = found.iter().find(near).unwrap_or_else(|| panic!("{}: {pick:?} was not picked", job.name));
+            assert!((other.score - pick.score).abs() <= 1e-3, "{}: {other:?}, expected {pick:?}", job.name);
+        }
+    }
+    // A stopped batch leaves no place taken: whoever waits for one goes on.
+    let model = Model::load(&golden("models/trained.pth")).unwrap();
+    let picker = Picker::new(&device(Build::Fast), &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let slots = Slots::new(picker.gpu().unwrap()).unwrap();
+    let stop = AtomicBool::new(false);
+    let prepare = |job: &Job| run::prepare(job, &settings(), Some(&slots)).map(|_| ());
+    run::ahead(&jobs, || stop.load(Ordering::Relaxed), prepare, |_, _| stop.store(true, Ordering::Relaxed));
+    let kept = |job: &Job| run::prepare(job, &settings(), Some(&slots));
+    stop.store(false, Ordering::Relaxed);
+    run::ahead(&jobs, || stop.load(Ordering::Relaxed), kept, |_, _| stop.store(true, Ordering::Relaxed));
+}
+
+#[test]
+fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = &micrographs(folder.path())[0];
+    let (device, host) = host(Build::Fast);
+    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let mut picker = Picker::new(&device, &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
+    let slots = Slots::new(picker.gpu().unwrap()).unwrap();
+    let mut one = || {
+        let mut ready = run::prepare(job, &settings(), Some(&slots)).unwrap();
+        let prepared = host.take_calls();
+        let peaks = ready.peaks(&mut picker).unwrap();
+        (prepared, host.take_calls(), peaks)
+    };
+    // Both places, and the network step by step, then captured.
+    let first = one().2;
+    (one(), one(), one());
+    let (prepared, picked, peaks) = one();
+    // The file's pixels go up, and nobody waits for what is done with them.
+    assert_eq!(prepared, Calls { uploads: 1, launches: prepared.launches, ..Calls::default() });
+    assert!((20..40).contains(&prepared.launches), "{} launches", prepared.launches);
+    // The survey comes back beside what the graph brings.
+    assert_eq!(picked, Calls { graph_launches: 1, downloads: 1, synchronisations: 1, ..Calls::default() });
+    assert!(!peaks.is_empty() && peaks == first);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn picked() -> &'static BTreeMap<String, Picked> {
             assert_eq!(sha256, recipe.sha256, "the formula makes another micrograph {letter}");
             let path = folder.path().join(format!("{}.mrc", recipe.name));
             std::fs::write(&path, bytes).unwrap();
-            let ready = prepare(&job(path, PathBuf::new()), &settings(any_run, Compat::all())).unwrap();
+            let ready = prepare(&job(path, PathBuf::new()), &settings(any_run, Compat::all()), None).unwrap();
             let mut peaks = picker.run(ready.image()).unwrap();
             if letter != "c" {
                 peaks.iter_mut().for_each(|peak| peak.size = None); // only c is for vesicles
@@ -145,7 +145,7 @@ fn a_constant_of_100_sigma_changes_no_pick() {
     let mut picks = |bytes: &[u8]| {
         let job = job(folder.path().join("c.mrc"), folder.path().join("c.thi"));
         std::fs::write(&job.path, bytes).unwrap();
-        let ready = prepare(&job, &settings).unwrap();
+        let ready = prepare(&job, &settings, None).unwrap();
         let peaks = picker.run(ready.image()).unwrap();
         finish(&job, &ready, &peaks, &settings).unwrap();
         rows(&std::fs::read_to_string(&job.output).unwrap())

@@ -8,6 +8,7 @@ use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::pickers::most_peaks;
 use crate::net::{Model, Picker, PickerOptions};
+use crate::pick::preprocess::slots::Slots;
 use crate::pick::run::{self, Job, Settings, WrittenSide};
 use crate::pick::scale::{Chosen, Scale};
 use anyhow::{Context, Result};
@@ -135,15 +136,16 @@ fn pipeline(picker: &mut Picker, args: &BenchArgs, frame: usize) -> Result<Pipel
         facts: Default::default(),
         report: None,
     };
+    let slots = picker.gpu().map(Slots::new).transpose()?;
     let mut result = Ok(());
     let start = Instant::now();
     run::ahead(
         &jobs,
         || false,
-        |job| run::prepare(job, &settings),
+        |job| run::prepare(job, &settings, slots.as_ref()),
         |job, ready| {
-            let one = ready.and_then(|ready| {
-                let peaks = picker.run(ready.image())?;
+            let one = ready.and_then(|mut ready| {
+                let peaks = ready.peaks(picker)?;
                 run::finish(job, &ready, &peaks, &settings)
             });
             if let (Err(error), Ok(())) = (one, &result) {

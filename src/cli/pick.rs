@@ -15,6 +15,7 @@ use crate::io::model_source::ModelSource;
 use crate::net::{Model, Pickers};
 use crate::pick::filter::Limits;
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
+use crate::pick::preprocess::slots::Slots;
 use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
@@ -162,6 +163,10 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     if let Scale::Fixed { frame, .. } = settings.scale {
         pickers.get(frame).or_usage()?;
     }
+    let slots = match &chosen.device {
+        Device::Cpu => None,
+        Device::Gpu(gpu) => Some(Slots::new(gpu).or_usage()?),
+    };
     plan::make_folder(batch.folder(&args.output, relion)).or_usage()?;
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
@@ -176,7 +181,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     run::ahead(
         &batch.jobs,
         || interrupt.load(Ordering::Relaxed) || is_aborted(),
-        |job| run::prepare(job, &settings),
+        |job| run::prepare(job, &settings, slots.as_ref()),
         |job, ready| {
             if let Ok(ready) = &ready
                 && told != Some(ready.frame())
@@ -241,13 +246,10 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 
 /// network -> decode -> filter -> write; the number of picks.
 fn pick_one(job: &Job, ready: Result<run::Ready>, pickers: &mut Pickers, settings: &Settings, progress: &Progress) -> Result<run::Found> {
-    let ready = ready?;
-    ready.warnings.iter().for_each(|warning| progress.warn(warning));
+    let mut ready = ready?;
     let start = std::time::Instant::now();
-    let peaks = match ready.is_constant() {
-        true => Vec::new(),
-        false => pickers.get(ready.frame()).and_then(|picker| picker.run(ready.image())).with_context(|| job.name.clone())?,
-    };
+    let peaks = pickers.get(ready.frame()).and_then(|picker| ready.peaks(picker)).with_context(|| job.name.clone())?;
+    ready.warnings.iter().for_each(|warning| progress.warn(warning));
     let network_seconds = start.elapsed().as_secs_f64();
     let found = run::finish(job, &ready, &peaks, settings)?;
     let fields = json!({

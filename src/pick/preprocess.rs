@@ -5,6 +5,7 @@
 //! on them. Source: docs/formats.md, "Frames".
 
 pub mod gpu;
+pub mod slots;
 
 use crate::formats::image::{Micrograph, Pixels, Sample};
 use crate::pick::compat::{Compat, Fault};
@@ -27,6 +28,13 @@ pub struct Prepared {
     pub constant: bool,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// Of a micrograph that is being prepared elsewhere.
+    pub(crate) fn to_come(geometry: Geometry) -> Self {
+        Prepared { geometry, image: Vec::new(), equalised: Vec::new(), constant: false, warnings: Vec::new() }
+    }
 }
 
 /// Mean and deviation that grey levels are normalised with.

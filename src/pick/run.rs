@@ -6,6 +6,7 @@
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
+use crate::net::Picker;
 use crate::net::pickers::most_peaks;
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
@@ -14,11 +15,14 @@ use crate::pick::draw;
 use crate::pick::filter::{LIMITS_WIDTH, Limits, filter, filter_d};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{self, OutputRule, Pick};
+use crate::pick::preprocess::gpu::suits;
+use crate::pick::preprocess::slots::{OnGpu, Slots};
 use crate::pick::preprocess::{Prepared, preprocess};
 use crate::pick::report::Entry;
 use crate::pick::scale::Scale;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -174,13 +178,17 @@ impl Settings {
 }
 
 /// A micrograph, ready for the network, with what its outputs need.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ready {
     prepared: Prepared,
+    /// A GPU prepares it: what it finds is in `prepared` after `peaks`.
+    on_gpu: Option<OnGpu>,
     pixel_size_angstrom: Option<f64>,
     /// What only this micrograph's candidates file says.
     facts: Facts,
-    /// What the user should know, one line each.
+    /// The file's name, for messages.
+    name: String,
+    /// What the user should know, one line each; complete after `peaks`.
     pub warnings: Vec<String>,
     /// Why the frame is what it is, where that was chosen.
     pub reason: Option<String>,
@@ -189,9 +197,27 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// The network's input: frame x frame values, row after row.
+    /// network -> decode: the peaks, in descending order of score; none where all pixels are equal.
+    ///
+    /// Errors: the device fails; or 1 % or more of the pixels are no numbers, where a GPU was to prepare them.
+    pub fn peaks(&mut self, picker: &mut Picker) -> Result<Vec<Peak>> {
+        let Some(on_gpu) = self.on_gpu.take() else {
+            return if self.is_constant() { Ok(Vec::new()) } else { picker.run(self.image()) };
+        };
+        let (prepared, peaks) = on_gpu.peaks(picker)?;
+        self.warnings.extend(prepared.warnings.iter().map(|text| format!("{}: {text}", self.name)));
+        self.prepared = prepared;
+        Ok(peaks)
+    }
+
+    /// The network's input: frame x frame values, row after row; empty where a GPU has it.
     pub fn image(&self) -> &[f32] {
         &self.prepared.image
+    }
+
+    /// Sizes of all frames.
+    pub fn geometry(&self) -> Geometry {
+        self.prepared.geometry
     }
 
     /// Width of D; width and height of N.
@@ -205,10 +231,10 @@ impl Ready {
     }
 }
 
-/// read -> preprocess.
+/// read -> preprocess; with `slots` on a GPU where it can, without waiting for it.
 ///
 /// Errors: the micrograph cannot be read or used; the message names it.
-pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
+pub fn prepare(job: &Job, settings: &Settings, slots: Option<&Arc<Slots>>) -> Result<Ready> {
     let start = Instant::now();
     let name = || job.path.display().to_string();
     let read = ReadOptions { sections: job.sections, ..settings.read };
@@ -217,7 +243,15 @@ pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
     let size = [micrograph.nx, micrograph.ny];
     let frame = settings.scale.frame(size, pixel_size_angstrom).with_context(name)?;
     let reason = settings.scale.reason(frame, size, pixel_size_angstrom);
-    let prepared = preprocess(&micrograph, frame, &settings.rule.compat).with_context(name)?;
+    let (compat, is_shown) = (&settings.rule.compat, job.picture.is_some() || settings.report.is_some());
+    let on_gpu = match slots.filter(|_| suits(&micrograph.pixels, compat)) {
+        Some(slots) => Some(slots.prepare(&micrograph, frame, compat, is_shown).with_context(name)?),
+        None => None,
+    };
+    let prepared = match &on_gpu {
+        Some(on_gpu) => Prepared::to_come(on_gpu.geometry()),
+        None => preprocess(&micrograph, frame, compat).with_context(name)?,
+    };
     let mut facts = Facts::default();
     facts.set(key::MICROGRAPH, &job.name);
     facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&job.path).map_or(0, |metadata| metadata.len()));
@@ -229,7 +263,7 @@ pub fn prepare(job: &Job, settings: &Settings) -> Result<Ready> {
     facts.set(key::NET_SIZE_X, prepared.geometry.frame);
     facts.set("NetSizeY", prepared.geometry.height_d);
     let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
-    Ok(Ready { prepared, pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
+    Ok(Ready { prepared, on_gpu, name: name(), pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
 }
 
 fn sections_text(which: Sections, count: usize) -> String {

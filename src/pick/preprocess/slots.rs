@@ -1,0 +1,129 @@
+//! Micrographs on their way through a GPU: two places, so that the next one is uploaded and pre-processed on a stream of its
+//! own while the network works on this one.
+
+use super::Prepared;
+use super::gpu::Preprocessor;
+use crate::device::gpu::{Gpu, Moment};
+use crate::formats::image::Micrograph;
+use crate::net::Picker;
+use crate::ops::heat_map::Peak;
+use crate::pick::compat::Compat;
+use crate::pick::geometry::Geometry;
+use anyhow::{Context, Result};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// The places, and their stream.
+#[derive(Debug)]
+pub struct Slots {
+    free: Mutex<Vec<Slot>>,
+    one_is_free: Condvar,
+    gpu: Gpu,
+}
+
+#[derive(Debug)]
+struct Slot {
+    preprocessor: Preprocessor,
+    /// The image is there.
+    ready: Moment,
+}
+
+/// A micrograph in one of the places, which is free again when this is dropped.
+#[derive(Debug)]
+pub struct OnGpu {
+    slots: Arc<Slots>,
+    slot: Option<Slot>,
+    geometry: Geometry,
+    is_shown: bool,
+    /// Its work has been waited for.
+    is_done: bool,
+}
+
+impl Slots {
+    /// Two free places.
+    ///
+    /// Errors: the device has not as much memory.
+    pub fn new(gpu: &Gpu) -> Result<Arc<Self>> {
+        let gpu = gpu.on_stream(gpu.driver().create_stream()?);
+        let slots = Slots { free: Mutex::default(), one_is_free: Condvar::new(), gpu };
+        let first = Preprocessor::new(&slots.gpu)?;
+        let second = first.another(&slots.gpu)?;
+        for preprocessor in [first, second] {
+            let slot = Slot { preprocessor, ready: slots.gpu.record()? };
+            slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        }
+        Ok(Arc::new(slots))
+    }
+
+    /// Waits for a free place, and puts all work of pre-processing into the stream. `is_shown`: frame D comes back, too.
+    ///
+    /// Errors: as `Preprocessor::start`.
+    pub fn prepare(self: &Arc<Self>, micrograph: &Micrograph, frame: usize, compat: &Compat, is_shown: bool) -> Result<OnGpu> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = loop {
+            match free.pop() {
+                Some(slot) => break slot,
+                None => free = self.one_is_free.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(free);
+        let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
+        let mut on = OnGpu { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_done: false };
+        if let Some(slot) = &mut on.slot {
+            slot.preprocessor.start(&self.gpu, micrograph, frame, compat)?;
+            self.gpu.record_again(&slot.ready)?;
+        }
+        Ok(on)
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.gpu.driver().destroy_stream(self.gpu.stream());
+    }
+}
+
+impl OnGpu {
+    /// Sizes of all frames.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// network -> decode, on the picker's stream: what `preprocess` says of the micrograph, and its peaks, of which one
+    /// without any difference between its pixels has none. The place is free then.
+    ///
+    /// Errors: 1 % or more of the pixels are no numbers, or the device fails.
+    pub fn peaks(mut self, picker: &mut Picker) -> Result<(Prepared, Vec<Peak>)> {
+        let mut slot = self.slot.take().context("a micrograph that was picked before")?;
+        let gpu = picker.gpu().context("a micrograph on a GPU, and a picker on the CPU")?.clone();
+        let found = self.peaks_of(&mut slot, &gpu, picker);
+        if !self.is_done {
+            // What was put into the stream may still write to the place; the error is the one above.
+            let _ = gpu.synchronize();
+        }
+        self.slot = Some(slot);
+        found
+    }
+
+    fn peaks_of(&mut self, slot: &mut Slot, gpu: &Gpu, picker: &mut Picker) -> Result<(Prepared, Vec<Peak>)> {
+        let Slot { preprocessor, ready } = slot;
+        gpu.wait_for(ready)?;
+        preprocessor.put_read_back(gpu, self.is_shown)?;
+        let peaks = picker.run_on_device(preprocessor.image())?;
+        self.is_done = true;
+        let prepared = preprocessor.prepared()?;
+        let peaks = if prepared.constant { Vec::new() } else { peaks };
+        Ok((prepared, peaks))
+    }
+}
+
+impl Drop for OnGpu {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if !self.is_done {
+            // Whoever comes next writes to the pinned memory; an error of this work is that of nobody.
+            let _ = slot.ready.synchronize();
+        }
+        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.slots.one_is_free.notify_one();
+    }
+}
