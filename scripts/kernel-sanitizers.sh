@@ -7,17 +7,29 @@ cd "$(dirname "$0")/.."
 tests=("$@")
 [ "${#tests[@]}" -gt 0 ] || tests=(max_pool relu up_conv batch_norm heat_map gather adam map losses)
 
+# Leaks are not looked for: the test's own process ends with threads still there. The program around the kernels is not
+# instrumented, so what it does with memory is not looked at either.
+under() {
+    local kind=$1
+    shift
+    ASAN_OPTIONS=detect_leaks=0:handle_segv=0:detect_stack_use_after_return=0 \
+        TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0 \
+        LD_PRELOAD=$(g++ -print-file-name="lib${kind:0:1}san.so") setarch -R "$@"
+}
+
 for kind in address thread; do
     echo "== $kind sanitizer"
-    binary=$(HOSTGPU_SANITIZE=$kind cargo test --test gpu_ops --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
-    library=$(g++ -print-file-name="lib${kind:0:1}san.so")
+    executables=$(HOSTGPU_SANITIZE=$kind cargo test --test gpu_ops --test gpu_faults --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+    ops=$(grep gpu_ops <<< "$executables") faults=$(grep gpu_faults <<< "$executables")
+    # The sanitizer sees what is planted for it, and nothing where nothing is.
+    planted=planted_overrun words="AddressSanitizer: heap-buffer-overflow"
+    [ "$kind" = address ] || planted=planted_race words="ThreadSanitizer: data race"
+    report=$(under "$kind" "$faults" --ignored --exact "$planted" 2>&1) && { echo "$planted: nothing was reported"; exit 1; }
+    grep --max-count=1 "$words" <<< "$report" || { echo "$planted: no '$words' in:"; echo "$report"; exit 1; }
+    under "$kind" "$faults" --ignored --exact sound_twins
     for name in "${tests[@]}"; do
-        # Leaks are not looked for: the test's own process ends with threads still there. The program around the kernels is
-        # not instrumented, so what it does with memory is not looked at either.
-        ASAN_OPTIONS=detect_leaks=0:handle_segv=0:detect_stack_use_after_return=0 \
-            TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:report_signal_unsafe=0 \
-            LD_PRELOAD=$library setarch -R "$binary" --test-threads=1 "$name"
+        under "$kind" "$ops" --test-threads=1 "$name"
     done
 done
-echo "no sanitizer reported anything; building the tests again as they were"
-cargo test --test gpu_ops --no-run
+echo "no sanitizer reported anything but what was planted; building the tests again as they were"
+cargo test --test gpu_ops --test gpu_faults --no-run

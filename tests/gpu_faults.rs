@@ -69,6 +69,40 @@ fn two_writers_of_one_shared_value_are_reported() {
     );
 }
 
+/// Launches three blocks on values of 0.
+fn launch_blocks(name: &'static str, flags: u32) -> Result<(), String> {
+    let gpu = gpu();
+    let mut out = Tensor::flat_on(&Device::Gpu(gpu.clone()), vec![0.0_f32; 64]).unwrap();
+    for _ in 0..2 {
+        // SAFETY: the executor checks all of it; that is what is tested.
+        unsafe { gpu.launch(name, Grid([3, 1, 1]), 64, &[shape(64, flags), out.view_mut().arg()]) }
+            .map_err(|error| format!("{error:#}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn blocks_that_touch_one_value_of_global_memory_are_reported() {
+    // The second launch touches what the first one did: launches are in order.
+    assert_eq!(launch_blocks("fault_two_blocks", SOUND), Ok(()));
+    let writes = launch_blocks("fault_two_blocks", FAULTY);
+    reported(writes, &["race: writes parameter 1 (`out`) at index 0", "of the grid writes in the same launch"]);
+    assert_eq!(launch_blocks("fault_count", SOUND), Ok(()));
+    reported(launch_blocks("fault_read_of_a_block", FAULTY), &["race: ", "parameter 1 (`out`) at index ", "in the same launch"]);
+}
+
+#[test]
+fn threads_that_touch_one_value_of_global_memory_between_two_barriers_are_reported() {
+    assert_eq!(launch("fault_global_reverse", &[shape(64, SOUND)], None, 64), Ok(()));
+    let report = launch("fault_global_reverse", &[shape(64, FAULTY)], None, 64);
+    reported(report, &["race: ", "parameter 1 (`out`)", "before the next barrier"]);
+    assert_eq!(launch("fault_count", &[shape(64, SOUND)], None, 64), Ok(()));
+    reported(
+        launch("fault_count", &[shape(64, FAULTY)], None, 64),
+        &["race: ", "parameter 1 (`out`) at index 0", "before the next barrier"],
+    );
+}
+
 #[test]
 fn an_overrun_of_shared_memory_is_reported() {
     assert_eq!(launch("fault_shared_overrun", &[shape(0, SOUND)], None, 1), Ok(()));
@@ -145,4 +179,23 @@ fn memory_that_is_refused_and_copies_that_do_not_fit_are_reported() {
     assert_eq!(host.memory_in_use(), 1000);
     drop(tensor);
     assert_eq!(host.memory_in_use(), 0);
+}
+
+#[test]
+#[ignore = "a sanitizer has to report it: scripts/kernel-sanitizers.sh"]
+fn planted_race() {
+    assert_eq!(launch("fault_two_tiles", &[shape(64, FAULTY)], Some(128), 64), Ok(()));
+}
+
+#[test]
+#[ignore = "a sanitizer has to report it: scripts/kernel-sanitizers.sh"]
+fn planted_overrun() {
+    assert_eq!(launch("fault_copy", &[shape(4000, 0)], Some(40), 4000), Ok(()));
+}
+
+#[test]
+#[ignore = "no sanitizer may report it: scripts/kernel-sanitizers.sh"]
+fn sound_twins() {
+    assert_eq!(launch("fault_two_tiles", &[shape(64, SOUND)], Some(128), 64), Ok(()));
+    assert_eq!(launch("fault_copy", &[shape(40, 0)], Some(40), 40), Ok(()));
 }

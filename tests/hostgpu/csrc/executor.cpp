@@ -69,6 +69,7 @@ struct HostJob {
     const HostParameter* parameters;
     u32 grid[3];
     u32 shared_limit;
+    u32 launch;
     u64 seed;
     u64 next_block;
     u32 failed;
@@ -442,6 +443,7 @@ extern "C" __attribute__((visibility("default"))) void hostgpu_run(void* pointer
     }
     host_thread.threads = w->threads;
     memcpy(host_thread.grid, job->grid, sizeof(job->grid));
+    host_thread.launch = job->launch;
 #if defined(HOST_TSAN)
     w->scheduler_tsan = __tsan_get_current_fiber();
 #endif
@@ -450,6 +452,7 @@ extern "C" __attribute__((visibility("default"))) void hostgpu_run(void* pointer
         u64 i = __atomic_fetch_add(&job->next_block, 1, __ATOMIC_RELAXED);
         if (i >= blocks || __atomic_load_n(&job->failed, __ATOMIC_RELAXED)) break;
         if (job->seed & 1) i = blocks - 1 - i;
+        host_thread.flat_block = (u32)i;
         host_thread.block[0] = (u32)(i % job->grid[0]);
         host_thread.block[1] = (u32)(i / job->grid[0] % job->grid[1]);
         host_thread.block[2] = (u32)(i / job->grid[0] / job->grid[1]);

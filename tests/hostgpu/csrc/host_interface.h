@@ -5,12 +5,18 @@
 #include <cstdint>
 #endif
 
+// Who last wrote four bytes of global memory, and who last read them; see HostToucher. Workers share them.
+struct HostWord {
+    uint64_t writer, reader;
+};
+
 // An argument as the launch gives it: a value, or a place in memory. The executor's and this header's; C layout.
 struct HostParameter {
     const void* value;      // of a number or struct
     char* data;             // first byte of the allocation; null for the address 0
     uint64_t offset, bytes; // of the address in the allocation, and the allocation's length
     unsigned char* written; // a flag for each of its bytes; null where nothing is checked
+    HostWord* words;        // of each four bytes; null where nothing is checked
 };
 
 struct HostKernel {
@@ -27,6 +33,7 @@ struct HostKernel {
 struct HostThread {
     uint32_t thread, threads;
     uint32_t block[3], grid[3];
+    uint32_t launch, flat_block; // the launch's number; the block's, over the whole grid
 };
 extern __attribute__((tls_model("initial-exec"))) __thread HostThread host_thread;
 

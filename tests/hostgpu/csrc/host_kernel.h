@@ -1,7 +1,8 @@
 // The bodies of kernel.h on the host: what a kernel says, executed by executor.cpp with real barriers.
 //
 // HOST_CHECKED: pointers and shared memory are classes that check every access: bounds, alignment, bytes that were never
-// written, and values that two threads touch between the same two barriers. A value read from memory that can also be
+// written, and values that two threads touch between the same two barriers; in global memory also values that two blocks
+// touch in one launch. A value read from memory that can also be
 // written comes as a proxy, which becomes the value where one is expected; take care with `c ? shared[i] : 0`, where C++
 // makes an int of it: write (f32)0.
 #pragma once
@@ -121,19 +122,46 @@ template <class P, class T> struct HostReference {
     const HostReference& operator|=(T value) const { return *this = (T)((T)*this | value); }
 };
 
+// A thread that touches global memory, in 64 bits, so that workers can exchange it at once. Two of one launch are in order
+// if they are one thread, or of one block with a barrier between them.
+struct HostToucher {
+    u64 bits; // launch 18, block 20, epoch 15, thread 10, flag 1; 0 for nobody
+    static const u64 EVERY_BLOCK = 0xfffff; // more than one
+
+    static HostToucher of(u64 launch, u64 block, u64 epoch, u64 thread, u64 flag) {
+        return {(launch & 0x3ffff) << 46 | (block & 0xfffff) << 26 | (epoch & 0x7fff) << 11 | (thread & 0x3ff) << 1 | flag};
+    }
+    // Launches are counted from 1.
+    static HostToucher me(u64 flag) {
+        u64 block = host_thread.flat_block % EVERY_BLOCK;
+        return of(host_thread.launch % 0x3ffff + 1, block, host_epoch(), host_thread.thread, flag);
+    }
+    u64 launch() const { return bits >> 46; }
+    u64 block() const { return bits >> 26 & 0xfffff; }
+    u64 epoch() const { return bits >> 11 & 0x7fff; }
+    u64 thread() const { return bits >> 1 & 0x3ff; }
+    // Of a writer: it was an atomic. Of a reader: it was not the only thread of its block in this epoch.
+    bool flag() const { return bits & 1; }
+    bool races_with(HostToucher other) const {
+        if (launch() != other.launch()) return false;
+        return block() != other.block() || (epoch() == other.epoch() && thread() != other.thread());
+    }
+};
+
 // An address of global memory and where its allocation ends.
 template <class C> struct HostGlobal {
     typedef std::remove_const_t<C> T;
     char* data;
     i64 offset, bytes; // of the address in the allocation, and the allocation's length
     unsigned char* written;
+    HostWord* words;
     u32 parameter;
 
     HostGlobal(const HostParameter& p, u32 parameter)
-        : data(p.data), offset((i64)p.offset), bytes((i64)p.bytes), written(p.written), parameter(parameter) {}
+        : data(p.data), offset((i64)p.offset), bytes((i64)p.bytes), written(p.written), words(p.words), parameter(parameter) {}
     template <class D, class = std::enable_if_t<std::is_same<const D, C>::value>>
     HostGlobal(const HostGlobal<D>& other)
-        : data(other.data), offset(other.offset), bytes(other.bytes), written(other.written), parameter(other.parameter) {}
+        : data(other.data), offset(other.offset), bytes(other.bytes), written(other.written), words(other.words), parameter(other.parameter) {}
     HostGlobal(const HostGlobal&) = default;
     HostGlobal& operator=(const HostGlobal&) = default;
     explicit operator bool() const { return data != nullptr; }
@@ -161,15 +189,55 @@ template <class C> struct HostGlobal {
             if (!written[at + i]) host_fail("reads parameter %u ($%u) at index %lld: nobody has written there", parameter, parameter, index);
         }
     }
+    [[noreturn]] void race(const char* does, i64 index, HostToucher other, const char* did) const {
+        if (other.block() == HostToucher::EVERY_BLOCK) {
+            host_fail("race: %s parameter %u ($%u) at index %lld, which several blocks %s in the same launch", does, parameter, parameter, index, did);
+        }
+        bool same_block = other.block() == host_thread.flat_block % HostToucher::EVERY_BLOCK;
+        host_fail("race: %s parameter %u ($%u) at index %lld, which thread %u of block %u of the grid %ss %s", does, parameter, parameter, index,
+                  (u32)other.thread(), (u32)other.block(), did, same_block ? "before the next barrier" : "in the same launch");
+    }
+    // Values of less than four bytes share their words with others, and are not looked at.
+    void note_read(i64 at, i64 count, i64 index) const {
+        if (sizeof(T) < 4) return;
+        HostToucher me = HostToucher::me(0);
+        for (i64 i = at / 4; i < (at + count * (i64)sizeof(T)) / 4; i++) {
+            HostToucher reader{__atomic_load_n(&words[i].reader, __ATOMIC_SEQ_CST)};
+            // Whoever read earlier: who writes later races with one of the two, or with both.
+            HostToucher now = me;
+            if (reader.races_with(me)) {
+                now = reader.block() == me.block() ? HostToucher::of(me.launch(), me.block(), me.epoch(), me.thread(), 1)
+                                                   : HostToucher::of(me.launch(), HostToucher::EVERY_BLOCK, 0, 0, 1);
+            } else if (reader.bits == (me.bits | 1)) {
+                now = reader;
+            }
+            if (now.bits != reader.bits) __atomic_store_n(&words[i].reader, now.bits, __ATOMIC_SEQ_CST);
+            HostToucher writer{__atomic_load_n(&words[i].writer, __ATOMIC_SEQ_CST)};
+            if (writer.races_with(me)) race("reads", index, writer, "write");
+        }
+    }
+    void note_write(i64 at, i64 count, i64 index, bool atomic) const {
+        if (sizeof(T) < 4) return;
+        HostToucher me = HostToucher::me(atomic);
+        for (i64 i = at / 4; i < (at + count * (i64)sizeof(T)) / 4; i++) {
+            HostToucher writer{__atomic_exchange_n(&words[i].writer, me.bits, __ATOMIC_SEQ_CST)};
+            if (writer.races_with(me) && !(atomic && writer.flag())) race("writes", index, writer, "write");
+            HostToucher reader{__atomic_load_n(&words[i].reader, __ATOMIC_SEQ_CST)};
+            bool same_epoch = reader.launch() == me.launch() && reader.block() == me.block() && reader.epoch() == me.epoch();
+            if (reader.races_with(me) || (same_epoch && reader.flag())) race("writes", index, reader, "read");
+        }
+    }
     T read(i64 index) const {
         i64 at = place(index, 1, "reads");
         check_written(at, 1, index);
+        note_read(at, 1, index);
         T value;
         memcpy(&value, data + at, sizeof(T));
         return value;
     }
     void write(i64 index, T value) const {
         i64 at = place(index, 1, "writes");
+        note_write(at, 1, index, false);
         memcpy(data + at, &value, sizeof(T));
         memset(written + at, 1, sizeof(T));
     }
@@ -184,6 +252,7 @@ template <class C> struct HostGlobal {
     T* cell(i64 index) const {
         i64 at = place(index, 1, "adds to");
         check_written(at, 1, index);
+        note_write(at, 1, index, true);
         return (T*)(data + at);
     }
 };
@@ -264,12 +333,14 @@ template <class C> struct HostShared {
 template <class C> DEVICE f32x4 load4(HostGlobal<C> from, u64 index) {
     i64 at = from.place((i64)index, 4, "reads four values of");
     from.check_written(at, 4, (i64)index);
+    from.note_read(at, 4, (i64)index);
     f32x4 value;
     memcpy(&value, from.data + at, sizeof(value));
     return value;
 }
 DEVICE void store4(HostGlobal<f32> to, u64 index, f32x4 value) {
     i64 at = to.place((i64)index, 4, "writes four values of");
+    to.note_write(at, 4, (i64)index, false);
     memcpy(to.data + at, &value, sizeof(value));
     memset(to.written + at, 1, sizeof(value));
 }

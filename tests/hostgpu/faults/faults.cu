@@ -111,3 +111,35 @@ KERNEL(64, 1) fault_much_shared(GLOBAL(f32) out) {
     other[thread] = 1;
     out[thread] = tile[thread];
 }
+
+// Two blocks write one value.
+KERNEL(64, 1) fault_two_blocks(FaultShape s, GLOBAL(f32) out) {
+    if (thread_index() == 0) out[s.flags ? block_x() : 0] = (f32)block_x();
+}
+
+// A block reads what another one writes in the same launch.
+KERNEL(64, 1) fault_read_of_a_block(FaultShape s, GLOBAL(f32) out) {
+    if (thread_index() > 0) return;
+    if (block_x() == 0) {
+        out[0] = 1;
+    } else {
+        out[block_x()] = s.flags ? (f32)2 : (f32)(out[block_x() - 1] + 1);
+    }
+}
+
+// Reverses a block in global memory; without the barrier a thread reads what another one writes.
+KERNEL(64, 1) fault_global_reverse(FaultShape s, GLOBAL(f32) out) {
+    u32 thread = thread_index();
+    f32 value = out[63 - thread];
+    if (s.flags) block_sync();
+    out[thread] = value;
+}
+
+// Counts by atomics, and by adding: the sum of two threads that add at once is one of theirs.
+KERNEL(64, 1) fault_count(FaultShape s, GLOBAL(u32) out) {
+    if (s.flags) {
+        atomic_add(out, 0, 1);
+    } else {
+        out[0] = out[0] + 1;
+    }
+}

@@ -15,8 +15,9 @@ use library::{Job, Library, Parameter, Worker};
 use memory::Space;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 /// Which build of the kernels.
@@ -94,6 +95,8 @@ pub struct HostGpu {
     state: Mutex<State>,
     workers: Mutex<Vec<Worker>>,
     counts: [AtomicU64; 6],
+    /// Launches so far, those of graphs included.
+    launches: AtomicU32,
 }
 
 #[derive(Default)]
@@ -104,6 +107,8 @@ struct State {
     /// What was captured; while a capture is under way it is the last one.
     graphs: HashMap<u64, Vec<Work>>,
     capturing: Option<(Stream, u64)>,
+    /// Who captures: other threads go on as before.
+    capturer: Option<ThreadId>,
     events: HashMap<u64, Option<Instant>>,
 }
 
@@ -133,7 +138,7 @@ impl HostGpu {
     /// Errors: g++ was not there when the crate was built.
     pub fn new(options: Options) -> Result<Self> {
         let library = Library::open(options.build.file())?;
-        Ok(HostGpu { options, library, state: Mutex::default(), workers: Mutex::default(), counts: Default::default() })
+        Ok(HostGpu { options, library, state: Mutex::default(), workers: Mutex::default(), counts: Default::default(), launches: AtomicU32::new(0) })
     }
 
     /// The device in use by epicker, and the driver, to ask for what it was called.
@@ -209,7 +214,8 @@ impl HostGpu {
                 parameters.push(parameter);
             }
         }
-        let job = Job::new(kernel.raw, &parameters, grid, self.shared_limit(), self.options.seed);
+        let launch = self.launches.fetch_add(1, Ordering::Relaxed);
+        let job = Job::new(kernel.raw, &parameters, grid, self.shared_limit(), launch, self.options.seed);
         let blocks: u64 = grid.iter().map(|&extent| u64::from(extent)).product();
         let all = if self.options.threads > 0 { self.options.threads } else { std::thread::available_parallelism().map_or(1, usize::from) };
         // Small launches are done before a thread has started.
@@ -272,7 +278,8 @@ impl Driver for HostGpu {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.count(0);
         let mut state = locked(&self.state);
-        ensure!(state.capturing.is_none(), "memory is asked for while work is captured");
+        let captures = state.capturing.is_some() && state.capturer == Some(std::thread::current().id());
+        ensure!(!captures, "memory is asked for while work is captured");
         let free = self.options.memory - state.space.used();
         ensure!(bytes as u64 <= free, "out of memory: {bytes} bytes asked for, {free} of {} are free", self.options.memory);
         Ok(state.space.allocate(bytes, self.is_slow()))
@@ -409,6 +416,7 @@ impl Driver for HostGpu {
         let graph = state.next_handle;
         state.graphs.insert(graph, Vec::new());
         state.capturing = Some((stream, graph));
+        state.capturer = Some(std::thread::current().id());
         Ok(())
     }
 
@@ -431,11 +439,13 @@ impl Driver for HostGpu {
     }
 }
 
-/// A place in memory: the allocation's first byte, the offset in it, its length, and a flag for each byte.
+/// A place in memory: the allocation's first byte, the offset in it, its length, a flag for each byte, and who touched each
+/// four bytes (of the allocation).
 #[derive(Clone, Copy)]
 struct Found {
     data: *mut u8,
     offset: u64,
     bytes: u64,
     written: *mut u8,
+    words: *mut [u64; 2],
 }

@@ -35,17 +35,20 @@ pub struct Parameter {
     offset: u64,
     bytes: u64,
     written: *mut u8,
+    words: *mut [u64; 2],
 }
 
 impl Parameter {
     /// An argument's bytes, which have to live as long as the parameter is used.
     pub fn of(value: &[u8]) -> Self {
-        Parameter { value: value.as_ptr().cast(), data: std::ptr::null_mut(), offset: 0, bytes: 0, written: std::ptr::null_mut() }
+        let (data, written, words) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        Parameter { value: value.as_ptr().cast(), data, offset: 0, bytes: 0, written, words }
     }
 
     /// Where its address points to.
     pub fn place(&mut self, found: Found) {
-        (self.data, self.offset, self.bytes, self.written) = (found.data, found.offset, found.bytes, found.written);
+        (self.data, self.offset, self.bytes) = (found.data, found.offset, found.bytes);
+        (self.written, self.words) = (found.written, found.words);
     }
 }
 
@@ -56,6 +59,7 @@ struct RawJob {
     parameters: *const Parameter,
     grid: [u32; 3],
     shared_limit: u32,
+    launch: u32,
     seed: u64,
     next_block: u64,
     failed: u32,
@@ -72,9 +76,9 @@ pub struct Job<'a> {
 unsafe impl Sync for Job<'_> {}
 
 impl<'a> Job<'a> {
-    pub fn new(kernel: *const RawKernel, parameters: &'a [Parameter], grid: [u32; 3], shared_limit: u32, seed: u64) -> Self {
+    pub fn new(kernel: *const RawKernel, parameters: &'a [Parameter], grid: [u32; 3], shared_limit: u32, launch: u32, seed: u64) -> Self {
         let parameter = parameters.as_ptr();
-        let raw = RawJob { kernel, parameters: parameter, grid, shared_limit, seed, next_block: 0, failed: 0, error: [0; 512] };
+        let raw = RawJob { kernel, parameters: parameter, grid, shared_limit, launch, seed, next_block: 0, failed: 0, error: [0; 512] };
         Job { raw: UnsafeCell::new(raw), _parameters: parameters }
     }
 

@@ -21,6 +21,8 @@ struct Block {
     bytes: usize,
     /// A flag for each byte that somebody has written; empty where nothing is checked.
     written: Vec<u8>,
+    /// Who wrote and who read each four bytes; empty where nothing is checked.
+    words: Vec<[u64; 2]>,
 }
 
 /// A multiple of 256, as CUDA's addresses are.
@@ -46,7 +48,9 @@ impl Space {
         self.next += (bytes as u64).next_multiple_of(256) + GAP;
         self.used += bytes as u64;
         let memory = vec![u128::MAX; bytes.div_ceil(16) + 16];
-        self.blocks.insert(address, Block { memory, bytes, written: vec![0; if checked { bytes } else { 0 }] });
+        let checked_bytes = if checked { bytes } else { 0 };
+        let (written, words) = (vec![0; checked_bytes], vec![[0; 2]; checked_bytes.div_ceil(4)]);
+        self.blocks.insert(address, Block { memory, bytes, written, words });
         address
     }
 
@@ -64,13 +68,15 @@ impl Space {
             return None;
         }
         let written = if block.written.is_empty() { std::ptr::null_mut() } else { block.written.as_mut_ptr() };
-        Some(Found { data: block.data(), offset, bytes: block.bytes as u64, written })
+        let words = if block.words.is_empty() { std::ptr::null_mut() } else { block.words.as_mut_ptr() };
+        Some(Found { data: block.data(), offset, bytes: block.bytes as u64, written, words })
     }
 
     /// The bytes from `address` on, and their flags.
     fn place(&mut self, address: u64, bytes: usize, what: &str) -> Result<Found> {
         if bytes == 0 {
-            return Ok(Found { data: std::ptr::null_mut(), offset: 0, bytes: 0, written: std::ptr::null_mut() });
+            let (data, written, words) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+            return Ok(Found { data, offset: 0, bytes: 0, written, words });
         }
         let Some(mut found) = self.find(address) else { bail!("{what}: address {address:#x} lies in no memory of the device") };
         if found.offset + bytes as u64 > found.bytes {
