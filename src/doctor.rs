@@ -66,14 +66,31 @@ pub fn examine(device: &Device) -> Vec<Finding> {
     forward.iter().chain(&backward).map(finding).collect()
 }
 
+/// Computes all cases of convolutions alone, forward and backward: whoever computes them on this device.
+///
+/// Errors: the first case that is not right.
+pub fn examine_convolutions(device: &Device) -> Result<()> {
+    for found in [crate::ops::conv::compare(device)?, crate::ops::conv::compare_backward(device)?] {
+        for Agreement { case, error, bound, .. } in found.iter().filter(|one| !one.holds()) {
+            anyhow::bail!("error {error:.1e}, bound {bound:.1e}, {case}");
+        }
+    }
+    Ok(())
+}
+
+/// Folder of the user's cache; none if there is no home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    folder.map(|folder| folder.join("epicker"))
+}
+
 /// Examines a GPU, unless the same GPU, driver and program were examined before, which is kept in the user's cache
 /// folder; a line for the log if it was done now.
 ///
 /// Errors: an op is wrong, so the GPU cannot be used.
 pub fn before_first_use(gpu: &Gpu) -> Result<Option<String>> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    before_first_use_kept_in(gpu, folder.map(|folder| folder.join("epicker")).as_deref())
+    before_first_use_kept_in(gpu, cache_folder().as_deref())
 }
 
 /// The same, with the folder where what came of it is kept; none: it is done each time.

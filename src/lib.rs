@@ -5,6 +5,7 @@
 //! ARCHITECTURE.md has the map and the invariants.
 
 pub mod cli; //     the commands: arguments, and the story of each on one screen
+pub mod convolutions; // --conv: cuDNN or this program's own kernels
 pub mod device; //  memory, threads and instruction sets; the only place that knows the hardware
 pub mod doctor; //  does a device compute what it should?
 pub mod eval;

@@ -2,6 +2,7 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
+use crate::convolutions::Conv;
 use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
@@ -32,6 +33,9 @@ pub struct BenchArgs {
     /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
+    /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
+    #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
+    conv: Conv,
     /// Runs to take the median of, after one that is not counted
     #[arg(long = "runs", value_name = "COUNT", value_parser = values::count, default_value_t = 5)]
     runs: usize,
@@ -49,7 +53,7 @@ pub struct BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
-    let chosen = super::device::choose(args.gpus.as_ref())?;
+    let chosen = super::device::choose(args.gpus.as_ref(), args.conv)?;
     chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
@@ -59,6 +63,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
     let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, frame)).transpose()?;
+    chosen.keep().iter().for_each(|line| status::tell(line));
     let (threads, set) = (rayon::current_num_threads(), InstructionSet::detect().name());
     if args.json {
         let report = json!({

@@ -2,6 +2,7 @@
 
 use super::status::OrUsage;
 use super::values::Devices;
+use crate::convolutions::{self, Conv};
 use crate::device::Device;
 use crate::device::gpu::cuda;
 use crate::doctor;
@@ -16,14 +17,23 @@ pub struct Chosen {
     pub lines: Vec<String>,
     /// Warnings.
     pub warnings: Vec<String>,
+    convolutions: Option<convolutions::Chosen>,
+}
+
+impl Chosen {
+    /// Keeps what was found out about the library that computes convolutions; lines for the log. At the end of the work.
+    pub fn keep(&self) -> Vec<String> {
+        self.convolutions.as_ref().map(convolutions::Chosen::keep).unwrap_or_default()
+    }
 }
 
 /// Chooses the device: the first one of `--gpus`, counted as the driver counts them (CUDA_VISIBLE_DEVICES included); the
-/// first GPU if there is no `--gpus`; the CPU for -1, and where there is no GPU at all.
+/// first GPU if there is no `--gpus`; the CPU for -1, and where there is no GPU at all. `conv`: who computes convolutions on
+/// a GPU.
 ///
 /// Errors: a GPU that is there cannot be used, or there is none of that number; exit status 2.
-pub fn choose(gpus: Option<&Devices>) -> Result<Chosen> {
-    let mut chosen = Chosen { device: Device::Cpu, lines: Vec::new(), warnings: Vec::new() };
+pub fn choose(gpus: Option<&Devices>, conv: Conv) -> Result<Chosen> {
+    let mut chosen = Chosen { device: Device::Cpu, lines: Vec::new(), warnings: Vec::new(), convolutions: None };
     let first = gpus.and_then(|devices| devices.0.first().copied());
     if gpus.is_some_and(|devices| devices.0.len() > 1) {
         chosen.warnings.push(format!("--gpus: one device works, the first ({}); the others stay idle", first.unwrap_or_default()));
@@ -33,7 +43,20 @@ pub fn choose(gpus: Option<&Devices>) -> Result<Chosen> {
         Ok((gpu, how)) => {
             chosen.lines.push(format!("GPU {index}: {}, kernels as {how}", gpu.describe()));
             chosen.lines.extend(doctor::before_first_use(&gpu).or_usage()?);
-            chosen.device = Device::Gpu(gpu);
+            let convolutions = convolutions::choose(
+                &gpu,
+                conv,
+                convolutions::load_cudnn,
+                &doctor::examine_convolutions,
+                doctor::cache_folder().as_deref(),
+            );
+            chosen.device = Device::Gpu(convolutions.gpu.clone());
+            match &convolutions.line {
+                Some((line, true)) => chosen.warnings.push(line.clone()),
+                Some((line, false)) => chosen.lines.push(line.clone()),
+                None => {}
+            }
+            chosen.convolutions = Some(convolutions);
         }
         Err(error) if cuda::is_absence(&error) => {
             // Asked for or not, a machine without a GPU works with what it has.

@@ -2,6 +2,7 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
+use crate::convolutions;
 use crate::device::Device;
 use crate::device::gpu::cuda;
 use crate::doctor::{self, Finding};
@@ -26,6 +27,8 @@ pub struct DoctorArgs {
 struct Examined {
     name: String,
     kernels: Option<String>,
+    /// What cuDNN computes on it, if there is one.
+    cudnn: Option<String>,
     findings: Vec<Finding>,
 }
 
@@ -54,7 +57,11 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
         };
         match opened {
             Ok((device, kernels)) => {
-                let one = Examined { name: device.describe(), kernels, findings: doctor::examine(&device) };
+                let cudnn = match &device {
+                    Device::Cpu => None,
+                    Device::Gpu(gpu) => Some(convolutions::examined(gpu, convolutions::load_cudnn, &doctor::examine_convolutions)),
+                };
+                let one = Examined { name: device.describe(), kernels, cudnn, findings: doctor::examine(&device) };
                 faults.extend(
                     one.findings.iter().filter(|finding| !finding.holds()).map(|finding| format!("{}: {}", one.name, finding.told())),
                 );
@@ -70,7 +77,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
     if args.json {
         let devices: Vec<Value> = examined.iter().map(to_json).collect();
         let report = json!({
-            "program": env!("CARGO_PKG_VERSION"), "kernels": kernels, "driver": driver, "cudnn": "not used",
+            "program": env!("CARGO_PKG_VERSION"), "kernels": kernels, "driver": driver,
             "devices": devices, "faults": faults,
         });
         status::print(&report.to_string());
@@ -89,17 +96,17 @@ fn to_json(examined: &Examined) -> Value {
         Err(error) => json!({ "op": finding.op, "direction": finding.direction, "holds": false, "fault": error }),
     };
     let ops: Vec<Value> = examined.findings.iter().map(finding).collect();
-    json!({ "name": examined.name, "kernels": examined.kernels, "ops": ops })
+    json!({ "name": examined.name, "kernels": examined.kernels, "cudnn": examined.cudnn, "ops": ops })
 }
 
 fn tell(kernels: &str, driver: &str, examined: &[Examined], faults: &[String]) {
     status::print(&format!("epicker {}", env!("CARGO_PKG_VERSION")));
     status::print(&format!("kernels      {kernels}"));
     status::print(&format!("driver       {driver}"));
-    status::print("convolutions this program's own; cuDNN is not used");
     for one in examined {
         let how = one.kernels.as_ref().map_or(String::new(), |how| format!(", kernels as {how}"));
         status::print(&format!("\n{}{how}", one.name));
+        one.cudnn.iter().for_each(|cudnn| status::print(&format!("  cuDNN: {cudnn}")));
         status::print("  op                     cases  largest error of what is allowed");
         for finding in &one.findings {
             let name = format!("{} {}", finding.op, finding.direction);

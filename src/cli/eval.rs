@@ -6,6 +6,7 @@
 use super::limits::DISTANCE_SIDES;
 use super::status::{self, OrUsage, Usage};
 use super::values;
+use crate::convolutions::Conv;
 use crate::eval::chart::{Chart, Series};
 use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
@@ -102,6 +103,9 @@ pub struct EvalArgs {
     /// GPU that picks for --load_model, or -1 for the CPU [default: the first GPU, the CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
+    /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
+    #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
+    conv: Conv,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -285,7 +289,7 @@ impl EvalArgs {
             distance_sides: (scale.is_of_particles() && kind == Kind::Particle).then_some(DISTANCE_SIDES),
             compat: self.compat.clone(),
         };
-        let chosen = super::device::choose(self.gpus.as_ref())?;
+        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
         chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
         chosen.lines.iter().for_each(|line| say(line));
         let mut picker = ModelPicks::new(&chosen.device, model, options);
@@ -304,6 +308,7 @@ impl EvalArgs {
             say(&format!("{}: {} picks ({} of {})", one.stem, picks.points.len(), i + 1, data_set.micrographs.len()));
             all.push((picks, Some(frame)));
         }
+        chosen.keep().iter().for_each(|line| say(line));
         Ok((all, Some(kind)))
     }
 

@@ -7,6 +7,7 @@ use super::limits::{DEFAULT_LIMITS, DISTANCE_SIDES, LIMITS_OF_PARTICLES, LimitAr
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
+use crate::convolutions::Conv;
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
@@ -53,6 +54,9 @@ pub struct PickArgs {
     /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
+    /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
+    #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
+    conv: Conv,
     /// Side of the box of the border test, heat-map pixels (a quarter of network pixels) [default: the model's own, else 4.75]
     #[arg(long = "particle_size", value_name = "PIXELS", value_parser = values::positive)]
     particle_size: Option<f64>,
@@ -157,7 +161,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
     let batch = plan::batch(args, &settings, relion).or_usage()?;
     settings.report = args.report.then_some(batch.jobs.len());
-    let chosen = device::choose(args.gpus.as_ref())?;
+    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
     let mut pickers = Pickers::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
     settings.scale = args.scale(&model, &batch, &settings);
     if let Scale::Fixed { frame, .. } = settings.scale {
@@ -207,6 +211,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
         },
     );
     progress.finish();
+    chosen.keep().iter().for_each(|line| progress.say(line));
 
     let done = batch.jobs.iter().zip(&finished).filter(|(_, finished)| **finished).count();
     if let Err(error) = write_lists(&batch, &finished, &settings, relion, args) {

@@ -51,7 +51,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let (schedule, note) = Schedule::from_options(args.lr, args.lr_step.clone(), args.num_epochs).or_usage()?;
     note.iter().for_each(|note| say(note));
     let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct).or_usage()?;
-    let chosen = device::choose(args.gpus.as_ref())?;
+    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
     chosen.warnings.iter().for_each(|line| warn(line));
     chosen.lines.iter().for_each(|line| say(line));
     say(&format!("training on {}", chosen.device.describe()));
@@ -128,6 +128,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     };
     let ended = train(&mut trainer, &data, replay.as_ref(), &run_options, position, best, &mut hooks, &stop);
     hooks.finish();
+    chosen.keep().iter().for_each(|line| say(line));
     let ended = ended?;
     if ended == End::Stopped {
         say(&format!("stopped and saved; go on with --exp_id {} --resume", args.exp_id.display()));

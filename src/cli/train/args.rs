@@ -1,6 +1,7 @@
 //! The options of `epicker train`, and what they mean before any file is read.
 
 use crate::cli::values;
+use crate::convolutions::Conv;
 use crate::formats::label_file::Family;
 use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
@@ -144,6 +145,9 @@ pub struct TrainArgs {
     /// Devices; there is one: the first is used
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     pub(super) gpus: Option<values::Devices>,
+    /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
+    #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
+    pub(super) conv: Conv,
     /// Keep the model of every fifth epoch
     #[arg(long = "save_all")]
     pub(super) save_all: bool,

@@ -3,6 +3,8 @@
 
 pub mod cubin;
 pub mod cuda;
+pub mod cudnn;
+pub mod dnn;
 pub mod driver;
 pub mod images;
 mod launch;
@@ -14,6 +16,7 @@ pub use launch::{Arg, Grid};
 pub use memory::{Memory, Pinned, Room};
 
 use anyhow::{Context, Result, bail};
+use dnn::Convolutions;
 use driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
 use std::collections::HashMap;
 use std::fmt;
@@ -24,6 +27,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Gpu {
     device: Arc<Shared>,
     stream: Stream,
+    /// A library that computes convolutions, if one is used.
+    convolutions: Option<Arc<Convolutions>>,
 }
 
 /// What all clones share.
@@ -60,7 +65,7 @@ impl Gpu {
             let module = shared.driver.load(image).with_context(|| format!("kernels for {}", shared.info.name))?;
             shared.modules.push(module);
         }
-        Ok(Gpu { device: Arc::new(shared), stream })
+        Ok(Gpu { device: Arc::new(shared), stream, convolutions: None })
     }
 
     /// Name for the log.
@@ -91,7 +96,24 @@ impl Gpu {
 
     /// The same device with another stream, which the caller has made and ends.
     pub fn on_stream(&self, stream: Stream) -> Self {
-        Gpu { device: self.device.clone(), stream }
+        Gpu { stream, ..self.clone() }
+    }
+
+    /// The same device, whose convolutions a library computes where it does not refuse. Panics if the kernels' values are
+    /// none of four bytes: a programming error.
+    pub fn with_convolutions(&self, convolutions: Arc<Convolutions>) -> Self {
+        assert_eq!(self.value_bytes(), 4, "a library computes in f32");
+        Gpu { convolutions: Some(convolutions), ..self.clone() }
+    }
+
+    /// The same device with its own kernels alone.
+    pub fn without_convolutions(&self) -> Self {
+        Gpu { convolutions: None, ..self.clone() }
+    }
+
+    /// The library that computes convolutions, if one does.
+    pub fn convolutions(&self) -> Option<&Convolutions> {
+        self.convolutions.as_deref()
     }
 
     /// Launches a kernel; an empty grid is nothing to do.

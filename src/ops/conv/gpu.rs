@@ -1,6 +1,7 @@
 //! Convolution on the GPU: how its weights lie, and its launchers. Kernels: kernels/conv.cu.
 
 use super::{ConvShape, Epilogue};
+use crate::device::gpu::dnn::{Operands, Pass, Product};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::kernel_struct;
@@ -39,6 +40,9 @@ pub struct GpuPanels<T: Real> {
     /// Where the values lie; kept alive by `owned`, or by whoever lent the memory.
     address: u64,
     owned: Option<Buffer<T>>,
+    /// Where the weights lie as they are in a model, for a library; 0 if none is used.
+    plain: u64,
+    _plain: Option<Buffer<T>>,
 }
 
 impl<T: Real> GpuPanels<T> {
@@ -65,11 +69,15 @@ impl<T: Real> GpuPanels<T> {
             }
         }
         values[packed_rows(taps, ci) * columns..][..bias.len()].copy_from_slice(bias);
-        let owned = Buffer::of(&Device::Gpu(gpu.clone()), values)?;
-        Ok(GpuPanels { ci, co, taps, address: owned.base() as u64, owned: Some(owned) })
+        let device = Device::Gpu(gpu.clone());
+        let owned = Buffer::of(&device, values)?;
+        let plain = gpu.convolutions().map(|_| Buffer::of(&device, weights.to_vec())).transpose()?;
+        let plain_address = plain.as_ref().map_or(0, |plain| plain.base() as u64);
+        Ok(GpuPanels { ci, co, taps, address: owned.base() as u64, owned: Some(owned), plain: plain_address, _plain: plain })
     }
 
-    /// The same of weights that lie on the GPU, into `scratch` of `scratch_len` values.
+    /// The same of weights that lie on the GPU, into `scratch` of `scratch_len` values; both have to live as long as the panels
+    /// are used.
     ///
     /// Errors: the launch fails.
     pub fn pack_into(
@@ -89,7 +97,8 @@ impl<T: Real> GpuPanels<T> {
             // SAFETY: the last row of the scratch memory that was just taken.
             unsafe { gpu.driver().set_bytes(address + row as u64, 0, bytes, gpu.stream()) }?;
         }
-        Ok(GpuPanels { ci, co, taps, address, owned: None })
+        let plain = gpu.convolutions().map_or(0, |_| weights.pixel_ptr(0) as u64);
+        Ok(GpuPanels { ci, co, taps, address, owned: None, plain, _plain: None })
     }
 
     /// Channels of the input.
@@ -115,8 +124,11 @@ impl<T: Real> GpuPanels<T> {
     /// The weights and their row stride as arguments of a kernel, and the bias.
     pub(crate) fn args(&self) -> [Arg; 3] {
         let columns = packed_columns(self.co);
-        let bias = self.address + (packed_rows(self.taps, self.ci) * columns * size_of::<T>()) as u64;
-        [values_at::<T>(self.address), Arg::value(columns as u32), values_at::<T>(bias)]
+        [values_at::<T>(self.address), Arg::value(columns as u32), values_at::<T>(self.bias_address())]
+    }
+
+    fn bias_address(&self) -> u64 {
+        self.address + (packed_rows(self.taps, self.ci) * packed_columns(self.co) * size_of::<T>()) as u64
     }
 }
 
@@ -416,8 +428,34 @@ pub(super) fn launch_forward<T: Real>(
     epilogue: Epilogue<T>,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
+    if weights.plain != 0 {
+        let residual = epilogue.residual.map_or(0, |residual| residual.pixel_ptr(0) as u64);
+        let maps = [inp.pixel_ptr(0) as u64, weights.plain, out.pixel_ptr(0) as u64];
+        let product = Product {
+            residual_stride: epilogue.residual.map(|residual| residual.pixel_stride()),
+            relu: epilogue.relu,
+            ..product(Pass::Forward, shape, [inp.pixel_stride(), out.pixel_stride()])
+        };
+        if by_library(gpu, &product, maps, [weights.bias_address(), residual]) {
+            return Ok(());
+        }
+    }
     let flags = WITH_BIAS | if epilogue.relu { WITH_RELU } else { 0 };
     launch_windows(gpu, ConvWindow::forward(shape), flags, inp, weights.args(), epilogue.residual, out)
+}
+
+/// A product, for a library.
+fn product(pass: Pass, shape: ConvShape, pixel_strides: [usize; 2]) -> Product {
+    let (ConvShape { n, h, w, ci, co, kernel, stride }, [_, oh, ow, _]) = (shape, shape.out());
+    Product { pass, n, inp: [h, w], out: [oh, ow], channels: [ci, co], kernel, stride, pixel_strides, residual_stride: None, relu: false }
+}
+
+/// Lets a library compute a product; false if there is none, or it refuses. Addresses: input, weights, output; bias, residual.
+fn by_library(gpu: &Gpu, product: &Product, [inp, weights, out]: [u64; 3], [bias, residual]: [u64; 2]) -> bool {
+    let operands = Operands { inp, weights, out, bias, residual };
+    // SAFETY: the shapes of all maps were checked against the convolution's, and their strides are those of the product; all
+    // work of this device goes to one stream.
+    gpu.convolutions().is_some_and(|library| unsafe { library.run(gpu, product, &operands) })
 }
 
 /// Values that the gradients need to work with: one after the other.
@@ -440,6 +478,10 @@ pub(super) fn launch_backward_data<T: Real>(
     dinp: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
+    let maps = [dinp.pixel_ptr(0) as u64, weights.pixel_ptr(0) as u64, dout.pixel_ptr(0) as u64];
+    if by_library(gpu, &product(Pass::Data, shape, [dinp.pixel_stride(), dout.pixel_stride()]), maps, [0; 2]) {
+        return Ok(());
+    }
     let mut room = Room::of(scratch);
     for (window, taps) in phases(shape) {
         let packed = room.take(phase_len(&window, &taps))?;
@@ -536,6 +578,10 @@ pub(super) fn launch_backward_weights<T: Real>(
 ) -> Result<()> {
     let (window, parts) = (ConvWindow::forward(shape), WeightParts::of(shape));
     let sums = Room::of(scratch).take(parts.len())?;
+    let maps = [inp.pixel_ptr(0) as u64, dweights.pixel_ptr(0) as u64, dout.pixel_ptr(0) as u64];
+    if by_library(gpu, &product(Pass::Weights, shape, [inp.pixel_stride(), dout.pixel_stride()]), maps, [0; 2]) {
+        return dbias.map_or(Ok(()), |dbias| PixelParts::of(shape.out()).add(gpu, dout, sums, dbias));
+    }
     let four_rows = shape.ci.is_multiple_of(4) && by_four(inp) && window.w >= DEPTH;
     check_places(inp, if four_rows { 4 } else { 1 })?;
     let (name, columns) = match (four_rows, shape.co.is_multiple_of(4) && by_four(dout)) {
