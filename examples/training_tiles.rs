@@ -39,7 +39,7 @@ struct Args {
     #[arg(long, requires = "to")]
     diameter: Option<f64>,
     /// Least and largest diameter in the tiles, pixels
-    #[arg(long, requires = "diameter", value_delimiter = ',', num_args = 2)]
+    #[arg(long, requires = "diameter", value_delimiter = ',')]
     to: Option<Vec<f64>>,
     /// Side of the tiles, pixels
     #[arg(long, default_value_t = 512)]
@@ -58,6 +58,8 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     ensure!(args.tile >= 64 && args.tile.is_multiple_of(32), "--tile {}: expected a multiple of 32, 64 or more", args.tile);
+    let range = |to: &Vec<f64>| to.len() == 2 && to[0] >= 4.0 && to[0] <= to[1];
+    ensure!(args.to.as_ref().is_none_or(range), "--to {:?}: expected the least and the largest diameter, pixels", args.to);
     let gathered = labels::gather(&args.micrographs, args.labels.as_ref().unwrap_or(&args.micrographs), &labels::Options::default())?;
     std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
     let counts: Vec<[usize; 2]> =

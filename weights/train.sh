@@ -46,16 +46,28 @@ deal() {
     done
 }
 
-# mix NAME SET[:COUNT]...: one folder of links to the tiles of several sets, of each all or the first COUNT.
+# deal_half SET: every second micrograph trains, the others test.
+deal_half() {
+    local set=$1 part=train file
+    for file in "$data/$set"/*.mrc; do
+        mkdir -p "real/$set/$part"
+        ln -sf "$file" "${file%.mrc}.star" "real/$set/$part/"
+        if [ "$part" = train ]; then part=test; else part=train; fi
+    done
+}
+
+# mix NAME SET[:COUNT[:COPIES]]...: one folder of links to the tiles of several sets, of each all or the first COUNT, and as
+# many times as COPIES says.
 mix() {
-    local name=$1 set file
+    local name=$1 set folder count copies copy file
     shift
     mkdir -p "mixed/$name"
     for set in "$@"; do
-        local folder=${set%:*} count=1000000
-        [ "$folder" = "$set" ] || count=${set#*:}
-        for file in $(cd "tiles/$folder" && ls | sed "$((2 * count))q"); do # micrographs and labels, in turn
-            ln -sf "$out/tiles/$folder/$file" "mixed/$name/${folder}_$file"
+        IFS=: read -r folder count copies <<< "$set"
+        for copy in $(seq "${copies:-1}"); do
+            for file in $(cd "tiles/$folder" && ls | sed "$((2 * ${count:-1000000}))q"); do # micrographs and labels, in turn
+                ln -sf "$out/tiles/$folder/$file" "mixed/$name/${folder}_${copy}_$file"
+            done
         done
     done
 }
@@ -87,11 +99,28 @@ simulated fibers 1000 22 4 thi --preset fiber --particle_pixels 4,18 --kinds 100
 deal apoferritin-10146
 deal betagal-10017
 rm -f real/betagal-10017/train/*16_51_03* # many of its particles have no label
-mkdir -p real/no-particles
-for file in "$data"/no-particles-micassess/*.mrc; do ln -sf "$file" "${file%.mrc}.star" real/no-particles/; done
+deal_half no-particles-micassess
 once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin --diameter 84 --to 17,32 --versions 14 --seed 5
 once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --diameter 40.5 --to 17,32 --versions 7 --seed 6
+once tiles-no-particles "$TILES" real/no-particles-micassess/train tiles/no-particles --versions 6 --seed 9
 
 # What the long training begins with has seen neither shells nor real micrographs, so all others may begin with it.
 mix base kinds structures
-learn base base --width 0.25 --particle_size 6 --lr 1e-3 --num_epochs 17 --num_iters 150 --lr_step 99
+learn base base --width 0.25 --particle_size 6 --lr 1e-3 --num_epochs 12 --num_iters 150 --lr_step 99
+tune() { # NAME FROM RATE EPOCHS STEP STEPS: goes on from another model's weights
+    learn "$1" "$1" --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
+}
+mix without-apoferritin kinds:300 structures:150 betagal:1000:2 no-particles
+tune without-apoferritin base 5e-4 5 3 100
+mix simulated kinds:300 structures:150 shells:250 shell-structures:100
+tune simulated base 5e-4 5 3 100
+mix particle kinds:150 structures:100 shells:60 shell-structures:40 apoferritin:1000:2 betagal:1000:2 no-particles
+tune particle simulated 3e-4 4 3 100
+mix without-betagal kinds:200 structures:130 shells:100 apoferritin:1000:2 no-particles
+tune without-betagal simulated 3e-4 3 2 80
+
+# Vesicles and filaments begin with the weights of particles.
+mix vesicle vesicles
+learn vesicle vesicle --mode vesicle --load_model runs/base/model_last.safetensors --particle_size 10 --lr 1e-3 --num_epochs 8 --lr_step 6 --num_iters 100
+mix fiber fibers
+learn fiber fiber --mode fiber --load_model runs/base/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 4 --num_iters 100
