@@ -22,10 +22,11 @@ grep -m 1 'model name' /proc/cpuinfo || true
 head "every op against its f64 reference (epicker doctor --gpus $gpu)"
 "$epicker" doctor --gpus "$gpu" || fault "epicker doctor"
 
-head "picks: GPU against CPU"
-for device in -1 "$gpu"; do
-    "$epicker" pick --data "$data" --load_model "$model" --gpus "$device" --output "$out/picks$device" --edge 0 | tail -n 1
-done
+head "picks: GPU against CPU, the kernels' convolutions and cuDNN's"
+pick() { "$epicker" pick --data "$data" --load_model "$model" --gpus "$1" --conv "$2" --output "$out/picks$1-$2" --edge 0 | tail -n 2; }
+pick -1 native
+pick "$gpu" native
+pick "$gpu" cudnn
 # Every peak above 0.05 of the CPU has one of the GPU, and the reverse; candidates hold their places and scores in full.
 compare() {
     awk -v file="$(basename "$1")" '
@@ -51,14 +52,17 @@ compare() {
             exit !(far <= 0.5 && off <= 1e-3)
         }' "$1" "$2"
 }
-for candidates in "$out/picks-1/candidates"/*.star; do
-    compare "$candidates" "$out/picks$gpu/candidates/$(basename "$candidates")" || fault "picks of $(basename "$candidates" .star)"
+for conv in native cudnn; do
+    for candidates in "$out/picks-1-native/candidates"/*.star; do
+        name=$(basename "$candidates")
+        compare "$candidates" "$out/picks$gpu-$conv/candidates/$name" || fault "picks of ${name%.star}, convolutions $conv"
+    done
 done
 
 head "three epochs of training: GPU against CPU"
 for device in -1 "$gpu"; do
     rm -rf "$out/train$device"
-    "$epicker" train --data "$data" --label "$data" --exp_id "$out/train$device" --gpus "$device" --width 0.25 --frame 512 \
+    "$epicker" train --data "$data" --label "$data" --exp_id "$out/train$device" --gpus "$device" --conv native --width 0.25 --frame 512 \
         --batch_size 2 --lr 1e-3 --num_epochs 3 --train_pct 100 > "$out/train$device.txt" 2>&1 ||
         fault "training on device $device: $(tail -n 1 "$out/train$device.txt")"
 done
@@ -79,9 +83,11 @@ else
 fi
 
 head "times"
-for device in "$gpu" -1; do
-    "$epicker" bench --load_model "$model" --gpus "$device" --data "$data"
+for conv in native cudnn; do
+    echo "convolutions: $conv"
+    "$epicker" bench --load_model "$model" --gpus "$gpu" --conv "$conv" --data "$data"
 done
+"$epicker" bench --load_model "$model" --gpus -1 --data "$data"
 
 head "$faults faults"
 [ "$faults" -eq 0 ]
