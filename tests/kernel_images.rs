@@ -201,10 +201,10 @@ fn a_kernel_compiles_to_the_same_bytes_every_time() {
     std::os::unix::fs::symlink(library.parent().unwrap(), &folder).unwrap();
     let other_library = folder.join(library.file_name().unwrap());
     let compiled: Vec<Vec<u8>> = std::thread::scope(|scope| {
-        let ways = [(program, &library, ""), (program, &library, "and longer"), (&other, &other_library, "")];
+        let ways = [(program, &library, ""), (&other, &other_library, "and longer")];
         let started = ways.map(|(program, library, environment)| scope.spawn(move || compiled_apart(program, library, environment)));
         started.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(compiled[0].len() > 100_000, "{} bytes", compiled[0].len());
-    assert!(compiled.iter().all(|bytes| *bytes == compiled[0]), "other bytes");
+    assert!(compiled[0] == compiled[1], "other bytes");
 }

@@ -165,6 +165,9 @@ fn model_of(path: &Path) -> ModelSource {
     path.as_os_str().to_owned().into()
 }
 
+/// Picks of a micrograph, and the frame in which they were found, if a model found them.
+type Picked = (Coordinates, Option<usize>);
+
 impl EvalArgs {
     fn check(&self) -> Result<()> {
         ensure!(
@@ -269,12 +272,7 @@ impl EvalArgs {
         }
     }
 
-    fn picks_of_model(
-        &self,
-        model: &Model,
-        data_set: &DataSet,
-        say: &impl Fn(&str),
-    ) -> Result<(Vec<(Coordinates, Option<usize>)>, Option<Kind>)> {
+    fn picks_of_model(&self, model: &Model, data_set: &DataSet, say: &impl Fn(&str)) -> Result<(Vec<Picked>, Option<Kind>)> {
         let of_model: Option<Mode> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
         let kind = self.mode.or(of_model).map_or_else(|| data_set.kind(), kind_of);
         let facts = model.facts();
