@@ -4,10 +4,13 @@
 mod common;
 
 use common::micrographs::small;
-use common::program::is_refused;
+use common::program::{epicker, is_refused};
+use epicker::device::Device;
 use epicker::formats::safetensors_file;
 use epicker::formats::state_dict::ModelFacts;
-use epicker::net::{Architecture, formula};
+use epicker::net::{Architecture, Pickers, formula};
+use epicker::ops::heat_map::Peak;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -212,4 +215,77 @@ fn a_training_hands_its_scale_on_to_picking() {
         &place.run(&[&["eval", "--data", "mics", "--label", "labels", "--gpus", "-1", "--load_model", "particle"][..], &size].concat()),
     );
     assert!(told.contains("frame 128: particles of 60 angstrom"), "{told}");
+}
+
+#[test]
+fn without_a_diameter_scales_are_tried_and_the_same_is_taken_every_time() {
+    let place = Place::new();
+    ["a.mrc", "b.mrc", "c.mrc", "d.mrc"].iter().for_each(|name| place.micrograph(name, [160, 128]));
+    place.general("particle", &knows_size());
+    let told = is_done(&place.pick(&[]));
+    let tried = |told: &str| told.lines().find(|line| line.contains("no diameter is known: tried")).unwrap().to_owned();
+    let line = tried(&told);
+    // The header says 1.5 angstrom: frames of 96, 128, 192 and 256 of 160 pixels; wider ones would only enlarge.
+    assert!(line.contains("tried 22 (") && line.contains(", 60 (") && line.contains("angstrom on 3 micrographs"), "{line}");
+    assert!(told.contains("frame "), "{told}");
+    let all = || ["a", "b", "c", "d"].map(|name| place.text(&format!("output/{name}.thi")));
+    let picks = all();
+    assert_eq!(tried(&is_done(&place.pick(&["--threads", "1"]))), line);
+    assert_eq!(all(), picks);
+    // A batch that goes on takes the scale of the whole.
+    fs::remove_file(place.path("output/d.thi")).unwrap();
+    let shared = ["pick", "--gpus", "-1", "--data", "mics", "--skip-done"];
+    assert_eq!(tried(&is_done(&place.run(&shared))), line);
+    assert_eq!(all(), picks);
+    // The scale that was taken can be asked for.
+    let diameter = line.split("takes ").nth(1).unwrap().split(',').next().unwrap();
+    is_done(&place.pick(&["--diameter", diameter]));
+    assert_eq!(all().map(|text| text.lines().count()), picks.map(|text| text.lines().count()));
+}
+
+#[test]
+fn without_a_diameter_the_general_model_finds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [mics, output] = ["mics", "picks"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    for (pixels, most_wrong) in [("24", 1.5), ("64", 1.5)] {
+        let simulation = ["--preset", "easy", "--count", "1", "--size", "512", "--particle_pixels", pixels, "--overwrite"];
+        is_done(&epicker(&[&["simulate", "--output", &mics][..], &simulation].concat()));
+        let told = is_done(&epicker(&["pick", "--data", &mics, "--gpus", "-1", "--output", &output]));
+        let line = told.lines().find(|line| line.contains("frame ")).unwrap();
+        let found: f64 = line.split(" pixels of the micrograph").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        let ratio = found / pixels.parse::<f64>().unwrap();
+        assert!(ratio < most_wrong && ratio > 1.0 / most_wrong, "{pixels}: {told}");
+    }
+}
+
+#[test]
+fn tiles_find_what_the_whole_frame_shows() {
+    let model = formula::model(NARROW).unwrap();
+    let frame = 1216;
+    let image: Vec<f32> = epicker::ops::noise(frame * frame, 7).into_iter().map(|value| 3.0 * value as f32).collect();
+    let k = 3000;
+    let mut whole = Pickers::new(&Device::Cpu, &model, true, k).cutting_above(frame);
+    let mut cut = Pickers::new(&Device::Cpu, &model, true, k).cutting_above(1184);
+    let (whole, cut) = (whole.get(frame).unwrap(), cut.get(frame).unwrap());
+    assert!(whole.tiles().is_none());
+    assert_eq!(cut.tiles().unwrap().all().len(), 4);
+    let (of_whole, of_tiles) = (whole.run(&image).unwrap(), cut.run(&image).unwrap());
+    assert!(of_whole.len() > 1000, "{}", of_whole.len());
+    let by_place: HashMap<u32, &Peak> = of_tiles.iter().map(|peak| (peak.index, peak)).collect();
+    let (mut lost, mut score, mut offset) = (0, 0.0_f32, 0.0_f32);
+    for peak in &of_whole {
+        match by_place.get(&peak.index) {
+            Some(other) => {
+                score = score.max((peak.score - other.score).abs());
+                (0..2).for_each(|axis| offset = offset.max((peak.offset[axis] - other.offset[axis]).abs()));
+            }
+            None => lost += 1,
+        }
+    }
+    // Four network pixels to a pixel of the heat map: half a pixel is an eighth.
+    assert!(
+        score < 1e-2 && offset < 0.125 && lost * 200 < of_whole.len(),
+        "{lost} of {} lost, score {score}, offset {offset}",
+        of_whole.len()
+    );
 }

@@ -12,12 +12,15 @@ use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options as ModelOptions};
 use crate::formats::coordinates::{Coordinates, Kind};
+use crate::formats::image::read_micrograph;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
+use crate::net::Pickers;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::Compat;
 use crate::pick::scale::{Diameter, Scale};
+use crate::pick::seek_scale::{Sample, sample_indices, seek};
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Gathered, Labelled, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
@@ -237,7 +240,7 @@ impl EvalArgs {
                     (found.into_iter().map(|picks| (picks, None)).collect(), self.mode.map(kind_of))
                 }
             };
-            let item = |(one, (picks, frame)): (&Labelled, (Coordinates, Option<usize>))| data_set.item(one, picks, frame, kind);
+            let item = |(one, (picks, frame)): (&Labelled, Picked)| data_set.item(one, picks, frame, kind);
             let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(item).collect();
             if !items.iter().any(|item| !item.labels.points.is_empty()) {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
@@ -278,18 +281,26 @@ impl EvalArgs {
         let facts = model.facts();
         let diameter = self.diameter_px.map(Diameter::Pixels).or(self.diameter.map(Diameter::Angstrom));
         let has_pixel_size = data_set.micrographs.first().is_some_and(|one| one.pixel_size_angstrom.is_some());
-        let scale = Scale::choose(self.frame, diameter, facts, has_pixel_size);
+        let mut scale = Scale::choose(self.frame, diameter, facts, has_pixel_size);
+        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
+        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
+        chosen.lines.iter().for_each(|line| say(line));
+        let side_n_px = 4.0 * facts.particle_size_h_px.unwrap_or(4.75);
+        if scale.is_to_be_sought() {
+            let samples = data_set.samples()?;
+            let mut pickers = Pickers::new(&chosen.device, model, kind == Kind::Vesicle, self.k);
+            let sought = seek(&mut pickers, &samples, side_n_px, &self.compat)?;
+            sought.iter().for_each(|sought| say(&sought.text()));
+            scale = scale.or_sought(sought.as_ref(), side_n_px);
+        }
         let options = ModelOptions {
             k: self.k,
             kind,
             fiber_threshold: self.vis_thresh.unwrap_or(facts.threshold.unwrap_or(0.0) as f32),
-            side_n_px: 4.0 * facts.particle_size_h_px.unwrap_or(4.75),
+            side_n_px,
             distance_sides: (scale.is_of_particles() && kind == Kind::Particle).then_some(DISTANCE_SIDES),
             compat: self.compat.clone(),
         };
-        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
-        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
-        chosen.lines.iter().for_each(|line| say(line));
         let mut picker = ModelPicks::new(&chosen.device, model, options);
         let mut told = None;
         let mut all = Vec::with_capacity(data_set.micrographs.len());
@@ -343,6 +354,16 @@ impl EvalArgs {
 }
 
 impl DataSet {
+    /// Micrographs to try scales on.
+    fn samples(&self) -> Result<Vec<Sample>> {
+        let sample = |i: usize| {
+            let one = &self.micrographs[i];
+            let micrograph = read_micrograph(&one.path, &Default::default())?;
+            Ok(Sample { pixel_size_angstrom: one.pixel_size_angstrom, micrograph })
+        };
+        sample_indices(self.micrographs.len()).into_iter().map(sample).collect()
+    }
+
     fn kind(&self) -> Kind {
         let with_labels = self.micrographs.iter().find(|one| !one.coordinates.points.is_empty());
         with_labels.map_or(Kind::Particle, |one| one.coordinates.kind)

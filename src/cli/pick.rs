@@ -21,6 +21,8 @@ use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
 use crate::pick::scale::{Chosen as ByWhom, Diameter, ORIGINAL_FRAME, Scale};
+use crate::pick::seek_scale::seek;
+use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use anyhow::{Context, Result};
 use plan::Batch;
 use serde_json::json;
@@ -175,6 +177,12 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
     args.tell(&model, &settings, &batch, &chosen, &progress);
+    if settings.scale.is_to_be_sought() && !batch.jobs.is_empty() {
+        let side_n_px = 4.0 * model.facts().particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
+        let sought = seek(&mut pickers, &run::samples(&batch.samples, &settings), side_n_px, &settings.rule.compat)?;
+        sought.iter().for_each(|sought| progress.say(&sought.text()));
+        settings.scale = settings.scale.or_sought(sought.as_ref(), side_n_px);
+    }
     args.set_limits(&mut settings, &model);
     let settings = settings;
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
@@ -253,7 +261,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 fn pick_one(job: &Job, ready: Result<run::Ready>, pickers: &mut Pickers, settings: &Settings, progress: &Progress) -> Result<run::Found> {
     let mut ready = ready?;
     let start = std::time::Instant::now();
-    let peaks = pickers.get(ready.frame()).and_then(|picker| ready.peaks(picker)).with_context(|| job.name.clone())?;
+    let peaks = pickers.get(ready.frame()).and_then(|picker| ready.peaks_of_frame(picker)).with_context(|| job.name.clone())?;
     ready.warnings.iter().for_each(|warning| progress.warn(warning));
     let network_seconds = start.elapsed().as_secs_f64();
     let found = run::finish(job, &ready, &peaks, settings)?;
@@ -317,7 +325,7 @@ impl PickArgs {
             base.output_type = OutputType::Star;
         }
         let rule = self.limits.rule(kind, &base)?;
-        let side_n_px = 4.0 * self.particle_size.or(of_model.particle_size_h_px).unwrap_or(4.75);
+        let side_n_px = 4.0 * self.particle_size.or(of_model.particle_size_h_px).unwrap_or(ORIGINAL_SIDE_H_PX);
         let written_side = match (self.limits.box_size, self.diameter, of_model.diameter_angstrom) {
             (Some(side), _, _) => WrittenSide::Pixels(side),
             (None, Some(diameter_angstrom), _) => WrittenSide::Asked { diameter_angstrom },

@@ -10,7 +10,6 @@ mod parts;
 use super::device;
 use super::eval::{pr_chart, tell};
 use super::status::{self, OrUsage, Usage};
-use crate::device::Device;
 use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
@@ -69,10 +68,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let replay = args.replay(&start, &warn).or_usage()?;
     let options = args.trainer_options(side_n);
     let continual = args.continual_terms(&start, replay.is_some());
-    let available = match &chosen.device {
-        Device::Cpu => parts::available_memory().unwrap_or(usize::MAX),
-        Device::Gpu(gpu) => gpu.driver().memory_info().or_usage()?[0] as usize,
-    };
+    let available = chosen.device.available_memory().unwrap_or(usize::MAX);
     let memory = TrainingMemory::check(start.architecture, &options, continual.is_some(), available).or_usage()?;
     say(&format!("{:.1} GiB of memory for the training", memory.total() as f64 / (1u64 << 30) as f64));
 

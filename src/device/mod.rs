@@ -28,6 +28,19 @@ impl Device {
             Device::Gpu(gpu) => gpu.describe(),
         }
     }
+
+    /// Memory that other programs leave, bytes, where the system tells it.
+    pub fn available_memory(&self) -> Option<usize> {
+        match self {
+            Device::Cpu => {
+                let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+                let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+                line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+            }
+            Device::Gpu(gpu) => gpu.driver().memory_info().ok().map(|[free, _]| free as usize),
+        }
+    }
+
     /// Bytes of a value of its ops: 4, or 8 on a GPU whose kernels were compiled to prove indices.
     pub fn value_bytes(&self) -> usize {
         match self {

@@ -18,6 +18,7 @@ pub mod picker; //    image to peaks
 pub mod pickers; //   one for each frame
 pub mod plan; //      steps at fixed places, and running them
 pub mod reference; // the naive walk
+pub mod tiles; //     a frame in overlapping squares
 pub mod train_plan; // steps forward and backward at fixed places
 pub mod train_run; //  running them
 pub mod train_steps; // nodes to the steps of training

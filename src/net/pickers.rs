@@ -1,12 +1,20 @@
-//! Pickers by frame: micrographs of one batch may need networks of different extents.
+//! Pickers by frame: micrographs of one batch may need networks of different extents, and some frames are too large for one
+//! network.
 
 use super::model::Model;
 use super::picker::{Picker, PickerOptions};
+use super::plan::Plan;
+use super::tiles::{OVERLAP, Tiles};
 use crate::device::Device;
+use crate::ops::heat_map::Peak;
 use anyhow::Result;
 
 /// So many pickers are kept at most: batches rarely hold micrographs of more than two sizes, and each has an arena of its own.
 const MOST_KEPT: usize = 3;
+/// The widest frame that is never cut: smaller tiles would consist of overlaps.
+pub const ALWAYS_WHOLE: usize = 2048;
+/// The widest frame that is not cut however large the memory is: indices into its maps stay far from 32 bits.
+pub const MOST_WHOLE: usize = 4096;
 
 /// Pickers of one model, made as they are needed; what was used longest ago goes first.
 pub struct Pickers<'a> {
@@ -14,29 +22,37 @@ pub struct Pickers<'a> {
     model: &'a Model,
     sizes: bool,
     k: usize,
+    most_whole: Option<usize>,
     /// By frame, the latest last.
-    kept: Vec<(usize, Picker)>,
+    kept: Vec<(usize, FramePicker)>,
 }
 
 impl<'a> Pickers<'a> {
     /// Pickers of a model on a device. `sizes`: peaks get a size; `k`: most peaks of an image.
     pub fn new(device: &Device, model: &'a Model, sizes: bool, k: usize) -> Self {
-        Pickers { device: device.clone(), model, sizes, k, kept: Vec::new() }
+        Pickers { device: device.clone(), model, sizes, k, most_whole: None, kept: Vec::new() }
+    }
+
+    /// The same, cutting every frame that is wider than this into tiles, whatever the memory.
+    pub fn cutting_above(self, most_whole: usize) -> Self {
+        Pickers { most_whole: Some(most_whole), ..self }
     }
 
     /// The picker for a frame.
     ///
     /// Errors: as [`Picker::new`].
-    pub fn get(&mut self, frame: usize) -> Result<&mut Picker> {
+    pub fn get(&mut self, frame: usize) -> Result<&mut FramePicker> {
         let place = match self.kept.iter().position(|(of, _)| *of == frame) {
             Some(place) => place,
             None => {
                 if self.kept.len() == MOST_KEPT {
                     self.kept.remove(0); // before the new one asks for memory
                 }
-                let k = most_peaks(self.k, frame);
-                let picker = Picker::new(&self.device, self.model, PickerOptions { frame, sizes: self.sizes, k })?;
-                self.kept.push((frame, picker));
+                let tiles = Tiles::new(frame, self.most_whole(frame)?, OVERLAP);
+                let side = tiles.as_ref().map_or(frame, Tiles::side);
+                let options = PickerOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side) };
+                let picker = Picker::new(&self.device, self.model, options)?;
+                self.kept.push((frame, FramePicker { picker, tiles, k: most_peaks(self.k, frame) }));
                 self.kept.len() - 1
             }
         };
@@ -45,9 +61,65 @@ impl<'a> Pickers<'a> {
         let last = self.kept.len() - 1;
         Ok(&mut self.kept[last].1)
     }
+
+    /// The widest frame that needs no more than half of the memory that is free now.
+    fn most_whole(&self, frame: usize) -> Result<usize> {
+        if let Some(asked) = self.most_whole {
+            return Ok(asked);
+        }
+        if frame <= ALWAYS_WHOLE {
+            return Ok(frame);
+        }
+        let Some(available) = self.device.available_memory() else { return Ok(MOST_WHOLE) };
+        let graph = self.model.architecture().graph();
+        let outputs = graph.outputs();
+        let bytes = Plan::arena_bytes_for(&graph, self.model, ALWAYS_WHOLE, &[outputs.heat_map, outputs.up])?;
+        let share = available as f64 / 2.0 / bytes as f64;
+        let side = (ALWAYS_WHOLE as f64 * share.sqrt()) as usize;
+        Ok(((side / 32) * 32).clamp(ALWAYS_WHOLE, MOST_WHOLE))
+    }
 }
 
 /// `k`, or as many as a heat map of this frame has pixels.
 pub fn most_peaks(k: usize, frame: usize) -> usize {
     k.min((frame / 4).pow(2))
+}
+
+/// A picker for images of one frame, in one piece or in tiles.
+pub struct FramePicker {
+    picker: Picker,
+    tiles: Option<Tiles>,
+    k: usize,
+}
+
+impl FramePicker {
+    /// The peaks of one image, by score descending, then index ascending, whether it is cut or not.
+    ///
+    /// Shapes: `image` (frame, frame), row-major, normalised.
+    /// Errors: a launch fails on the device.
+    pub fn run(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
+        let Some(tiles) = &self.tiles else { return self.picker.run(image) };
+        let mut peaks = Vec::new();
+        for tile in tiles.all() {
+            let cut = tiles.cut(image, &tile);
+            // The black beside a micrograph has no peaks.
+            if cut.iter().any(|value| *value != cut[0]) {
+                // Any of the best k of the whole is among the best k of its tile.
+                peaks.extend(tiles.of_core(self.picker.run(&cut)?, &tile));
+            }
+        }
+        peaks.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
+        peaks.truncate(self.k);
+        Ok(peaks)
+    }
+
+    /// The picker of the whole frame, if it is not cut.
+    pub fn whole(&mut self) -> Option<&mut Picker> {
+        self.tiles.is_none().then_some(&mut self.picker)
+    }
+
+    /// How the frame is cut, if it is.
+    pub fn tiles(&self) -> Option<&Tiles> {
+        self.tiles.as_ref()
+    }
 }

@@ -3,7 +3,7 @@
 
 use super::arena::{self, Lifetime};
 use super::graph::{Graph, NodeId, NodeOp};
-use super::lower::{LoweredOp, LoweredStep, lower};
+use super::lower::{Lowered, LoweredOp, LoweredStep, lower};
 use super::model::Model;
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
@@ -53,24 +53,15 @@ pub struct StepSummary {
     pub weight_bytes: usize,
 }
 
-/// Steps at fixed places, and the memory they work in.
-pub struct Plan {
-    steps: Vec<Step>,
-    image: Place,
-    wanted: HashMap<NodeId, Place>,
-    device: Device,
-    arena: Buffer,
+/// Where all maps lie.
+struct Arrangement {
+    places: HashMap<NodeId, Place>,
+    total: usize,
     lower_bound: usize,
 }
 
-impl Plan {
-    /// Plans the network for `n` images of `[h, w]` on a device; the maps in `wanted` can be read after a run.
-    ///
-    /// Errors: the image's sides are not multiples of 32, the model lacks a tensor, or the device has not as much memory.
-    pub fn new(device: &Device, graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
-        ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
-        let lowered = lower(graph, model, wanted)?;
-
+impl Arrangement {
+    fn of(graph: &Graph, lowered: &Lowered, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Self {
         // Buffers: one for each map that is no part of another.
         let owner = |id: NodeId| lowered.parts.get(&id).map_or(id, |&(whole, _)| whole);
         let layout = |id: NodeId| {
@@ -103,8 +94,33 @@ impl Plan {
         wanted.iter().for_each(|&id| touch(id, lowered.steps.len()));
         let only_lifetimes: Vec<Lifetime> = lifetimes.iter().map(|(_, lifetime)| *lifetime).collect();
         let (offsets, total) = arena::place(&only_lifetimes);
-        let place = |id: NodeId| Place { offset: offsets[index[&owner(id)]], layout: layout(id) };
+        let place = |id: NodeId| (id, Place { offset: offsets[index[&owner(id)]], layout: layout(id) });
+        let of_step =
+            |step: &LoweredStep| -> Vec<NodeId> { step.inputs.iter().chain(&step.addend).chain([&step.output]).copied().collect() };
+        let used = lowered.steps.iter().flat_map(of_step).chain(wanted.iter().copied()).chain([image_id]);
+        Arrangement { places: used.map(place).collect(), total, lower_bound: arena::lower_bound(&only_lifetimes) }
+    }
+}
 
+/// Steps at fixed places, and the memory they work in.
+pub struct Plan {
+    steps: Vec<Step>,
+    image: Place,
+    wanted: HashMap<NodeId, Place>,
+    device: Device,
+    arena: Buffer,
+    lower_bound: usize,
+}
+
+impl Plan {
+    /// Plans the network for `n` images of `[h, w]` on a device; the maps in `wanted` can be read after a run.
+    ///
+    /// Errors: the image's sides are not multiples of 32, the model lacks a tensor, or the device has not as much memory.
+    pub fn new(device: &Device, graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
+        ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
+        let lowered = lower(graph, model, wanted)?;
+        let Arrangement { places, total, lower_bound } = Arrangement::of(graph, &lowered, n, [h, w], wanted);
+        let place = |id: NodeId| places[&id];
         let steps = lowered.steps.iter().map(|step| {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
@@ -113,12 +129,20 @@ impl Plan {
         });
         Ok(Plan {
             steps: steps.collect::<Result<_>>()?,
-            image: place(image_id),
+            image: place(NodeId(0)),
             wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
-            lower_bound: arena::lower_bound(&only_lifetimes),
+            lower_bound,
             arena: Buffer::zeros(device, total)?,
             device: device.clone(),
         })
+    }
+
+    /// Bytes of the arena of one square image of `frame` pixels a side, without asking for them.
+    ///
+    /// Errors: the model lacks a tensor.
+    pub fn arena_bytes_for(graph: &Graph, model: &Model, frame: usize, wanted: &[NodeId]) -> Result<usize> {
+        let lowered = lower(graph, model, wanted)?;
+        Ok(4 * Arrangement::of(graph, &lowered, 1, [frame, frame], wanted).total)
     }
 
     /// Runs all steps on `image`, (n, h, w) of one channel, row-major.

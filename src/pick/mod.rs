@@ -13,4 +13,5 @@ pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
 pub mod run; //        a batch: reading ahead, and all files of a micrograph
 pub mod scale; //      how wide the image is that the network sees
+pub mod seek_scale; // which scale, where no diameter is known
 pub mod trace; //      picks linked to fibers by the lines around them

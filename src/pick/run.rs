@@ -7,7 +7,7 @@ use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
 use crate::net::Picker;
-use crate::net::pickers::most_peaks;
+use crate::net::pickers::{ALWAYS_WHOLE, FramePicker, most_peaks};
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
@@ -20,6 +20,7 @@ use crate::pick::preprocess::slots::{OnGpu, Slots};
 use crate::pick::preprocess::{Prepared, preprocess};
 use crate::pick::report::Entry;
 use crate::pick::scale::Scale;
+use crate::pick::seek_scale::Sample;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -210,6 +211,18 @@ impl Ready {
         Ok(peaks)
     }
 
+    /// The same, of a frame that may be cut into tiles.
+    ///
+    /// Errors: as [`Ready::peaks`].
+    pub fn peaks_of_frame(&mut self, picker: &mut FramePicker) -> Result<Vec<Peak>> {
+        match picker.whole() {
+            Some(whole) => self.peaks(whole),
+            None if self.on_gpu.is_some() => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),
+            None if self.is_constant() => Ok(Vec::new()),
+            None => picker.run(self.image()),
+        }
+    }
+
     /// The network's input: frame x frame values, row after row; empty where a GPU has it.
     pub fn image(&self) -> &[f32] {
         &self.prepared.image
@@ -244,7 +257,8 @@ pub fn prepare(job: &Job, settings: &Settings, slots: Option<&Arc<Slots>>) -> Re
     let frame = settings.scale.frame(size, pixel_size_angstrom).with_context(name)?;
     let reason = settings.scale.reason(frame, size, pixel_size_angstrom);
     let (compat, is_shown) = (&settings.rule.compat, job.picture.is_some() || settings.report.is_some());
-    let on_gpu = match slots.filter(|_| suits(&micrograph.pixels, compat)) {
+    // Tiles are cut from an image of the host.
+    let on_gpu = match slots.filter(|_| frame <= ALWAYS_WHOLE && suits(&micrograph.pixels, compat)) {
         Some(slots) => Some(slots.prepare(&micrograph, frame, compat, is_shown).with_context(name)?),
         None => None,
     };
@@ -264,6 +278,15 @@ pub fn prepare(job: &Job, settings: &Settings, slots: Option<&Arc<Slots>>) -> Re
     facts.set("NetSizeY", prepared.geometry.height_d);
     let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
     Ok(Ready { prepared, on_gpu, name: name(), pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Micrographs to try scales on; those that cannot be read fail when their turn comes.
+pub fn samples(jobs: &[Job], settings: &Settings) -> Vec<Sample> {
+    let sample = |job: &Job| {
+        let micrograph = read_micrograph(&job.path, &ReadOptions { sections: job.sections, ..settings.read }).ok()?;
+        Some(Sample { pixel_size_angstrom: job.pixel_size_angstrom.or(micrograph.pixel_size_angstrom), micrograph })
+    };
+    jobs.iter().filter_map(sample).collect()
 }
 
 fn sections_text(which: Sections, count: usize) -> String {

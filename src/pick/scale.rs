@@ -67,7 +67,8 @@ pub enum Chosen {
     ByModel,
     /// Nobody: the original's.
     ByDefault,
-    /// Nobody, although the model knows the size of its particles: the diameter is missing, so the best scale can be sought.
+    /// Nobody, although the model knows the size of its particles: the diameter is missing, so that the scale can only be
+    /// sought.
     ForWantOfDiameter,
 }
 
@@ -109,6 +110,11 @@ impl Scale {
                 Ok(frame)
             }
         }
+    }
+
+    /// True if only trying can tell.
+    pub fn is_to_be_sought(&self) -> bool {
+        matches!(self, Scale::Fixed { by: Chosen::ForWantOfDiameter, .. })
     }
 
     /// True if particles have the size that the network knows.

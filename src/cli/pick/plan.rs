@@ -10,6 +10,7 @@ use crate::net::Model;
 use crate::pick::output::{OutputType, mode_name};
 use crate::pick::relion::RelionJob;
 use crate::pick::run::{Job, Settings, WrittenSide};
+use crate::pick::seek_scale::sample_indices;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,8 @@ pub struct Batch {
     pub skipped: usize,
     /// Outputs of an earlier run that will be replaced.
     pub replaced: usize,
+    /// Micrographs to try scales on: of all, whether they are done or not, so that a batch that goes on finds the same scale.
+    pub samples: Vec<Job>,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
     /// Every micrograph with its output, in order, and which job it is, if it is one.
@@ -60,6 +63,7 @@ pub fn batch(args: &PickArgs, settings: &Settings, relion: Option<&RelionJob>) -
     let mut warnings = found.warnings;
     let jobs = jobs(args, settings, &found.micrographs, relion, &mut warnings)?;
     need_pixel_size(args, settings, &found.micrographs)?;
+    let samples = sample_indices(jobs.len()).into_iter().map(|i| jobs[i].clone()).collect();
     let (mut skipped, mut replaced, mut clobbered) = (0, 0, None);
     let (mut todo, mut all) = (Vec::new(), Vec::new());
     for job in jobs {
@@ -80,7 +84,7 @@ pub fn batch(args: &PickArgs, settings: &Settings, relion: Option<&RelionJob>) -
     if let (true, Some(file)) = (args.no_clobber, clobbered) {
         anyhow::bail!("{}: exists already; expected no file with --no-clobber; give another --output", file.display());
     }
-    Ok(Batch { jobs: todo, skipped, replaced, warnings, all })
+    Ok(Batch { jobs: todo, skipped, replaced, samples, warnings, all })
 }
 
 fn jobs(

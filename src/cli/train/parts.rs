@@ -62,13 +62,6 @@ pub fn take_matching(state: &mut StateDict, loaded: &StateDict, name: &str, say:
     Ok(())
 }
 
-/// Memory that other programs leave, bytes, where the system tells it.
-pub fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
-}
-
 /// The box that the network learns, heat-map pixels, on the micrograph by which the scale goes.
 pub fn side_h_px(side: BoxSide, gathered: &Gathered, frame: usize) -> Option<f64> {
     let one = reference(gathered)?;

@@ -1,0 +1,177 @@
+//! Seeking the scale: without a diameter a few are tried on a few micrographs.
+//!
+//! The criterion is the weighted score S3 / (1 + S2), with S2 and S3 the sums of the squares and cubes of the picks' scores
+//! over all samples: the mean score, each weighted by its square. At the right scale most picks are sure; at wrong ones the
+//! network is in doubt everywhere. The 1 keeps a single lucky pick from deciding. It needs no threshold and hardly depends on
+//! how many particles there are. Picks nearer than half a supposed diameter to a better one do not count.
+//! Source: docs/options.md, "Scale".
+
+use crate::formats::image::Micrograph;
+use crate::net::Pickers;
+use crate::pick::compat::Compat;
+use crate::pick::decode::{candidates, side_n_to_m};
+use crate::pick::filter::{LIMITS_WIDTH, Limits, filter};
+use crate::pick::geometry::Geometry;
+use crate::pick::preprocess::preprocess;
+use crate::pick::scale::{Diameter, MOST_FRAME, Scale};
+use anyhow::{Context, Result};
+
+/// Frames of the first sample that are tried: steps of a square root of two, as near as multiples of 32 come.
+const FRAMES: [usize; 9] = [96, 128, 192, 256, 352, 512, 704, 1024, 1408];
+/// Tried only if the widest of `FRAMES` is the best: it takes as long as all of them.
+const WIDEST: usize = 2048;
+/// Frames may be so many times as wide as the micrograph.
+const MOST_ENLARGED: usize = 2;
+/// Least distance of picks in diameters.
+const DISTANCE_SIDES: f64 = 0.5;
+/// A weighted score below it says that nothing was seen.
+const LEAST_SCORE: f64 = 0.02;
+/// So many samples are enough.
+pub const MOST_SAMPLES: usize = 3;
+
+/// A micrograph to try scales on.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What was recorded.
+    pub micrograph: Micrograph,
+    /// Angstrom per pixel, where it is known.
+    pub pixel_size_angstrom: Option<f64>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sought {
+    /// The diameter at which the weighted score is largest.
+    pub diameter: Diameter,
+    /// Diameters that were tried, ascending, with their weighted scores.
+    pub tried: Vec<(f64, f64)>,
+    /// How many samples there were.
+    pub samples: usize,
+}
+
+impl Sought {
+    /// What was tried and what was taken, as a line for the user.
+    pub fn text(&self) -> String {
+        let (unit, diameter) = match self.diameter {
+            Diameter::Angstrom(diameter) => ("angstrom", diameter),
+            Diameter::Pixels(diameter) => ("micrograph pixels", diameter),
+        };
+        let tried: Vec<String> = self.tried.iter().map(|(diameter, score)| format!("{diameter:.0} ({score:.3})")).collect();
+        format!(
+            "no diameter is known: tried {} {unit} on {} micrographs and takes {diameter:.0}, where picks are surest (their weighted \
+             scores in brackets); give --diameter if you know better",
+            tried.join(", "),
+            self.samples
+        )
+    }
+}
+
+impl Scale {
+    /// The scale that is left when seeking it is over: that of the diameter found, else this one.
+    pub fn or_sought(self, sought: Option<&Sought>, side_n_px: f64) -> Scale {
+        sought.map_or(self, |sought| Scale::OfParticles { side_n_px, diameter: sought.diameter })
+    }
+}
+
+/// Which of `count` micrographs are samples: spread evenly.
+pub fn sample_indices(count: usize) -> Vec<usize> {
+    let samples = count.min(MOST_SAMPLES);
+    (0..samples).map(|i| (2 * i + 1) * count / (2 * samples)).collect()
+}
+
+/// The diameter at which a network that knows particles of `side_n_px` sees most; none if it sees nothing at any.
+///
+/// Deterministic: the same samples in the same order give the same bits. Samples without any structure are passed over.
+/// Errors: a sample cannot be prepared, or the network cannot run.
+pub fn seek(pickers: &mut Pickers, samples: &[Sample], side_n_px: f64, compat: &Compat) -> Result<Option<Sought>> {
+    let Some(first) = samples.first() else { return Ok(None) };
+    let in_angstrom = samples.iter().all(|sample| sample.pixel_size_angstrom.is_some());
+    let longer = first.micrograph.nx.max(first.micrograph.ny);
+    let extent = longer as f64 * first.pixel_size_angstrom.filter(|_| in_angstrom).unwrap_or(1.0);
+    let of_frame = |frame: usize| side_n_px * extent / frame as f64;
+    let diameter = |value: f64| if in_angstrom { Diameter::Angstrom(value) } else { Diameter::Pixels(value) };
+    let mut score_of = |value: f64| -> Result<f64> {
+        let scale = Scale::OfParticles { side_n_px, diameter: diameter(value) };
+        let (mut squares, mut cubes) = (0.0, 0.0);
+        for sample in samples {
+            for score in scores(pickers, sample, &scale, side_n_px, compat)? {
+                squares += score * score;
+                cubes += score * score * score;
+            }
+        }
+        Ok(cubes / (1.0 + squares))
+    };
+    let mut tried: Vec<(f64, f64)> = Vec::new();
+    for frame in FRAMES.into_iter().filter(|frame| *frame <= MOST_ENLARGED * longer) {
+        tried.push((of_frame(frame), score_of(of_frame(frame))?));
+    }
+    if best(&tried) == Some(FRAMES.len() - 1) && WIDEST <= MOST_ENLARGED * longer {
+        tried.push((of_frame(WIDEST), score_of(of_frame(WIDEST))?));
+    }
+    let Some(at) = best(&tried).filter(|at| tried[*at].1 > LEAST_SCORE) else { return Ok(None) };
+    let found = vertex(&tried, at);
+    tried.reverse(); // from small to large diameters
+    Ok(Some(Sought { diameter: diameter(found), tried, samples: samples.len() }))
+}
+
+fn best(tried: &[(f64, f64)]) -> Option<usize> {
+    // The first of equal ones, which is the cheapest.
+    (0..tried.len()).reduce(|best, i| if tried[i].1 > tried[best].1 { i } else { best })
+}
+
+/// The top of the parabola through the best diameter and its neighbours, over the logarithm.
+fn vertex(tried: &[(f64, f64)], at: usize) -> f64 {
+    let (value, top) = tried[at];
+    if at == 0 || at + 1 == tried.len() {
+        return value;
+    }
+    let ((before, low), (after, high)) = (tried[at - 1], tried[at + 1]);
+    let [a, b] = [before, after].map(|other| (other / value).ln());
+    // y = top + p t + q t^2 through (a, low), (0, top), (b, high).
+    let (slope_a, slope_b) = ((low - top) / a, (high - top) / b);
+    let q = (slope_a - slope_b) / (a - b);
+    let p = slope_a - q * a;
+    if q < 0.0 { value * (-p / (2.0 * q)).clamp(a.min(b) / 2.0, a.max(b) / 2.0).exp() } else { value }
+}
+
+/// The scores of the picks of a sample at a scale.
+fn scores(pickers: &mut Pickers, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
+    let Micrograph { nx, ny, .. } = sample.micrograph;
+    let frame = scale.frame([nx, ny], sample.pixel_size_angstrom)?.min(MOST_FRAME);
+    let prepared = preprocess(&sample.micrograph, frame, compat)?;
+    if prepared.constant {
+        return Ok(Vec::new());
+    }
+    let geometry: &Geometry = &prepared.geometry;
+    let peaks = pickers.get(frame).and_then(|picker| picker.run(&prepared.image)).context("seeking the scale")?;
+    let found = candidates(&peaks, geometry, compat);
+    let side_m_px = side_n_to_m(side_n_px, geometry);
+    let min_distance = DISTANCE_SIDES * side_m_px * LIMITS_WIDTH / nx as f64;
+    let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: 0.0, min_distance };
+    let kept = filter(&found, &limits, [nx, ny], side_m_px, compat);
+    Ok(kept.into_iter().map(|i| f64::from(found[i].score)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_spread_over_the_batch() {
+        assert_eq!(sample_indices(0), [0; 0]);
+        assert_eq!(sample_indices(1), [0]);
+        assert_eq!(sample_indices(2), [0, 1]);
+        assert_eq!(sample_indices(3), [0, 1, 2]);
+        assert_eq!(sample_indices(100), [16, 50, 83]);
+    }
+
+    #[test]
+    fn the_best_diameter_lies_between_those_that_were_tried() {
+        // A parabola over the logarithm with its top at 100.
+        let tried: Vec<(f64, f64)> =
+            [200.0, 140.0, 90.0, 60.0].into_iter().map(|value: f64| (value, 0.3 - 0.1 * (value / 100.0).ln().powi(2))).collect();
+        assert_eq!(best(&tried), Some(2));
+        assert!((vertex(&tried, 2) - 100.0).abs() < 1e-9);
+        assert_eq!(vertex(&tried, 0), 200.0);
+    }
+}
