@@ -3,6 +3,7 @@
 use super::graph::Graph;
 use super::model::Model;
 use super::plan::Plan;
+use crate::device::cpu::within_pool;
 use crate::device::gpu::{CapturedGraph, Gpu, Pinned};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, Tensor, TensorMut, TensorRef};
@@ -81,7 +82,7 @@ impl Picker {
     /// Errors: a launch fails on the device.
     pub fn run(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
         match &mut self.gpu {
-            None => self.run_on_cpu(image),
+            None => within_pool(|| self.run_on_cpu(image)),
             Some(gpu) => {
                 gpu.upload(&mut self.plan, image)?;
                 self.run_on_gpu()

@@ -7,6 +7,7 @@
 use super::data::{Batch, Data};
 use super::step::{Losses, Trainer};
 use super::targets::Targets;
+use crate::device::cpu::within_pool;
 use crate::formats::pth::Adam;
 use crate::formats::state_dict::{StateDict, Values};
 use crate::net::engine::Engine;
@@ -34,9 +35,9 @@ pub trait Learner {
     fn adam(&self, learning_rate: f64) -> Result<Adam>;
 }
 
-impl<E: Engine> Learner for Trainer<E> {
+impl<E: Engine + Send> Learner for Trainer<E> {
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses> {
-        Trainer::step(self, images, targets, exemplar, learning_rate)
+        within_pool(|| Trainer::step(self, images, targets, exemplar, learning_rate))
     }
 
     fn state_dict(&self) -> Result<StateDict> {

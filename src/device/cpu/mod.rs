@@ -81,6 +81,14 @@ macro_rules! dispatch {
     }};
 }
 
+/// Runs `work` on one of the pool's threads, which may be any other than the caller's.
+///
+/// A parallel loop that is begun anywhere else is handed over and waited for. A step of training has hundreds, and on a busy
+/// machine each waits for its turn.
+pub fn within_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
