@@ -366,6 +366,106 @@ fn the_command_judges_files_of_any_program_and_compares_two_sets() {
     }
 }
 
+/// The data of a page of --report.
+fn data_of_page(page: &str) -> Value {
+    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+/// RFC 4648, section 4.
+fn bytes_of(letters: &Value) -> Vec<u8> {
+    const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits: Vec<u8> =
+        letters.as_str().unwrap().trim_end_matches('=').chars().map(|letter| LETTERS.find(letter).unwrap() as u8).collect();
+    let four = |four: &[u8]| {
+        let bits = four.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - four.len()));
+        bits.to_be_bytes()[1..four.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(four).collect()
+}
+
+/// Right and wrong picks, found and wanted labels above a threshold, as the page counts them.
+fn counts_of_page(data: &Value, threshold: f64) -> [usize; 4] {
+    let range: [f64; 2] = serde_json::from_value(data["range"].clone()).unwrap();
+    let limit = (threshold - range[0]) / (range[1] - range[0]) * 65535.0;
+    let mut sum = [0; 4];
+    for one in data["micrographs"].as_array().unwrap() {
+        let numbers = |key: &str| bytes_of(&one[key]).chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect::<Vec<_>>();
+        let (picks, labels, fates) = (numbers("picks"), numbers("labels"), bytes_of(&one["fates"]));
+        assert_eq!(picks.len(), 4 * fates.len());
+        for (pick, fate) in picks.chunks(4).zip(&fates).filter(|(pick, _)| f64::from(pick[3]) > limit) {
+            assert!(pick[2] > 0);
+            match fate {
+                1 => sum[0] += 1,
+                0 => sum[1] += 1,
+                _ => {}
+            }
+        }
+        for label in labels.chunks(5).filter(|label| label[4] < 2) {
+            sum[2] += usize::from(label[4] == 1 && f64::from(label[3]) > limit);
+            sum[3] += 1;
+        }
+    }
+    sum
+}
+
+#[test]
+fn the_page_counts_at_any_threshold_what_the_evaluation_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, labels, picks, out] = ["data", "labels", "picks", "out"].map(|name| folder.path().join(name));
+    std::fs::create_dir_all(&data).unwrap();
+    let mut random = Random::new(3, &[]);
+    for stem in ["a", "b", "c"] {
+        common::labelled::write_mrc(&data.join(format!("{stem}.mrc")), [320, 256], &[[40, 50]]);
+        let truth: Vec<(f64, f64, f64)> = (0..40).map(|_| (320.0 * random.unit(), 256.0 * random.unit(), 1.0)).collect();
+        let mut found: Vec<(f64, f64, f64)> =
+            truth.iter().map(|(x, y, _)| (x + 3.0 * random.normal(), y + 3.0 * random.normal(), random.unit())).collect();
+        found.extend((0..20).map(|_| (320.0 * random.unit(), 256.0 * random.unit(), 0.6 * random.unit())));
+        write_thi(&labels, stem, &truth);
+        write_thi(&picks, stem, &found);
+    }
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    for threshold in ["0.1", "0.35", "0.8"] {
+        let (data, labels, picks, out) = (text(&data), text(&labels), text(&picks), text(&out));
+        let words = ["eval", "--data", &data, "--label", &labels, "--picks", &picks, "--diameter_px", "14", "--vis_thresh", threshold];
+        let result = epicker(&[words.as_slice(), &["--output", &out, "--report", "--json", "--bootstrap", "0"]].concat());
+        assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+        let json: Value = serde_json::from_str(String::from_utf8(result.stdout).unwrap().lines().last().unwrap()).unwrap();
+        let page = std::fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
+        assert!(!page.contains("http://") && !page.contains("https://"), "nothing is fetched");
+        let page = data_of_page(&page);
+        assert_eq!(page["threshold"].as_f64().unwrap() as f32, threshold.parse::<f32>().unwrap());
+        let [right, wrong, found, wanted] = counts_of_page(&page, threshold.parse().unwrap()).map(|count| count as f64);
+        assert!(right > 5.0 && wrong > 5.0 && wanted > 60.0, "{right} {wrong} {wanted}");
+        assert_eq!(right, found);
+        let number = |key: &str| json[key].as_f64().unwrap();
+        assert_eq!(number("labels"), wanted);
+        assert!((number("precision_shipped") - right / (right + wrong)).abs() < 1e-9, "{threshold}: {right} {wrong}");
+        assert!((number("recall_shipped") - right / wanted).abs() < 1e-9, "{threshold}: {right} {wanted}");
+    }
+}
+
+#[test]
+fn the_page_of_fibers_counts_their_length() {
+    let line = |y: f64, score: Option<f32>| {
+        (0..11).map(move |i| Coordinate { group: Some(0), score, ..Coordinate::at(100.0 + 100.0 * f64::from(i), y) }).collect::<Vec<_>>()
+    };
+    let fibers = |points: Vec<Coordinate>| Coordinates { kind: Kind::Fiber, points };
+    let item = Item {
+        stem: "a".to_owned(),
+        size: Some([2048, 2048]),
+        frame: None,
+        pixel_size_angstrom: None,
+        labels: fibers(line(500.0, None)),
+        picks: fibers(line(510.0, Some(0.7)).into_iter().take(6).collect()),
+    };
+    let shown = epicker::eval::page::shown(&item, &Settings::default()).unwrap();
+    let found = shown.truth.labels.iter().filter(|label| label.found_by == Some(0.7)).count() as f64;
+    let share = found / shown.truth.labels.len() as f64;
+    assert!((share - 0.5).abs() < 0.03, "{share} of the length");
+    assert!(shown.truth.fates.iter().all(|fate| *fate == epicker::pick::report::Fate::Right));
+}
+
 #[test]
 fn bad_input_is_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();

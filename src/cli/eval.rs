@@ -3,6 +3,8 @@
 //! The story: find micrographs, labels and picks (of a model or from files of any program), match, count, tell. With
 //! `--against` the same for an earlier model or earlier picks, and the difference.
 
+mod page;
+
 use super::limits::DISTANCE_SIDES;
 use super::status::{self, OrUsage, Usage};
 use super::values;
@@ -100,6 +102,10 @@ pub struct EvalArgs {
     /// Folder for eval.json, pr.csv, PR.svg and PR.png
     #[arg(long = "output", value_name = "FOLDER")]
     output: Option<PathBuf>,
+    /// Write one page to look at, <output>/report.html: all micrographs with right and false picks and missed labels, and
+    /// precision, recall and F1 at a threshold to move
+    #[arg(long = "report", requires_all = ["output", "data"])]
+    report: bool,
     /// Leaves out entries of a list that do not exist
     #[arg(long = "skip-missing")]
     skip_missing: bool,
@@ -125,6 +131,17 @@ struct DataSet {
     has_images: bool,
 }
 
+/// A data set that was judged: what was compared, how, and the numbers.
+struct JudgedSet {
+    items: Vec<Item>,
+    settings: Settings,
+    report: Report,
+}
+
+fn reports_of(judged: Vec<JudgedSet>) -> Vec<Report> {
+    judged.into_iter().map(|one| one.report).collect()
+}
+
 /// Runs the command; returns the exit status.
 ///
 /// Errors: wrong usage, no label, nothing matches, or a file cannot be read.
@@ -133,13 +150,17 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     args.check().or_usage()?;
     let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
-    let now = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_ref(), &say)?;
+    let judged = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_ref(), &say)?;
     let before = match args.against.as_slice() {
         [] => None,
-        [model] if is_model(model) => Some(args.reports(&data_sets, (&[], None), Some(&model_of(model)), &say)?),
+        [model] if is_model(model) => Some(reports_of(args.reports(&data_sets, (&[], None), Some(&model_of(model)), &say)?)),
         // The format asked for is that of --picks; the earlier ones may be of another program.
-        picks => Some(args.reports(&data_sets, (picks, None), None, &say)?),
+        picks => Some(reports_of(args.reports(&data_sets, (picks, None), None, &say)?)),
     };
+    if args.report {
+        page::write(args, &data_sets, &judged, &say)?;
+    }
+    let now = reports_of(judged);
     for (data_set, report) in data_sets.iter().zip(&now) {
         if data_sets.len() > 1 {
             say(&format!("{}:", data_set.name));
@@ -229,7 +250,7 @@ impl EvalArgs {
         (picks, format): (&[PathBuf], Option<Family>),
         model: Option<&ModelSource>,
         say: &impl Fn(&str),
-    ) -> Result<Vec<Report>> {
+    ) -> Result<Vec<JudgedSet>> {
         let model = model.map(Model::from_source).transpose().or_usage()?;
         let mut reports = Vec::with_capacity(data_sets.len());
         for (i, data_set) in data_sets.iter().enumerate() {
@@ -246,7 +267,9 @@ impl EvalArgs {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
                 return Err(Usage::because(empty).into());
             }
-            reports.push(evaluate(&items, &self.settings(model.as_ref(), &items)).or_usage()?);
+            let settings = self.settings(model.as_ref(), &items);
+            let report = evaluate(&items, &settings).or_usage()?;
+            reports.push(JudgedSet { items, settings, report });
         }
         Ok(reports)
     }

@@ -390,7 +390,9 @@ impl PickArgs {
         if self.no_candidates {
             note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
         }
-        Heading { about, note, folder: folder.display().to_string(), threshold: settings.limits.vis_thresh }
+        let folder = folder.display().to_string();
+        let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
+        Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
     }
 
     /// Says what is about to happen, and what the user should know.

@@ -63,6 +63,46 @@ pub fn compare(labels: &Coordinates, picks: &Coordinates, reach_px: f64) -> Resu
     Ok(Lengths { labelled, found, picked, right })
 }
 
+/// A point on a fiber, as a page shows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judged {
+    /// Where it is, micrograph pixels.
+    pub at: [f64; 2],
+    /// Its score; 1 without one.
+    pub score: f32,
+    /// The best score of the other side's points within reach; none if there is none.
+    pub near: Option<f32>,
+}
+
+/// Points every `step_px` along the labelled and along the picked fibers of one micrograph, each with what is near it.
+///
+/// Errors: some of the points belong to a fiber and some do not.
+pub fn judge(labels: &Coordinates, picks: &Coordinates, reach_px: f64, step_px: f64) -> Result<[Vec<Judged>; 2]> {
+    let sampled = |coordinates: &Coordinates| -> Result<Vec<([f64; 2], f32)>> {
+        let points = match coordinates.kind {
+            Kind::Fiber => along_fibers(coordinates, step_px)?,
+            _ => coordinates.points.clone(),
+        };
+        Ok(points.iter().map(|point| ([point.x, point.y], point.score.unwrap_or(1.0))).collect())
+    };
+    let (labels, picks) = (sampled(labels)?, sampled(picks)?);
+    let judged = |points: &[([f64; 2], f32)], others: &[([f64; 2], f32)]| -> Vec<Judged> {
+        // The other side's points are a step apart, so that one lies within half a step of every place along it.
+        let reach = reach_px.hypot(step_px / 2.0);
+        let mut cells: HashMap<[i64; 2], Vec<([f64; 2], f32)>> = HashMap::new();
+        let cell = |at: [f64; 2]| at.map(|value| (value / reach.max(STEP_PX)).floor() as i64);
+        others.iter().for_each(|other| cells.entry(cell(other.0)).or_default().push(*other));
+        let near = |at: [f64; 2]| {
+            let [cx, cy] = cell(at);
+            let around = (-1..=1).flat_map(|dx| (-1..=1).map(move |dy| [cx + dx, cy + dy]));
+            let found = around.filter_map(|cell| cells.get(&cell)).flatten();
+            found.filter(|(other, _)| (other[0] - at[0]).hypot(other[1] - at[1]) <= reach).map(|(_, score)| *score).reduce(f32::max)
+        };
+        points.iter().map(|&(at, score)| Judged { at, score, near: near(at) }).collect()
+    };
+    Ok([judged(&labels, &picks), judged(&picks, &labels)])
+}
+
 /// A short piece of a fiber around a point.
 struct Piece {
     at: [f64; 2],

@@ -65,6 +65,8 @@ pub struct Matched {
     pub outcomes: Vec<Outcome>,
     /// Labels that count: those not in the band.
     pub labels: usize,
+    /// By label: true for those in the band.
+    pub ignored: Vec<bool>,
 }
 
 /// Matches the picks of one micrograph with its labels.
@@ -107,5 +109,5 @@ pub fn match_picks(labels: &[Disc], picks: &[Candidate], size: Option<[usize; 2]
             None => Outcome::Miss { duplicate: on_found },
         };
     }
-    Matched { outcomes, labels: ignored.iter().filter(|ignored| !**ignored).count() }
+    Matched { outcomes, labels: ignored.iter().filter(|ignored| !**ignored).count(), ignored }
 }

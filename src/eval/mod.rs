@@ -6,5 +6,6 @@ pub mod features; // what a network sees in an image
 pub mod fiber; //    lengths of fibers found
 pub mod matching; // which pick found which label
 pub mod metrics; //  precision and recall over all thresholds
+pub mod page; //     micrographs of an evaluation with picks and truth, to look at
 pub mod report; //   all numbers of one evaluation, as text and JSON
 pub mod with_model; // picks of a model, without threshold and border

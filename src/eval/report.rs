@@ -2,7 +2,7 @@
 
 use super::coco::{self, Boxes};
 use super::fiber::{self, Lengths};
-use super::matching::{Candidate, Disc, Outcome, Rule, match_picks};
+use super::matching::{Candidate, Disc, Matched, Outcome, Rule, match_picks};
 use super::metrics::{Intervals, Judged, Point, Pooled, average_precision, best_f1, median, threshold_of};
 use crate::formats::coordinates::{Coordinates, Kind};
 use crate::pick::geometry::Geometry;
@@ -150,6 +150,38 @@ fn radii(item: &Item, source: &SizeSource) -> Result<Vec<f64>> {
     }
 }
 
+/// The picks and labels of one micrograph, matched, as they were compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matching {
+    /// The labels.
+    pub discs: Vec<Disc>,
+    /// The picks, in the order of the item's.
+    pub picks: Vec<Candidate>,
+    /// Radius of picks without their own, micrograph pixels.
+    pub typical: f64,
+    /// Which pick found which label.
+    pub matched: Matched,
+}
+
+/// Matches picks and labels of one micrograph of particles or vesicles.
+///
+/// Errors: the size of the particles is unknown.
+pub fn match_item(item: &Item, settings: &Settings) -> Result<Matching> {
+    let radii = radii(item, &settings.size)?;
+    let discs: Vec<Disc> =
+        item.labels.points.iter().zip(&radii).map(|(point, radius)| Disc { x: point.x, y: point.y, radius: *radius }).collect();
+    let typical = typical_radius(&radii, item, &settings.size);
+    let candidate = |point: &crate::formats::coordinates::Coordinate| Candidate {
+        x: point.x,
+        y: point.y,
+        score: point.score.unwrap_or(1.0),
+        radius: point.radius().filter(|_| settings.size.own_first),
+    };
+    let picks: Vec<Candidate> = item.picks.points.iter().map(candidate).collect();
+    let matched = match_picks(&discs, &picks, item.size, typical, &settings.rule);
+    Ok(Matching { discs, picks, typical, matched })
+}
+
 /// Judges the picks of all micrographs.
 ///
 /// Errors: the size of the particles is unknown, or fibers are mixed with points.
@@ -169,18 +201,7 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
             label_counts.push(0);
             continue;
         }
-        let radii = radii(item, &settings.size)?;
-        let discs: Vec<Disc> =
-            item.labels.points.iter().zip(&radii).map(|(point, radius)| Disc { x: point.x, y: point.y, radius: *radius }).collect();
-        let typical = typical_radius(&radii, item, &settings.size);
-        let candidate = |point: &crate::formats::coordinates::Coordinate| Candidate {
-            x: point.x,
-            y: point.y,
-            score: point.score.unwrap_or(1.0),
-            radius: point.radius().filter(|_| settings.size.own_first),
-        };
-        let picks: Vec<Candidate> = item.picks.points.iter().map(candidate).collect();
-        let matched = match_picks(&discs, &picks, item.size, typical, &settings.rule);
+        let Matching { discs, picks, typical, matched } = match_item(item, settings)?;
         let start = judged.len();
         for (pick, outcome) in picks.iter().zip(&matched.outcomes) {
             match outcome {
@@ -188,8 +209,9 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
                     distances.push(*distance);
                     distances_angstrom.extend(item.pixel_size_angstrom.map(|pixel| pixel * distance));
                     if let (Some(found), Some(true)) = (pick.radius, item.labels.points[*label].radius().map(|radius| radius > 0.0)) {
-                        radius_errors.push((found - radii[*label]).abs());
-                        radius_shares.push((found - radii[*label]).abs() / radii[*label]);
+                        let error = (found - discs[*label].radius).abs();
+                        radius_errors.push(error);
+                        radius_shares.push(error / discs[*label].radius);
                     }
                 }
                 Outcome::Miss { duplicate } => duplicates += usize::from(*duplicate),
@@ -267,7 +289,7 @@ fn typical_radius(radii: &[f64], item: &Item, source: &SizeSource) -> f64 {
 
 /// How far a picked fiber may be from a labelled one, micrograph pixels: the original's 6.33 pixels of the 1024-wide
 /// image where no width is known.
-fn fiber_reach(item: &Item, settings: &Settings) -> f64 {
+pub(super) fn fiber_reach(item: &Item, settings: &Settings) -> f64 {
     const REACH_D_PX: f64 = 19.0 / 3.0;
     let source = &settings.size;
     let angstrom = source.diameter_angstrom.zip(item.pixel_size_angstrom).map(|(diameter, pixel)| diameter / pixel);

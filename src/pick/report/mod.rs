@@ -15,6 +15,9 @@ const MOST_PICKS: usize = 2000;
 /// Width of the small pictures: smaller where there are many.
 const WIDTHS: [(usize, usize); 3] = [(60, 512), (250, 384), (usize::MAX, 256)];
 
+/// Scores at this share of their range or below are not on the page of an evaluation, as picking keeps none of them.
+const FLOOR: f64 = 0.01;
+
 /// One micrograph of the page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -22,21 +25,79 @@ pub struct Entry {
     size: [usize; 2],
     /// 4-bit grey PNG.
     thumbnail: Vec<u8>,
-    /// x, y, radius (shares of width, height, width), score: all of 65535.
+    /// x, y, radius (shares of width, height, width), score (share of its range): all of 65535.
     picks: Vec<[u16; 4]>,
+    /// What became of each pick; empty where the truth is not known.
+    fates: Vec<Fate>,
+    /// As the picks, the score being that of the pick that found it; then 1 for found, 2 for left out.
+    labels: Vec<[u16; 5]>,
+    /// Scores above this are all there.
+    complete_above: f64,
+}
+
+/// A pick as the page draws it. Frame M.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mark {
+    /// Centre (x, y), micrograph pixels.
+    pub centre: [f64; 2],
+    /// Radius of its circle, micrograph pixels.
+    pub radius: f64,
+    /// Score.
+    pub score: f32,
+}
+
+/// What became of a pick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It found nothing.
+    Wrong = 0,
+    /// It found a label.
+    Right = 1,
+    /// It lies at the border and does not count.
+    Ignored = 2,
+}
+
+/// Something that should be found. Frame M.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label {
+    /// Centre (x, y), micrograph pixels.
+    pub centre: [f64; 2],
+    /// Radius, micrograph pixels.
+    pub radius: f64,
+    /// Score of the pick that found it.
+    pub found_by: Option<f32>,
+    /// It lies at the border and does not count.
+    pub ignored: bool,
+}
+
+/// The truth about the picks of a micrograph.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Truth {
+    /// What should be found.
+    pub labels: Vec<Label>,
+    /// What became of each pick.
+    pub fates: Vec<Fate>,
 }
 
 /// What is told above the micrographs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Heading {
     /// Model, mode, date: one line.
     pub about: String,
     /// What the reader should know besides.
     pub note: String,
-    /// Folder of the outputs, for the command.
-    pub folder: String,
-    /// Threshold of the run.
-    pub threshold: f32,
+    /// Words of the command that makes the chosen threshold real, which goes behind them; none if there is no such command.
+    pub command: Vec<String>,
+    /// Threshold of the run; none: the best one, where the truth is known.
+    pub threshold: Option<f32>,
+    /// Lowest and highest score that there can be.
+    pub range: [f32; 2],
+}
+
+impl Default for Heading {
+    fn default() -> Self {
+        Heading { about: String::new(), note: String::new(), command: Vec::new(), threshold: None, range: [0.0, 1.0] }
+    }
 }
 
 impl Entry {
@@ -45,33 +106,86 @@ impl Entry {
     ///
     /// Errors: the picture cannot be encoded.
     pub fn new(name: &str, grey: &[u8], geometry: &Geometry, picks: &[Pick], micrographs: usize) -> Result<Entry> {
-        let width = WIDTHS.iter().find(|(most, _)| micrographs <= *most).map_or(256, |(_, width)| *width).min(geometry.frame);
-        let size = [geometry.nx, geometry.ny];
-        let share = |value: f64, whole: usize| (value / whole as f64 * 65535.0).round().clamp(0.0, 65535.0) as u16;
-        let packed = |pick: &Pick| {
-            let radius = (pick.size[0] + pick.size[1]) / 4.0;
-            // Rounded down: a score at the threshold is no pick, and must not become one here.
-            let score = (f64::from(pick.score) * 65535.0).clamp(0.0, 65535.0) as u16;
-            [share(pick.centre[0], size[0]), share(pick.centre[1], size[1]), share(radius, size[0]), score]
-        };
-        let picks = picks.iter().take(MOST_PICKS).map(packed).collect();
-        Ok(Entry { name: name.to_string(), size, thumbnail: thumbnail(grey, [geometry.frame, geometry.height_d], width)?, picks })
+        let mark = |pick: &Pick| Mark { centre: pick.centre, radius: (pick.size[0] + pick.size[1]) / 4.0, score: pick.score };
+        let picks = picks.iter().take(MOST_PICKS).map(|pick| packed(&mark(pick), [geometry.nx, geometry.ny], [0.0, 1.0])).collect();
+        Entry::of(name, grey, geometry, picks, micrographs)
     }
 
-    fn to_json(&self) -> Value {
-        let picks: Vec<u8> = self.picks.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
-        json!({ "name": self.name, "nx": self.size[0], "ny": self.size[1], "picks": base64(&picks), "thumbnail": base64(&self.thumbnail) })
+    /// A micrograph whose truth is known: `marks` in any order, and a fate for each. `range`: lowest and highest score of
+    /// the page.
+    ///
+    /// Errors: the picture cannot be encoded.
+    pub fn judged(
+        name: &str,
+        grey: &[u8],
+        geometry: &Geometry,
+        (marks, truth): (&[Mark], &Truth),
+        range: [f32; 2],
+        micrographs: usize,
+    ) -> Result<Entry> {
+        let size = [geometry.nx, geometry.ny];
+        let floor = f64::from(range[0]) + FLOOR * f64::from(range[1] - range[0]);
+        let mut order: Vec<usize> = (0..marks.len().min(truth.fates.len())).filter(|&i| f64::from(marks[i].score) > floor).collect();
+        order.sort_by(|&a, &b| marks[b].score.total_cmp(&marks[a].score));
+        let complete_above = order.get(MOST_PICKS).map_or(floor, |&i| f64::from(marks[i].score));
+        order.truncate(MOST_PICKS);
+        let label = |label: &Label| {
+            let score = label.found_by.unwrap_or(range[0]);
+            let [x, y, radius, score] = packed(&Mark { centre: label.centre, radius: label.radius, score }, size, range);
+            [x, y, radius, score, u16::from(label.found_by.is_some()) + 2 * u16::from(label.ignored)]
+        };
+        let picks = order.iter().map(|&i| packed(&marks[i], size, range)).collect();
+        let entry = Entry::of(name, grey, geometry, picks, micrographs)?;
+        let fates = order.iter().map(|&i| truth.fates[i]).collect();
+        Ok(Entry { fates, labels: truth.labels.iter().map(label).collect(), complete_above, ..entry })
+    }
+
+    fn of(name: &str, grey: &[u8], geometry: &Geometry, picks: Vec<[u16; 4]>, micrographs: usize) -> Result<Entry> {
+        let width = WIDTHS.iter().find(|(most, _)| micrographs <= *most).map_or(256, |(_, width)| *width).min(geometry.frame);
+        let thumbnail = thumbnail(grey, [geometry.frame, geometry.height_d], width)?;
+        let size = [geometry.nx, geometry.ny];
+        Ok(Entry { name: name.to_string(), size, thumbnail, picks, fates: Vec::new(), labels: Vec::new(), complete_above: 0.0 })
+    }
+
+    fn to_json(&self, has_truth: bool) -> Value {
+        let numbers = |values: &mut dyn Iterator<Item = u16>| base64(&values.flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
+        let mut object = json!({
+            "name": self.name,
+            "nx": self.size[0],
+            "ny": self.size[1],
+            "picks": numbers(&mut self.picks.iter().flatten().copied()),
+            "thumbnail": base64(&self.thumbnail),
+        });
+        if has_truth {
+            object["fates"] = json!(base64(&self.fates.iter().map(|fate| *fate as u8).collect::<Vec<u8>>()));
+            object["labels"] = json!(numbers(&mut self.labels.iter().flatten().copied()));
+        }
+        object
     }
 }
 
-/// The page.
+/// A mark as the page holds it: shares of 65535.
+fn packed(mark: &Mark, size: [usize; 2], [low, high]: [f32; 2]) -> [u16; 4] {
+    let share = |value: f64, whole: usize| (value / whole as f64 * 65535.0).round().clamp(0.0, 65535.0) as u16;
+    let score = f64::from(mark.score - low) / f64::from((high - low).max(f32::MIN_POSITIVE));
+    // Rounded down: a score at the threshold is no pick, and must not become one here.
+    let score = (score * 65535.0).clamp(0.0, 65535.0) as u16;
+    [share(mark.centre[0], size[0]), share(mark.centre[1], size[1]), share(mark.radius, size[0]), score]
+}
+
+/// The page. With the truth if any of the micrographs has labels or fates.
 pub fn page(heading: &Heading, entries: &[Entry]) -> String {
-    let micrographs: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+    let has_truth = entries.iter().any(|entry| !entry.fates.is_empty() || !entry.labels.is_empty());
+    let micrographs: Vec<Value> = entries.iter().map(|entry| entry.to_json(has_truth)).collect();
+    let lowest = entries.iter().map(|entry| entry.complete_above).fold(f64::from(heading.range[0]), f64::max);
     let data = json!({
         "about": heading.about,
         "note": heading.note,
-        "folder": shell_word(&heading.folder),
+        "command": heading.command.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" "),
         "threshold": heading.threshold,
+        "range": heading.range,
+        "lowest": lowest,
+        "truth": has_truth,
         "micrographs": micrographs,
     });
     // A name such as `</script>` must not end the data.
@@ -168,13 +282,15 @@ mod tests {
         let picks = [pick(1024.0, 512.0, 0.9), pick(0.0, 1024.0, 0.3)];
         let entry = Entry::new("</script><b>.mrc", &grey, &geometry, &picks, 1).unwrap();
         assert_eq!(entry.picks[0], [32768, 32768, 320, 58981]);
-        let heading = Heading { about: "model m".into(), folder: "out put".into(), threshold: 0.25, ..Heading::default() };
+        let heading =
+            Heading { about: "model m".into(), command: vec!["x".into(), "out put".into()], threshold: Some(0.25), ..Heading::default() };
         let page = page(&heading, &[entry]);
         assert!(!page.contains("@DATA@") && !page.contains("</script><b>"));
         let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
         assert_eq!(data["micrographs"][0]["name"], "</script><b>.mrc");
-        assert_eq!(data["folder"], "'out put'");
+        assert_eq!(data["command"], "x 'out put'");
+        assert_eq!((&data["truth"], &data["micrographs"][0]["fates"]), (&json!(false), &Value::Null));
         // Nothing is fetched: no address in the page but those within it.
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src=\"/"));
     }

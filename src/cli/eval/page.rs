@@ -1,0 +1,114 @@
+//! The page of `eval --report`: every micrograph with its picks and what they should have been.
+
+use super::{DataSet, EvalArgs, JudgedSet};
+use crate::cli::status;
+use crate::eval::page::{Shown, shown};
+use crate::formats::coordinates::Kind;
+use crate::pick::geometry::Geometry;
+use crate::pick::output::mode_name;
+use crate::pick::report::{self, Entry, Heading};
+use crate::train::cache::ImageCache;
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use std::path::Path;
+
+/// Width of the image that pictures are made of, whatever the network sees.
+const SHOWN_WIDTH: usize = 1024;
+
+/// Writes a page for each data set: `report.html`, or `report_1.html` and so on where there are several.
+///
+/// Errors: a micrograph cannot be read, or a page cannot be written.
+pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet], say: &impl Fn(&str)) -> Result<()> {
+    let Some(folder) = &args.output else { return Ok(()) };
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the rights above it", folder.display()))?;
+    for (i, (data_set, judged)) in data_sets.iter().zip(judged).enumerate() {
+        let name = if data_sets.len() == 1 { "report.html".to_string() } else { format!("report_{}.html", i + 1) };
+        let path = folder.join(name);
+        let all = judged.items.iter().map(|item| shown(item, &judged.settings)).collect::<Result<Vec<Shown>>>()?;
+        let range = range_of(&all);
+        let entries = entries(args, data_set, &all, range)?;
+        report::write(&path, &heading(args, i, judged, range), &entries)?;
+        say(&format!("a page to look at: {}", path.display()));
+    }
+    Ok(())
+}
+
+/// Pictures and picks of a data set. The micrographs are read once more, two at a time, so that memory does not grow with
+/// their number.
+fn entries(args: &EvalArgs, data_set: &DataSet, all: &[Shown], range: [f32; 2]) -> Result<Vec<Entry>> {
+    let cache = ImageCache::new(None, 0, SHOWN_WIDTH, Default::default(), args.compat.clone())?;
+    let both: Vec<_> = data_set.micrographs.iter().zip(all).collect();
+    let mut entries = Vec::with_capacity(both.len());
+    for few in both.chunks(2) {
+        let made: Result<Vec<Entry>> = few
+            .par_iter()
+            .map(|(one, shown)| {
+                let image = cache.get(&one.path, &mut Vec::new()).context("--report")?; // its warnings were told before
+                let geometry = Geometry::new(one.size[0], one.size[1], SHOWN_WIDTH);
+                Entry::judged(&one.stem, &image.levels, &geometry, (&shown.marks, &shown.truth), range, both.len())
+            })
+            .collect();
+        entries.extend(made?);
+    }
+    Ok(entries)
+}
+
+/// 0 and 1 for scores that are shares; other programs' scores have ends of their own.
+fn range_of(all: &[Shown]) -> [f32; 2] {
+    let scores = || all.iter().flat_map(|shown| shown.marks.iter().map(|mark| mark.score)).filter(|score| score.is_finite());
+    let (low, high) = scores().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(score), high.max(score)));
+    if !(low < 0.0 || high > 1.0) {
+        return [0.0, 1.0];
+    }
+    // Picks are above a threshold, so the lowest of them needs room below.
+    let room = 0.02 * (high - low).max(1.0);
+    [low - room, high]
+}
+
+fn heading(args: &EvalArgs, i: usize, judged: &JudgedSet, range: [f32; 2]) -> Heading {
+    let report = &judged.report;
+    let kind = judged.items.iter().find(|item| !item.labels.points.is_empty()).map_or(Kind::Particle, |item| item.labels.kind);
+    let data = args.data[i].display().to_string();
+    let whose = match &args.load_model {
+        Some(model) => format!("model {model}"),
+        None => format!("picks {}", args.picks[i].display()),
+    };
+    let about = format!(
+        "{} micrographs, mode {}, {whose}, data {data}, epicker {}",
+        report.micrographs,
+        mode_name(kind),
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut note = match kind {
+        Kind::Fiber => "Fibers are drawn as points along them: precision and recall are shares of length.".to_string(),
+        _ => format!(
+            "A pick is right if it is within {} radii of a label that no better pick has found; what is near the border does not count.",
+            args.reach
+        ),
+    };
+    if let (Some(ap), Some((best, threshold))) = (report.ap, report.best) {
+        note.push_str(&format!(" Average precision {ap:.3}; best F1 {:.3} at threshold {threshold:.3}.", best.f1()));
+    }
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_string()).collect::<Vec<_>>();
+    let command = match &args.load_model {
+        Some(model) => words(&["epicker", "pick", "--data", &data, "--load_model", &model.to_string(), "--vis_thresh"]),
+        None => match folder_of_candidates(&args.picks[i]) {
+            Some(folder) => words(&["epicker", "rethreshold", "--data", &folder.display().to_string(), "--vis_thresh"]),
+            None => Vec::new(),
+        },
+    };
+    // Without a threshold of its own a set of picks opens at the best one.
+    let threshold = judged.settings.shipped_threshold.filter(|threshold| *threshold > range[0]);
+    if judged.items.iter().any(|item| item.picks.points.iter().any(|pick| pick.score.is_none())) {
+        status::tell("warning: --report: picks without a score count as 1, so the threshold of the page moves nothing");
+    }
+    Heading { about, note, command, threshold, range }
+}
+
+/// The output folder of `epicker pick` that picks are from: given itself, or its folder of candidates.
+fn folder_of_candidates(picks: &Path) -> Option<&Path> {
+    match picks.file_name() {
+        Some(name) if name == "candidates" => picks.parent().filter(|folder| !folder.as_os_str().is_empty()),
+        _ => picks.join("candidates").is_dir().then_some(picks),
+    }
+}
