@@ -155,7 +155,7 @@ fn options_are_understood_as_callers_spell_them() {
 #[test]
 fn wrong_usage_is_told_in_one_line_before_any_file_is_written() {
     let place = Place::with(&["a.mrc"]);
-    let cases: [(&[&str], &str); 32] = [
+    let cases: [(&[&str], &str); 34] = [
         (&["--vis", "0.1"], "ambiguous; expected one of --vis_thresh, --visual"),
         (&["--nonsense"], "--nonsense"),
         (&["--vis_thresh", "1.5"], "--vis_thresh"),
@@ -186,7 +186,9 @@ fn wrong_usage_is_told_in_one_line_before_any_file_is_written() {
         (&["--data", "/nowhere"], "/nowhere"),
         (&["--output", "/dev/null/x"], "/dev/null/x"),
         (&["--suffix", "a/b"], "suffix"),
-        (&["--helix", "segments"], "--helix_step"),
+        (&["--helix", "segments"], "--spacing"),
+        (&["--mode", "fiber", "--output_type", "star", "--helix", "startend", "--spacing", "30"], "leave one"),
+        (&["--mode", "fiber", "--spacing", "30"], "--output_type star"),
         (&["--in_mics", "a.star"], "--in_mics"),
     ];
     for (options, word) in cases {
@@ -323,7 +325,8 @@ fn angstroms_need_a_pixel_size() {
     let pixels: Vec<u8> = small_pixels("a", [300, 260]).iter().flat_map(|v| v.to_le_bytes()).collect();
     place.put("a.mrc", &mrc([300, 260], 2, 0.0, &pixels));
     is_refused(&place.pick(&["--diameter", "90"]), "--angpix");
-    is_refused(&place.pick(&["--mode", "fiber", "--output_type", "star", "--helix", "segments", "--helix_step", "30"]), "--angpix");
+    is_refused(&place.pick(&["--mode", "fiber", "--output_type", "star", "--helix_step", "30"]), "--angpix");
+    is_refused(&place.pick(&["--mode", "fiber", "--output_type", "star", "--helix", "segments", "--spacing", "30"]), "--angpix");
     is_done(&place.pick(&["--diameter", "90", "--angpix", "3", "--output_type", "box"]));
     let boxes = place.text("out/a.box");
     assert!(boxes.lines().count() > 3 && boxes.lines().all(|line| line.ends_with("\t30\t30")), "{boxes}");

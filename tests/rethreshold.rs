@@ -100,7 +100,7 @@ fn what_candidates_cannot_tell_is_refused_before_any_file_is_written() {
     refuse(&["--compat", "y-scale"], "y-scale");
     refuse(&["--compat", "nonsense"], "nonsense");
     refuse(&["--edge", "-1"], "0 to 511");
-    refuse(&["--helix", "segments"], "--helix_step");
+    refuse(&["--helix", "segments"], "--spacing");
     let mut all = facts("mics/b.mrc");
     all.set(key::COMPAT, "all");
     put(folder.path(), "b", &all, &rows());

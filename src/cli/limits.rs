@@ -42,12 +42,12 @@ pub struct LimitArgs {
     /// Two decimals in thi, box and coord files; some readers drop rows that are not whole numbers
     #[arg(long = "subpixel")]
     pub subpixel: bool,
-    /// Fibers in STAR files: startend or segments [default: startend]
+    /// Fibers in STAR files: startend or segments [default: segments with --spacing, else startend]
     #[arg(long = "helix", value_name = "KIND", value_parser = ["startend", "segments"])]
     pub helix: Option<String>,
-    /// Distance of neighbouring segments, angstrom
-    #[arg(long = "helix_step", value_name = "ANGSTROM", value_parser = values::positive)]
-    pub helix_step: Option<f64>,
+    /// Fibers in STAR files: segments at this distance along their path
+    #[arg(long = "spacing", alias = "helix_step", value_name = "ANGSTROM", value_parser = values::positive)]
+    pub spacing: Option<f64>,
     /// Put this before the extension of output files, for example _autopick
     #[arg(long = "suffix", value_name = "TEXT")]
     pub suffix: Option<String>,
@@ -75,25 +75,28 @@ impl LimitArgs {
 
     /// How fibers are written to STAR files.
     ///
-    /// Errors: segments without a step, or a step without segments.
+    /// Errors: segments without a spacing, or a spacing without segments.
     pub fn helix(&self) -> Result<Helix> {
-        match (self.helix.as_deref(), self.helix_step) {
-            (Some("segments"), Some(step)) => Ok(Helix::Segments(step)),
-            (Some("segments"), None) => anyhow::bail!("--helix segments: no distance; give one with --helix_step ANGSTROM"),
-            (_, step) => {
-                ensure!(step.is_none(), "--helix_step: only --helix segments has steps; add it or leave both out");
-                Ok(Helix::StartEnd)
-            }
+        match (self.helix.as_deref(), self.spacing) {
+            (None | Some("segments"), Some(spacing)) => Ok(Helix::Segments(spacing)),
+            (Some("segments"), None) => anyhow::bail!("--helix segments: no distance; give one with --spacing ANGSTROM"),
+            (Some(_), Some(_)) => anyhow::bail!("--spacing: only --helix segments has one; leave one of the two out"),
+            (_, None) => Ok(Helix::StartEnd),
         }
     }
 
     /// How picks are written.
     ///
-    /// Errors: as [`LimitArgs::helix`].
+    /// Errors: as [`LimitArgs::helix`]; a spacing for what has no segments.
     pub fn rule(&self, kind: Kind, base: &OutputRule) -> Result<OutputRule> {
+        let output_type = self.output_type.unwrap_or(base.output_type);
+        ensure!(
+            self.spacing.is_none() || (kind == Kind::Fiber && output_type == OutputType::Star),
+            "--spacing: only fibers in STAR files have segments; expected --mode fiber --output_type star; add them, or leave it out"
+        );
         Ok(OutputRule {
             kind,
-            output_type: self.output_type.unwrap_or(base.output_type),
+            output_type,
             subpixel: self.subpixel || base.subpixel,
             ang_thresh_rad: self.ang_thresh.unwrap_or(base.ang_thresh_rad),
             tracer: self.tracer.unwrap_or(base.tracer),
