@@ -143,6 +143,14 @@ fn wrong_usage_writes_nothing() {
 }
 
 #[test]
+fn the_list_of_a_run_beside_its_files_names_nothing_twice() {
+    let list = "[Micrograph Particle coordinate:\n #0:MICROGRAPH_PATH    STRING\n #1:PARTICLE_PATH    STRING]\na.mrc a.thi\nb.mrc b.thi\n";
+    let folder = workplace(&[("picks/a.thi", POINTS), ("picks/b.thi", POINTS), ("picks/merge_results.thi", list)], &[]);
+    done(&coords(folder.path(), "@picks/a.thi @picks/b.thi @picks/merge_results.thi --to box --box_size 8 --output @boxes"));
+    assert_eq!(files(&folder.path().join("boxes")).len(), 2);
+}
+
+#[test]
 fn folders_are_kept_when_asked_for() {
     let place = workplace(&[("g1/a.coord", POINTS), ("g2/a.coord", POINTS)], &[]);
     done(&coords(place.path(), "@g1 @g2 --to thi --output @out --keep-dirs --suffix _picked"));

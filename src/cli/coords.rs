@@ -12,7 +12,7 @@ use crate::io::find::{self, Found};
 use crate::io::names::{self, OutputNames};
 use crate::io::write::write_whole;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Vertices of a fiber nearer to its path than this are left out where a format holds edges: half a pixel is less
@@ -199,13 +199,17 @@ pub fn run(args: &CoordsArgs) -> Result<u8> {
 /// The conversion. Errors are those of usage: nothing has been written then.
 fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     check_usage(args)?;
-    let mut items = Vec::new();
+    let mut paths = Vec::new();
     for input in &args.inputs {
-        for (path, is_named) in label_paths(input, args.from.0)? {
-            match read_items(&path, is_named, args) {
-                Ok(found) => items.extend(found),
-                Err(error) => failures.report(&error),
-            }
+        paths.extend(label_paths(input, args.from.0)?);
+    }
+    // `picks/*.thi` names the list of a run beside the files that it lists.
+    let named: HashSet<PathBuf> = paths.iter().filter_map(|(path, _)| path.canonicalize().ok()).collect();
+    let mut items = Vec::new();
+    for (path, is_named) in paths {
+        match read_items(&path, is_named, &named, args) {
+            Ok(found) => items.extend(found),
+            Err(error) => failures.report(&error),
         }
     }
     let micrographs = Micrographs::of(args)?;
@@ -283,8 +287,9 @@ fn label_paths(input: &Path, family: Option<Family>) -> Result<Vec<(PathBuf, boo
     Ok(paths.into_iter().map(|path| (path, false)).collect())
 }
 
-/// Reads a file, or what a list names. Lists in a folder are no labels: they are passed over.
-fn read_items(path: &Path, is_named: bool, args: &CoordsArgs) -> Result<Vec<Item>> {
+/// Reads a file, or what a list names beside those that are `named` themselves. Lists in a folder are no labels: they are
+/// passed over.
+fn read_items(path: &Path, is_named: bool, named: &HashSet<PathBuf>, args: &CoordsArgs) -> Result<Vec<Item>> {
     let file = label_file::read_path(path, &read_options(args))?;
     for warning in &file.warnings {
         eprintln!("warning: {}: {warning}", path.display());
@@ -297,6 +302,9 @@ fn read_items(path: &Path, is_named: bool, args: &CoordsArgs) -> Result<Vec<Item
             let mut items = Vec::new();
             for pair in pairs {
                 let listed = found_from(path, Path::new(&pair.coordinates));
+                if listed.canonicalize().is_ok_and(|listed| named.contains(&listed)) {
+                    continue;
+                }
                 let inner =
                     label_file::read_path(&listed, &read_options(args)).with_context(|| format!("{}: listed here", path.display()))?;
                 let Content::Coordinates(sets) = inner.content else {
