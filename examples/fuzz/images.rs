@@ -1,7 +1,7 @@
 //! Targets: micrographs.
 
 #[path = "../../tests/common/image_files.rs"]
-mod image_files;
+pub mod image_files;
 
 use crate::Target;
 use epicker::formats::detect;

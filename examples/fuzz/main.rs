@@ -12,6 +12,7 @@
 //! A new target: a file beside this one with its functions and seeds, and its line in `TARGETS`.
 //! Without `--release` overflow checks are on: slower, and finds more per input.
 
+mod densities;
 mod images;
 mod labels;
 mod memory;
@@ -40,7 +41,7 @@ pub struct Target {
 
 /// All targets. The usual memory factor is 64: a text of one-byte tokens becomes a list of structs of some 50 bytes,
 /// and a list grows by doubling. Compressed images have the greatest ratio of their compression instead.
-const TARGETS: &[&[Target]] = &[images::TARGETS, models::TARGETS, labels::TARGETS];
+const TARGETS: &[&[Target]] = &[images::TARGETS, models::TARGETS, labels::TARGETS, densities::TARGETS];
 
 const FREE_MEMORY: usize = 16 << 20;
 const SLOW: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ use crate::train::random::Random;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Electrons of protein in a cubic angstrom: 1.35 g/cm^3 at 1.87 Da an electron.
 pub const PROTEIN_ELECTRONS: f64 = 0.435;
@@ -15,8 +16,8 @@ pub const PROTEIN_ELECTRONS: f64 = 0.435;
 pub const VOLT_ANGSTROM3_PER_ELECTRON: f64 = 3.3 / PROTEIN_ELECTRONS;
 /// Most beads of a particle; larger files are thinned out, and the beads that stay count for those that go.
 const MOST_BEADS: usize = 40_000;
-/// Largest file once unpacked.
-const LARGEST_TEXT: u64 = 1 << 30;
+/// Most that a packed file may hold.
+const LARGEST_UNPACKED: u64 = 1 << 30;
 
 /// One bead: angstrom, and electrons.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,8 +64,12 @@ impl Density {
 
     fn check(&self) -> Result<()> {
         let total: f64 = self.beads.iter().map(|bead| f64::from(bead.electrons)).sum();
-        let finite = self.beads.iter().all(|bead| bead.at.iter().all(|x| x.is_finite() && x.abs() < 1e5) && bead.electrons.is_finite());
-        ensure!(finite, "{}: a bead has no finite place or weight; expected angstrom and electrons", self.name);
+        let sound = |bead: &Bead| bead.at.iter().all(|x| x.abs() < 1e5) && (0.0..1e9).contains(&bead.electrons);
+        ensure!(
+            self.beads.iter().all(sound),
+            "{}: a bead has no finite place or no weight; expected angstrom below 100000 and electrons of 0 or more",
+            self.name
+        );
         ensure!(total > 0.0, "{}: no atoms are found; expected a PDB, mmCIF, bead list or density map", self.name);
         Ok(())
     }
@@ -128,30 +133,37 @@ impl Density {
 ///
 /// Errors: the file cannot be read, is of another kind, or holds no atoms.
 pub fn read(path: &Path) -> Result<Density> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let plain = name.strip_suffix(".gz").unwrap_or(&name).to_ascii_lowercase();
-    let stem = plain.rsplit_once('.').map_or(plain.as_str(), |(stem, _)| stem);
+    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let read = || -> Result<Density> {
-        match plain.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("pdb" | "ent") => from_pdb(stem, &text(path, name.len() > plain.len())?),
-            Some("cif" | "mmcif") => from_mmcif(stem, &text(path, name.len() > plain.len())?),
-            Some("xyz") => from_list(stem, &text(path, name.len() > plain.len())?),
-            Some("mrc" | "map") => from_map(stem, path),
-            _ => bail!("is no structure by its name; expected .pdb, .ent, .cif, .xyz, .mrc or .map, plain or with .gz"),
+        let bytes = FileBytes::open(path)?;
+        match name.strip_suffix(".gz") {
+            Some(plain) => {
+                let mut unpacked = Vec::new();
+                flate2::read::MultiGzDecoder::new(&bytes[..])
+                    .take(LARGEST_UNPACKED)
+                    .read_to_end(&mut unpacked)
+                    .context("cannot be unpacked")?;
+                read_bytes(plain, FileBytes::Owned(unpacked))
+            }
+            None => read_bytes(&name, bytes),
         }
     };
     read().with_context(|| path.display().to_string())
 }
 
-fn text(path: &Path, packed: bool) -> Result<String> {
-    let file = std::fs::File::open(path).context("cannot be read")?;
-    let mut bytes = Vec::new();
-    if packed {
-        flate2::read::MultiGzDecoder::new(file).take(LARGEST_TEXT).read_to_end(&mut bytes).context("cannot be unpacked")?;
-    } else {
-        file.take(LARGEST_TEXT).read_to_end(&mut bytes).context("cannot be read")?;
+/// As `read`, from a file's bytes and its name in lower case.
+///
+/// Errors: as `read`, without the name.
+pub fn read_bytes(name: &str, bytes: FileBytes) -> Result<Density> {
+    let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+    let text = || String::from_utf8_lossy(&bytes);
+    match extension {
+        "pdb" | "ent" => from_pdb(stem, &text()),
+        "cif" | "mmcif" => from_mmcif(stem, &text()),
+        "xyz" => from_list(stem, &text()),
+        "mrc" | "map" => from_map(stem, &Arc::new(bytes)),
+        _ => bail!("is no structure by its name; expected .pdb, .ent, .cif, .xyz, .mrc or .map, plain or with .gz"),
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Electrons of an atom with the hydrogens it usually carries.
@@ -238,7 +250,8 @@ fn finish(name: &str, mut beads: Vec<Bead>, text: &str, spread: f64) -> Result<D
         at.ok_or_else(|| anyhow!("the HELIX remark has no number {key}; expected twist_deg, rise_A and beads_per_copy"))
     };
     let helix = Helix { twist_degrees: value("twist_deg")?, rise_angstrom: value("rise_A")? };
-    ensure!(helix.rise_angstrom > 0.1, "rise_A is {}; expected more than 0.1", helix.rise_angstrom);
+    ensure!((0.1..1e4).contains(&helix.rise_angstrom), "rise_A is {}; expected 0.1 to 10000", helix.rise_angstrom);
+    ensure!(helix.twist_degrees.is_finite(), "twist_deg is {}; expected degrees", helix.twist_degrees);
     beads.truncate(value("beads_per_copy")?.max(1.0) as usize);
     let density = Density { name: name.to_string(), beads, spread_angstrom: spread, helix: Some(helix) };
     density.check()?;
@@ -290,15 +303,14 @@ fn from_mmcif(name: &str, text: &str) -> Result<Density> {
 /// Voxels above this share of the largest are taken for protein.
 const MAP_THRESHOLD: f32 = 0.15;
 
-fn from_map(name: &str, path: &Path) -> Result<Density> {
-    let bytes = std::sync::Arc::new(FileBytes::open(path)?);
-    let first = mrc::info(&bytes, &ReadOptions::default())?;
+fn from_map(name: &str, bytes: &Arc<FileBytes>) -> Result<Density> {
+    let first = mrc::info(bytes, &ReadOptions::default())?;
     let pixel = first.pixel_size_angstrom.ok_or_else(|| anyhow!("has no pixel size; expected a density map with one"))?;
     ensure!(first.sections > 1, "has one section; expected a density map");
     let mut sections = Vec::new();
     for section in 0..first.sections {
         let options = ReadOptions { sections: crate::formats::image::Sections::One(section), ..Default::default() };
-        sections.push(mrc::read(&bytes, &options)?.pixels.to_f32());
+        sections.push(mrc::read(bytes, &options)?.pixels.to_f32());
     }
     let most = sections.iter().flatten().fold(0.0_f32, |most, &value| most.max(value));
     let voxel = pixel.powi(3) * PROTEIN_ELECTRONS;
