@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check; //       labels on micrographs: a look before anybody trains
 pub mod convert; //     model files from one format to the other
 pub mod coords; //      coordinate files from any format to any other
+pub mod demo; //        simulate, pick, eval: what this program does
 pub mod device; //      --gpus: which device works
 pub mod doctor; //      what this machine computes with
 pub mod eval; //        picks against labels
@@ -36,6 +37,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show what this program does: simulate micrographs, pick them, compare with the truth
+    Demo(demo::DemoArgs),
     /// Find particles, vesicles or fibers in micrographs
     Pick(Box<pick::PickArgs>),
     /// Write the outputs of an earlier run again with other thresholds, without the network
@@ -108,6 +111,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         status::tell(&format!("warning: {}: no meaning here; ignored", ignored.join(", ")));
     }
     match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Pick(args) => pick::run(*args),

@@ -3,8 +3,8 @@
 use anyhow::Context;
 use std::fmt;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Everything was done.
 pub const DONE: u8 = 0;
@@ -47,19 +47,27 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 }
 
 /// A flag that Ctrl-C sets, which also says what is done before the program stops (`finishing ...`); a second Ctrl-C
-/// ends it at once.
+/// ends it at once. A command that runs others has one flag for all; what is said is the last one's.
 ///
 /// Errors: the signal cannot be caught.
 pub fn on_ctrl_c(what_is_finished: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
+    static CAUGHT: Mutex<Option<(Arc<AtomicBool>, &str)>> = Mutex::new(None);
+    let mut caught = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((flag, what)) = caught.as_mut() {
+        *what = what_is_finished;
+        return Ok(Arc::clone(flag));
+    }
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
     let handler = move || {
         if set.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        tell(&format!("interrupted: {what_is_finished}; once more to stop at once"));
+        let what = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or("", |(_, what)| *what);
+        tell(&format!("interrupted: {what}; once more to stop at once"));
     };
     ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
+    *caught = Some((Arc::clone(&flag), what_is_finished));
     Ok(flag)
 }
 

@@ -2,11 +2,16 @@
 
 use super::status::OrUsage;
 use anyhow::{Context, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sizes the pool of threads; all cores if none is asked for.
+/// Sizes the pool of threads; all cores if none is asked for. A command that runs others has sized it for them.
 ///
 /// Errors: the threads cannot be started.
 pub fn start(threads: Option<usize>) -> Result<()> {
+    static IS_STARTED: AtomicBool = AtomicBool::new(false);
+    if IS_STARTED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = threads {
         pool = pool.num_threads(threads);

@@ -1,0 +1,179 @@
+//! `epicker demo`: what this program does, shown on micrographs that it makes itself.
+//!
+//! simulate -> pick -> eval, each by the command that a user would type, and what to look at next.
+
+use super::status::{self, OrUsage, Usage};
+use super::values;
+use crate::formats::candidates::{self, Wanted, key};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The command line of `epicker demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Folder for all that is made; it must not be there yet, or be empty
+    #[arg(long = "output", value_name = "FOLDER", default_value = "epicker-demo")]
+    output: PathBuf,
+    /// Micrographs
+    #[arg(long = "count", value_name = "COUNT", default_value_t = 6, value_parser = values::count)]
+    count: usize,
+    /// Columns and rows of each, pixels of 1 angstrom
+    #[arg(long = "size", value_name = "PIXELS", default_value_t = 4096, value_parser = values::count)]
+    size: usize,
+    /// Seed: another one shows another kind of particle. None of the general model's training has the default
+    #[arg(long = "seed", value_name = "NUMBER", default_value_t = 20_261)]
+    seed: u64,
+    /// Model: a .pth or .safetensors, or a general model
+    #[arg(long = "load_model", value_name = "MODEL", default_value = "particle")]
+    load_model: String,
+    /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    #[arg(long = "gpus", value_name = "IDS", allow_hyphen_values = true)]
+    gpus: Option<String>,
+    /// Threads [default: all cores]
+    #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
+    threads: Option<usize>,
+}
+
+/// Runs the command; returns the exit status.
+///
+/// Errors: the output folder is in use, or one of the commands fails.
+pub fn run(args: &DemoArgs) -> Result<u8> {
+    let folder = &args.output;
+    if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+        let reason = format!("{}: is there already; expected a new folder; remove it, or give another --output", folder.display());
+        return Err(Usage::because(reason).into());
+    }
+    super::threads::start(args.threads)?;
+    let start = Instant::now();
+    let below = |name: &str| folder.join(name).display().to_string();
+    let [micrographs, truth, picks, judged] = ["micrographs", "micrographs/truth/thi", "picks", "eval"].map(below);
+    let (count, size, seed) = (args.count.to_string(), args.size.to_string(), args.seed.to_string());
+
+    status::print("1. Micrographs of a kind of particle that the model has never seen, with known truth");
+    let made =
+        ["simulate", "--preset", "particle", "--count", &count, "--size", &size, "--seed", &seed, "--half", "--output", &micrographs];
+    match command(&made)? {
+        status::DONE => {}
+        stopped => return Ok(stopped),
+    }
+    let (labels, diameter) = simulated(&folder.join("micrographs/particle_0001.jsonl"))?;
+    let diameter = format!("{diameter:.0}");
+
+    status::print("\n2. Picking: all that is told to the program is the diameter");
+    let mut found: Vec<&str> = vec!["pick", "--data", &micrographs, "--diameter", &diameter, "--output", &picks, "--visual", "--report"];
+    if args.load_model != "particle" {
+        found.extend(["--load_model", &args.load_model]);
+    }
+    if let Some(gpus) = &args.gpus {
+        found.extend(["--gpus", gpus]);
+    }
+    let before = Instant::now();
+    match command(&found)? {
+        status::DONE => {}
+        stopped => return Ok(stopped),
+    }
+    let seconds = before.elapsed().as_secs_f64();
+
+    status::print("\n3. Picks against the truth. The candidates of the run hold what is below the threshold, too");
+    let candidates = below("picks/candidates");
+    let threshold = threshold(Path::new(&candidates))?;
+    let mut compared = vec!["eval", "--data", &micrographs, "--label", &truth, "--picks", &candidates, "--diameter", &diameter, "--report"];
+    compared.extend(["--vis_thresh", &threshold, "--output", &judged]);
+    match command(&compared)? {
+        status::DONE => {}
+        stopped => return Ok(stopped),
+    }
+
+    let report = folder.join("eval/eval.json");
+    let text = std::fs::read_to_string(&report).with_context(|| report.display().to_string())?;
+    let report: Value = serde_json::from_str(&text).with_context(|| report.display().to_string())?;
+    let summary = Summary { args, labels, diameter: &diameter, threshold: &threshold, seconds, report: &report };
+    status::print(&summary.text(start.elapsed().as_secs_f64()));
+    Ok(status::DONE)
+}
+
+/// Runs a command of this program, and says which.
+fn command(words: &[&str]) -> Result<u8> {
+    let shown: Vec<String> = words.iter().map(|word| crate::pick::report::shell_word(word)).collect();
+    status::print(&format!("$ epicker {}", shown.join(" ")));
+    super::run_with(std::iter::once("epicker").chain(words.iter().copied()).map(Into::into).collect())
+}
+
+/// Labels of all micrographs and the diameter of their particles, angstrom, from the log of the simulation.
+fn simulated(log: &Path) -> Result<(u64, f64)> {
+    let text = std::fs::read_to_string(log).with_context(|| log.display().to_string())?;
+    let (mut labels, mut diameter) = (0, 0.0_f64);
+    for line in text.lines() {
+        let one: Value = serde_json::from_str(line).with_context(|| log.display().to_string())?;
+        labels += one["labels"].as_u64().unwrap_or(0);
+        diameter = diameter.max(one["diameter_angstrom"].as_f64().unwrap_or(0.0));
+    }
+    if labels == 0 {
+        return Err(Usage::because("--size: too small, no particle came to lie in it; expected some; give more pixels")).or_usage();
+    }
+    Ok((labels, diameter))
+}
+
+/// The threshold of a run, as its candidates files say it.
+fn threshold(folder: &Path) -> Result<String> {
+    let name = || folder.display().to_string();
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(name)? {
+        files.push(entry.with_context(name)?.path());
+    }
+    files.sort();
+    let first = files.first().with_context(|| format!("{}: is empty; expected the candidates of a run", folder.display()))?;
+    let bytes = std::fs::read(first).with_context(|| first.display().to_string())?;
+    let (facts, _) = candidates::read(&bytes, Wanted { rows: 0, above: 0.0 }).with_context(|| first.display().to_string())?;
+    Ok(facts.get(key::VIS_THRESH).unwrap_or("0").to_string())
+}
+
+struct Summary<'a> {
+    args: &'a DemoArgs,
+    labels: u64,
+    diameter: &'a str,
+    threshold: &'a str,
+    /// That picking took.
+    seconds: f64,
+    report: &'a Value,
+}
+
+impl Summary<'_> {
+    fn text(&self, all_seconds: f64) -> String {
+        let number = |key: &str| self.report[key].as_f64().unwrap_or(0.0);
+        let folder = self.args.output.display();
+        let DemoArgs { count, size, .. } = self.args;
+        let (labels, diameter, threshold) = (self.labels, self.diameter, self.threshold);
+        let seconds = self.seconds / *count as f64;
+        format!(
+            "
+What was done
+  {count} micrographs of {size} x {size} pixels with {labels} particles of {diameter} angstrom were simulated, picked
+  ({seconds:.1} seconds each) and compared with the truth. In all {all_seconds:.0} seconds.
+    F1 {f1:.3} at the model's threshold {threshold} (precision {precision:.3}, recall {recall:.3}); the best is {best:.3} at {best_at:.3}
+    average precision {ap:.3}, centres off by {error:.1} angstrom (median)
+  Real micrographs are harder than simulated ones: weights/README.md has the scores on real ones.
+
+Look at it
+  {folder}/eval/report.html            right and false picks, missed labels, and a threshold to move: open it in a browser
+  {folder}/eval/PR.png                 precision over recall
+  {folder}/picks/particle_0001.png     a micrograph with its picks
+  {folder}/picks/particle_0001.thi     their coordinates
+  {folder}/micrographs/truth           what should have been found (thi, star, box)
+
+Go on with your own micrographs
+  epicker pick --data FOLDER --diameter ANGSTROM --output picks --report
+  epicker coords picks/*.thi --to star --output stars        or box, cbox, topaz, cryosparc
+  docs/tutorial.md: train on your own labels, learn a second protein, measure",
+            f1 = number("f1_shipped"),
+            precision = number("precision_shipped"),
+            recall = number("recall_shipped"),
+            best = number("f1_best"),
+            best_at = number("threshold_best"),
+            ap = number("ap"),
+            error = number("centre_error_angstrom"),
+        )
+    }
+}
