@@ -57,8 +57,8 @@ pub fn run(args: &DemoArgs) -> Result<u8> {
     let (count, size, seed) = (args.count.to_string(), args.size.to_string(), args.seed.to_string());
 
     status::print("1. Micrographs of a kind of particle that the model has never seen, with known truth");
-    let made =
-        ["simulate", "--preset", "particle", "--count", &count, "--size", &size, "--seed", &seed, "--half", "--output", &micrographs];
+    let mut made = vec!["simulate", "--preset", "particle", "--diameter", DIAMETERS, "--count", &count, "--size", &size];
+    made.extend(["--seed", &seed, "--half", "--output", &micrographs]);
     match command(&made)? {
         status::DONE => {}
         stopped => return Ok(stopped),
