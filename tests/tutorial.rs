@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// In place of the tutorial's first line, which is the only one that sets numbers.
-const SMALLER: &str = "COUNT=4 SIZE=512 EPOCHS=24 FRAME=256";
+const SMALLER: &str = "COUNT=4 SIZE=512 EPOCHS=60 FRAME=128";
 
 /// The lines of all fenced blocks of shell.
 fn commands(text: &str) -> Vec<&str> {
@@ -55,9 +55,10 @@ fn the_tutorials_commands_do_what_it_says() {
     let json =
         |name: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.path().join(name).join("eval.json")).unwrap()).unwrap() };
     let first = json("eval-first");
-    assert!(first["ap"].as_f64().unwrap() > 0.8, "{first}");
+    assert!(first["ap"].as_f64().unwrap() > 0.7, "{first}");
     let both = json("eval-both");
     let points: Vec<f64> = both["data_sets"].as_array().unwrap().iter().map(|set| set["ap"].as_f64().unwrap()).collect();
-    assert!(points.iter().all(|ap| *ap > 0.7), "{points:?}");
+    assert!(points.len() == 2 && points.iter().all(|ap| *ap > 0.6), "{points:?}");
+    assert!(both["data_sets"][1]["points"].as_f64().unwrap() > 10.0, "the second kind was learnt: {both}");
     assert!(both["forgetting_points"].as_f64().unwrap() < 20.0, "{both}");
 }
