@@ -49,7 +49,7 @@ fn the_tutorials_commands_do_what_it_says() {
         entries.filter(|path| path.extension().is_some_and(|found| found == extension)).count()
     };
     assert!(told.contains("the labels lie on particles"), "{told}");
-    assert_eq!((files("check", "png"), files("picks", "thi"), files("picks", "png")), (4, 2, 2));
+    assert_eq!((files("check", "png"), files("picks", "thi"), files("picks", "png")), (4, 3, 2), "merge_results.thi is the third");
     assert_eq!((files("stricter", "star"), files("boxes", "box")), (2, 2));
     assert!(folder.path().join("picks/report.html").is_file() && folder.path().join("eval-first/report.html").is_file());
     let json =
