@@ -50,7 +50,7 @@ fn the_tutorials_commands_do_what_it_says() {
     };
     assert!(told.contains("the labels lie on particles"), "{told}");
     assert_eq!((files("check", "png"), files("picks", "thi"), files("picks", "png")), (4, 3, 2), "merge_results.thi is the third");
-    assert_eq!((files("stricter", "star"), files("boxes", "box")), (2, 2));
+    assert_eq!((files("stricter", "star"), files("boxes", "box")), (3, 2), "autopick.star, the list, is the third");
     assert!(folder.path().join("picks/report.html").is_file() && folder.path().join("eval-first/report.html").is_file());
     let json =
         |name: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.path().join(name).join("eval.json")).unwrap()).unwrap() };
