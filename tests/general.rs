@@ -262,7 +262,7 @@ fn without_a_diameter_the_general_model_finds_it() {
 fn tiles_find_what_the_whole_frame_shows() {
     let model = formula::model(NARROW).unwrap();
     let frame = 1216;
-    let image: Vec<f32> = epicker::ops::noise(frame * frame, 7).into_iter().map(|value| 3.0 * value as f32).collect();
+    let image: Vec<f32> = epicker::ops::noise(frame * frame, 7).into_iter().map(|value| 3.0 * value).collect();
     let k = 3000;
     let mut whole = Pickers::new(&Device::Cpu, &model, true, k).cutting_above(frame);
     let mut cut = Pickers::new(&Device::Cpu, &model, true, k).cutting_above(1184);

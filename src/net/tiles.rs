@@ -102,7 +102,7 @@ mod tests {
             [(1056, 1024, 256), (4352, 4096, 256), (4096, 1024, 256), (160, 96, 32), (16_384, 32, 64), (768, 640, 256)]
         {
             let tiles = Tiles::new(frame, most, overlap).unwrap();
-            assert!(tiles.side() <= most.max(2 * overlap + 32) && tiles.side() % 32 == 0, "{tiles:?}");
+            assert!(tiles.side() <= most.max(2 * overlap + 32) && tiles.side().is_multiple_of(32), "{tiles:?}");
             let spans = tiles.spans();
             assert_eq!((spans[0][1], spans[spans.len() - 1][2]), (0, frame), "{spans:?}");
             assert!(spans.windows(2).all(|pair| pair[0][2] == pair[1][1]), "{spans:?}");

@@ -17,6 +17,9 @@ use std::f64::consts::PI;
 const MIN_POINTS: usize = 5;
 /// Points nearer than this share of the spacing to a better one say nothing new.
 const SAME: f64 = 0.4;
+/// The spacing is that which this share of the points stays below: where a network has peaks along a ridge they lie as they
+/// like, and what is usual says more than the middle.
+const USUAL: f64 = 0.8;
 /// Longest link of the first pass, and longest way over a gap, in spacings.
 const LINK: f64 = 2.8;
 const BRIDGE: f64 = 7.5;
@@ -37,8 +40,8 @@ pub fn link(points: &[[f64; 2]], max_gap_m_px: f64, max_turn_rad: f64) -> Vec<Fi
         return Vec::new();
     }
     // Along a fiber the third neighbour is two spacings away; if every point was picked twice, one.
-    let rough = 0.5 * spacing(points, &(0..points.len()).collect::<Vec<_>>(), 3, max_gap_m_px);
-    let spacing = spacing(points, &without_doubles(points, SAME * rough), 1, max_gap_m_px);
+    let rough = 0.5 * spacing(points, &(0..points.len()).collect::<Vec<_>>(), 3, 0.5, max_gap_m_px);
+    let spacing = spacing(points, &without_doubles(points, SAME * rough), 1, USUAL, max_gap_m_px);
     let nodes = without_doubles(points, SAME * spacing);
     let mut chains = Chains::new(points, nodes, spacing, max_turn_rad);
     chains.grow((LINK * spacing).min(max_gap_m_px), 1);
@@ -47,8 +50,8 @@ pub fn link(points: &[[f64; 2]], max_gap_m_px: f64, max_turn_rad: f64) -> Vec<Fi
     chains.into_fibers()
 }
 
-/// Distance of the neighbour of this rank: the median over `nodes`.
-fn spacing(points: &[[f64; 2]], nodes: &[usize], rank: usize, max_gap: f64) -> f64 {
+/// Distance of the neighbour of this rank: that which a share of the `nodes` stays below.
+fn spacing(points: &[[f64; 2]], nodes: &[usize], rank: usize, share: f64, max_gap: f64) -> f64 {
     let places: Vec<[f64; 2]> = nodes.iter().map(|&i| points[i]).collect();
     let grid = Grid::new(&places, max_gap / 8.0);
     let neighbour = |i: usize| {
@@ -59,7 +62,7 @@ fn spacing(points: &[[f64; 2]], nodes: &[usize], rank: usize, max_gap: f64) -> f
     };
     let mut found: Vec<f64> = (0..places.len()).filter_map(neighbour).collect();
     found.sort_by(f64::total_cmp);
-    found.get(found.len() / 2).copied().unwrap_or(max_gap / 8.0).max(1e-3)
+    found.get((found.len() as f64 * share) as usize).copied().unwrap_or(max_gap / 8.0).max(1e-3)
 }
 
 /// The points that are not nearer than `radius` to a better one.
