@@ -124,3 +124,8 @@ mix vesicle vesicles
 learn vesicle vesicle --mode vesicle --load_model runs/base/model_last.safetensors --particle_size 10 --lr 1e-3 --num_epochs 8 --lr_step 6 --num_iters 100
 mix fiber fibers
 learn fiber fiber --mode fiber --load_model runs/base/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 4 --num_iters 100
+
+# The thresholds were chosen on validation micrographs: weights/README.md.
+for model in particle:0.3 vesicle:0.16 fiber:0.25; do
+    "$EPICKER" convert "runs/${model%:*}/model_last.safetensors" "${model%:*}.safetensors" --half --threshold "${model#*:}"
+done
