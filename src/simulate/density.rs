@@ -135,7 +135,7 @@ impl Density {
 pub fn read(path: &Path) -> Result<Density> {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let read = || -> Result<Density> {
-        let bytes = FileBytes::open(path)?;
+        let bytes = FileBytes::Owned(std::fs::read(path).context("cannot be read")?);
         match name.strip_suffix(".gz") {
             Some(plain) => {
                 let mut unpacked = Vec::new();
