@@ -5,7 +5,6 @@
 
 mod page;
 
-use super::limits::DISTANCE_SIDES;
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::convolutions::Conv;
@@ -21,10 +20,11 @@ use crate::io::write::write_whole;
 use crate::net::Pickers;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::Compat;
+use crate::pick::filter::DISTANCE_SIDES;
 use crate::pick::scale::{Diameter, Scale};
 use crate::pick::seek_scale::{Sample, sample_indices, seek};
 use crate::train::cache::ImageCache;
-use crate::train::labels::{self, Gathered, Labelled, Source, gather, pair, read_sources};
+use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -280,7 +280,9 @@ impl EvalArgs {
         let is_vesicle = items.iter().any(|item| item.labels.kind == Kind::Vesicle);
         // A label's own box says more than the box that every model of the original was trained with.
         let has_own = items.iter().all(|item| item.labels.points.iter().all(|label| label.radius().is_some()));
-        let model_side = model.map(|_| facts.particle_size_h_px.unwrap_or(4.75)).filter(|_| facts.particle_size_h_px.is_some() || !has_own);
+        let model_side = model
+            .map(|_| facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX))
+            .filter(|_| facts.particle_size_h_px.is_some() || !has_own);
         Settings {
             rule: Rule { reach: self.reach, border: self.ignore_border },
             size: SizeSource {
@@ -308,7 +310,7 @@ impl EvalArgs {
         let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
         chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
         chosen.lines.iter().for_each(|line| say(line));
-        let side_n_px = 4.0 * facts.particle_size_h_px.unwrap_or(4.75);
+        let side_n_px = 4.0 * facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
         if scale.is_to_be_sought() {
             let samples = data_set.samples()?;
             let mut pickers = Pickers::new(&chosen.device, model, kind == Kind::Vesicle, self.k);

@@ -109,9 +109,6 @@ impl LimitArgs {
 /// The limits of a run without options, where the scale is that of the particles: whole particles inside of the image.
 pub const LIMITS_OF_PARTICLES: Limits = Limits { edge: 0.0, ..DEFAULT_LIMITS };
 
-/// Least distance of particles in their diameters, where the scale is that of the particles: nearer ones are one and the same.
-pub const DISTANCE_SIDES: f64 = 0.5;
-
 /// The limits of a run without options.
 pub const DEFAULT_LIMITS: Limits = Limits { k: 2000, vis_thresh: 0.0, edge: 25.0, min_distance: 0.0 };
 

@@ -3,7 +3,7 @@
 mod plan;
 
 use super::device::{self, Chosen};
-use super::limits::{DEFAULT_LIMITS, DISTANCE_SIDES, LIMITS_OF_PARTICLES, LimitArgs, default_rule};
+use super::limits::{DEFAULT_LIMITS, LIMITS_OF_PARTICLES, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
@@ -14,7 +14,7 @@ use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
 use crate::net::{Model, Pickers};
-use crate::pick::filter::Limits;
+use crate::pick::filter::{DISTANCE_SIDES, Limits};
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
 use crate::pick::preprocess::slots::Slots;
 use crate::pick::relion::{Ending, RelionJob, Version};

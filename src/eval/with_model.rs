@@ -7,7 +7,7 @@ use crate::net::model::Model;
 use crate::net::pickers::Pickers;
 use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
-use crate::pick::filter::{LIMITS_WIDTH, Limits, filter};
+use crate::pick::filter::{Limits, filter, sides_as_distance};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{Helix, OutputRule, OutputType, trace};
 use crate::pick::preprocess::{Normalisation, letterbox, normalise};
@@ -73,7 +73,7 @@ impl<'a> ModelPicks<'a> {
     fn apart(&self, found: Vec<Candidate>, geometry: &Geometry) -> Vec<Candidate> {
         let Some(sides) = self.options.distance_sides else { return found };
         let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
-        let min_distance = sides * side_m_px * LIMITS_WIDTH / geometry.nx as f64;
+        let min_distance = sides_as_distance(sides, side_m_px, geometry.nx);
         let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: f64::NEG_INFINITY, min_distance };
         let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, &self.options.compat);
         kept.into_iter().map(|i| found[i]).collect()

@@ -11,7 +11,10 @@ use crate::pick::geometry::Geometry;
 use std::collections::HashMap;
 
 /// Width of the image in whose pixels the limits are given.
-pub const LIMITS_WIDTH: f64 = 1024.0;
+const LIMITS_WIDTH: f64 = 1024.0;
+
+/// Least distance of particles in their diameters, where the scale is that of the particles: nearer ones are one and the same.
+pub const DISTANCE_SIDES: f64 = 0.5;
 
 /// What a pick must pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +27,11 @@ pub struct Limits {
     pub edge: f64,
     /// Centres at this distance or less from a better pick drop, pixels of the 1024-wide image.
     pub min_distance: f64,
+}
+
+/// So many sides of a box of `side_m_px` (micrograph pixels) as a [`Limits::min_distance`] in a micrograph of `nx` columns.
+pub fn sides_as_distance(sides: f64, side_m_px: f64, nx: usize) -> f64 {
+    sides * side_m_px * LIMITS_WIDTH / nx as f64
 }
 
 /// Indices of the candidates that pass, best first.

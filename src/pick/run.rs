@@ -12,7 +12,7 @@ use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
 use crate::pick::draw;
-use crate::pick::filter::{LIMITS_WIDTH, Limits, filter, filter_d};
+use crate::pick::filter::{Limits, filter, filter_d, sides_as_distance};
 use crate::pick::geometry::Geometry;
 use crate::pick::output::{self, OutputRule, Pick};
 use crate::pick::preprocess::gpu::suits;
@@ -152,7 +152,7 @@ pub struct Sides {
 impl Settings {
     /// What a pick of this micrograph must pass.
     pub fn limits_of(&self, geometry: &Geometry) -> Limits {
-        let in_sides = |sides: f64| sides * side_n_to_m(self.side_n_px, geometry) * LIMITS_WIDTH / geometry.nx as f64;
+        let in_sides = |sides: f64| sides_as_distance(sides, side_n_to_m(self.side_n_px, geometry), geometry.nx);
         Limits { min_distance: self.distance_sides.map_or(self.limits.min_distance, in_sides), ..self.limits }
     }
 

@@ -10,7 +10,7 @@ use crate::formats::image::Micrograph;
 use crate::net::Pickers;
 use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
-use crate::pick::filter::{LIMITS_WIDTH, Limits, filter};
+use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
 use crate::pick::geometry::Geometry;
 use crate::pick::preprocess::preprocess;
 use crate::pick::scale::{Diameter, MOST_FRAME, Scale};
@@ -22,8 +22,6 @@ const FRAMES: [usize; 9] = [96, 128, 192, 256, 352, 512, 704, 1024, 1408];
 const WIDEST: usize = 2048;
 /// Frames may be so many times as wide as the micrograph.
 const MOST_ENLARGED: usize = 2;
-/// Least distance of picks in diameters.
-const DISTANCE_SIDES: f64 = 0.5;
 /// A weighted score below it says that nothing was seen.
 const LEAST_SCORE: f64 = 0.02;
 /// So many samples are enough.
@@ -146,7 +144,7 @@ fn scores(pickers: &mut Pickers, sample: &Sample, scale: &Scale, side_n_px: f64,
     let peaks = pickers.get(frame).and_then(|picker| picker.run(&prepared.image)).context("seeking the scale")?;
     let found = candidates(&peaks, geometry, compat);
     let side_m_px = side_n_to_m(side_n_px, geometry);
-    let min_distance = DISTANCE_SIDES * side_m_px * LIMITS_WIDTH / nx as f64;
+    let min_distance = sides_as_distance(DISTANCE_SIDES, side_m_px, nx);
     let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: 0.0, min_distance };
     let kept = filter(&found, &limits, [nx, ny], side_m_px, compat);
     Ok(kept.into_iter().map(|i| f64::from(found[i].score)).collect())

@@ -13,7 +13,7 @@ use crate::io::write::write_whole;
 use crate::net::Model;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint::{self, BEST_NAME, LAST, Terms};
-use crate::train::labels::{Gathered, Labelled};
+use crate::train::labels::{Gathered, Labelled, ORIGINAL_SIDE_H_PX};
 use crate::train::run::{EpochReport, Hooks, Snapshot, StepReport};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -114,7 +114,7 @@ impl TrainHooks {
 
     fn evaluate(&self, model: &Model, labelled: &[Labelled], bootstrap: usize) -> Result<Report> {
         let kind = kind_of(self.args.mode);
-        let side_h_px = self.facts.particle_size_h_px.unwrap_or(4.75);
+        let side_h_px = self.facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
         let options = Options {
             k: 4000,
             kind,
