@@ -65,40 +65,56 @@ conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(const
     }
 }
 
-// A place that no tap moves into the map.
-constexpr i32 NOWHERE = -(1 << 30);
-
-// Where the first tap of a grid pixel lies.
+// Where the first tap of a grid pixel lies, and which taps lie outside of the map: bit k for the k-th row of taps, and bit
+// 16 + k for the k-th column. The host sees to it that there are at most 15.
 struct Corner {
-    i32 y, x;
-    u32 pixel; // counted through all images; modulo 2^32 where it lies outside
+    u32 outside;
+    i32 pixel; // counted through all images; from it the pixel of a tap inside is never far
 };
 
+// The first `count` bits of 16, none below zero.
+DEVICE u32 first_bits(i32 count) { return (1u << (u32)smaller(larger(count, 0), 16)) - 1; }
+
 DEVICE Corner corner_of(ConvWindow v, u32 pixels, u32 m) {
-    if (m >= pixels) return {NOWHERE, NOWHERE, 0};
+    if (m >= pixels) return {~0u, 0};
     u32 b = m % v.w, a = m / v.w % v.h, image = m / v.w / v.h;
     i32 y = (i32)(a * v.step) + v.first_y, x = (i32)(b * v.step) + v.first_x;
-    return {y, x, (image * v.inp_h + (u32)y) * v.inp_w + (u32)x};
+    u32 rows = first_bits(smaller((i32)v.inp_h - y, (i32)v.taps_y)) & ~first_bits(-y);
+    u32 columns = first_bits((i32)v.inp_w - x) & ~first_bits(-x);
+    return {~(rows | columns << 16), (i32)((image * v.inp_h + (u32)y) * v.inp_w + (u32)x)};
 }
 
 // A tap and a channel: the same in all threads.
 struct Summand {
-    u32 ky, kx, c;
+    u32 tap;          // its bits, as in Corner
+    u32 c;            // its channel
+    u32 row_end;      // the bit behind the last column of taps
+    i32 next, behind; // values to the next tap, and from the end of a row of taps to the next row
 };
 
-// `channels` further on, which divide those of the map.
-DEVICE void advance(Summand& at, ConvWindow v, u32 channels) {
-    at.c += channels;
-    bool next = at.c == v.inp_c;
-    at.c = next ? 0 : at.c;
-    at.kx = next ? at.kx + 1 : at.kx;
-    bool next_row = at.kx == v.taps_x;
-    at.kx = next_row ? 0 : at.kx;
-    at.ky = next_row ? at.ky + 1 : at.ky;
+DEVICE Summand first_summand(ConvWindow v, u32 inp_stride) {
+    return {0x10001, 0, 0x10000u << v.taps_x, (i32)(inp_stride - v.inp_c), (i32)((v.inp_w - v.taps_x) * inp_stride)};
 }
 
-DEVICE bool meets(Corner corner, Summand at, ConvWindow v) {
-    return (u32)corner.y + at.ky < v.inp_h && (u32)corner.x + at.kx < v.inp_w;
+// To the next tap: the values from the end of this one to its channels. Behind the last tap all lie outside.
+DEVICE i32 next_tap(Summand& at) {
+    i32 distance = at.next;
+    at.tap += at.tap & 0xffff0000u;
+    if (at.tap & at.row_end) {
+        distance += at.behind;
+        at.tap = (at.tap & 0xffffu) << 1 | 0x10000u;
+    }
+    return distance;
+}
+
+// `channels` further on, which divide those of the map, and `inp` with it.
+DEVICE void advance(Summand& at, ConvWindow v, u32 channels, GLOBAL(const f32)& inp) {
+    at.c += channels;
+    inp = inp + (i64)channels;
+    if (at.c == v.inp_c) {
+        at.c = 0;
+        inp = inp + (i64)next_tap(at);
+    }
 }
 
 // Copies what lies under BM windows to shared memory, [summand][window]: four channels at once, where DEPTH divides the
@@ -106,8 +122,8 @@ DEVICE bool meets(Corner corner, Summand at, ConvWindow v) {
 // two lanes write to one bank.
 template <u32 BM> struct FourChannels {
     static constexpr u32 COUNT = BM / (THREADS / 2);
-    Corner corners[COUNT];
-    u32 places[COUNT]; // of the corners' values, in fours
+    u32 outside[COUNT];
+    i32 places[COUNT]; // of the corners' values, in fours
     Summand at;
     f32x4 values[COUNT];
 };
@@ -115,39 +131,40 @@ template <u32 BM> struct FourChannels {
 template <u32 BM> DEVICE void start(FourChannels<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
-        r.corners[i] = corner_of(v, pixels, block_x() * BM + i * (THREADS / 2) + thread_index() / 2);
-        r.places[i] = r.corners[i].pixel * (inp_stride / 4) + thread_index() % 2;
+        Corner corner = corner_of(v, pixels, block_x() * BM + i * (THREADS / 2) + thread_index() / 2);
+        r.outside[i] = corner.outside;
+        r.places[i] = corner.pixel * (i32)(inp_stride / 4) + (i32)(thread_index() % 2);
     }
-    r.at = {0, 0, 0};
+    r.at = first_summand(v, inp_stride);
 }
 
-template <u32 BM> DEVICE void load(FourChannels<BM>& r, ConvWindow v, u32, GLOBAL(const f32) inp, u32 inp_stride) {
-    u32 distance = (r.at.ky * v.inp_w + r.at.kx) * (inp_stride / 4) + r.at.c / 4;
+template <u32 BM> DEVICE void load(FourChannels<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
         r.values[i] = {0, 0, 0, 0};
-        if (meets(r.corners[i], r.at, v)) r.values[i] = load4(inp, (u64)(r.places[i] + distance) * 4);
+        if (!(r.outside[i] & r.at.tap)) r.values[i] = load4(inp, (u64)((i64)r.places[i] * 4));
     }
-    advance(r.at, v, DEPTH);
+    advance(r.at, v, DEPTH, inp);
 }
 
-template <u32 BM> DEVICE void store(FourChannels<BM>& r, SHARED_POINTER(f32) tile, u32 offset) {
-    u64 to = offset + thread_index() % 2 * 4 * (BM + 4) + thread_index() / 2;
+// Where a thread's first value goes in a tile.
+template <u32 BM> DEVICE u32 slot_of(FourChannels<BM>&) { return thread_index() % 2 * 4 * (BM + 4) + thread_index() / 2; }
+
+template <u32 BM> DEVICE void store(FourChannels<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
-        tile[to + i * (THREADS / 2)] = r.values[i].x;
-        tile[to + i * (THREADS / 2) + (BM + 4)] = r.values[i].y;
-        tile[to + i * (THREADS / 2) + 2 * (BM + 4)] = r.values[i].z;
-        tile[to + i * (THREADS / 2) + 3 * (BM + 4)] = r.values[i].w;
+        tiles[(u64)to + (i * (THREADS / 2))] = r.values[i].x;
+        tiles[(u64)to + (i * (THREADS / 2) + (BM + 4))] = r.values[i].y;
+        tiles[(u64)to + (i * (THREADS / 2) + 2 * (BM + 4))] = r.values[i].z;
+        tiles[(u64)to + (i * (THREADS / 2) + 3 * (BM + 4))] = r.values[i].w;
     }
 }
 
-// The same, value by value, for any channels and strides: lanes are neighbouring pixels. The host sees to it that the
-// map's buffer has less than 2^32 values.
+// The same, value by value, for any channels and strides: lanes are neighbouring pixels.
 template <u32 BM> struct OneChannel {
     static constexpr u32 COUNT = BM / THREADS;
-    Corner corners[COUNT];
-    u32 places[COUNT]; // of the corners' values
+    u32 outside[COUNT];
+    i32 places[COUNT]; // of the corners' values
     Summand at;
     f32 values[COUNT][DEPTH];
 };
@@ -155,32 +172,85 @@ template <u32 BM> struct OneChannel {
 template <u32 BM> DEVICE void start(OneChannel<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
-        r.corners[i] = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
-        r.places[i] = r.corners[i].pixel * inp_stride;
+        Corner corner = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
+        r.outside[i] = corner.outside;
+        r.places[i] = corner.pixel * (i32)inp_stride;
     }
-    r.at = {0, 0, 0};
+    r.at = first_summand(v, inp_stride);
 }
 
-// `rest` summands are left.
-template <u32 BM> DEVICE void load(OneChannel<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp, u32 inp_stride) {
+template <u32 BM> DEVICE void load(OneChannel<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
     UNROLL
     for (u32 k = 0; k < DEPTH; k++) {
-        u32 distance = (r.at.ky * v.inp_w + r.at.kx) * inp_stride + r.at.c;
         UNROLL
         for (u32 i = 0; i < r.COUNT; i++) {
             r.values[i][k] = 0;
-            if (k < rest && meets(r.corners[i], r.at, v)) r.values[i][k] = inp[r.places[i] + distance];
+            if (!(r.outside[i] & r.at.tap)) r.values[i][k] = inp[(i64)r.places[i]];
         }
-        advance(r.at, v, 1);
+        advance(r.at, v, 1, inp);
     }
 }
 
-template <u32 BM> DEVICE void store(OneChannel<BM>& r, SHARED_POINTER(f32) tile, u32 offset) {
-    u64 to = offset + thread_index();
+template <u32 BM> DEVICE u32 slot_of(OneChannel<BM>&) { return thread_index(); }
+
+template <u32 BM> DEVICE void store(OneChannel<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
     UNROLL
     for (u32 k = 0; k < DEPTH; k++) {
         UNROLL
-        for (u32 i = 0; i < r.COUNT; i++) tile[to + k * (BM + 4) + i * THREADS] = r.values[i][k];
+        for (u32 i = 0; i < r.COUNT; i++) tiles[(u64)to + (k * (BM + 4) + i * THREADS)] = r.values[i][k];
+    }
+}
+
+// The same for DEPTH channels or more, or one tap: no tile has more than two taps.
+template <u32 BM> struct TwoTaps {
+    static constexpr u32 COUNT = BM / THREADS;
+    u32 outside[COUNT];
+    i32 places[COUNT]; // of the corners' values
+    Summand at;
+    f32 values[COUNT][DEPTH];
+};
+
+template <u32 BM> DEVICE void start(TwoTaps<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
+    UNROLL
+    for (u32 i = 0; i < r.COUNT; i++) {
+        Corner corner = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
+        r.outside[i] = corner.outside;
+        r.places[i] = corner.pixel * (i32)inp_stride;
+    }
+    r.at = first_summand(v, inp_stride);
+}
+
+template <u32 BM> DEVICE void load(TwoTaps<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
+    // Those of the tile that belong to this tap, as bits; the rest belongs to the next one.
+    u32 left = v.inp_c - r.at.c, here = first_bits((i32)left), tap = r.at.tap;
+    r.at.c += DEPTH;
+    i32 jump = next_tap(r.at);
+    UNROLL
+    for (u32 i = 0; i < r.COUNT; i++) {
+        u32 inside = (r.outside[i] & tap ? 0 : here) | (r.outside[i] & r.at.tap ? 0 : ~here);
+        UNROLL
+        for (u32 k = 0; k < DEPTH; k++) {
+            i32 place = r.places[i] + (here >> k & 1 ? 0 : jump);
+            r.values[i][k] = 0;
+            if (inside >> k & 1) r.values[i][k] = inp[(i64)place + k];
+        }
+    }
+    inp = inp + (i64)DEPTH;
+    if (left > DEPTH) {
+        r.at.tap = tap;
+    } else {
+        r.at.c = DEPTH - left;
+        inp = inp + (i64)jump;
+    }
+}
+
+template <u32 BM> DEVICE u32 slot_of(TwoTaps<BM>&) { return thread_index(); }
+
+template <u32 BM> DEVICE void store(TwoTaps<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
+    UNROLL
+    for (u32 k = 0; k < DEPTH; k++) {
+        UNROLL
+        for (u32 i = 0; i < r.COUNT; i++) tiles[(u64)to + (k * (BM + 4) + i * THREADS)] = r.values[i][k];
     }
 }
 
@@ -193,8 +263,9 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
                          u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride,
                          GLOBAL(f32) out, u32 out_stride) {
     static_assert(BM / TM * (BN / TN) == THREADS && (BM % THREADS == 0 || BM == THREADS / 2) && BN <= 64, "tiles and threads");
-    SHARED(f32, left, 2 * DEPTH * (BM + 4));
-    SHARED(f32, right, 2 * DEPTH * BN);
+    // Two tiles, each of windows and behind them of weights: one is read while the other is written.
+    constexpr u32 LEFT = DEPTH * (BM + 4), TILE = LEFT + DEPTH * BN;
+    SHARED(f32, tiles, 2 * TILE);
     u32 thread = thread_index(), first = block_x() * BM, first_column = block_y() * BN;
     u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c;
     f32 sums[TM][TN];
@@ -203,38 +274,39 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         UNROLL
         for (u32 j = 0; j < TN; j++) sums[i][j] = 0;
     }
-
-    // This thread's row of a tile of weights and its four columns, in fours.
-    bool has_weights = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
-    u32 weight_place = (thread / (BN / 4) * weights_stride + first_column) / 4 + thread % (BN / 4);
-    f32x4 weight = {0, 0, 0, 0};
-    Reader reader;
-    if (depth > 0) {
-        start(reader, v, pixels, inp_stride);
-        load(reader, v, depth, inp, inp_stride);
-        if (has_weights) weight = load4(weights, (u64)weight_place * 4);
-        store(reader, left, 0);
-        if (has_weights) store4(right, thread * 4, weight);
-    }
-    block_sync();
     u32 row = thread / (BN / TN) * 4, column = thread % (BN / TN) * 4;
-    u32 here = 0;
-    NO_UNROLL
-    for (u32 done = 0; done < depth; done += DEPTH) {
-        bool more = done + DEPTH < depth;
-        if (more) {
-            load(reader, v, depth - done - DEPTH, inp, inp_stride);
-            weight_place += DEPTH / 4 * weights_stride;
-            if (has_weights) weight = load4(weights, (u64)weight_place * 4);
-        }
-        multiply_tiles<TM, TN, DEPTH, BM + 4, BN, BM / TM * 4, BN / TN * 4>(left, here * (DEPTH * (BM + 4)) + row, right,
-                                                                            here * (DEPTH * BN) + column, sums);
-        here = 1 - here;
-        if (more) {
-            store(reader, left, here * (DEPTH * (BM + 4)));
-            if (has_weights) store4(right, here * (DEPTH * BN) + thread * 4, weight);
-        }
+    auto multiply = [&](u32 left, u32 right) {
+        multiply_tiles<TM, TN, DEPTH, BM + 4, BN, BM / TM * 4, BN / TN * 4>(tiles, left, tiles, right, sums);
+    };
+
+    // This thread's row of a tile of weights and its four columns.
+    bool has_weights = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
+    GLOBAL(const f32) weights_at = weights + (i64)(thread / (BN / 4) * weights_stride + first_column + thread % (BN / 4) * 4);
+    f32x4 weight = {0, 0, 0, 0};
+    if (depth > 0) {
+        Reader reader;
+        start(reader, v, pixels, inp_stride);
+        u32 left = row, right = LEFT + column, to_left = slot_of(reader), to_right = LEFT + thread * 4;
+        u32 other = TILE; // from one of the tiles to the other: there and back modulo 2^32
+        load(reader, v, inp);
+        if (has_weights) weight = load4(weights_at, 0);
+        store(reader, tiles, to_left);
+        if (has_weights) store4(tiles, to_right, weight);
         block_sync();
+        NO_UNROLL
+        for (u32 rest = depth; rest > DEPTH; rest -= DEPTH) {
+            load(reader, v, inp);
+            weights_at = weights_at + (i64)(DEPTH * weights_stride);
+            if (has_weights) weight = load4(weights_at, 0);
+            multiply(left, right);
+            to_left += other, to_right += other;
+            store(reader, tiles, to_left);
+            if (has_weights) store4(tiles, to_right, weight);
+            left += other, right += other;
+            other = 0 - other;
+            block_sync();
+        }
+        multiply(left, right);
     }
 
     bool by_four = flags & OUT_BY_FOUR;
@@ -284,35 +356,11 @@ CONV_WINDOWS(conv_windows_128x64, 128, 64, 8, 8, FourChannels, 3)
 CONV_WINDOWS(conv_windows_64x64, 64, 64, 4, 8, FourChannels, 4) // for maps with few pixels
 CONV_WINDOWS(conv_windows_128x32, 128, 32, 8, 4, FourChannels, 4)
 CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels, 4)
-CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, OneChannel, 3)
+CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, TwoTaps, 3)
 CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel, 4)
 
-// Where the pixel of a row (tap, channel) of the gradient of the weights lies; it moves from output pixel to output pixel.
-struct Place {
-    i32 y, x;
-    u32 first_row; // of its image, counted through all images
-};
-
-DEVICE Place place_of(ConvWindow v, u32 pixel, i32 tap_y, i32 tap_x) {
-    u32 b = pixel % v.w, a = pixel / v.w % v.h, image = pixel / v.w / v.h;
-    return {(i32)(a * v.step) + tap_y, (i32)(b * v.step) + tap_x, image * v.inp_h};
-}
-
-// `pixels` further on, at most one row.
-DEVICE void advance(Place& at, ConvWindow v, u32 pixels, i32 tap_y, i32 tap_x) {
-    i32 w = (i32)(v.w * v.step), h = (i32)(v.h * v.step);
-    at.x += (i32)(pixels * v.step);
-    bool next_row = at.x >= tap_x + w;
-    at.x = next_row ? at.x - w : at.x;
-    at.y = next_row ? at.y + (i32)v.step : at.y;
-    bool next_image = at.y == tap_y + h;
-    at.y = next_image ? tap_y : at.y;
-    at.first_row = next_image ? at.first_row + v.inp_h : at.first_row;
-}
-
-DEVICE bool inside(Place at, ConvWindow v) { return (u32)at.y < v.inp_h && (u32)at.x < v.inp_w; }
-
-// The tap of a row, as it shifts places; NOWHERE beyond the last row.
+// A row of the gradient of the weights is a tap and a channel. A row that is none lies nowhere.
+constexpr i32 NOWHERE = -(1 << 30);
 struct Row {
     i32 tap_y, tap_x;
     u32 c;
@@ -324,85 +372,126 @@ DEVICE Row row_of(ConvWindow v, u32 row) {
     return {v.first_y + (i32)(tap / v.taps_x), v.first_x + (i32)(tap % v.taps_x), row % v.inp_c};
 }
 
+// Where a row's value under an output pixel lies. It moves on with the output pixel.
+struct Place {
+    i32 y, x;
+    i32 at; // in the map, counted in places through all images
+};
+
+// Its steps: so many pixels along a row, from the end of a row to the next, from the end of an image to the next.
+struct Steps {
+    i32 x_end, y_end, along, next_row, next_image;
+};
+
+DEVICE Steps steps_of(ConvWindow v, Row row, u32 pixels, u32 stride) {
+    u32 w = v.w * v.step, h = v.h * v.step;
+    return {row.tap_x + (i32)w, row.tap_y + (i32)h, (i32)(pixels * v.step * stride), (i32)((v.step * v.inp_w - w) * stride),
+            (i32)((v.inp_h - h) * v.inp_w * stride)};
+}
+
+DEVICE Place place_of(ConvWindow v, u32 pixel, Row row, u32 stride) {
+    u32 b = pixel % v.w, a = pixel / v.w % v.h, image = pixel / v.w / v.h;
+    i32 y = (i32)(a * v.step) + row.tap_y, x = (i32)(b * v.step) + row.tap_x;
+    return {y, x, (i32)(((image * v.inp_h + (u32)y) * v.inp_w + (u32)x) * stride)};
+}
+
+// `pixels` further on, at most one row: the steps are made for so many.
+DEVICE void advance(Place& place, ConvWindow v, Steps steps, u32 pixels) {
+    place.x += (i32)(pixels * v.step);
+    place.at += steps.along;
+    if (place.x >= steps.x_end) {
+        place.x -= (i32)(v.w * v.step);
+        place.y += (i32)v.step;
+        place.at += steps.next_row;
+    }
+    if (place.y == steps.y_end) {
+        place.y -= (i32)(v.h * v.step);
+        place.at += steps.next_image;
+    }
+}
+
+DEVICE bool inside(Place place, ConvWindow v) { return (u32)place.y < v.inp_h && (u32)place.x < v.inp_w; }
+
 // Copies DEPTH pixels of BM rows to shared memory, [pixel][row]: four channels at once, where four divides the channels
 // and the stride, and a row of the output has DEPTH pixels or more.
 template <u32 BM> struct FourRows {
     static constexpr u32 COUNT = DEPTH * BM / 4 / THREADS, STEP = DEPTH / COUNT;
-    Row row;
-    Place places[COUNT];
+    Steps steps;
+    Place places[COUNT]; // in fours
     f32x4 values[COUNT];
 };
 
-template <u32 BM> DEVICE void start(FourRows<BM>& r, ConvWindow v, u32 pixel) {
-    r.row = row_of(v, block_x() * BM + thread_index() % (BM / 4) * 4);
+template <u32 BM> DEVICE void start(FourRows<BM>& r, ConvWindow v, u32 pixel, u32 inp_stride) {
+    Row row = row_of(v, block_x() * BM + thread_index() % (BM / 4) * 4);
+    r.steps = steps_of(v, row, DEPTH, inp_stride / 4);
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
-        r.places[i] = place_of(v, pixel + i * r.STEP + thread_index() / (BM / 4), r.row.tap_y, r.row.tap_x);
+        r.places[i] = place_of(v, pixel + i * r.STEP + thread_index() / (BM / 4), row, inp_stride / 4);
+        r.places[i].at += (i32)(row.c / 4);
     }
 }
 
 // `rest` pixels are left.
-template <u32 BM> DEVICE void load(FourRows<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp, u32 inp_stride) {
+template <u32 BM> DEVICE void load(FourRows<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
-        Place at = r.places[i];
         r.values[i] = {0, 0, 0, 0};
-        if (i * r.STEP + thread_index() / (BM / 4) < rest && inside(at, v)) {
-            u32 pixel = (at.first_row + (u32)at.y) * v.inp_w + (u32)at.x;
-            r.values[i] = load4(inp, (u64)(pixel * (inp_stride / 4) + r.row.c / 4) * 4);
+        if (i * r.STEP + thread_index() / (BM / 4) < rest && inside(r.places[i], v)) {
+            r.values[i] = load4(inp, (u64)((i64)r.places[i].at * 4));
         }
-        advance(r.places[i], v, DEPTH, r.row.tap_y, r.row.tap_x);
+        advance(r.places[i], v, r.steps, DEPTH);
     }
 }
 
-template <u32 BM> DEVICE void store(FourRows<BM>& r, SHARED_POINTER(f32) tile, u32 offset) {
-    u64 to = offset + thread_index() * 4;
+template <u32 BM> DEVICE u32 slot_of(FourRows<BM>&) { return thread_index() * 4; }
+
+template <u32 BM> DEVICE void store(FourRows<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
     UNROLL
-    for (u32 i = 0; i < r.COUNT; i++) store4(tile, to + i * (THREADS * 4), r.values[i]);
+    for (u32 i = 0; i < r.COUNT; i++) store4(tiles, (u64)to + i * (THREADS * 4), r.values[i]);
 }
 
 // The same, value by value: each thread has one row.
 template <u32 BM> struct OneRow {
     static_assert(BM == THREADS, "a row for each thread");
-    Row row;
+    Steps steps;
     Place place;
     f32 values[DEPTH];
 };
 
-template <u32 BM> DEVICE void start(OneRow<BM>& r, ConvWindow v, u32 pixel) {
-    r.row = row_of(v, block_x() * BM + thread_index());
-    r.place = place_of(v, pixel, r.row.tap_y, r.row.tap_x);
+template <u32 BM> DEVICE void start(OneRow<BM>& r, ConvWindow v, u32 pixel, u32 inp_stride) {
+    Row row = row_of(v, block_x() * BM + thread_index());
+    r.steps = steps_of(v, row, 1, inp_stride);
+    r.place = place_of(v, pixel, row, inp_stride);
+    r.place.at += (i32)row.c;
 }
 
-template <u32 BM> DEVICE void load(OneRow<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp, u32 inp_stride) {
+template <u32 BM> DEVICE void load(OneRow<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp) {
     UNROLL
     for (u32 i = 0; i < DEPTH; i++) {
         r.values[i] = 0;
-        if (i < rest && inside(r.place, v)) {
-            u32 pixel = (r.place.first_row + (u32)r.place.y) * v.inp_w + (u32)r.place.x;
-            r.values[i] = inp[(u64)pixel * inp_stride + r.row.c];
-        }
-        advance(r.place, v, 1, r.row.tap_y, r.row.tap_x);
+        if (i < rest && inside(r.place, v)) r.values[i] = inp[(i64)r.place.at];
+        advance(r.place, v, r.steps, 1);
     }
 }
 
-template <u32 BM> DEVICE void store(OneRow<BM>& r, SHARED_POINTER(f32) tile, u32 offset) {
-    u64 to = offset + thread_index();
+template <u32 BM> DEVICE u32 slot_of(OneRow<BM>&) { return thread_index(); }
+
+template <u32 BM> DEVICE void store(OneRow<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
     UNROLL
-    for (u32 i = 0; i < DEPTH; i++) tile[to + i * BM] = r.values[i];
+    for (u32 i = 0; i < DEPTH; i++) tiles[(u64)to + (i * BM)] = r.values[i];
 }
 
-// Four neighbouring values of a row that has `count` from `first` on; 0 beyond.
-template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u64 index, u32 first, u32 count) {
+// Four neighbouring values from column `first` of a row of `count` on; 0 beyond.
+template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u32 first, u32 count) {
     f32x4 found = {0, 0, 0, 0};
     if (BY_FOUR) {
-        if (first < count) found = load4(from, index);
+        if (first < count) found = load4(from, 0);
         return found;
     }
-    if (first < count) found.x = from[index];
-    if (first + 1 < count) found.y = from[index + 1];
-    if (first + 2 < count) found.z = from[index + 2];
-    if (first + 3 < count) found.w = from[index + 3];
+    if (first < count) found.x = from[0];
+    if (first + 1 < count) found.y = from[1];
+    if (first + 2 < count) found.z = from[2];
+    if (first + 3 < count) found.w = from[3];
     return found;
 }
 
@@ -413,50 +502,52 @@ template <u32 BM, u32 BN, u32 TM, u32 TN, class Reader, bool DOUT_BY_FOUR>
 DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout,
                          u32 dout_stride, GLOBAL(f32) parts) {
     static_assert(BM / TM * (BN / TN) == THREADS && BN <= 64, "tiles and threads");
-    SHARED(f32, left, 2 * DEPTH * BM);
-    SHARED(f32, right, 2 * DEPTH * BN);
+    constexpr u32 LEFT = DEPTH * BM, TILE = LEFT + DEPTH * BN;
+    SHARED(f32, tiles, 2 * TILE);
     u32 thread = thread_index(), first_column = block_y() * BN;
     u32 first = block_z() * part_pixels, pixels = v.n * v.h * v.w;
-    u32 count = first < pixels ? smaller(part_pixels, pixels - first) : 0;
     f32 sums[TM][TN];
     UNROLL
     for (u32 i = 0; i < TM; i++) {
         UNROLL
         for (u32 j = 0; j < TN; j++) sums[i][j] = 0;
     }
+    u32 row = thread / (BN / TN) * 4, column = thread % (BN / TN) * 4;
+    auto multiply = [&](u32 left, u32 right) {
+        multiply_tiles<TM, TN, DEPTH, BM, BN, BM / TM * 4, BN / TN * 4>(tiles, left, tiles, right, sums);
+    };
+
     u32 slot = thread / (BN / 4), dout_column = first_column + thread % (BN / 4) * 4;
     bool copies = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
-    u64 dout_index = (u64)(first + slot) * dout_stride + dout_column;
-    f32x4 gradient = {0, 0, 0, 0};
-    Reader reader;
-    if (count > 0) {
-        start(reader, v, first);
-        load(reader, v, count, inp, inp_stride);
-        if (slot < smaller(count, DEPTH)) gradient = four_of<DOUT_BY_FOUR>(dout, dout_index, dout_column, v.out_c);
-        store(reader, left, 0);
-        if (copies) store4(right, thread * 4, gradient);
-    }
-    block_sync();
-    u32 row = thread / (BN / TN) * 4, column = thread % (BN / TN) * 4;
-    u32 here = 0;
-    NO_UNROLL
-    for (u32 done = 0; done < count; done += DEPTH) {
-        bool more = done + DEPTH < count;
-        if (more) {
-            u32 rest = count - done - DEPTH;
-            load(reader, v, rest, inp, inp_stride);
-            dout_index += (u64)DEPTH * dout_stride;
-            gradient = {0, 0, 0, 0};
-            if (slot < smaller(rest, DEPTH)) gradient = four_of<DOUT_BY_FOUR>(dout, dout_index, dout_column, v.out_c);
-        }
-        multiply_tiles<TM, TN, DEPTH, BM, BN, BM / TM * 4, BN / TN * 4>(left, here * (DEPTH * BM) + row, right,
-                                                                        here * (DEPTH * BN) + column, sums);
-        here = 1 - here;
-        if (more) {
-            store(reader, left, here * (DEPTH * BM));
-            if (copies) store4(right, here * (DEPTH * BN) + thread * 4, gradient);
-        }
+    if (first < pixels) {
+        u32 rest = smaller(part_pixels, pixels - first);
+        Reader reader;
+        start(reader, v, first, inp_stride);
+        u32 left = row, right = LEFT + column, to_left = slot_of(reader), to_right = LEFT + thread * 4;
+        GLOBAL(const f32) dout_at = dout + (i64)((u64)(first + slot) * dout_stride + dout_column);
+        f32x4 gradient = {0, 0, 0, 0};
+        u32 other = TILE; // from one of the tiles to the other: there and back modulo 2^32
+        load(reader, v, rest, inp);
+        if (copies && slot < rest) gradient = four_of<DOUT_BY_FOUR>(dout_at, dout_column, v.out_c);
+        store(reader, tiles, to_left);
+        if (copies) store4(tiles, to_right, gradient);
         block_sync();
+        NO_UNROLL
+        while (rest > DEPTH) {
+            rest -= DEPTH;
+            load(reader, v, rest, inp);
+            dout_at = dout_at + (i64)(DEPTH * dout_stride);
+            gradient = {0, 0, 0, 0};
+            if (copies && slot < rest) gradient = four_of<DOUT_BY_FOUR>(dout_at, dout_column, v.out_c);
+            multiply(left, right);
+            to_left += other, to_right += other;
+            store(reader, tiles, to_left);
+            if (copies) store4(tiles, to_right, gradient);
+            left += other, right += other;
+            other = 0 - other;
+            block_sync();
+        }
+        multiply(left, right);
     }
     u32 rows = v.taps_y * v.taps_x * v.inp_c, columns = divide_up(v.out_c, 4u) * 4;
     UNROLL

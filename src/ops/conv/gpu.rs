@@ -21,6 +21,8 @@ const WITH_RESIDUAL: u32 = 2;
 pub(crate) const WITH_RELU: u32 = 4;
 const BACKWARD: u32 = 8;
 pub(crate) const OUT_BY_FOUR: u32 = 16;
+/// Rows and columns of taps, at most: those outside of a map are told by the bits of a number.
+const MOST_TAPS: usize = 15;
 /// Blocks a multiprocessor below which tiles of 64 x 64 fill a device better than tiles of 128 x 64.
 const FEW_BLOCKS: usize = 2;
 /// The gradient of the weights is cut into parts of the pixels: to about so many blocks, of no fewer pixels a part, and
@@ -339,8 +341,8 @@ pub(crate) fn by_four<T: Real>(map: TensorRef<T>) -> bool {
 pub(crate) fn check_places<T: Real>(map: TensorRef<T>, unit: usize) -> Result<()> {
     let places = map.layout().buffer_len() / unit;
     ensure!(
-        places < 1 << 32 && map.layout().pixels() < 1 << 31,
-        "a map of {places} places; expected less than 2^32: use a smaller frame or batch"
+        places < 1 << 31 && map.layout().pixels() < 1 << 31,
+        "a map of {places} places; expected less than 2^31: use a smaller frame or batch"
     );
     Ok(())
 }
@@ -380,6 +382,8 @@ fn launch_windows<T: Real>(
     let (pixels, channels) = (window.pixels(), window.out_c);
     let four_channels = window.inp_c.is_multiple_of(DEPTH) && by_four(inp);
     check_places(inp, if four_channels { 4 } else { 1 })?;
+    let taps = window.taps_y.max(window.taps_x);
+    ensure!(taps <= MOST_TAPS, "a kernel of {taps} x {taps} taps; expected at most {MOST_TAPS} x {MOST_TAPS}");
     let blocks = |[rows, columns]: [usize; 2]| [pixels.div_ceil(rows), channels.div_ceil(columns)];
     let (name, tile) = match (four_channels, channels) {
         (true, ..=16) => ("conv_windows_256x16", [256, 16]),
@@ -388,8 +392,8 @@ fn launch_windows<T: Real>(
             ("conv_windows_64x64", [64, 64])
         }
         (true, _) => ("conv_windows_128x64", [128, 64]),
-        (false, ..=16) => ("conv_windows_any_256x16", [256, 16]),
-        (false, _) => ("conv_windows_any_128x64", [128, 64]),
+        (false, _) if window.inp_c >= DEPTH || window.taps_y * window.taps_x == 1 => ("conv_windows_any_128x64", [128, 64]),
+        (false, _) => ("conv_windows_any_256x16", [256, 16]),
     };
     if by_four(out.as_ref()) && residual.is_none_or(by_four) {
         flags |= OUT_BY_FOUR;
