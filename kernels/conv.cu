@@ -257,6 +257,35 @@ template <u32 BM> DEVICE void store(TwoTaps<BM>& r, SHARED_POINTER(f32) tiles, u
 DEVICE f32x4 plus(f32x4 a, f32x4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 DEVICE f32 rectified(f32 x) { return larger(x, (f32)0); }
 
+// Writes the sums of a pixel with what follows them: fours of channels, GAP apart.
+template <u32 TN, u32 GAP>
+DEVICE void write(ConvWindow v, u32 flags, const f32 (&sums)[TN], u64 pixel, u32 first, GLOBAL(const f32) bias,
+                  GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {
+    UNROLL
+    for (u32 j = 0; j < TN; j += 4) {
+        u32 o = first + j / 4 * GAP;
+        if (flags & OUT_BY_FOUR && o + 4 <= v.out_c) {
+            f32x4 sum = {sums[j], sums[j + 1], sums[j + 2], sums[j + 3]};
+            if (flags & WITH_BIAS) sum = plus(sum, {bias[o], bias[o + 1], bias[o + 2], bias[o + 3]});
+            if (flags & WITH_RESIDUAL) sum = plus(sum, load4(residual, pixel * residual_stride + o));
+            if (flags & BACKWARD) sum = plus(sum, load4(out, pixel * out_stride + o));
+            if (flags & WITH_RELU) sum = {rectified(sum.x), rectified(sum.y), rectified(sum.z), rectified(sum.w)};
+            store4(out, pixel * out_stride + o, sum);
+            continue;
+        }
+        UNROLL
+        for (u32 l = 0; l < 4; l++) {
+            if (o + l >= v.out_c) continue;
+            f32 sum = sums[j + l];
+            if (flags & WITH_BIAS) sum = sum + bias[o + l];
+            if (flags & WITH_RESIDUAL) sum = sum + residual[pixel * residual_stride + o + l];
+            if (flags & BACKWARD) sum = sum + out[pixel * out_stride + o + l];
+            if (flags & WITH_RELU) sum = rectified(sum);
+            out[pixel * out_stride + o + l] = sum;
+        }
+    }
+}
+
 // BM grid pixels by BN channels a block: grid x counts tiles of pixels, y tiles of channels.
 template <u32 BM, u32 BN, u32 TM, u32 TN, class Reader>
 DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights,
@@ -309,7 +338,6 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         multiply(left, right);
     }
 
-    bool by_four = flags & OUT_BY_FOUR;
     UNROLL
     for (u32 i = 0; i < TM; i++) {
         u32 m = first + row + i / 4 * (BM / TM * 4) + i % 4;
@@ -319,29 +347,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
             u64 y = m / v.w % v.h * v.out_step + v.out_y, x = m % v.w * v.out_step + v.out_x;
             pixel = (m / v.w / v.h * v.out_h + y) * v.out_w + x;
         }
-        UNROLL
-        for (u32 j = 0; j < TN; j += 4) {
-            u32 o = first_column + column + j / 4 * (BN / TN * 4);
-            if (by_four && o + 4 <= v.out_c) {
-                f32x4 sum = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                if (flags & WITH_BIAS) sum = plus(sum, {bias[o], bias[o + 1], bias[o + 2], bias[o + 3]});
-                if (flags & WITH_RESIDUAL) sum = plus(sum, load4(residual, pixel * residual_stride + o));
-                if (flags & BACKWARD) sum = plus(sum, load4(out, pixel * out_stride + o));
-                if (flags & WITH_RELU) sum = {rectified(sum.x), rectified(sum.y), rectified(sum.z), rectified(sum.w)};
-                store4(out, pixel * out_stride + o, sum);
-                continue;
-            }
-            UNROLL
-            for (u32 l = 0; l < 4; l++) {
-                if (o + l >= v.out_c) continue;
-                f32 sum = sums[i][j + l];
-                if (flags & WITH_BIAS) sum = sum + bias[o + l];
-                if (flags & WITH_RESIDUAL) sum = sum + residual[pixel * residual_stride + o + l];
-                if (flags & BACKWARD) sum = sum + out[pixel * out_stride + o + l];
-                if (flags & WITH_RELU) sum = rectified(sum);
-                out[pixel * out_stride + o + l] = sum;
-            }
-        }
+        write<TN, BN / TN * 4>(v, flags, sums[i], pixel, first_column + column, bias, residual, residual_stride, out, out_stride);
     }
 }
 
@@ -358,6 +364,87 @@ CONV_WINDOWS(conv_windows_128x32, 128, 32, 8, 4, FourChannels, 4)
 CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels, 4)
 CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, TwoTaps, 3)
 CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel, 4)
+
+// One channel and 7 x 7 taps a pixel apart: the first layer. The piece of the map under a block's windows lies in shared
+// memory once, not once for each tap. Rows of it are so far apart that no two rows that a warp reads are in one bank.
+constexpr u32 TAPS = 7, PIECE_COLUMNS = 40, PIECE_PITCH = 44;
+// Pixels across a block, and channels.
+constexpr u32 ACROSS = 32, CHANNELS = 16;
+
+// Where a block's first pixel lies on the grid; tiles count through rows, then images.
+struct Tile {
+    u32 image, y, x;
+};
+
+DEVICE Tile tile_of(ConvWindow v, u32 tile, u32 rows) {
+    u32 across = divide_up(v.w, ACROSS), down = divide_up(v.h, rows);
+    return {tile / across / down, tile / across % down * rows, tile % across * ACROSS};
+}
+
+// Copies the piece of the map under a tile's windows; 0 outside of the map.
+template <u32 ROWS>
+DEVICE void copy_piece(ConvWindow v, Tile tile, GLOBAL(const f32) inp, u32 inp_stride, SHARED_POINTER(f32) piece) {
+    for (u32 i = thread_index(); i < ROWS * PIECE_COLUMNS; i += THREADS) {
+        u32 row = i / PIECE_COLUMNS, column = i % PIECE_COLUMNS;
+        u32 y = (u32)((i32)(tile.y + row) + v.first_y), x = (u32)((i32)(tile.x + column) + v.first_x);
+        f32 value = 0;
+        if (y < v.inp_h && x < v.inp_w) value = inp[(u64)((tile.image * v.inp_h + y) * v.inp_w + x) * inp_stride];
+        piece[row * PIECE_PITCH + column] = value;
+    }
+}
+
+// 8 x 32 pixels by 16 channels a block: grid x counts tiles, y sixteens of channels. A thread has 8 neighbouring pixels.
+KERNEL(128, 4)
+conv_windows_7x7(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, u32 weights_stride,
+                 GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {
+    constexpr u32 ROWS = 8, PIECE = (ROWS + TAPS - 1) * PIECE_PITCH;
+    SHARED(f32, tiles, PIECE + TAPS * TAPS * CHANNELS);
+    u32 thread = thread_index(), first_column = block_y() * CHANNELS;
+    Tile tile = tile_of(v, block_x(), ROWS);
+    copy_piece<ROWS + TAPS - 1>(v, tile, inp, inp_stride, tiles);
+    for (u32 i = thread; i < TAPS * TAPS * (CHANNELS / 4); i += THREADS) {
+        u32 tap = i / (CHANNELS / 4), column = i % (CHANNELS / 4) * 4;
+        store4(tiles, PIECE + i * 4, load4(weights, (u64)tap * weights_stride + first_column + column));
+    }
+    block_sync();
+    u32 row = thread / 16, first = thread / 4 % 4 * 8, column = thread % 4 * 4;
+    u32 values_at = row * PIECE_PITCH + first, weights_at = PIECE + column;
+    f32 sums[8][4];
+    UNROLL
+    for (u32 i = 0; i < 8; i++) {
+        UNROLL
+        for (u32 j = 0; j < 4; j++) sums[i][j] = 0;
+    }
+    NO_UNROLL
+    for (u32 ky = 0; ky < TAPS; ky++) {
+        f32 values[16];
+        UNROLL
+        for (u32 i = 0; i < 16; i += 4) {
+            f32x4 four = load4(tiles, values_at + i);
+            values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+        }
+        UNROLL
+        for (u32 kx = 0; kx < TAPS; kx++) {
+            f32x4 weight = load4(tiles, weights_at + kx * CHANNELS);
+            UNROLL
+            for (u32 i = 0; i < 8; i++) {
+                sums[i][0] = multiply_add(values[i + kx], weight.x, sums[i][0]);
+                sums[i][1] = multiply_add(values[i + kx], weight.y, sums[i][1]);
+                sums[i][2] = multiply_add(values[i + kx], weight.z, sums[i][2]);
+                sums[i][3] = multiply_add(values[i + kx], weight.w, sums[i][3]);
+            }
+        }
+        values_at += PIECE_PITCH, weights_at += TAPS * CHANNELS;
+    }
+    u32 y = tile.y + row;
+    UNROLL
+    for (u32 i = 0; i < 8; i++) {
+        u32 x = tile.x + first + i;
+        if (y >= v.h || x >= v.w) continue;
+        u64 pixel = (u64)(tile.image * v.h + y) * v.w + x;
+        write<4, 0>(v, flags, sums[i], pixel, first_column + column, bias, residual, residual_stride, out, out_stride);
+    }
+}
 
 // A row of the gradient of the weights is a tap and a channel. A row that is none lies nowhere.
 constexpr i32 NOWHERE = -(1 << 30);
@@ -574,6 +661,87 @@ CONV_WEIGHTS(conv_weights_128x64, 128, 64, 8, 8, FourRows, true, 3)
 CONV_WEIGHTS(conv_weights_128x32, 128, 32, 8, 4, FourRows, true, 4)
 CONV_WEIGHTS(conv_weights_to_any_128x32, 128, 32, 8, 4, FourRows, false, 4)
 CONV_WEIGHTS(conv_weights_any_128x32, 128, 32, 8, 4, OneRow, false, 4)
+
+// The same for one channel and 7 x 7 taps a pixel apart, by 16 channels a block, where four divides co and the stride of
+// dout: grid x counts sixteens of channels, z parts of `part_tiles` tiles of 4 x 32 pixels. A warp has a row of pixels, a
+// lane a row of taps and four channels; the sums of the rows of pixels are added in one order.
+KERNEL(128, 4)
+conv_weights_7x7(ConvWindow v, u32 part_tiles, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride,
+                 GLOBAL(f32) parts) {
+    // One row more than there are taps: lanes without a row of taps read it, too.
+    constexpr u32 ROWS = 4, PIECE_ROWS = ROWS + TAPS, PIECE = PIECE_ROWS * PIECE_PITCH, SUMS = TAPS * 4;
+    SHARED(f32, tiles, PIECE + ROWS * ACROSS * CHANNELS);
+    static_assert(2 * 32 * SUMS <= PIECE + ROWS * ACROSS * CHANNELS, "room for the sums of two rows of pixels");
+    u32 thread = thread_index(), warp = thread / 32, lane = thread % 32, ky = lane / 4, column = lane % 4 * 4;
+    u32 first_column = block_x() * CHANNELS;
+    u32 all = v.n * divide_up(v.h, ROWS) * divide_up(v.w, ACROSS), first = block_z() * part_tiles;
+    f32 sums[TAPS][4];
+    UNROLL
+    for (u32 i = 0; i < TAPS; i++) {
+        UNROLL
+        for (u32 j = 0; j < 4; j++) sums[i][j] = 0;
+    }
+    NO_UNROLL
+    for (u32 index = first; index < smaller(first + part_tiles, all); index++) {
+        Tile tile = tile_of(v, index, ROWS);
+        copy_piece<PIECE_ROWS>(v, tile, inp, inp_stride, tiles);
+        for (u32 i = thread; i < ROWS * ACROSS * (CHANNELS / 4); i += THREADS) {
+            u32 y = tile.y + i / (ACROSS * (CHANNELS / 4)), x = tile.x + i / (CHANNELS / 4) % ACROSS;
+            u32 o = first_column + i % (CHANNELS / 4) * 4;
+            f32x4 gradient = {0, 0, 0, 0};
+            if (y < v.h && x < v.w && o < v.out_c) {
+                gradient = load4(dout, ((u64)(tile.image * v.h + y) * v.w + x) * dout_stride + o);
+            }
+            store4(tiles, PIECE + i * 4, gradient);
+        }
+        block_sync();
+        u32 values_at = (warp + ky) * PIECE_PITCH, gradients_at = PIECE + warp * (ACROSS * CHANNELS) + column;
+        NO_UNROLL
+        for (u32 x = 0; x < ACROSS; x += 4) {
+            f32 values[12];
+            UNROLL
+            for (u32 i = 0; i < 12; i += 4) {
+                f32x4 four = load4(tiles, values_at + i);
+                values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+            }
+            UNROLL
+            for (u32 i = 0; i < 4; i++) {
+                f32x4 gradient = load4(tiles, gradients_at + i * CHANNELS);
+                UNROLL
+                for (u32 kx = 0; kx < TAPS; kx++) {
+                    sums[kx][0] = multiply_add(values[i + kx], gradient.x, sums[kx][0]);
+                    sums[kx][1] = multiply_add(values[i + kx], gradient.y, sums[kx][1]);
+                    sums[kx][2] = multiply_add(values[i + kx], gradient.z, sums[kx][2]);
+                    sums[kx][3] = multiply_add(values[i + kx], gradient.w, sums[kx][3]);
+                }
+            }
+            values_at += 4, gradients_at += 4 * CHANNELS;
+        }
+        block_sync();
+    }
+    // Rows 2 and 3 of pixels are added to 0 and 1, then 1 to 0.
+    UNROLL
+    for (u32 half = 2; half > 0; half /= 2) {
+        if (warp >= half && warp < 2 * half) {
+            UNROLL
+            for (u32 i = 0; i < SUMS; i++) tiles[(i * 2 + warp - half) * 32 + lane] = sums[i / 4][i % 4];
+        }
+        block_sync();
+        if (warp < half) {
+            UNROLL
+            for (u32 i = 0; i < SUMS; i++) sums[i / 4][i % 4] = sums[i / 4][i % 4] + tiles[(i * 2 + warp) * 32 + lane];
+        }
+        block_sync();
+    }
+    u32 columns = divide_up(v.out_c, 4u) * 4, o = first_column + column;
+    if (warp == 0 && ky < TAPS && o < columns) {
+        UNROLL
+        for (u32 kx = 0; kx < TAPS; kx++) {
+            f32x4 sum = {sums[kx][0], sums[kx][1], sums[kx][2], sums[kx][3]};
+            store4(parts, ((u64)(block_z() * TAPS + ky) * TAPS + kx) * columns + o, sum);
+        }
+    }
+}
 
 // dweights [co][ci][taps] += the sum of all parts [tap][ci][co filled up to fours], in their order. A block turns
 // 32 x 32 values round, so that both are read and written along their rows: grid x counts tiles of (ci, tap), y of co.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs every op's kernels on the host under the address sanitizer, and under the thread sanitizer, to which each thread of
 # a kernel is a thread: a missing barrier is a race, reported with both lines. Needs g++ with its sanitizers, x86-64, and
-# minutes: every barrier costs microseconds there. Usage: scripts/kernel-sanitizers.sh [TEST...], such as forward::conv.
+# minutes (docs/gpu.md). Usage: scripts/kernel-sanitizers.sh [TEST...], such as forward::conv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests=("$@")
-[ "${#tests[@]}" -gt 0 ] || tests=(max_pool relu up_conv batch_norm heat_map gather adam map losses)
+[ "${#tests[@]}" -gt 0 ] || tests=(max_pool relu up_conv batch_norm heat_map gather adam forward::map losses ::conv deform_conv)
 
 # Leaks are not looked for: the test's own process ends with threads still there. The program around the kernels is not
 # instrumented, so what it does with memory is not looked at either.

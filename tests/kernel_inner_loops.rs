@@ -11,14 +11,17 @@ use epicker::device::gpu::cubin;
 use epicker::device::gpu::images::{Capability, Choice, Images};
 
 /// (kernel, least share of multiply-adds in percent, least part of the loads from shared memory that take 16 bytes).
-/// Products of the large layers have 70 or more; narrow tiles multiply less per value that they load.
-const HOT: [(&str, usize, usize); 10] = [
-    ("conv_windows_128x64", 75, 100),
-    ("conv_windows_64x64", 70, 100),
-    ("conv_windows_128x32", 70, 100),
-    ("conv_windows_256x16", 60, 100),
-    ("conv_weights_128x64", 75, 100),
-    ("conv_weights_128x32", 60, 100),
+const HOT: [(&str, usize, usize); 14] = [
+    ("conv_windows_128x64", 80, 100),
+    ("conv_windows_64x64", 75, 100),
+    ("conv_windows_128x32", 75, 100),
+    ("conv_windows_256x16", 70, 100),
+    ("conv_windows_any_128x64", 70, 100),
+    ("conv_windows_7x7", 85, 90),
+    ("conv_weights_128x64", 80, 100),
+    ("conv_weights_128x32", 70, 100),
+    ("conv_weights_to_any_128x32", 70, 100),
+    ("conv_weights_7x7", 75, 80),
     ("deform_conv_forward_64x64", 70, 100),
     ("deform_conv_backward_samples_64x64", 70, 100),
     ("deform_conv_weights_64x64", 70, 85),

@@ -369,6 +369,11 @@ pub(crate) fn backward_rows_len([ci, co, kernel]: [usize; 3]) -> usize {
     packed_rows(kernel * kernel, co) * packed_columns(ci)
 }
 
+/// True for one channel under windows of 7 x 7 taps, a pixel apart: the first layer, which has kernels of its own.
+fn is_image(window: &ConvWindow) -> bool {
+    window.inp_c == 1 && [window.taps_y, window.taps_x, window.step, window.out_step] == [7, 7, 1, 1]
+}
+
 /// Multiplies what lies under the windows of `inp` with packed weights, for every pixel of the grid.
 fn launch_windows<T: Real>(
     gpu: &Gpu,
@@ -395,6 +400,12 @@ fn launch_windows<T: Real>(
         (false, _) if window.inp_c >= DEPTH || window.taps_y * window.taps_x == 1 => ("conv_windows_any_128x64", [128, 64]),
         (false, _) => ("conv_windows_any_256x16", [256, 16]),
     };
+    let (name, grid) = if is_image(&window) {
+        let tiles = window.n * window.h.div_ceil(8) * window.w.div_ceil(32);
+        ("conv_windows_7x7", [tiles, channels.div_ceil(16)])
+    } else {
+        (name, blocks(tile))
+    };
     if by_four(out.as_ref()) && residual.is_none_or(by_four) {
         flags |= OUT_BY_FOUR;
     }
@@ -405,7 +416,6 @@ fn launch_windows<T: Real>(
         }
         None => (Arg::null(), Arg::value(0_u32)),
     };
-    let [across, down] = blocks(tile);
     let args = [
         window.arg(),
         Arg::value(flags),
@@ -421,7 +431,7 @@ fn launch_windows<T: Real>(
     ];
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the convolution's,
     // and the weights are packed in whole tiles.
-    unsafe { gpu.launch(name, Grid([Grid::of(across)?.0[0], Grid::of(down)?.0[0], 1]), THREADS, &args) }
+    unsafe { gpu.launch(name, Grid([Grid::of(grid[0])?.0[0], Grid::of(grid[1])?.0[0], 1]), THREADS, &args) }
 }
 
 pub(super) fn launch_forward<T: Real>(
@@ -588,15 +598,21 @@ pub(super) fn launch_backward_weights<T: Real>(
     }
     let four_rows = shape.ci.is_multiple_of(4) && by_four(inp) && window.w >= DEPTH;
     check_places(inp, if four_rows { 4 } else { 1 })?;
-    let (name, columns) = match (four_rows, shape.co.is_multiple_of(4) && by_four(dout)) {
+    let dout_by_four = shape.co.is_multiple_of(4) && by_four(dout);
+    let (name, columns) = match (four_rows, dout_by_four) {
         (true, true) if shape.co > 32 => ("conv_weights_128x64", 64),
         (true, true) => ("conv_weights_128x32", 32),
         (true, false) => ("conv_weights_to_any_128x32", 32),
         (false, _) => ("conv_weights_any_128x32", 32),
     };
-    let grid = Grid([parts.rows.div_ceil(128) as u32, shape.co.div_ceil(columns) as u32, parts.count as u32]);
-    let part_pixels = Arg::value(parts.pixels as u32);
-    let args = [window.arg(), part_pixels, inp.arg(), inp.stride_arg(), dout.arg(), dout.stride_arg(), values_at::<T>(sums)];
+    let (name, grid, part) = if is_image(&window) && dout_by_four {
+        let tiles = window.n * window.h.div_ceil(4) * window.w.div_ceil(32);
+        ("conv_weights_7x7", [shape.co.div_ceil(16), 1], tiles.div_ceil(parts.count))
+    } else {
+        (name, [parts.rows.div_ceil(128), shape.co.div_ceil(columns)], parts.pixels)
+    };
+    let grid = Grid([grid[0] as u32, grid[1] as u32, parts.count as u32]);
+    let args = [window.arg(), Arg::value(part as u32), inp.arg(), inp.stride_arg(), dout.arg(), dout.stride_arg(), values_at::<T>(sums)];
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of both maps were checked against the convolution's,
     // and there is room for the sums of all parts.
     unsafe { gpu.launch(name, grid, THREADS, &args) }?;

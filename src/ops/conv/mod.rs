@@ -222,7 +222,7 @@ pub(crate) fn add_pixel_sums(values: TensorRef, sums: &mut [f32]) {
 
 /// Shapes that every device is tested with: 1x1, odd, prime, one past a tile, partial panels, more than one chunk of
 /// channels, every stride, a real layer, and several images.
-pub const CASES: [ConvShape; 21] = [
+pub const CASES: [ConvShape; 23] = [
     case(1, 1, 1, 1, 1, 1, 1),
     case(1, 1, 1, 1, 1, 3, 1),
     case(1, 2, 3, 5, 3, 7, 1),
@@ -244,6 +244,8 @@ pub const CASES: [ConvShape; 21] = [
     case(1, 12, 43, 8, 40, 3, 1),
     case(1, 64, 64, 64, 128, 3, 2),
     case(1, 32, 32, 128, 256, 3, 1),
+    case(2, 18, 45, 1, 20, 7, 1),
+    case(1, 5, 9, 3, 20, 3, 1),
 ];
 
 const fn case(n: usize, h: usize, w: usize, ci: usize, co: usize, kernel: usize, stride: usize) -> ConvShape {

@@ -60,10 +60,15 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// The sanitizer that the fast build of the kernels was compiled for (scripts/kernel-sanitizers.sh): address, thread, or none.
+pub fn sanitizer() -> Option<&'static str> {
+    option_env!("HOSTGPU_SANITIZER").filter(|name| !name.is_empty())
+}
+
 impl Default for Options {
     fn default() -> Self {
         // The thread sanitizer knows the executor's fibers, but not what starts and ends threads in Rust.
-        let threads = if option_env!("HOSTGPU_SANITIZER") == Some("thread") { 1 } else { 0 };
+        let threads = if sanitizer() == Some("thread") { 1 } else { 0 };
         Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads }
     }
 }
