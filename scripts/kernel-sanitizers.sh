@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs every op's kernels on the host under the address sanitizer, and under the thread sanitizer, to which each thread of
-# a kernel is a thread: a missing barrier is a race, reported with both lines. Needs g++ with its sanitizers, x86-64, and
-# minutes (docs/gpu.md). Usage: scripts/kernel-sanitizers.sh [TEST...], such as forward::conv.
+# Runs all kernels on the host, those of the ops and those around the network, under the address sanitizer and under the
+# thread sanitizer, to which each thread of a kernel is a thread: a missing barrier is a race, reported with both lines.
+# Needs g++ with its sanitizers, x86-64, and minutes (docs/gpu.md). Usage: scripts/kernel-sanitizers.sh [TEST...], such as
+# forward::conv, for some ops alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests=("$@")
-[ "${#tests[@]}" -gt 0 ] || tests=(max_pool relu up_conv batch_norm heat_map gather adam forward::map losses ::conv deform_conv)
+tests=("$@") stages=
+[ "${#tests[@]}" -gt 0 ] || stages=all
+[ -z "$stages" ] || tests=(max_pool relu up_conv batch_norm heat_map gather adam forward::map losses ::conv deform_conv)
 
 # Leaks are not looked for: the test's own process ends with threads still there. The program around the kernels is not
 # instrumented, so what it does with memory is not looked at either.
@@ -19,7 +21,8 @@ under() {
 
 for kind in address thread; do
     echo "== $kind sanitizer"
-    executables=$(HOSTGPU_SANITIZE=$kind cargo test --test gpu_ops --test gpu_faults --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p')
+    executables=$(HOSTGPU_SANITIZE=$kind cargo test --test gpu_ops --test gpu_stages --test gpu_faults --no-run 2>&1 |
+        sed -n 's/.*Executable.*(\(.*\))/\1/p')
     ops=$(grep gpu_ops <<< "$executables") faults=$(grep gpu_faults <<< "$executables")
     # The sanitizer sees what is planted for it, and nothing where nothing is.
     planted=planted_overrun words="AddressSanitizer: heap-buffer-overflow"
@@ -30,6 +33,7 @@ for kind in address thread; do
     for name in "${tests[@]}"; do
         under "$kind" "$ops" --test-threads=1 "$name"
     done
+    [ -z "$stages" ] || under "$kind" "$(grep gpu_stages <<< "$executables")" --test-threads=1
 done
 echo "no sanitizer reported anything but what was planted; building the tests again as they were"
-cargo test --test gpu_ops --test gpu_faults --no-run
+cargo test --test gpu_ops --test gpu_stages --test gpu_faults --no-run

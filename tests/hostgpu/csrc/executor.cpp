@@ -139,7 +139,7 @@ host_switch:
 namespace {
 
 // To the thread sanitizer a fiber is a thread, so each thread of a block has its own. They serve block after block, which
-// `release` and `acquire` order: making one costs milliseconds.
+// `release` and `acquire` order: making one takes longer than most threads run.
 #if defined(HOST_TSAN)
 const bool OWN_FIBERS = true;
 #else

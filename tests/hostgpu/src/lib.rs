@@ -248,6 +248,11 @@ impl HostGpu {
         Ok(())
     }
 
+    /// True if the kernels look at every access to memory.
+    fn is_checked(&self) -> bool {
+        matches!(self.options.build, Build::Checked | Build::Faults)
+    }
+
     fn shared_limit(&self) -> u32 {
         // What a kernel can declare, on every architecture from sm_50 to sm_120. In f64 the same arrays are twice as
         // large, and prove nothing about limits.
@@ -273,7 +278,7 @@ impl Driver for HostGpu {
     }
 
     fn is_slow(&self) -> bool {
-        matches!(self.options.build, Build::Checked | Build::Faults)
+        self.is_checked() || sanitizer().is_some()
     }
 
     fn memory_info(&self) -> Result<[u64; 2]> {
@@ -287,7 +292,7 @@ impl Driver for HostGpu {
         ensure!(!captures, "memory is asked for while work is captured");
         let free = self.options.memory - state.space.used();
         ensure!(bytes as u64 <= free, "out of memory: {bytes} bytes asked for, {free} of {} are free", self.options.memory);
-        Ok(state.space.allocate(bytes, self.is_slow()))
+        Ok(state.space.allocate(bytes, self.is_checked()))
     }
 
     unsafe fn free(&self, address: u64) {
