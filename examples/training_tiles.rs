@@ -44,7 +44,7 @@ struct Args {
     /// Side of the tiles, pixels
     #[arg(long, default_value_t = 512)]
     tile: usize,
-    /// Versions of each micrograph, each at its own size and in its own condition
+    /// Versions of each micrograph, each at its own size; every tile is in a condition of its own
     #[arg(long, default_value_t = 1)]
     versions: u64,
     /// Leave pixels as they are
@@ -75,11 +75,11 @@ fn tiles(args: &Args, index: u64, one: &Labelled) -> Result<[usize; 2]> {
     let mut count = [0; 2];
     for version in 0..args.versions {
         let mut random = Random::new(args.seed, &[index, version]);
-        let mut image = Image::of(&micrograph, one, args, &mut random)?;
-        if !args.plain {
-            worsen(&mut image, &mut random)?;
-        }
-        for (number, (corner, tile)) in image.cut(args.tile).into_iter().enumerate() {
+        let image = Image::of(&micrograph, one, args, &mut random)?;
+        for (number, (corner, mut tile)) in image.cut(args.tile).into_iter().enumerate() {
+            if !args.plain {
+                worsen(&mut tile, &mut random).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
+            }
             let stem = args.output.join(format!("{}_{version}_{number}", one.stem));
             tile.save(&stem, args.tile).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
             count = [count[0] + 1, count[1] + tile.truth.points.len()];
@@ -193,7 +193,8 @@ fn worsen(image: &mut Image, random: &mut Random) -> Result<()> {
         spectrum::filter(&mut image.pixels, image.size, |kx, ky| gaussian(kx, ky, blur))?;
     }
     if random.chance(0.4) {
-        let ground = 12.0 + 50.0 * random.unit();
+        // Even in the logarithm. The finest leave of a solid particle little but its outline, as a strong filter does.
+        let ground = 5.0 * 12.0_f64.powf(random.unit());
         let kept = random.unit();
         spectrum::filter(&mut image.pixels, image.size, |kx, ky| 1.0 - (1.0 - kept) * gaussian(kx, ky, ground))?;
     }

@@ -9,7 +9,7 @@ use epicker::device::Device;
 use epicker::formats::pth::Adam;
 use epicker::formats::state_dict::StateDict;
 use epicker::net::engine::DeviceEngine;
-use epicker::net::{Architecture, Mode, fresh};
+use epicker::net::{Architecture, Mode, Model, fresh};
 use epicker::pick::compat::Compat;
 use epicker::pick::preprocess::Normalisation;
 use epicker::train::cache::{ImageCache, grey_png};
@@ -409,6 +409,22 @@ fn wrong_trainings_are_refused_before_anything_is_written() {
     is_refused(&train(&["--batch_size", "0"]), "from 1");
     is_refused(&train(&["--flip", "2"]), "from 0 to 1");
     assert!(!exp_id.exists());
+}
+
+#[test]
+fn a_new_network_is_as_wide_as_asked_and_never_narrower_than_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let [mics, exp] = ["mics", "exp"].map(|name| folder.path().join(name));
+    micrographs(&mics);
+    let [mics, exp_id] = [text(&mics), text(&exp)];
+    let widths = ["--width", "0.25", "--min_channels", "12"];
+    let common = ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "64", "--diameter", "24", "--num_epoch", "1"];
+    let result = epicker(&[&common[..], &widths].concat());
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    let model = Model::load(&exp.join("model_last.safetensors")).unwrap();
+    assert_eq!(model.architecture(), Architecture { channels: [12, 12, 16, 32, 64, 128], head: 64 });
+    let result = epicker(&[&common[..], &["--min_channels", "0"]].concat());
+    assert_eq!(result.status.code(), Some(2), "{}", String::from_utf8_lossy(&result.stdout));
 }
 
 #[cfg(unix)]

@@ -45,6 +45,9 @@ pub struct TrainArgs {
     /// Width of a new network: 1, 0.5 or 0.25 of the usual channels
     #[arg(long = "width", value_name = "SHARE", default_value = "1", value_parser = ["1", "0.5", "0.25"])]
     pub(super) width: String,
+    /// Fewest channels of a new network at any level: what a narrow one needs most at fine resolution
+    #[arg(long = "min_channels", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(super) min_channels: u16,
     /// Learning rate
     #[arg(long = "lr", value_name = "RATE", default_value_t = 1e-4, value_parser = values::positive)]
     pub(super) lr: f64,
@@ -240,7 +243,7 @@ impl TrainArgs {
             _ => 1,
         };
         let full = Architecture::DLA34;
-        Architecture { channels: full.channels.map(|c| c / divisor), head: full.head / divisor }
+        Architecture { channels: full.channels.map(|c| (c / divisor).max(self.min_channels.into())), head: full.head / divisor }
     }
 
     pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
