@@ -33,8 +33,8 @@ learn() { # NAME COUNT SEED OPTIONS...: trains with COUNT images, then tests
 
 for seed in 1 2 3; do
     learn "general-5-seed$seed" 5 "$seed" --load_model "$general" --lr 5e-4 --num_epochs 60 --lr_step 45
-    learn "nothing-10-seed$seed" 10 "$seed" --width 0.25 --lr 2e-3 --num_epochs 60 --lr_step 42,54
-    learn "nothing-10-long-seed$seed" 10 "$seed" --width 0.25 --lr 2e-3 --num_epochs 200 --lr_step 140,180
+    learn "nothing-10-seed$seed" 10 "$seed" --width 0.25 --min_channels 16 --lr 2e-3 --num_epochs 60 --lr_step 42,54
+    learn "nothing-10-long-seed$seed" 10 "$seed" --width 0.25 --min_channels 16 --lr 2e-3 --num_epochs 200 --lr_step 140,180
 done
 for name in "$out"/*-seed?; do
     echo "$(basename "$name"): $(grep -E '^(average precision|best F1)' "$name/judged.txt" | sed 's/  *(random.*//; s/  */ /g' | paste -sd ' ')"

@@ -26,12 +26,13 @@ once() {
     touch "done/$name"
 }
 
-# simulated NAME COUNT SEED TILES-SEED TRUTH OPTIONS...: micrographs of 512 x 512 pixels, each made worse in a way of its own.
+# simulated NAME COUNT SEED TILE TILES-SEED TRUTH OPTIONS...: micrographs of 512 x 512 pixels, their tiles each made worse in a
+# way of its own.
 simulated() {
-    local name=$1 count=$2 seed=$3 worse=$4 truth=$5
-    shift 5
+    local name=$1 count=$2 seed=$3 tile=$4 worse=$5 truth=$6
+    shift 6
     once "simulate-$name" "$EPICKER" simulate --output "simulated/$name" --count "$count" --size 512 --seed "$seed" --half --overwrite "$@"
-    once "tiles-$name" "$TILES" "simulated/$name" "tiles/$name" --labels "simulated/$name/truth/$truth" --seed "$worse"
+    once "tiles-$name" "$TILES" "simulated/$name" "tiles/$name" --labels "simulated/$name/truth/$truth" --tile "$tile" --seed "$worse"
     rm -rf "simulated/$name"
 }
 
@@ -72,13 +73,13 @@ mix() {
     done
 }
 
-# learn NAME TILES OPTIONS...: trains on mixed/TILES.
+# learn NAME TILES SIDE BATCH OPTIONS...: trains on mixed/TILES, tiles of that side, so many a step.
 learn() {
-    local name=$1 tiles=$2 resume=()
-    shift 2
+    local name=$1 tiles=$2 side=$3 batch=$4 resume=()
+    shift 4
     [ -e "runs/$name/model_last.pth" ] && resume=(--resume)
-    once "train-$name" "$EPICKER" train --data "mixed/$tiles" --label "mixed/$tiles" --exp_id "runs/$name" --frame 512 --batch_size 2 \
-        --train_pct 98 --val_pct 2 --test_pct 0 --seed 1 --threads "$threads" "$@" "${resume[@]}"
+    once "train-$name" "$EPICKER" train --data "mixed/$tiles" --label "mixed/$tiles" --exp_id "runs/$name" --frame "$side" \
+        --batch_size "$batch" --train_pct 98 --val_pct 2 --test_pct 0 --seed 1 --threads "$threads" "$@" "${resume[@]}"
 }
 
 # Three kinds of structures: what no model sees, what those that must not know a hollow shell do not see, filaments.
@@ -89,41 +90,45 @@ structures() { find -L "$data/structures" -name '*.gz' -o -name '*.mrc' | sort |
 
 # Particles are 24 pixels wide when they are picked; the network sees 17 to 32, because diameters are guesses.
 wide=(--particle_pixels 17,32)
-simulated kinds 3600 11 1 star "${wide[@]}" --kinds 3600 --shape barrel,rings,domains,oligomer,membrane
-simulated structures 2400 12 2 star "${wide[@]}" --structure $(structures -v "$unseen|$shells|$filaments")
-simulated shells 500 13 7 star "${wide[@]}" --kinds 500 --shape shell
-simulated shell-structures 250 14 8 star "${wide[@]}" --structure $(structures "$shells")
-simulated vesicles 1200 21 3 thi --preset vesicle --particle_pixels 14,80 --crowding 0.08,0.5
-simulated fibers 1000 22 4 thi --preset fiber --particle_pixels 4,18 --kinds 1000 --crowding 0.02,0.15
+solid=(--shape barrel,rings,domains,oligomer,membrane)
+simulated structures 2000 12 256 2 star "${wide[@]}" --structure $(structures -v "$unseen|$shells|$filaments")
+simulated kinds 3000 11 256 1 star "${wide[@]}" --kinds 3000 "${solid[@]}"
+simulated crowds 1000 15 256 3 star "${wide[@]}" --kinds 1000 "${solid[@]}" --crowding 0.35,0.5
+simulated shells 500 13 256 7 star "${wide[@]}" --kinds 500 --shape shell
+simulated shell-structures 100 14 256 8 star "${wide[@]}" --structure $(structures "$shells")
+simulated vesicles 1200 21 512 3 thi --preset vesicle --particle_pixels 14,80 --crowding 0.08,0.5
+simulated fibers 1000 22 512 4 thi --preset fiber --particle_pixels 4,18 --kinds 1000 --crowding 0.02,0.15
 
 deal apoferritin-10146
 deal betagal-10017
 rm -f real/betagal-10017/train/*16_51_03* # many of its particles have no label
 deal_half no-particles-micassess
-once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin --diameter 84 --to 17,32 --versions 14 --seed 5
-once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --diameter 40.5 --to 17,32 --versions 7 --seed 6
-once tiles-no-particles "$TILES" real/no-particles-micassess/train tiles/no-particles --versions 6 --seed 9
+once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin --tile 256 --diameter 84 --to 17,32 --versions 24 --seed 5
+once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --tile 256 --diameter 40.5 --to 17,32 --versions 10 --seed 6
+once tiles-no-particles "$TILES" real/no-particles-micassess/train tiles/no-particles --tile 256 --versions 6 --seed 9
 
 # What the long training begins with has seen neither shells nor real micrographs, so all others may begin with it.
-mix base kinds structures
-learn base base --width 0.25 --particle_size 6 --lr 1e-3 --num_epochs 12 --num_iters 150 --lr_step 99
-tune() { # NAME FROM RATE EPOCHS STEP STEPS: goes on from another model's weights
-    learn "$1" "$1" --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
+mix first structures
+learn first first 256 8 --width 0.25 --min_channels 16 --particle_size 6 --lr 1e-3 --num_epochs 10 --lr_step 99 --num_iters 100
+tune() { # NAME FROM RATE EPOCHS STEPS-OF-THE-RATE ITERATIONS: goes on from another model's weights
+    learn "$1" "$1" 256 8 --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
 }
-mix without-apoferritin kinds:300 structures:150 betagal:1000:2 no-particles
-tune without-apoferritin base 5e-4 5 3 100
-mix simulated kinds:300 structures:150 shells:250 shell-structures:100
-tune simulated base 5e-4 5 3 100
-mix particle kinds:150 structures:100 shells:60 shell-structures:40 apoferritin:1000:2 betagal:1000:2 no-particles
-tune particle simulated 3e-4 4 3 100
-mix without-betagal kinds:200 structures:130 shells:100 apoferritin:1000:2 no-particles
-tune without-betagal simulated 3e-4 3 2 80
+mix base kinds crowds structures
+tune base first 1e-3 12 8,11 150
+mix without-apoferritin kinds:2400 crowds:800 structures:1600 betagal:1000:3 no-particles:1000:2
+tune without-apoferritin base 3e-4 4 3 100
+mix simulated kinds:1600 crowds:800 structures:1200 shells shell-structures
+tune simulated base 3e-4 4 3 100
+mix particle kinds:2400 crowds:800 structures:1600 shells:600 shell-structures:200 apoferritin:1000:2 betagal:1000:3 no-particles:1000:2
+tune particle simulated 3e-4 5 4 100
+mix without-betagal kinds:2400 crowds:800 structures:1600 shells:600 shell-structures:200 apoferritin:1000:2 no-particles:1000:2
+tune without-betagal simulated 3e-4 4 3 100
 
-# Vesicles and filaments begin with the weights of particles.
+# Vesicles and filaments begin with the first weights of particles.
 mix vesicle vesicles
-learn vesicle vesicle --mode vesicle --load_model runs/base/model_last.safetensors --particle_size 10 --lr 1e-3 --num_epochs 8 --lr_step 6 --num_iters 100
+learn vesicle vesicle 512 2 --mode vesicle --load_model runs/first/model_last.safetensors --particle_size 10 --lr 1e-3 --num_epochs 6 --lr_step 4,5 --num_iters 100
 mix fiber fibers
-learn fiber fiber --mode fiber --load_model runs/base/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 4 --num_iters 100
+learn fiber fiber 512 2 --mode fiber --load_model runs/first/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 5 --num_iters 100
 
 # The thresholds were chosen on validation micrographs: weights/README.md.
 for model in particle:0.3 vesicle:0.16 fiber:0.25; do
