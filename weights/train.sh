@@ -2,7 +2,7 @@
 # The general models, from nothing to what lies beside this script.
 #   weights/train.sh DATA OUTPUT
 # DATA holds the sets of weights/README.md in folders of their own: apoferritin-10146, betagal-10017, no-particles-micassess
-# (NAME.mrc with NAME.star) and structures (.gz and .mrc). It takes some hours on two cores, and 6 GB in OUTPUT. What is done
+# (NAME.mrc with NAME.star) and structures (.gz and .mrc). It takes some hours on two cores, and 9 GB in OUTPUT. What is done
 # is skipped, and an interrupted training goes on from its last checkpoint, so the script may be run again at any time.
 # THREADS (2) changes the time, no result. EPICKER and TILES name the programs [default: built from this source].
 set -euo pipefail
@@ -96,6 +96,8 @@ simulated kinds 3000 11 256 1 star "${wide[@]}" --kinds 3000 "${solid[@]}"
 simulated crowds 1000 15 256 3 star "${wide[@]}" --kinds 1000 "${solid[@]}" --crowding 0.35,0.5
 simulated shells 500 13 256 7 star "${wide[@]}" --kinds 500 --shape shell
 simulated shell-structures 100 14 256 8 star "${wide[@]}" --structure $(structures "$shells")
+simulated narrow-kinds 3600 11 512 1 star "${wide[@]}" --kinds 3600 "${solid[@]}"
+simulated narrow-structures 2400 12 512 2 star "${wide[@]}" --structure $(structures -v "$unseen|$shells|$filaments")
 simulated vesicles 1200 21 512 3 thi --preset vesicle --particle_pixels 14,80 --crowding 0.08,0.5
 simulated fibers 1000 22 512 4 thi --preset fiber --particle_pixels 4,18 --kinds 1000 --crowding 0.02,0.15
 
@@ -107,30 +109,33 @@ once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin -
 once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --tile 256 --diameter 40.5 --to 17,32 --versions 10 --seed 6
 once tiles-no-particles "$TILES" real/no-particles-micassess/train tiles/no-particles --tile 256 --versions 6 --seed 9
 
-# What the long training begins with has seen neither shells nor real micrographs, so all others may begin with it.
-mix first structures
-learn first first 256 8 --width 0.25 --min_channels 16 --particle_size 6 --lr 1e-3 --num_epochs 10 --lr_step 99 --num_iters 100
-tune() { # NAME FROM RATE EPOCHS STEPS-OF-THE-RATE ITERATIONS: goes on from another model's weights
+tune() { # NAME FROM RATE EPOCHS STEP-OF-THE-RATE ITERATIONS: goes on from another model's weights
     learn "$1" "$1" 256 8 --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
 }
+
+# What all others begin with has seen neither shells nor real micrographs.
+mix first structures
+learn first first 256 8 --width 0.25 --min_channels 16 --particle_size 6 --lr 1e-3 --num_epochs 10 --lr_step 99 --num_iters 100
 mix base kinds crowds structures
-tune base first 1e-3 12 8,11 150
-mix without-apoferritin kinds:2400 crowds:800 structures:1600 betagal:1000:3 no-particles:1000:2
+tune base first 1e-3 1 99 150
+mix without-apoferritin kinds:1600 crowds:3000 structures:1200 betagal:1000:2 no-particles:1000:2
 tune without-apoferritin base 3e-4 4 3 100
-mix simulated kinds:1600 crowds:800 structures:1200 shells shell-structures
+mix particle kinds:1600 crowds:2000 structures:1200 shells:1000 shell-structures apoferritin:1000:2 betagal:1000:3 no-particles:1000:2
+tune particle without-apoferritin 3e-4 5 4 100
+mix simulated kinds:1600 crowds:2000 structures:1200 shells shell-structures
 tune simulated base 3e-4 4 3 100
-mix particle kinds:2400 crowds:800 structures:1600 shells:600 shell-structures:200 apoferritin:1000:2 betagal:1000:3 no-particles:1000:2
-tune particle simulated 3e-4 5 4 100
-mix without-betagal kinds:2400 crowds:800 structures:1600 shells:600 shell-structures:200 apoferritin:1000:2 no-particles:1000:2
+mix without-betagal kinds:1600 crowds:2000 structures:1200 shells:1000 shell-structures apoferritin:1000:2 no-particles:1000:2
 tune without-betagal simulated 3e-4 4 3 100
 
-# Vesicles and filaments begin with the first weights of particles.
+# Vesicles begin with the first weights of particles, filaments with those of a narrower network of an earlier day.
 mix vesicle vesicles
 learn vesicle vesicle 512 2 --mode vesicle --load_model runs/first/model_last.safetensors --particle_size 10 --lr 1e-3 --num_epochs 6 --lr_step 4,5 --num_iters 100
+mix narrow narrow-kinds narrow-structures
+learn narrow narrow 512 2 --width 0.25 --particle_size 6 --lr 1e-3 --num_epochs 12 --num_iters 150 --lr_step 99
 mix fiber fibers
-learn fiber fiber 512 2 --mode fiber --load_model runs/first/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 5 --num_iters 100
+learn fiber fiber 512 2 --mode fiber --load_model runs/narrow/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 4 --num_iters 100
 
 # The thresholds were chosen on validation micrographs: weights/README.md.
-for model in particle:0.3 vesicle:0.16 fiber:0.25; do
+for model in particle:0.35 vesicle:0.3 fiber:0.25; do
     "$EPICKER" convert "runs/${model%:*}/model_last.safetensors" "${model%:*}.safetensors" --half --threshold "${model#*:}"
 done
