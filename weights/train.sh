@@ -120,6 +120,8 @@ mix base kinds crowds structures
 tune base first 1e-3 1 99 150
 mix without-apoferritin kinds:1600 crowds:3000 structures:1200 betagal:1000:2 no-particles:1000:2
 tune without-apoferritin base 3e-4 4 3 100
+mix without-apoferritin-longer kinds:1600 crowds:3000 structures:1200 betagal:1000:2 no-particles:1000:2
+tune without-apoferritin-longer without-apoferritin 5e-4 8 6 100
 mix particle kinds:1600 crowds:2000 structures:1200 shells:1000 shell-structures apoferritin:1000:2 betagal:1000:3 no-particles:1000:2
 tune particle without-apoferritin 3e-4 5 4 100
 mix simulated kinds:1600 crowds:2000 structures:1200 shells shell-structures
