@@ -201,24 +201,8 @@ template <u32 BM> DEVICE void store(OneChannel<BM>& r, SHARED_POINTER(f32) tiles
     }
 }
 
-// The same for DEPTH channels or more, or one tap: no tile has more than two taps.
-template <u32 BM> struct TwoTaps {
-    static constexpr u32 COUNT = BM / THREADS;
-    u32 outside[COUNT];
-    i32 places[COUNT]; // of the corners' values
-    Summand at;
-    f32 values[COUNT][DEPTH];
-};
-
-template <u32 BM> DEVICE void start(TwoTaps<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
-    UNROLL
-    for (u32 i = 0; i < r.COUNT; i++) {
-        Corner corner = corner_of(v, pixels, block_x() * BM + i * THREADS + thread_index());
-        r.outside[i] = corner.outside;
-        r.places[i] = corner.pixel * (i32)inp_stride;
-    }
-    r.at = first_summand(v, inp_stride);
-}
+// The same for DEPTH channels or more, or one tap: no tile has more than two taps, and only loading differs.
+template <u32 BM> struct TwoTaps : OneChannel<BM> {};
 
 template <u32 BM> DEVICE void load(TwoTaps<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
     // Those of the tile that belong to this tap, as bits; the rest belongs to the next one.
@@ -241,16 +225,6 @@ template <u32 BM> DEVICE void load(TwoTaps<BM>& r, ConvWindow v, GLOBAL(const f3
     } else {
         r.at.c = DEPTH - left;
         inp = inp + (i64)jump;
-    }
-}
-
-template <u32 BM> DEVICE u32 slot_of(TwoTaps<BM>&) { return thread_index(); }
-
-template <u32 BM> DEVICE void store(TwoTaps<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
-    UNROLL
-    for (u32 k = 0; k < DEPTH; k++) {
-        UNROLL
-        for (u32 i = 0; i < r.COUNT; i++) tiles[(u64)to + (k * (BM + 4) + i * THREADS)] = r.values[i][k];
     }
 }
 
