@@ -109,8 +109,8 @@ once tiles-apoferritin "$TILES" real/apoferritin-10146/train tiles/apoferritin -
 once tiles-betagal "$TILES" real/betagal-10017/train tiles/betagal --tile 256 --diameter 40.5 --to 17,32 --versions 10 --seed 6
 once tiles-no-particles "$TILES" real/no-particles-micassess/train tiles/no-particles --tile 256 --versions 6 --seed 9
 
-tune() { # NAME FROM RATE EPOCHS STEP-OF-THE-RATE ITERATIONS: goes on from another model's weights
-    learn "$1" "$1" 256 8 --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
+tune() { # NAME FROM RATE EPOCHS STEP-OF-THE-RATE ITERATIONS [TILES=NAME]: goes on from another model's weights
+    learn "$1" "${7:-$1}" 256 8 --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
 }
 
 # What all others begin with has seen neither shells nor real micrographs.
@@ -120,8 +120,7 @@ mix base kinds crowds structures
 tune base first 1e-3 1 99 150
 mix without-apoferritin kinds:1600 crowds:3000 structures:1200 betagal:1000:2 no-particles:1000:2
 tune without-apoferritin base 3e-4 4 3 100
-mix without-apoferritin-longer kinds:1600 crowds:3000 structures:1200 betagal:1000:2 no-particles:1000:2
-tune without-apoferritin-longer without-apoferritin 5e-4 8 6 100
+tune without-apoferritin-longer without-apoferritin 5e-4 8 6 100 without-apoferritin
 mix particle kinds:1600 crowds:2000 structures:1200 shells:1000 shell-structures apoferritin:1000:2 betagal:1000:3 no-particles:1000:2
 tune particle without-apoferritin 3e-4 5 4 100
 mix simulated kinds:1600 crowds:2000 structures:1200 shells shell-structures
