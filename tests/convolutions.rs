@@ -12,7 +12,7 @@ use epicker::device::gpu::driver::{Driver, Stream};
 use epicker::device::{Device, Tensor};
 use epicker::doctor::examine_convolutions;
 use epicker::net::Model;
-use epicker::net::plan::Plan;
+use epicker::net::inference::plan::Plan;
 use epicker::ops::conv::{self, ConvShape, Epilogue, Panels, reference, reference_backward};
 use epicker::ops::noise;
 use hostgpu::{Build, HostGpu, Options};

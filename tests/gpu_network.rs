@@ -13,11 +13,11 @@ use epicker::formats::image::{ReadOptions, Sections};
 use epicker::formats::model_file::load_model_file;
 use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
 use epicker::net::graph::NodeId;
+use epicker::net::inference::plan::Plan;
 use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
-use epicker::net::plan::Plan;
-use epicker::net::train_plan::{TrainPlan, TrainPlanOptions};
-use epicker::net::train_run::{self, Arena};
-use epicker::net::{Architecture, Mode, Model, Picker, PickerOptions, formula};
+use epicker::net::training::plan::{TrainPlan, TrainPlanOptions};
+use epicker::net::training::run::{self as training_run, Arena};
+use epicker::net::{Architecture, Mode, Model, PeakFinder, PeakFinderOptions, formula};
 use epicker::ops::losses::HeatMapLoss;
 use epicker::ops::{Real, noise};
 use epicker::pick::compat::Compat;
@@ -116,10 +116,10 @@ fn the_full_networks_maps_are_the_cpus() {
 #[test]
 fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
     let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
-    let options = PickerOptions { frame: 128, sizes: true, k: 30 };
+    let options = PeakFinderOptions { frame: 128, sizes: true, k: 30 };
     let (device, host) = host(Build::Fast);
-    let mut cpu = Picker::new(&Device::Cpu, &model, options).unwrap();
-    let mut gpu = Picker::new(&device, &model, options).unwrap();
+    let mut cpu = PeakFinder::new(&Device::Cpu, &model, options).unwrap();
+    let mut gpu = PeakFinder::new(&device, &model, options).unwrap();
     let image = image(1, [128, 128]);
     let expected = cpu.run(&image).unwrap();
     assert!(expected.len() == 30 && expected[0].score > 0.3, "{:?}", &expected[..2]);
@@ -147,10 +147,10 @@ fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
 #[test]
 fn more_peaks_than_go_through_a_head_at_once_are_found() {
     let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
-    let options = PickerOptions { frame: 256, sizes: false, k: 4096 };
+    let options = PeakFinderOptions { frame: 256, sizes: false, k: 4096 };
     let image = noise(256 * 256, 5);
-    let expected = Picker::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
-    let found = Picker::new(&device(Build::Fast), &model, options).unwrap().run(&image).unwrap();
+    let expected = PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
+    let found = PeakFinder::new(&device(Build::Fast), &model, options).unwrap().run(&image).unwrap();
     let indices = |peaks: &[epicker::ops::heat_map::Peak]| {
         let mut indices: Vec<u32> = peaks.iter().map(|peak| peak.index).collect();
         indices.sort_unstable();
@@ -174,7 +174,7 @@ fn train_maps<E: Engine>(engine: &E, extent: [usize; 2]) -> Vec<Vec<f64>> {
     let mut arena = Arena::new(device).unwrap();
     let mut gradients = epicker::device::Buffer::zeros(device, 0).unwrap();
     let mut found = Vec::new();
-    train_run::run(engine, &plan, &layout, &mut arena, &mut state, &mut gradients, &image(1, extent), |maps| {
+    training_run::run(engine, &plan, &layout, &mut arena, &mut state, &mut gradients, &image(1, extent), |maps| {
         for &id in &wanted {
             found.push(device.read(maps.map(id))?.into_iter().map(|x: E::Value| x.to_f64()).collect());
         }
@@ -437,7 +437,7 @@ type Picked = Result<(Vec<Candidate>, Vec<String>), String>;
 /// What every micrograph gives above 0.3, the way of `epicker pick`.
 fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
     let model = Model::load(&golden("models/trained.pth")).unwrap();
-    let mut picker = Picker::new(device, &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let mut picker = PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = picker.gpu().map(|gpu| Slots::new(gpu).unwrap());
     let (settings, mut all) = (settings(), Vec::new());
     run::ahead(
@@ -483,7 +483,7 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
     }
     // A stopped batch leaves no place taken: whoever waits for one goes on.
     let model = Model::load(&golden("models/trained.pth")).unwrap();
-    let picker = Picker::new(&device(Build::Fast), &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
     let stop = AtomicBool::new(false);
     let prepare = |job: &Job| run::prepare(job, &settings(), Some(&slots)).map(|_| ());
@@ -499,7 +499,7 @@ fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
     let job = &micrographs(folder.path())[0];
     let (device, host) = host(Build::Fast);
     let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
-    let mut picker = Picker::new(&device, &model, PickerOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
+    let mut picker = PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
     let mut one = || {
         let mut ready = run::prepare(job, &settings(), Some(&slots)).unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests may panic as tests do
 
 use epicker::device::Device;
-use epicker::net::{Architecture, Model, formula, graph::NodeId, plan::Plan, reference};
+use epicker::net::{Architecture, Model, formula, graph::NodeId, inference::plan::Plan, reference};
 use epicker::ops::{heat_map, splitmix64};
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -167,8 +167,8 @@ fn picked_peaks_are_the_originals_detections() {
     let bytes = std::fs::read(golden("network/tiny_256x256.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let image: Vec<f32> = values(&file, "input").1.iter().map(|&x| x as f32).collect();
-    let options = epicker::net::PickerOptions { frame: 256, sizes: true, k: 100 };
-    let peaks = epicker::net::Picker::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
+    let options = epicker::net::PeakFinderOptions { frame: 256, sizes: true, k: 100 };
+    let peaks = epicker::net::PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
     let expected = values(&file, "det_vesicle").1; // x1 y1 x2 y2 score class, heat map pixels
     let indices = values(&file, "top_inds").1;
     assert_eq!(peaks.len(), 100);

@@ -9,7 +9,7 @@ use epicker::device::Device;
 use epicker::formats::candidates::Facts;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
-use epicker::net::{Model, Picker, PickerOptions};
+use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::compat::{Compat, FAULTS, Fault};
 use epicker::pick::filter::Limits;
@@ -68,7 +68,7 @@ fn picked() -> &'static BTreeMap<String, Picked> {
     PICKED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let model = Model::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth"))).unwrap();
-        let mut picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
+        let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
         let any_run = runs().runs.values().next().unwrap();
         let pick = |(letter, recipe): (&String, &common::fixtures::MicrographRecipe)| {
             let bytes = micrographs::of_recipe(recipe);
@@ -139,7 +139,7 @@ fn picks_above_a_tenth_are_the_originals() {
 fn a_constant_of_100_sigma_changes_no_pick() {
     let settings = settings(&runs().runs["vesicle_thi"], Compat::default());
     let model = Model::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth"))).unwrap();
-    let mut picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
+    let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
     let mut bytes = micrographs::of_recipe(&runs().micrographs["c"]);
     let folder = tempfile::tempdir().unwrap();
     let mut picks = |bytes: &[u8]| {

@@ -7,8 +7,8 @@ use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
-use crate::net::pickers::most_peaks;
-use crate::net::{Model, Picker, PickerOptions};
+use crate::net::inference::frames::most_peaks;
+use crate::net::{Model, PeakFinder, PeakFinderOptions};
 use crate::pick::preprocess::slots::Slots;
 use crate::pick::run::{self, Job, Settings, WrittenSide};
 use crate::pick::scale::{Chosen, Scale};
@@ -57,7 +57,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
-    let mut picker = Picker::new(&chosen.device, &model, PickerOptions { frame, sizes: false, k }).or_usage()?;
+    let mut picker = PeakFinder::new(&chosen.device, &model, PeakFinderOptions { frame, sizes: false, k }).or_usage()?;
     let network_ms = network_ms(&mut picker, frame, args.runs)?;
     let multiply_adds = picker.plan().multiply_adds();
     // A multiplication and an addition are two operations.
@@ -94,7 +94,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 }
 
 /// Milliseconds from an image to its peaks: the median, after a run that warms up caches and pages.
-fn network_ms(picker: &mut Picker, frame: usize, runs: usize) -> Result<f64> {
+fn network_ms(picker: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64> {
     // Any numbers of the usual size do: no step of the network takes longer for some than for others.
     let image: Vec<f32> = (0..frame * frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     picker.run(&image)?;
@@ -114,7 +114,7 @@ struct Pipeline {
 }
 
 /// The whole way of `epicker pick`, with outputs in a folder that is removed afterwards.
-fn pipeline(picker: &mut Picker, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
+fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
     let data = args.data.as_deref().unwrap_or(".".as_ref());
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;

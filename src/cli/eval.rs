@@ -17,7 +17,7 @@ use crate::formats::image::read_micrograph;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
-use crate::net::Pickers;
+use crate::net::PeakFinders;
 use crate::net::model::{Mode, Model};
 use crate::pick::compat::Compat;
 use crate::pick::filter::DISTANCE_SIDES;
@@ -313,7 +313,7 @@ impl EvalArgs {
         let side_n_px = 4.0 * facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
         if scale.is_to_be_sought() {
             let samples = data_set.samples()?;
-            let mut pickers = Pickers::new(&chosen.device, model, kind == Kind::Vesicle, self.k);
+            let mut pickers = PeakFinders::new(&chosen.device, model, kind == Kind::Vesicle, self.k);
             let sought = seek(&mut pickers, &samples, side_n_px, &self.compat)?;
             sought.iter().for_each(|sought| say(&sought.text()));
             scale = scale.or_sought(sought.as_ref(), side_n_px);

@@ -13,7 +13,7 @@ use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
-use crate::net::{Model, Pickers};
+use crate::net::{Model, PeakFinders};
 use crate::pick::filter::{DISTANCE_SIDES, Limits};
 use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
 use crate::pick::preprocess::slots::Slots;
@@ -164,7 +164,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let batch = plan::batch(args, &settings, relion).or_usage()?;
     settings.report = args.report.then_some(batch.jobs.len());
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
-    let mut pickers = Pickers::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
+    let mut pickers = PeakFinders::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
     settings.scale = args.scale(&model, &batch, &settings);
     if let Scale::Fixed { frame, .. } = settings.scale {
         pickers.get(frame).or_usage()?;
@@ -258,7 +258,13 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
 }
 
 /// network -> decode -> filter -> write; the number of picks.
-fn pick_one(job: &Job, ready: Result<run::Ready>, pickers: &mut Pickers, settings: &Settings, progress: &Progress) -> Result<run::Found> {
+fn pick_one(
+    job: &Job,
+    ready: Result<run::Ready>,
+    pickers: &mut PeakFinders,
+    settings: &Settings,
+    progress: &Progress,
+) -> Result<run::Found> {
     let mut ready = ready?;
     let start = std::time::Instant::now();
     let peaks = pickers.get(ready.frame()).and_then(|picker| ready.peaks_of_frame(picker)).with_context(|| job.name.clone())?;

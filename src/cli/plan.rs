@@ -3,7 +3,7 @@
 use super::{status, status::OrUsage, values};
 use crate::device::Device;
 use crate::io::model_source::ModelSource;
-use crate::net::{Architecture, Mode, Model, Picker, PickerOptions, formula};
+use crate::net::{Architecture, Mode, Model, PeakFinder, PeakFinderOptions, formula};
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 
@@ -45,7 +45,7 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         print!("{}", training_text(args, model.architecture())?);
         return Ok(status::DONE);
     }
-    let picker = Picker::new(&Device::Cpu, &model, PickerOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
+    let picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
     print!("{}", text(&picker, &model, args.frame));
     Ok(status::DONE)
 }
@@ -67,7 +67,7 @@ fn training_text(args: &PlanArgs, architecture: Architecture) -> Result<String> 
     ))
 }
 
-fn text(picker: &Picker, model: &Model, frame: usize) -> String {
+fn text(picker: &PeakFinder, model: &Model, frame: usize) -> String {
     let plan = picker.plan();
     let steps = plan.summary();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

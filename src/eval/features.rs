@@ -3,8 +3,8 @@
 
 use crate::device::Device;
 use crate::net::graph::Graph;
+use crate::net::inference::plan::Plan;
 use crate::net::model::Model;
-use crate::net::plan::Plan;
 use crate::pick::geometry::Geometry;
 use crate::pick::preprocess::{Normalisation, letterbox, normalise};
 use crate::train::augment::CornersD;

@@ -3,8 +3,8 @@
 use crate::device::Device;
 use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
+use crate::net::inference::frames::PeakFinders;
 use crate::net::model::Model;
-use crate::net::pickers::Pickers;
 use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{Limits, filter, sides_as_distance};
@@ -34,14 +34,14 @@ pub struct Options {
 
 /// A model that is evaluated.
 pub struct ModelPicks<'a> {
-    pickers: Pickers<'a>,
+    pickers: PeakFinders<'a>,
     options: Options,
 }
 
 impl<'a> ModelPicks<'a> {
     /// A model on a device; its network is planned when the first image of a frame comes.
     pub fn new(device: &Device, model: &'a Model, options: Options) -> Self {
-        ModelPicks { pickers: Pickers::new(device, model, options.kind == Kind::Vesicle, options.k), options }
+        ModelPicks { pickers: PeakFinders::new(device, model, options.kind == Kind::Vesicle, options.k), options }
     }
 
     /// Picks of an image (frame D, as wide as the frame) of a micrograph of `size` (columns, rows), best first, in frame M.

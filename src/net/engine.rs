@@ -2,7 +2,7 @@
 //! executor, two engines: so the plan itself is proven against the original in f64.
 
 use crate::device::{Device, TensorMut, TensorRef};
-use crate::net::train_steps::TrainOp;
+use crate::net::training::steps::TrainOp;
 use crate::ops::adam::{self, AdamStep};
 use crate::ops::batch_norm::{self, Norm, RunningStatistics};
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};

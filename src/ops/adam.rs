@@ -7,7 +7,7 @@
 //! ```
 //! Source: Kingma, Ba 2015, arXiv:1412.6980, algorithm 1, with the corrections placed as in PyTorch.
 
-use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
+use super::{Agreement, Real, in_value_type, launch::lanes, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use anyhow::Result;

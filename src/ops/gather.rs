@@ -8,7 +8,7 @@
 //! Source: docs/network.md, section 2.
 
 use super::heat_map::PeakMemory;
-use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
+use super::{Agreement, Real, in_value_type, launch::lanes, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use crate::kernel_struct;

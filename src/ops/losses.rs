@@ -13,7 +13,7 @@
 //! Source: Lin et al. 2017, arXiv:1708.02002, as in Law, Deng 2018, arXiv:1808.01244, section 3.2; Li, Hoiem 2016,
 //! arXiv:1606.09282; docs/network.md, sections 3.1 and 3.2.
 
-use super::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use crate::device::{Device, Tensor, TensorMut};
 use anyhow::Result;
 
@@ -179,8 +179,8 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     let mut check = |case: String, which: Loss, loss: f64, exact: Vec<f64>, run: Run<T>| -> Result<()> {
         let plain: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
         let (mut value, mut values) = (f64::NAN, LossValues::new(device)?);
-        let shape = testing::list(exact.len());
-        agreements.push(testing::agree(device, format!("gradient of {case}"), shape, &plain, &exact, |found| {
+        let shape = proof::list(exact.len());
+        agreements.push(proof::agree(device, format!("gradient of {case}"), shape, &plain, &exact, |found| {
             values.clear()?;
             run(&mut values, found)?;
             value = values.read()?(which);
@@ -253,19 +253,19 @@ pub fn differences() -> Vec<Agreement> {
     ] {
         let mut dlogits = vec![0.0; len];
         heat_map(kind, &logits, &targets, 1.0, &mut dlogits);
-        agreements.push(testing::differences(kind.name().into(), [(logits.clone(), dlogits)], &[1.0], |[logits]| {
+        agreements.push(proof::differences(kind.name().into(), [(logits.clone(), dlogits)], &[1.0], |[logits]| {
             vec![heat_map(kind, logits, &targets, 1.0, &mut vec![0.0; len])]
         }));
     }
     let objects = case_objects(len);
     let mut dmap = vec![0.0; 2 * len];
     l1(&maps, &objects, 1.0, &mut dmap);
-    agreements.push(testing::differences("l1".into(), [(maps.clone(), dmap)], &[1.0], |[map]| {
+    agreements.push(proof::differences("l1".into(), [(maps.clone(), dmap)], &[1.0], |[map]| {
         vec![l1(map, &objects, 1.0, &mut vec![0.0; 2 * len])]
     }));
     let mut dmap = vec![0.0; 2 * len];
     squared_distance(&maps, &earlier, 0.1, &mut dmap);
-    agreements.push(testing::differences("squared distance".into(), [(maps, dmap)], &[1.0], |[map]| {
+    agreements.push(proof::differences("squared distance".into(), [(maps, dmap)], &[1.0], |[map]| {
         vec![squared_distance(map, &earlier, 0.1, &mut vec![0.0; 2 * len])]
     }));
     agreements

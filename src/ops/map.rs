@@ -9,7 +9,7 @@
 //! No backward: these are steps of the gradient.
 //! Source: docs/network.md, section 1.1 (the image's channels are equal).
 
-use super::{Agreement, Real, in_value_type, lanes, noise, real::convert};
+use super::{Agreement, Real, in_value_type, launch::lanes, noise, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};

@@ -6,7 +6,7 @@
 //! Backward: `dout` is added to the first pixel of the window, row by row, that holds the maximum.
 //! Source: docs/network.md, section 1.2 (Tree).
 
-use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
 use crate::kernel_struct;
@@ -238,7 +238,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let extents = [shape.n, shape.h, shape.w, shape.c];
         let inp = Tensor::on(device, extents, convert::<T>(&inp))?;
         let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
-        agreements.push(backward::agree(device, format!("{shape:?}"), extents, &plain, &exact, |found| {
+        agreements.push(proof::agree(device, format!("{shape:?}"), extents, &plain, &exact, |found| {
             backward(device, shape, inp.view(), dout.view(), found)
         })?);
     }
@@ -251,7 +251,7 @@ pub fn differences() -> Vec<Agreement> {
         let inp = convert::<f64>(&noise(shape.n * shape.h * shape.w * shape.c, i as u64));
         let dout = convert::<f64>(&noise(shape.out().iter().product(), i as u64 + 100));
         let dinp = reference_backward(shape, &inp, &dout);
-        backward::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(shape, inp))
+        proof::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(shape, inp))
     };
     CASES.into_iter().enumerate().map(case).collect()
 }

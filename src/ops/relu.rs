@@ -91,7 +91,7 @@ pub fn differences() -> Vec<Agreement> {
         let inp = convert::<f64>(&noise(shape.iter().product(), i as u64));
         let dout = convert::<f64>(&noise(inp.len(), i as u64 + 100));
         let dinp = reference_backward(&reference(&inp), &dout);
-        super::backward::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(inp))
+        super::proof::differences(format!("{shape:?}"), [(inp, dinp)], &dout, |[inp]| reference(inp))
     };
     CASES.into_iter().enumerate().map(case).collect()
 }

@@ -14,7 +14,7 @@
 //! ```
 //! Source: Dumoulin, Visin 2016, arXiv:1603.07285, section 4; docs/network.md, section 1.2 (Up).
 
-use super::{Agreement, Real, backward, in_value_type, lanes, noise, real::convert};
+use super::{Agreement, Real, in_value_type, launch::lanes, noise, proof, real::convert};
 use crate::device::cpu::{InstructionSet, sum_in_parts, with_scratch};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
@@ -407,17 +407,17 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let dout = noise(shape.out().iter().product(), seed + 200);
         let exact = reference_backward::<f64>(shape, &convert(&inp), &convert(&weights), &convert(&dout));
         let plain = reference_backward::<f32>(shape, &inp, &weights, &dout);
-        let list = backward::list(weights.len());
+        let list = proof::list(weights.len());
         let (inp, weights) = (Tensor::on(device, extents, convert::<T>(&inp))?, Tensor::on(device, list, convert::<T>(&weights))?);
         let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
         let run = |dinp: &mut TensorMut<T>, dweights: &mut TensorMut<T>| {
             let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len::<T>(device, shape)])?;
             backward(device, shape, inp.view(), weights.view(), dout.view(), dinp, dweights, &mut scratch.view_mut())
         };
-        agreements.push(backward::agree(device, format!("dinp of {shape:?}"), extents, &plain.0, &exact.0, |found| {
+        agreements.push(proof::agree(device, format!("dinp of {shape:?}"), extents, &plain.0, &exact.0, |found| {
             run(found, &mut Tensor::on(device, list, vec![T::default(); exact.1.len()])?.view_mut())
         })?);
-        agreements.push(backward::agree(device, format!("dweights of {shape:?}"), list, &plain.1, &exact.1, |found| {
+        agreements.push(proof::agree(device, format!("dweights of {shape:?}"), list, &plain.1, &exact.1, |found| {
             run(&mut Tensor::on(device, extents, vec![T::default(); exact.0.len()])?.view_mut(), found)
         })?);
     }
@@ -431,7 +431,7 @@ pub fn differences() -> Vec<Agreement> {
         let (inp, weights) = (random(shape.n * shape.h * shape.w * shape.c, 0), random(4 * shape.factor * shape.factor * shape.c, 1));
         let dout = random(shape.out().iter().product(), 2);
         let (dinp, dweights) = reference_backward(shape, &inp, &weights, &dout);
-        backward::differences(format!("{shape:?}"), [(inp, dinp), (weights, dweights)], &dout, |[inp, weights]| {
+        proof::differences(format!("{shape:?}"), [(inp, dinp), (weights, dweights)], &dout, |[inp, weights]| {
             reference(shape, inp, weights, None)
         })
     };

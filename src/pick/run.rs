@@ -6,8 +6,8 @@
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
-use crate::net::Picker;
-use crate::net::pickers::{ALWAYS_WHOLE, FramePicker, most_peaks};
+use crate::net::PeakFinder;
+use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
@@ -201,7 +201,7 @@ impl Ready {
     /// network -> decode: the peaks, in descending order of score; none where all pixels are equal.
     ///
     /// Errors: the device fails; or 1 % or more of the pixels are no numbers, where a GPU was to prepare them.
-    pub fn peaks(&mut self, picker: &mut Picker) -> Result<Vec<Peak>> {
+    pub fn peaks(&mut self, picker: &mut PeakFinder) -> Result<Vec<Peak>> {
         let Some(on_gpu) = self.on_gpu.take() else {
             return if self.is_constant() { Ok(Vec::new()) } else { picker.run(self.image()) };
         };
@@ -214,7 +214,7 @@ impl Ready {
     /// The same, of a frame that may be cut into tiles.
     ///
     /// Errors: as [`Ready::peaks`].
-    pub fn peaks_of_frame(&mut self, picker: &mut FramePicker) -> Result<Vec<Peak>> {
+    pub fn peaks_of_frame(&mut self, picker: &mut FramePeakFinder) -> Result<Vec<Peak>> {
         match picker.whole() {
             Some(whole) => self.peaks(whole),
             None if self.on_gpu.is_some() => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),

@@ -7,7 +7,7 @@
 //! Source: docs/options.md, "Scale".
 
 use crate::formats::image::Micrograph;
-use crate::net::Pickers;
+use crate::net::PeakFinders;
 use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
@@ -81,7 +81,7 @@ pub fn sample_indices(count: usize) -> Vec<usize> {
 ///
 /// Deterministic: the same samples in the same order give the same bits. Samples without any structure are passed over.
 /// Errors: a sample cannot be prepared, or the network cannot run.
-pub fn seek(pickers: &mut Pickers, samples: &[Sample], side_n_px: f64, compat: &Compat) -> Result<Option<Sought>> {
+pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, compat: &Compat) -> Result<Option<Sought>> {
     let Some(first) = samples.first() else { return Ok(None) };
     let in_angstrom = samples.iter().all(|sample| sample.pixel_size_angstrom.is_some());
     let longer = first.micrograph.nx.max(first.micrograph.ny);
@@ -133,7 +133,7 @@ fn vertex(tried: &[(f64, f64)], at: usize) -> f64 {
 }
 
 /// The scores of the picks of a sample at a scale.
-fn scores(pickers: &mut Pickers, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
+fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
     let Micrograph { nx, ny, .. } = sample.micrograph;
     let frame = scale.frame([nx, ny], sample.pixel_size_angstrom)?.min(MOST_FRAME);
     let prepared = preprocess(&sample.micrograph, frame, compat)?;

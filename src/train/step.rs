@@ -10,8 +10,8 @@ use crate::formats::state_dict::StateDict;
 use crate::net::engine::{DeviceEngine, Engine};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
-use crate::net::train_plan::{TrainPlan, TrainPlanOptions};
-use crate::net::train_run::{self, Arena, WantedMaps};
+use crate::net::training::plan::{TrainPlan, TrainPlanOptions};
+use crate::net::training::run::{self as training_run, Arena, WantedMaps};
 use crate::net::{Architecture, Mode};
 use crate::ops::adam::{self, AdamStep};
 use crate::ops::losses::{Loss, LossValues, Ranges};
@@ -206,7 +206,7 @@ impl<E: Engine> Trainer<E> {
         let teacher = self.teacher.as_ref();
         let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
         let values = &mut self.losses;
-        train_run::run(
+        training_run::run(
             &self.engine,
             plan,
             &self.layout,
@@ -302,7 +302,7 @@ impl<E: Engine> Trainer<E> {
         }
         let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
         let (spare, values) = (&mut self.spare, &mut self.losses);
-        train_run::run(
+        training_run::run(
             &self.engine,
             &self.plans[&kind],
             &self.layout,
@@ -386,7 +386,7 @@ impl<E: Engine> Trainer<E> {
         let Some(Teacher { state, features, .. }) = &mut self.teacher else { return Ok(()) };
         let outputs = self.graph.outputs();
         let device = self.engine.device();
-        train_run::run(&self.engine, &self.plans[&kind], &self.layout, &mut self.arena, state, &mut self.gradients, &images, |maps| {
+        training_run::run(&self.engine, &self.plans[&kind], &self.layout, &mut self.arena, state, &mut self.gradients, &images, |maps| {
             for (id, kept) in [outputs.level5, outputs.up].into_iter().zip(&mut *features) {
                 let map = maps.map(id);
                 if kept.len() < map.len() {

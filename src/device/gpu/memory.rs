@@ -109,11 +109,11 @@ impl Drop for Memory {
     }
 }
 
-/// Memory that grows, and keeps nothing when it does.
+/// Memory that is replaced by a larger piece when more is asked for. What it held is lost then.
 #[derive(Debug, Default)]
-pub struct Room(Option<Memory>);
+pub struct GrowingMemory(Option<Memory>);
 
-impl Room {
+impl GrowingMemory {
     /// At least as many bytes.
     ///
     /// Errors: there is not as much.

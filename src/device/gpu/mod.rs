@@ -13,7 +13,7 @@ pub mod nvrtc;
 pub mod pack;
 
 pub use launch::{Arg, Grid};
-pub use memory::{Memory, Pinned, Room};
+pub use memory::{GrowingMemory, Memory, Pinned};
 
 use anyhow::{Context, Result, bail};
 use dnn::Convolutions;

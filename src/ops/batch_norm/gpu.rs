@@ -5,7 +5,8 @@ use super::{EPSILON, Norm, RunningStatistics};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
 use crate::kernel_struct;
-use crate::ops::{Real, doubles, doubles_len, lanes};
+use crate::ops::Real;
+use crate::ops::launch::{doubles, doubles_len, lanes};
 use anyhow::Result;
 
 /// Threads of a block, and of a block that adds the parts of a sum, as the KERNEL lines say.

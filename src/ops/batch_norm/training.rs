@@ -15,7 +15,7 @@
 use super::{EPSILON, gpu};
 use crate::device::cpu::{InstructionSet, sum_in_parts};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
-use crate::ops::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
+use crate::ops::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use anyhow::Result;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -454,9 +454,9 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         agreements.push(Agreement::of(name("out"), &out.to_vec()?, &plain[0], &exact[0]));
         let found: Vec<T> = new_mean.to_vec()?.into_iter().chain(new_variance.to_vec()?).collect();
         agreements.push(Agreement::of(name("running statistics"), &found, &plain_running, &exact_running));
-        let shapes = [shape, shape, testing::list(c), testing::list(c)];
+        let shapes = [shape, shape, proof::list(c), proof::list(c)];
         for (which, what) in ["dinp", "dresidual", "dgamma", "dbeta"].into_iter().enumerate() {
-            agreements.push(testing::agree(device, name(what), shapes[which], &plain[which + 1], &exact[which + 1], |found| {
+            agreements.push(proof::agree(device, name(what), shapes[which], &plain[which + 1], &exact[which + 1], |found| {
                 let zeros = |i: usize| Tensor::on(device, shapes[i], vec![T::default(); exact[i + 1].len()]);
                 let mut others = [zeros(0)?, zeros(1)?, zeros(2)?, zeros(3)?];
                 let mut views = others.each_mut().map(Tensor::view_mut);
@@ -511,7 +511,7 @@ pub fn differences() -> Vec<Agreement> {
         let ([_, dinp, dresidual, dgamma, dbeta], _) = walk::<f64>(norm, &inp, Some(&residual), &gamma, &beta, &mean, &variance, &dout);
         let arguments = [(inp, dinp), (residual, dresidual), (gamma, dgamma), (beta, dbeta)];
         let arguments = arguments.map(|(values, gradient)| (convert::<f64>(&values), gradient));
-        agreements.push(testing::differences(
+        agreements.push(proof::differences(
             format!("{shape:?} {norm:?}"),
             arguments,
             &convert::<f64>(&dout),

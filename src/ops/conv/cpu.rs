@@ -8,7 +8,7 @@
 //! The gradient of the input is a convolution too: of the gradient of the output with the kernel turned round, or for a
 //! stride s one for each of the s x s phases of the input's pixels, with the taps that reach that phase.
 
-use super::panels::CpuPanels;
+use super::weights::CpuPanels;
 use super::{ConvShape, Epilogue};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};

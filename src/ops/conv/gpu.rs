@@ -6,11 +6,11 @@ use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
+use crate::ops::launch::{MOVERS, PixelParts, ScratchPieces, by_four, check_places, values_at};
 use anyhow::{Result, ensure};
 
-/// Threads of a block, as the KERNEL lines say: of the products, and of what moves values.
+/// Threads of a block of the products, as the KERNEL lines say.
 const THREADS: u32 = 128;
-const MOVERS: u32 = 256;
 /// Rows of packed weights are filled up to a multiple of this: the summands of a tile (DEPTH in the kernels).
 const DEPTH: usize = 8;
 /// Columns of packed weights are filled up to a multiple of this: the widest tile.
@@ -55,7 +55,7 @@ impl<T: Real> GpuPanels<T> {
 
     /// Values of memory that `pack_into` packs into, wherever it begins.
     pub fn scratch_len(extents: [usize; 3]) -> usize {
-        Room::len(&[Self::len(extents)])
+        ScratchPieces::len(&[Self::len(extents)])
     }
 
     /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) on the host and copies them.
@@ -91,7 +91,7 @@ impl<T: Real> GpuPanels<T> {
     ) -> Result<Self> {
         let taps = kernel * kernel;
         assert!(weights.len() == co * ci * taps && (bias.is_empty() || bias.len() == co), "weights of {co} x {ci} x {kernel} x {kernel}");
-        let address = Room::of(scratch).take(Self::len([ci, co, kernel]))?;
+        let address = ScratchPieces::of(scratch).take(Self::len([ci, co, kernel]))?;
         let flags = if bias.is_empty() { 0 } else { WITH_BIAS };
         launch_pack(gpu, ConvTaps::all([ci, co, kernel]), flags, weights, bias.arg(), address)?;
         if bias.is_empty() {
@@ -142,46 +142,6 @@ fn packed_rows(taps: usize, channels: usize) -> usize {
 /// Values of a row of packed weights, for the channels that are written.
 fn packed_columns(channels: usize) -> usize {
     channels.next_multiple_of(COLUMNS)
-}
-
-/// An address of values as an argument.
-pub(crate) fn values_at<T>(address: u64) -> Arg {
-    Arg::values_at(address, size_of::<T>())
-}
-
-/// Scratch memory, given away piece by piece.
-pub(crate) struct Room {
-    next: u64,
-    end: u64,
-    value_bytes: usize,
-}
-
-impl Room {
-    /// Pieces begin at multiples of this many values.
-    const PIECE: usize = 64;
-
-    /// All of `scratch`.
-    pub(crate) fn of<T: Real>(scratch: &mut TensorMut<T>) -> Self {
-        let next = scratch.pixel_ptr(0) as u64;
-        Room { next, end: next + (scratch.len() * size_of::<T>()) as u64, value_bytes: size_of::<T>() }
-    }
-
-    /// What holds pieces of these lengths, wherever the memory begins.
-    pub(crate) fn len(pieces: &[usize]) -> usize {
-        Self::PIECE + pieces.iter().map(|len| len.next_multiple_of(Self::PIECE)).sum::<usize>()
-    }
-
-    /// The address of `len` values, a multiple of four of them. Panics if there are not as many: a programming error.
-    ///
-    /// Errors: the memory begins where four values cannot be written at once.
-    pub(crate) fn take(&mut self, len: usize) -> Result<u64> {
-        let bytes = self.value_bytes as u64;
-        ensure!(self.next.is_multiple_of(bytes), "scratch memory at {:#x}; expected a multiple of {bytes} bytes", self.next);
-        let address = self.next.next_multiple_of(4 * bytes);
-        self.next = address + len as u64 * bytes;
-        assert!(self.next <= self.end, "{} bytes of scratch memory too few", self.next - self.end.min(self.next));
-        Ok(address)
-    }
 }
 
 /// How the pixels of a grid meet the map that is read and the one that is written: as in conv.cu.
@@ -332,21 +292,6 @@ fn phases(shape: ConvShape) -> Vec<(ConvWindow, ConvTaps)> {
     places.map(window).filter(|(_, taps)| taps.taps_y * taps.taps_x > 0).collect()
 }
 
-/// True if four neighbouring channels can be read or written at once.
-pub(crate) fn by_four<T: Real>(map: TensorRef<T>) -> bool {
-    map.pixel_stride().is_multiple_of(4) && (map.pixel_ptr(0) as usize).is_multiple_of(4 * size_of::<T>())
-}
-
-/// Errors: the kernels' indices do not hold a map's places, which are counted in `unit` values.
-pub(crate) fn check_places<T: Real>(map: TensorRef<T>, unit: usize) -> Result<()> {
-    let places = map.layout().buffer_len() / unit;
-    ensure!(
-        places < 1 << 31 && map.layout().pixels() < 1 << 31,
-        "a map of {places} places; expected less than 2^31: use a smaller frame or batch"
-    );
-    Ok(())
-}
-
 /// Packs the weights of some taps into `packed`, with the bias if the flags say so.
 fn launch_pack<T: Real>(gpu: &Gpu, taps: ConvTaps, flags: u32, weights: TensorRef<T>, bias: Arg, packed: u64) -> Result<()> {
     let ConvTaps { ci, co, taps_y, taps_x, .. } = taps;
@@ -476,7 +421,7 @@ fn by_library(gpu: &Gpu, product: &Product, [inp, weights, out]: [u64; 3], [bias
 pub(super) fn scratch_len(shape: ConvShape) -> usize {
     let data: usize = phases(shape).iter().map(|(window, taps)| phase_len(window, taps)).sum();
     let weights = WeightParts::of(shape).len().max(PixelParts::of(shape.out()).len());
-    Room::len(&[data.max(weights)])
+    ScratchPieces::len(&[data.max(weights)])
 }
 
 /// Values of the packed weights of a phase.
@@ -496,7 +441,7 @@ pub(super) fn launch_backward_data<T: Real>(
     if by_library(gpu, &product(Pass::Data, shape, [dinp.pixel_stride(), dout.pixel_stride()]), maps, [0; 2]) {
         return Ok(());
     }
-    let mut room = Room::of(scratch);
+    let mut room = ScratchPieces::of(scratch);
     for (window, taps) in phases(shape) {
         let packed = room.take(phase_len(&window, &taps))?;
         launch_pack(gpu, taps, BACKWARD, weights, Arg::null(), packed)?;
@@ -548,39 +493,6 @@ impl WeightParts {
     }
 }
 
-/// How the sum over all pixels is cut into parts: by the shape alone.
-pub(crate) struct PixelParts {
-    count: usize,
-    pixels: usize,
-    channels: usize,
-}
-
-impl PixelParts {
-    /// Those of a map of a shape (n, h, w, c).
-    pub(crate) fn of([n, h, w, channels]: [usize; 4]) -> Self {
-        let pixels = n * h * w;
-        let part = pixels.div_ceil((pixels / 1024).clamp(1, 256));
-        PixelParts { count: pixels.div_ceil(part), pixels: part, channels }
-    }
-
-    /// Values of the sums of all parts.
-    pub(crate) fn len(&self) -> usize {
-        self.count * self.channels
-    }
-
-    /// Adds the sum over all pixels of `values` to each channel of `sums`, by way of the parts.
-    pub(crate) fn add<T: Real>(&self, gpu: &Gpu, values: TensorRef<T>, parts: u64, sums: &mut TensorMut<T>) -> Result<()> {
-        let [pixels, channels, part] = [values.layout().pixels(), self.channels, self.pixels].map(|x| Arg::value(x as u32));
-        let grid = Grid([self.channels.div_ceil(32) as u32, self.count as u32, 1]);
-        let args = [pixels, channels, part, values.arg(), values.stride_arg(), values_at::<T>(parts)];
-        // SAFETY: the arguments of the KERNEL line, in its order; there is room for all parts.
-        unsafe { gpu.launch("conv_bias_parts", grid, MOVERS, &args) }?;
-        let args = [channels, Arg::value(self.count as u32), values_at::<T>(parts), sums.arg()];
-        // SAFETY: as above; there is a sum for each channel.
-        unsafe { gpu.launch("conv_add_bias", Grid::over(self.channels, MOVERS)?, MOVERS, &args) }
-    }
-}
-
 pub(super) fn launch_backward_weights<T: Real>(
     gpu: &Gpu,
     shape: ConvShape,
@@ -591,7 +503,7 @@ pub(super) fn launch_backward_weights<T: Real>(
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     let (window, parts) = (ConvWindow::forward(shape), WeightParts::of(shape));
-    let sums = Room::of(scratch).take(parts.len())?;
+    let sums = ScratchPieces::of(scratch).take(parts.len())?;
     let maps = [inp.pixel_ptr(0) as u64, dweights.pixel_ptr(0) as u64, dout.pixel_ptr(0) as u64];
     if by_library(gpu, &product(Pass::Weights, shape, [inp.pixel_stride(), dout.pixel_stride()]), maps, [0; 2]) {
         return dbias.map_or(Ok(()), |dbias| PixelParts::of(shape.out()).add(gpu, dout, sums, dbias));

@@ -14,16 +14,16 @@
 //! Source: Goodfellow, Bengio, Courville 2016, Deep Learning, section 9.1 (cross-correlation); docs/network.md.
 
 mod cpu;
+mod cpu_weights;
 pub(crate) mod gpu;
-mod panels;
 mod reference;
-mod weight_gradient;
+mod weights;
 
 pub use gpu::GpuPanels;
-pub use panels::{CpuPanels, Panels};
 pub use reference::{reference, reference_backward};
+pub use weights::{CpuPanels, Panels};
 
-use super::{Agreement, Real, backward, in_value_type, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet, cpu::sum_in_parts};
 use anyhow::Result;
 
@@ -111,7 +111,7 @@ pub fn forward<T: Real>(
 /// Values that the gradients need to work with.
 pub fn scratch_len<T: Real>(device: &Device, shape: ConvShape) -> usize {
     match device {
-        Device::Cpu => weight_gradient::scratch_len(shape, InstructionSet::detect()),
+        Device::Cpu => cpu_weights::scratch_len(shape, InstructionSet::detect()),
         Device::Gpu(_) => gpu::scratch_len(shape),
     }
 }
@@ -186,7 +186,7 @@ fn backward_weights_by<T: Real>(
     match device {
         Device::Cpu => {
             let (dweights, scratch) = (&mut dweights.as_f32_mut(), &mut scratch.as_f32_mut());
-            weight_gradient::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), set);
+            cpu_weights::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), set);
             if let Some(dbias) = dbias {
                 add_pixel_sums(dout.as_f32(), dbias.as_f32_mut().as_mut_slice());
             }
@@ -312,22 +312,22 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let weights = Tensor::flat_on(device, convert::<T>(&weights))?;
         let scratch = |set: InstructionSet| {
             let len = match device {
-                Device::Cpu => weight_gradient::scratch_len(shape, set),
+                Device::Cpu => cpu_weights::scratch_len(shape, set),
                 Device::Gpu(_) => scratch_len::<T>(device, shape),
             };
             Tensor::flat_on(device, vec![T::from_f64(f64::NAN); len])
         };
-        let list = backward::list(shape.weights_len());
+        let list = proof::list(shape.weights_len());
         for set in ways(device) {
             let case = |what: &str| format!("{what} of {shape:?} {}", way(device, set));
-            agreements.push(backward::agree(device, case("dinp"), inp_shape, &plain.0, &dinp, |found| {
+            agreements.push(proof::agree(device, case("dinp"), inp_shape, &plain.0, &dinp, |found| {
                 backward_data_by(device, shape, weights.view(), dout.view(), found, &mut scratch(set)?.view_mut(), set)
             })?);
-            agreements.push(backward::agree(device, case("dweights"), list, &plain.1, &dweights, |found| {
+            agreements.push(proof::agree(device, case("dweights"), list, &plain.1, &dweights, |found| {
                 backward_weights_by(device, shape, inp.view(), dout.view(), found, None, &mut scratch(set)?.view_mut(), set)
             })?);
         }
-        agreements.push(backward::agree(device, format!("dbias of {shape:?}"), backward::list(shape.co), &plain.2, &dbias, |found| {
+        agreements.push(proof::agree(device, format!("dbias of {shape:?}"), proof::list(shape.co), &plain.2, &dbias, |found| {
             let mut dweights = Tensor::flat_on(device, vec![T::default(); shape.weights_len()])?;
             let scratch = &mut scratch(InstructionSet::detect())?;
             backward_weights(device, shape, inp.view(), dout.view(), &mut dweights.view_mut(), Some(found), &mut scratch.view_mut())
@@ -347,7 +347,7 @@ pub fn differences() -> Vec<Agreement> {
         let dout = random(shape.out().iter().product(), 3);
         let (dinp, dweights, dbias) = reference_backward(shape, &inp, &weights, &dout);
         let arguments = [(inp, dinp), (weights, dweights), (bias, dbias)];
-        agreements.push(backward::differences(format!("{shape:?}"), arguments, &dout, |[inp, weights, bias]| {
+        agreements.push(proof::differences(format!("{shape:?}"), arguments, &dout, |[inp, weights, bias]| {
             reference(shape, inp, weights, bias, None, false)
         }));
     }

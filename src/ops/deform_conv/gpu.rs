@@ -5,15 +5,12 @@ use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
-use crate::ops::conv::gpu::{
-    GpuPanels, OUT_BY_FOUR, PixelParts, Room, WITH_RELU, WeightParts, backward_rows_len, by_four, check_places, pack_backward_rows,
-    values_at,
-};
+use crate::ops::conv::gpu::{GpuPanels, OUT_BY_FOUR, WITH_RELU, WeightParts, backward_rows_len, pack_backward_rows};
+use crate::ops::launch::{MOVERS, PixelParts, ScratchPieces, by_four, check_places, values_at};
 use anyhow::Result;
 
-/// Threads of a block, as the KERNEL lines say: of the products, and of what moves values.
+/// Threads of a block of the products, as the KERNEL lines say.
 const THREADS: u32 = 128;
-const MOVERS: u32 = 256;
 /// Rows and columns of a block's tile.
 const TILE: usize = 64;
 /// Channels that a tile is summed over at once: without a rest where four are read at once.
@@ -79,7 +76,7 @@ fn weight_parts(shape: DeformConvShape) -> WeightParts {
 
 /// Values that the gradients need to work with.
 pub(super) fn scratch_len<T: Real>(shape: DeformConvShape) -> usize {
-    Room::len(&pieces::<T>(shape))
+    ScratchPieces::len(&pieces::<T>(shape))
 }
 
 pub(super) fn launch_backward<T: Real>(
@@ -94,7 +91,7 @@ pub(super) fn launch_backward<T: Real>(
 ) -> Result<()> {
     let DeformConvShape { n, h, w, ci, co } = shape;
     let Gradients { dinp, doffsets, dweights, dbias } = gradients;
-    let (mut room, pieces) = (Room::of(scratch), pieces::<T>(shape));
+    let (mut room, pieces) = (ScratchPieces::of(scratch), pieces::<T>(shape));
     let [largest, fixed, packed, sums] = [room.take(pieces[0])?, room.take(pieces[1])?, room.take(pieces[2])?, room.take(pieces[3])?];
     let extents = shape_arg(shape);
     let ([inp_at, inp_stride], [dout_at, dout_stride]) = ([inp.arg(), inp.stride_arg()], [dout.arg(), dout.stride_arg()]);

@@ -15,7 +15,7 @@ mod gpu;
 pub use backward::{Gradients, backward, reference_backward, scratch_len};
 
 use super::conv::{ConvShape, CpuPanels, Panels, way, ways};
-use super::{Agreement, Real, backward as testing, in_value_type, noise, real::convert};
+use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::with_scratch;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
@@ -410,7 +410,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let plain = reference_backward::<f32>(shape, &inp, &offsets, &weights, &dout);
         let plain = [plain.0, plain.1, plain.2, plain.3];
         let map = |c: usize| [n, h, w, c];
-        let shapes = [map(ci), map(OFFSET_CHANNELS), testing::list(weights.len()), testing::list(co)];
+        let shapes = [map(ci), map(OFFSET_CHANNELS), proof::list(weights.len()), proof::list(co)];
         let inp = Tensor::on(device, shapes[0], convert::<T>(&inp))?;
         let offsets = Tensor::on(device, shapes[1], convert::<T>(&offsets))?;
         let weights = Tensor::on(device, shapes[2], convert::<T>(&weights))?;
@@ -418,7 +418,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         for set in ways(device) {
             for (which, what) in ["dinp", "doffsets", "dweights", "dbias"].into_iter().enumerate() {
                 let name = format!("{what} of {shape:?}, reach {reach}, {}", way(device, set));
-                agreements.push(testing::agree(device, name, shapes[which], &plain[which], &exact[which], |found| {
+                agreements.push(proof::agree(device, name, shapes[which], &plain[which], &exact[which], |found| {
                     let zeros = |i: usize| Tensor::on(device, shapes[i], vec![T::default(); exact[i].len()]);
                     let mut others = [zeros(0)?, zeros(1)?, zeros(2)?, zeros(3)?];
                     let mut views = others.each_mut().map(Tensor::view_mut);
@@ -450,7 +450,7 @@ pub fn differences() -> Vec<Agreement> {
         let dout = random(n * h * w * co, 3);
         let (dinp, doffsets, dweights, dbias) = reference_backward(shape, &inp, &offsets, &weights, &dout);
         let arguments = [(inp, dinp), (offsets, doffsets), (weights, dweights), (bias, dbias)];
-        agreements.push(testing::differences(format!("{shape:?}"), arguments, &dout, |[inp, offsets, weights, bias]| {
+        agreements.push(proof::differences(format!("{shape:?}"), arguments, &dout, |[inp, offsets, weights, bias]| {
             reference(shape, inp, offsets, weights, bias, false)
         }));
     }

@@ -2,7 +2,7 @@
 //! so that a step of training waits once.
 
 use super::{HeatMapLoss, SparseShape, heat_map, l1, squared_distance};
-use crate::device::gpu::{Arg, Gpu, Grid, Memory, Room};
+use crate::device::gpu::{Arg, Gpu, Grid, GrowingMemory, Memory};
 use crate::device::{Device, TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
@@ -42,10 +42,10 @@ struct OnGpu {
     gpu: Gpu,
     values: Memory,
     /// Three counts, then the parts of the sums, of the loss in hand; what one launch leaves there the next ones read.
-    sums: Room,
-    pixels: Room,
-    cells: Room,
-    wanted: Room,
+    sums: GrowingMemory,
+    pixels: GrowingMemory,
+    cells: GrowingMemory,
+    wanted: GrowingMemory,
 }
 
 /// Ranges of parameters, cut into the pieces that a block takes.
@@ -97,10 +97,10 @@ impl LossValues {
             Device::Gpu(gpu) => Some(OnGpu {
                 gpu: gpu.clone(),
                 values: Memory::new(gpu, 8 * LOSSES)?,
-                sums: Room::default(),
-                pixels: Room::default(),
-                cells: Room::default(),
-                wanted: Room::default(),
+                sums: GrowingMemory::default(),
+                pixels: GrowingMemory::default(),
+                cells: GrowingMemory::default(),
+                wanted: GrowingMemory::default(),
             }),
         };
         let mut values = LossValues { on_cpu: [0.0; LOSSES], gpu };

@@ -6,7 +6,7 @@
 //! the crop is in f32, less the mean.
 
 use super::{CONSTANT_WARNING, Normalisation, Prepared, clip_warning, letterbox_positions, normalise_table, warn_of_bad};
-use crate::device::gpu::{Arg, Gpu, Grid, Memory, Pinned, Room};
+use crate::device::gpu::{Arg, Gpu, Grid, GrowingMemory, Memory, Pinned};
 use crate::device::{Buffer, Device, TensorRef, tensor::Layout};
 use crate::formats::image::{Micrograph, Pixels};
 use crate::kernel_struct;
@@ -98,14 +98,14 @@ pub struct Preprocessor<T: Real = f32> {
     /// The geometry of the micrograph in hand, and its number of pixels.
     current: Option<Arc<Fixed<T>>>,
     /// Pixels of the file; the matrix X; products; parts of sums of vectors.
-    file: Room,
-    x: Room,
-    middle: Room,
-    parts: Room,
+    file: GrowingMemory,
+    x: GrowingMemory,
+    middle: GrowingMemory,
+    parts: GrowingMemory,
     /// Frame D, before and after equalising.
-    image_d: Room,
-    levels: Room,
-    equalised: Room,
+    image_d: GrowingMemory,
+    levels: GrowingMemory,
+    equalised: GrowingMemory,
     /// The survey, the range, and parts of sums: f64.
     numbers: Memory,
     /// Histogram, u32, and the table of levels, u8.
@@ -131,13 +131,13 @@ impl<T: Real> Preprocessor<T> {
         Ok(Preprocessor {
             fixed: Arc::default(),
             current: None,
-            file: Room::default(),
-            x: Room::default(),
-            middle: Room::default(),
-            parts: Room::default(),
-            image_d: Room::default(),
-            levels: Room::default(),
-            equalised: Room::default(),
+            file: GrowingMemory::default(),
+            x: GrowingMemory::default(),
+            middle: GrowingMemory::default(),
+            parts: GrowingMemory::default(),
+            image_d: GrowingMemory::default(),
+            levels: GrowingMemory::default(),
+            equalised: GrowingMemory::default(),
             numbers: Memory::new(gpu, 8 * (SURVEY + 3 + 5 * MOST_PARTS))?,
             histogram: Memory::new(gpu, 4 * 256 + 256)?,
             inputs,

@@ -5,7 +5,7 @@ use super::Prepared;
 use super::gpu::Preprocessor;
 use crate::device::gpu::{Gpu, Moment};
 use crate::formats::image::Micrograph;
-use crate::net::Picker;
+use crate::net::PeakFinder;
 use crate::ops::heat_map::Peak;
 use crate::pick::compat::Compat;
 use crate::pick::geometry::Geometry;
@@ -92,7 +92,7 @@ impl OnGpu {
     /// without any difference between its pixels has none. The place is free then.
     ///
     /// Errors: 1 % or more of the pixels are no numbers, or the device fails.
-    pub fn peaks(mut self, picker: &mut Picker) -> Result<(Prepared, Vec<Peak>)> {
+    pub fn peaks(mut self, picker: &mut PeakFinder) -> Result<(Prepared, Vec<Peak>)> {
         let mut slot = self.slot.take().context("a micrograph that was picked before")?;
         let gpu = picker.gpu().context("a micrograph on a GPU, and a picker on the CPU")?.clone();
         let found = self.peaks_of(&mut slot, &gpu, picker);
@@ -104,7 +104,7 @@ impl OnGpu {
         found
     }
 
-    fn peaks_of(&mut self, slot: &mut Slot, gpu: &Gpu, picker: &mut Picker) -> Result<(Prepared, Vec<Peak>)> {
+    fn peaks_of(&mut self, slot: &mut Slot, gpu: &Gpu, picker: &mut PeakFinder) -> Result<(Prepared, Vec<Peak>)> {
         let Slot { preprocessor, ready } = slot;
         gpu.wait_for(ready)?;
         preprocessor.put_read_back(gpu, self.is_shown)?;

@@ -1,7 +1,7 @@
 //! Targets drawn on a GPU, where the losses read them. Kernels: kernels/targets.cu.
 
 use super::{CornersH, Labels, Object, Targets};
-use crate::device::gpu::{Gpu, Grid, Room};
+use crate::device::gpu::{Gpu, Grid, GrowingMemory};
 use crate::device::{Buffer, Device, TensorRef, tensor::Layout};
 use crate::kernel_struct;
 use crate::ops::Real;
@@ -20,12 +20,12 @@ pub struct DeviceTargets<T: Real = f32> {
     shape: [usize; 3],
     count: usize,
     heat_map: Buffer<T>,
-    images: Room,
-    corners: Room,
+    images: GrowingMemory,
+    corners: GrowingMemory,
     /// Of each label: its cell, counted through all images; offset and size of its object; the Gaussian around it.
-    cells: Room,
-    wanted: Room,
-    discs: Room,
+    cells: GrowingMemory,
+    wanted: GrowingMemory,
+    discs: GrowingMemory,
 }
 
 impl<T: Real> DeviceTargets<T> {
@@ -33,7 +33,7 @@ impl<T: Real> DeviceTargets<T> {
     ///
     /// Errors: the device fails.
     pub fn new(gpu: &Gpu) -> Result<Self> {
-        let room = || Room::default();
+        let room = || GrowingMemory::default();
         let heat_map = Buffer::zeros(&Device::Gpu(gpu.clone()), 0)?;
         Ok(DeviceTargets {
             shape: [0; 3],

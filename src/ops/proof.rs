@@ -1,9 +1,58 @@
-//! How gradients are tested: against the f64 reference on a device, and the reference against finite differences.
+//! How an op is proven: on a device against its f64 reference, and the gradients of the reference against finite
+//! differences of its forward pass.
 
-use super::{Agreement, Real, noise, real::convert};
+use super::{Real, noise, real::convert, splitmix64};
 use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut};
 use anyhow::Result;
+
+/// How far an op on a device is from its f64 reference, for one of its CASES.
+#[derive(Clone, Debug)]
+pub struct Agreement {
+    /// The case, as text.
+    pub case: String,
+    /// Largest difference from the f64 reference.
+    pub error: f64,
+    /// What it may be: twice the error of the plain f32 way plus a few roundings of the largest value.
+    pub bound: f64,
+    /// Hash of all bits that were found: the same on every run, whatever the number of threads.
+    pub bits: u64,
+}
+
+impl Agreement {
+    /// Compares `found` with the f64 reference `exact`, and the naive f32 result `plain` with it.
+    ///
+    /// The bound is twice the plain way's largest error, plus four units in the last place of the largest value
+    /// (so that a lucky plain result does not fail a result as good as rounding allows). Where f64 was computed in, the
+    /// bound is 1e-9 of the largest value, far above rounding and far below a wrong index.
+    pub fn of<T: Real>(case: String, found: &[T], plain: &[f32], exact: &[f64]) -> Self {
+        assert!(found.len() == exact.len() && plain.len() == exact.len(), "{case}: {} {} {}", found.len(), plain.len(), exact.len());
+        fn largest<T: Real>(values: &[T], exact: &[f64]) -> f64 {
+            values.iter().zip(exact).fold(0.0_f64, |most, (&value, &exact)| {
+                let error = (value.to_f64() - exact).abs();
+                // A NaN (poison that was never overwritten) must fail, and `max` would drop it.
+                if error.is_nan() { f64::INFINITY } else { most.max(error) }
+            })
+        }
+        let scale = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        let bits = found.iter().fold(0, |hash, value| splitmix64(hash ^ value.to_f64().to_bits()));
+        let bound = if size_of::<T>() == 8 { 1e-9 * scale } else { 2.0 * largest(plain, exact) + 4.0 * f64::from(f32::EPSILON) * scale };
+        Agreement { case, error: largest(found, exact), bound, bits }
+    }
+
+    /// True if the op is as exact as asked.
+    pub fn holds(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// Calls a function that is generic in the type of values with the type that a device computes in.
+macro_rules! in_value_type {
+    ($device:expr, $function:ident) => {
+        if $device.value_bytes() == 8 { $function::<f64>($device) } else { $function::<f32>($device) }
+    };
+}
+pub(crate) use in_value_type;
 
 /// Compares a gradient that an op adds to a tensor with the f64 reference `exact`, and the naive f32 `plain` with it.
 ///

@@ -1,12 +1,12 @@
 //! The inference plan: steps at fixed places of one arena. Nothing is allocated while it runs, and its memory is known
 //! before the first byte is asked for.
 
-use super::arena::{self, Lifetime};
-use super::graph::{Graph, NodeId, NodeOp};
-use super::lower::{Lowered, LoweredOp, LoweredStep, lower};
-use super::model::Model;
+use super::steps::{Lowered, LoweredOp, LoweredStep, lower};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::net::arena::{self, Lifetime};
+use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::model::Model;
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};

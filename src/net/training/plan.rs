@@ -6,11 +6,11 @@
 //! are read only within their own section of the network are dropped after the forward pass, and the section is
 //! computed once more before its backward steps: the norms with the statistics they kept, so all bits are the same.
 
-use super::arena::{self, Lifetime};
-use super::graph::{Graph, NodeId, NodeOp};
-use super::parameters::ParameterLayout;
-use super::train_steps::{TrainOp, TrainStep, TrainSteps, train_steps};
+use super::steps::{TrainOp, TrainStep, TrainSteps, train_steps};
 use crate::device::tensor::Layout;
+use crate::net::arena::{self, Lifetime};
+use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::parameters::ParameterLayout;
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 

@@ -1,11 +1,11 @@
-//! Pickers by frame: micrographs of one batch may need networks of different extents, and some frames are too large for one
+//! Peak finders by frame: micrographs of one batch may need networks of different extents, and some frames are too large for one
 //! network.
 
-use super::model::Model;
-use super::picker::{Picker, PickerOptions};
+use super::peaks::{PeakFinder, PeakFinderOptions};
 use super::plan::Plan;
 use super::tiles::{OVERLAP, Tiles};
 use crate::device::Device;
+use crate::net::model::Model;
 use crate::ops::heat_map::Peak;
 use anyhow::Result;
 
@@ -16,32 +16,32 @@ pub const ALWAYS_WHOLE: usize = 2048;
 /// The widest frame that is not cut however large the memory is: indices into its maps stay far from 32 bits.
 pub const MOST_WHOLE: usize = 4096;
 
-/// Pickers of one model, made as they are needed; what was used longest ago goes first.
-pub struct Pickers<'a> {
+/// Peak finders of one model, made as they are needed; what was used longest ago goes first.
+pub struct PeakFinders<'a> {
     device: Device,
     model: &'a Model,
     sizes: bool,
     k: usize,
     most_whole: Option<usize>,
     /// By frame, the latest last.
-    kept: Vec<(usize, FramePicker)>,
+    kept: Vec<(usize, FramePeakFinder)>,
 }
 
-impl<'a> Pickers<'a> {
-    /// Pickers of a model on a device. `sizes`: peaks get a size; `k`: most peaks of an image.
+impl<'a> PeakFinders<'a> {
+    /// Peak finders of a model on a device. `sizes`: peaks get a size; `k`: most peaks of an image.
     pub fn new(device: &Device, model: &'a Model, sizes: bool, k: usize) -> Self {
-        Pickers { device: device.clone(), model, sizes, k, most_whole: None, kept: Vec::new() }
+        PeakFinders { device: device.clone(), model, sizes, k, most_whole: None, kept: Vec::new() }
     }
 
     /// The same, cutting every frame that is wider than this into tiles, whatever the memory.
     pub fn cutting_above(self, most_whole: usize) -> Self {
-        Pickers { most_whole: Some(most_whole), ..self }
+        PeakFinders { most_whole: Some(most_whole), ..self }
     }
 
     /// The picker for a frame.
     ///
-    /// Errors: as [`Picker::new`].
-    pub fn get(&mut self, frame: usize) -> Result<&mut FramePicker> {
+    /// Errors: as [`PeakFinder::new`].
+    pub fn get(&mut self, frame: usize) -> Result<&mut FramePeakFinder> {
         let place = match self.kept.iter().position(|(of, _)| *of == frame) {
             Some(place) => place,
             None => {
@@ -50,9 +50,9 @@ impl<'a> Pickers<'a> {
                 }
                 let tiles = Tiles::new(frame, self.most_whole(frame)?, OVERLAP);
                 let side = tiles.as_ref().map_or(frame, Tiles::side);
-                let options = PickerOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side) };
-                let picker = Picker::new(&self.device, self.model, options)?;
-                self.kept.push((frame, FramePicker { picker, tiles, k: most_peaks(self.k, frame) }));
+                let options = PeakFinderOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side) };
+                let picker = PeakFinder::new(&self.device, self.model, options)?;
+                self.kept.push((frame, FramePeakFinder { picker, tiles, k: most_peaks(self.k, frame) }));
                 self.kept.len() - 1
             }
         };
@@ -86,13 +86,13 @@ pub fn most_peaks(k: usize, frame: usize) -> usize {
 }
 
 /// A picker for images of one frame, in one piece or in tiles.
-pub struct FramePicker {
-    picker: Picker,
+pub struct FramePeakFinder {
+    picker: PeakFinder,
     tiles: Option<Tiles>,
     k: usize,
 }
 
-impl FramePicker {
+impl FramePeakFinder {
     /// The peaks of one image, by score descending, then index ascending, whether it is cut or not.
     ///
     /// Shapes: `image` (frame, frame), row-major, normalised.
@@ -114,7 +114,7 @@ impl FramePicker {
     }
 
     /// The picker of the whole frame, if it is not cut.
-    pub fn whole(&mut self) -> Option<&mut Picker> {
+    pub fn whole(&mut self) -> Option<&mut PeakFinder> {
         self.tiles.is_none().then_some(&mut self.picker)
     }
 

@@ -6,7 +6,7 @@
 
 use super::ConvShape;
 use super::cpu::Block;
-use super::panels::CHUNK;
+use super::weights::CHUNK;
 use crate::device::TensorRef;
 use crate::device::cpu::outer_product::{self, Outer};
 use crate::device::cpu::{InstructionSet, tile_product, with_scratch};

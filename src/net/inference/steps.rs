@@ -1,8 +1,8 @@
 //! From nodes to the steps of inference: dead branches dropped, equal poolings shared, norms folded, single readers
 //! fused, concatenations turned into places.
 
-use super::graph::{Graph, NodeId, NodeOp};
-use super::model::Model;
+use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::model::Model;
 use crate::ops::batch_norm::{Statistics, fold};
 use anyhow::Result;
 use std::collections::HashMap;
@@ -171,7 +171,7 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
 }
 
 /// Poolings of the same map with the same window, each mapped to the first of them.
-pub(super) fn shared_pools(graph: &Graph) -> HashMap<NodeId, NodeId> {
+pub(in crate::net) fn shared_pools(graph: &Graph) -> HashMap<NodeId, NodeId> {
     let mut first: HashMap<(NodeOp, &[NodeId]), NodeId> = HashMap::new();
     let mut same = HashMap::new();
     for (i, node) in graph.nodes().iter().enumerate() {

@@ -1,12 +1,12 @@
 //! Runs a training plan: forward, losses, backward, each step through an engine.
 
-use super::engine::Engine;
-use super::graph::NodeId;
-use super::parameters::{Entry, NetworkMemory, ParameterLayout};
-use super::train_plan::{Action, Place, TrainPlan, Work, summed_len};
-use super::train_steps::TrainOp;
+use super::plan::{Action, Place, TrainPlan, Work, summed_len};
+use super::steps::TrainOp;
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::net::engine::Engine;
+use crate::net::graph::NodeId;
+use crate::net::parameters::{Entry, NetworkMemory, ParameterLayout};
 use crate::ops::batch_norm::RunningStatistics;
 use crate::ops::deform_conv::Gradients;
 use crate::ops::{Real, map};

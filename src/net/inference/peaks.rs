@@ -1,12 +1,12 @@
 //! From an image to peaks: the plan, the peaks of its heat map, and the other heads evaluated at the peaks alone.
 
-use super::graph::Graph;
-use super::model::Model;
 use super::plan::Plan;
 use crate::device::cpu::within_pool;
 use crate::device::gpu::{CapturedGraph, Gpu, Pinned};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, Tensor, TensorMut, TensorRef};
+use crate::net::graph::Graph;
+use crate::net::model::Model;
 use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
 use crate::ops::gather;
 use crate::ops::heat_map::{self, Peak, PeakMemory};
@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 
 /// What the picker is made for.
 #[derive(Clone, Copy, Debug)]
-pub struct PickerOptions {
+pub struct PeakFinderOptions {
     /// Rows and columns of the image: a multiple of 32.
     pub frame: usize,
     /// True if peaks get a size (vesicles).
@@ -33,7 +33,7 @@ struct HeadAtPeaks {
 }
 
 /// A network ready to pick.
-pub struct Picker {
+pub struct PeakFinder {
     // Before what its work uses: dropped first.
     gpu: Option<OnGpu>,
     graph: Graph,
@@ -46,12 +46,12 @@ pub struct Picker {
     last: Tensor,
 }
 
-impl Picker {
+impl PeakFinder {
     /// Plans the model for square images on a device.
     ///
     /// Errors: the frame is no multiple of 32, the model lacks a tensor, or the device has not as much memory.
-    pub fn new(device: &Device, model: &Model, options: PickerOptions) -> Result<Self> {
-        let PickerOptions { frame, sizes, k } = options;
+    pub fn new(device: &Device, model: &Model, options: PeakFinderOptions) -> Result<Self> {
+        let PeakFinderOptions { frame, sizes, k } = options;
         ensure!(k > 0, "no peak is asked for (K is 0); expected at least 1");
         let graph = model.architecture().graph();
         let outputs = graph.outputs();
@@ -63,7 +63,7 @@ impl Picker {
             Device::Cpu => None,
             Device::Gpu(gpu) => Some(OnGpu::new(gpu, [frame / 4, frame / 4], k, sizes, frame * frame)?),
         };
-        Ok(Picker {
+        Ok(PeakFinder {
             gpu,
             plan,
             k,

@@ -1,9 +1,9 @@
 //! From nodes to the steps of training: norms take in the sum and the ReLU that follow, enlargements the sum, equal
 //! poolings are shared. Nothing is folded. The same steps run forward and, in reverse, backward.
 
-use super::graph::{Graph, NodeId, NodeOp};
-use super::lower::shared_pools;
-use super::parameters::ParameterLayout;
+use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::inference::steps::shared_pools;
+use crate::net::parameters::ParameterLayout;
 use crate::ops::batch_norm::Norm;
 use crate::ops::conv::ConvShape;
 use crate::ops::deform_conv::DeformConvShape;
