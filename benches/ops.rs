@@ -9,7 +9,8 @@ use epicker::ops::conv::{self, ConvShape, CpuPanels, Epilogue, Panels};
 use epicker::ops::deform_conv::{self, DeformConvShape};
 use epicker::ops::max_pool::{self, MaxPoolShape};
 use epicker::ops::up_conv::{self, UpConvShape};
-use epicker::ops::{adam, batch_norm, gather, heat_map, map, noise};
+use epicker::ops::{adam, batch_norm, gather, heat_map, map};
+use epicker::random::noise;
 use std::time::Instant;
 
 const RUNS: usize = 9;

@@ -4,7 +4,7 @@
 
 use epicker::device::Device;
 use epicker::net::{Architecture, Mode, engine::DeviceEngine, fresh};
-use epicker::ops::noise;
+use epicker::random::noise;
 use epicker::train::{Object, Targets, Trainer, TrainerOptions, TrainingMemory};
 use std::time::Instant;
 

@@ -3,4 +3,4 @@
 # Needs NVRTC (scripts/fetch-nvrtc.sh), no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-EPICKER_CUDA_ARCHS=all EPICKER_WRITE_KERNEL_TABLE=1 cargo test --quiet --test kernel_budgets
+EPICKER_CUDA_ARCHS=all EPICKER_WRITE_KERNEL_TABLE=1 cargo test --quiet --test kernels budgets

@@ -8,7 +8,7 @@ use crate::device::gpu::Gpu;
 use crate::device::gpu::cudnn::Cudnn;
 use crate::device::gpu::dnn::{Convolutions, Dnn};
 use crate::io::write::write_whole_unsynced;
-use crate::ops::splitmix64;
+use crate::random::splitmix64;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,7 +6,8 @@
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::images::Images;
-use crate::ops::{Agreement, splitmix64};
+use crate::ops::Agreement;
+use crate::random::splitmix64;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -14,5 +14,6 @@ pub mod io; //      finding micrographs, pairing names, reading ahead, writing w
 pub mod net; //     the network, written once, and the plans made of it
 pub mod ops; //     one room per operation: shape, CPU code, reference, cases
 pub mod pick; //    from micrograph to picks, around the network
+pub mod random; //  the one source of chance: a seed, a stream and a counter
 pub mod simulate; // micrographs with known truth
 pub mod train; //   labels, targets, augmentation, steps, checkpoints //    picks against truth

@@ -6,7 +6,7 @@ use std::fmt::Write;
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Name in the legend: plain letters and digits are drawn in the PNG, all in the SVG.
+    /// Name in the legend. The SVG shows every letter of it, the PNG only plain letters and digits.
     pub name: String,
     /// Points (x, y).
     pub points: Vec<[f64; 2]>,
@@ -38,7 +38,7 @@ const TICKS: u32 = 5;
 const COLOURS: [[u8; 3]; 6] = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]];
 
 impl Chart {
-    /// Ends of an axis that holds all values of an axis (0: x, 1: y) of the series; 0..1 without any.
+    /// The least and the greatest value of all series along one axis (0 is x, 1 is y); 0 and 1 if there is no point.
     pub fn range_of(series: &[Series], axis: usize) -> [f64; 2] {
         let values = series.iter().flat_map(|one| one.points.iter().map(|point| point[axis])).filter(|value| value.is_finite());
         let [low, high] = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)]);
@@ -113,7 +113,7 @@ impl Chart {
         upright.chain(level).collect()
     }
 
-    /// Points on the picture; of those that fall on one tenth of a pixel only one.
+    /// The points in pixels of the picture. Of points that fall on the same tenth of a pixel only the first is kept.
     fn drawn(&self, series: &Series) -> Vec<[f64; 2]> {
         let finite = series.points.iter().filter(|point| point.iter().all(|value| value.is_finite()));
         let mut points: Vec<[f64; 2]> = finite.map(|point| self.place(*point).map(|value| (10.0 * value).round() / 10.0)).collect();

@@ -14,9 +14,9 @@ pub struct Boxes {
     pub picks: Vec<(Xywh, f64)>,
 }
 
-/// Overlap at which a pick counts.
+/// The overlap from which on a pick has found a label.
 pub const OVERLAP: f64 = 0.5;
-/// Most picks of an image that are looked at.
+/// How many picks of an image are judged, the best first; the COCO tools leave out the others.
 pub const MOST_PICKS: usize = 1000;
 const LEVELS: usize = 101;
 
@@ -51,7 +51,8 @@ pub fn average_precision(images: &[Boxes], overlap: f64, most_picks: usize) -> O
     Some((0..LEVELS).map(at_level).sum::<f64>() / LEVELS as f64)
 }
 
-/// Score of each pick, and whether it found a label: the one it overlaps most of those still free.
+/// The score of each pick and whether it found a label. Best first, each pick takes the label that it overlaps most of
+/// those that no pick has taken yet.
 fn judge(image: &Boxes, overlap: f64, most_picks: usize) -> Vec<(f64, bool)> {
     let mut picks: Vec<&(Xywh, f64)> = image.picks.iter().collect();
     picks.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -12,12 +12,12 @@ use crate::train::cache::ImageD;
 use crate::train::exemplar::select_by_coverage;
 use anyhow::Result;
 
-/// Most images that are shown to a network before some are chosen among them.
+/// How many images are shown to a network, at most, before some are chosen among them.
 const MOST_SHOWN: usize = 100;
 
 /// Chooses images that look different to a network, until they hold `wanted` labels; `counts` are the labels by image, and
-/// `image` gives an image with its boxes. Of a large data set the network sees a part, spread evenly over the list. The
-/// same for the same seed.
+/// `image` gives an image with its boxes. Of a large data set the network sees only a part, spread evenly over the list.
+/// The same seed gives the same choice.
 ///
 /// Errors: the model lacks a tensor, an image cannot be had, or the network cannot run.
 pub fn select_by_features(
@@ -66,7 +66,7 @@ impl Features {
     /// Errors: the network cannot run.
     pub fn of(&mut self, image: &ImageD, boxes: &[CornersD]) -> Result<Vec<f32>> {
         let [height_d, width_d] = image.size;
-        // Frame D is all that matters here: a geometry whose micrograph is D itself.
+        // Only frame D matters here, so the geometry is that of a micrograph which is frame D itself.
         let geometry = Geometry { nx: width_d, ny: height_d, frame: self.frame, height_d };
         let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
         self.plan.run(&input)?;

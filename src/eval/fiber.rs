@@ -1,4 +1,5 @@
-//! Fibers found, by length: how much of the labelled length was picked, and how much of the picked length is labelled.
+//! How well fibers were found, by length: how much of the labelled length was picked, and how much of the picked length
+//! is labelled.
 
 use crate::formats::coordinates::{Coordinates, Kind};
 use crate::train::labels::along_fibers;
@@ -8,18 +9,18 @@ use std::collections::HashMap;
 /// Lengths in micrograph pixels, summed over micrographs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Lengths {
-    /// Of the labelled fibers.
+    /// Length of the labelled fibers.
     pub labelled: f64,
-    /// Of these, near a picked one.
+    /// The part of the labelled length that lies near a picked fiber.
     pub found: f64,
-    /// Of the picked fibers.
+    /// Length of the picked fibers.
     pub picked: f64,
-    /// Of these, near a labelled one.
+    /// The part of the picked length that lies near a labelled fiber.
     pub right: f64,
 }
 
 impl Lengths {
-    /// Adds those of another micrograph.
+    /// Adds the lengths of another micrograph.
     pub fn add(&mut self, other: Lengths) {
         self.labelled += other.labelled;
         self.found += other.found;
@@ -37,7 +38,7 @@ impl Lengths {
         if self.labelled > 0.0 { self.found / self.labelled } else { 0.0 }
     }
 
-    /// Harmonic mean of the two.
+    /// The harmonic mean of precision and recall.
     pub fn f1(&self) -> f64 {
         let sum = self.precision() + self.recall();
         if sum > 0.0 { 2.0 * self.precision() * self.recall() / sum } else { 0.0 }
@@ -68,7 +69,7 @@ pub fn compare(labels: &Coordinates, picks: &Coordinates, reach_px: f64) -> Resu
 pub struct Judged {
     /// Where it is, micrograph pixels.
     pub at: [f64; 2],
-    /// Its score; 1 without one.
+    /// Its score, or 1 if it has none.
     pub score: f32,
     /// The best score of the other side's points within reach; none if there is none.
     pub near: Option<f32>,

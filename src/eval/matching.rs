@@ -18,7 +18,7 @@ pub struct Candidate {
     pub x: f64,
     /// Row of the centre, micrograph pixels.
     pub y: f64,
-    /// The better ones are matched first.
+    /// The score; picks with better scores are matched first.
     pub score: f32,
     /// Radius, micrograph pixels, where the pick has a size of its own.
     pub radius: Option<f64>,
@@ -61,11 +61,11 @@ impl Default for Rule {
 /// The picks and labels of one micrograph, matched.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matched {
-    /// By pick.
+    /// What became of each pick, in the order of the picks.
     pub outcomes: Vec<Outcome>,
-    /// Labels that count: those not in the band.
+    /// How many labels count: those outside of the band.
     pub labels: usize,
-    /// By label: true for those in the band.
+    /// For each label, whether it lies in the band and is ignored.
     pub ignored: Vec<bool>,
 }
 

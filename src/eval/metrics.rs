@@ -2,17 +2,17 @@
 //!
 //! Picks of equal score enter together, so the numbers do not depend on the order of a file.
 
-use crate::train::random::Random;
+use crate::random::Random;
 use rayon::prelude::*;
 
-/// A judged pick: not ignored.
+/// A pick that counts, right or wrong; ignored picks are left out before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judged {
     /// Its score.
     pub score: f32,
     /// True if it found a label.
     pub hit: bool,
-    /// Which micrograph it is of.
+    /// The number of the micrograph in which it lies.
     pub micrograph: usize,
 }
 
@@ -21,9 +21,9 @@ pub struct Judged {
 pub struct Point {
     /// The lowest score that is kept.
     pub score: f32,
-    /// Picks kept.
+    /// How many picks are kept.
     pub picks: f64,
-    /// Of these, those that found a label.
+    /// How many of the kept picks found a label.
     pub hits: f64,
     /// Share of the picks that found a label.
     pub precision: f64,
@@ -43,12 +43,12 @@ impl Point {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pooled {
     judged: Vec<Judged>,
-    /// Labels that count, by micrograph.
+    /// How many labels of each micrograph count.
     labels: Vec<usize>,
 }
 
 impl Pooled {
-    /// Pools picks; `labels` are the labels that count, by micrograph.
+    /// Pools the picks of all micrographs; `labels` says how many labels of each micrograph count.
     pub fn new(mut judged: Vec<Judged>, labels: Vec<usize>) -> Self {
         judged.sort_by(|a, b| b.score.total_cmp(&a.score));
         Pooled { judged, labels }
@@ -59,12 +59,12 @@ impl Pooled {
         &self.judged
     }
 
-    /// Labels that count.
+    /// How many labels count, in all micrographs.
     pub fn labels(&self) -> usize {
         self.labels.iter().sum()
     }
 
-    /// Micrographs.
+    /// How many micrographs there are.
     pub fn micrographs(&self) -> usize {
         self.labels.len()
     }
@@ -102,8 +102,8 @@ impl Pooled {
         Point { score: threshold, picks, hits, precision: share(hits, picks), recall: share(hits, self.labels() as f64) }
     }
 
-    /// Precision and recall of so many best picks, or of all if there are fewer. Of picks with equal scores, of which only some
-    /// fit, each counts as much as the others do: what any order of them gives on average.
+    /// Precision and recall of the `count` best picks, or of all if there are fewer. Where only some of several picks with
+    /// equal scores fit, each of them counts for an equal share: the average over every order that they could have.
     pub fn best_picks(&self, count: usize) -> Point {
         let count = count.min(self.judged.len());
         let score = count.checked_sub(1).map_or(f32::INFINITY, |last| self.judged[last].score);
@@ -116,7 +116,7 @@ impl Pooled {
         Point { score, picks, hits, precision: hits / picks.max(1.0), recall: hits / self.labels().max(1) as f64 }
     }
 
-    /// Recall where the picks kept are wrong so many times per micrograph on average, or fewer.
+    /// The largest recall with at most this many false picks per micrograph on average.
     pub fn recall_at_false_picks(&self, per_micrograph: f64) -> f64 {
         let most = per_micrograph * self.micrographs() as f64;
         self.curve().iter().take_while(|point| point.picks - point.hits <= most).last().map_or(0.0, |point| point.recall)
@@ -175,7 +175,7 @@ pub fn average_precision(curve: &[Point]) -> f64 {
     (area + right.unwrap_or(0.0) * best).min(1.0) // rounding of the sum may exceed 1
 }
 
-/// The point of the best F1; of equals the one with the highest score.
+/// The point of the curve with the best F1. If several have it, it is the one with the highest score.
 pub fn best_f1(curve: &[Point]) -> Option<Point> {
     curve.iter().copied().reduce(|best, point| if point.f1() > best.f1() { point } else { best })
 }
@@ -188,7 +188,7 @@ pub fn threshold_of(curve: &[Point], point: &Point) -> f32 {
     if between < point.score { between } else { next }
 }
 
-/// The middle value; the mean of the two middle ones of an even number.
+/// The middle value of the sorted values, or the mean of the two middle ones.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;

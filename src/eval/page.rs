@@ -13,7 +13,7 @@ use anyhow::Result;
 /// The picks of one micrograph, and the truth about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
-    /// The picks; of fibers points along them.
+    /// The picks; a fiber is shown as points along it.
     pub marks: Vec<Mark>,
     /// What should have been found, and what became of each pick.
     pub truth: Truth,

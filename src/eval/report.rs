@@ -7,7 +7,7 @@ use super::metrics::{Intervals, Judged, Point, Pooled, average_precision, best_f
 use crate::formats::coordinates::{Coordinates, Kind};
 use crate::pick::geometry::Geometry;
 use crate::pick::scale::ORIGINAL_FRAME;
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -15,17 +15,17 @@ use std::fmt::Write;
 /// One micrograph to be judged.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Its name.
+    /// The micrograph's name.
     pub stem: String,
     /// Columns and rows, where they are known: without them no border is ignored.
     pub size: Option<[usize; 2]>,
     /// Angstrom per pixel, where it is known.
     pub pixel_size_angstrom: Option<f64>,
-    /// Frame in which a model saw it; none: the original's.
+    /// Width of the frame in which a model saw it; without one it is the original's.
     pub frame: Option<usize>,
-    /// What should be found.
+    /// The labels: what should be found.
     pub labels: Coordinates,
-    /// What was found; picks without score count as 1.
+    /// The picks: what was found. A pick without a score counts as one with score 1.
     pub picks: Coordinates,
 }
 
@@ -44,23 +44,23 @@ pub struct SizeSource {
     pub own_first: bool,
 }
 
-/// How an evaluation is done.
+/// What is asked of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How picks are matched.
     pub rule: Rule,
-    /// Sizes of the particles.
+    /// Where the size of the particles comes from, the first that is known.
     pub size: SizeSource,
-    /// The threshold with which picks are shipped: those above it (strictly).
+    /// The threshold with which a user gets the picks: only those with a score above it.
     pub shipped_threshold: Option<f32>,
     /// Rounds of the bootstrap; 0 leaves it out.
     pub bootstrap: usize,
     /// Seed of bootstrap and random picks.
     pub seed: u64,
-    /// Adds the COCO number.
+    /// Whether the average precision by the overlap of boxes is computed too.
     pub coco: bool,
-    /// Numbers of best picks, over all micrographs, to tell precision and recall at; none for half, as many and twice as
-    /// many as the labels that count.
+    /// Numbers of best picks, over all micrographs, for which precision and recall are told. Without any they are half the
+    /// number of labels that count, that number, and twice that number.
     pub at_picks: Option<Vec<usize>>,
 }
 
@@ -78,12 +78,12 @@ impl Default for Settings {
     }
 }
 
-/// False picks per micrograph at which the recall is told.
+/// Numbers of false picks per micrograph for which the recall is told.
 pub const FALSE_PICKS: [f64; 5] = [1.0, 5.0, 10.0, 20.0, 50.0];
-/// Sets of random picks whose mean is the baseline.
+/// How many sets of random picks are drawn; their mean is the baseline.
 const RANDOM_SETS: u64 = 5;
 
-/// The numbers.
+/// All numbers of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// Micrographs judged.
@@ -92,35 +92,35 @@ pub struct Report {
     pub labels: usize,
     /// Picks that count.
     pub picks: usize,
-    /// Labels and picks left out because of the border.
+    /// How many labels and how many picks were left out because they lie near the border.
     pub ignored: [usize; 2],
     /// Average precision; `None` without labels.
     pub ap: Option<f64>,
     /// The point of the best F1, and the threshold that gives it.
     pub best: Option<(Point, f32)>,
-    /// The shipped threshold, and what it gives.
+    /// The threshold with which a user gets the picks, and the precision and recall that it gives.
     pub shipped: (f32, Point),
     /// Recall at [`FALSE_PICKS`].
     pub recall_at_false_picks: [f64; 5],
     /// Precision and recall at equal numbers of picks, whatever their scores.
     pub at_picks: Vec<Point>,
-    /// Median distance of the centres of hits, micrograph pixels and angstrom.
+    /// Median distance between the centres of a pick and of the label that it found, in micrograph pixels and in angstrom.
     pub centre_error: [Option<f64>; 2],
-    /// Picks on labels that a better pick had found.
+    /// How many picks lie on a label that a better pick had found.
     pub duplicates: usize,
-    /// AP and best F1 of as many picks at random places.
+    /// Average precision and best F1 that as many picks at random places would have.
     pub random: [f64; 2],
-    /// Intervals over micrographs.
+    /// The intervals that resampling the micrographs gives.
     pub intervals: Option<Intervals>,
     /// Median error of the radius of vesicles: micrograph pixels, and as a share of the radius.
     pub radius_error: Option<[f64; 2]>,
-    /// Fibers, by length.
+    /// How well fibers were found, by their lengths.
     pub lengths: Option<Lengths>,
-    /// AP by overlap of the original's boxes.
+    /// Average precision by the overlap of boxes, with the boxes of the original.
     pub coco_ap: Option<f64>,
-    /// The curve.
+    /// Precision and recall over all thresholds.
     pub curve: Vec<Point>,
-    /// By micrograph: name, labels, picks and hits at the best threshold.
+    /// For each micrograph its name, and its labels, picks and hits at the best threshold.
     pub by_micrograph: Vec<(String, usize, usize, usize)>,
 }
 
@@ -150,14 +150,14 @@ fn radii(item: &Item, source: &SizeSource) -> Result<Vec<f64>> {
     }
 }
 
-/// The picks and labels of one micrograph, matched, as they were compared.
+/// The picks and labels of one micrograph in the form in which they were compared, and what became of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matching {
     /// The labels.
     pub discs: Vec<Disc>,
-    /// The picks, in the order of the item's.
+    /// The picks, in the order in which the item has them.
     pub picks: Vec<Candidate>,
-    /// Radius of picks without their own, micrograph pixels.
+    /// The radius of picks that have none of their own, micrograph pixels.
     pub typical: f64,
     /// Which pick found which label.
     pub matched: Matched,
@@ -240,7 +240,7 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
     let pooled = Pooled::new(judged, label_counts.clone());
     let curve = pooled.curve();
     let best = best_f1(&curve).map(|point| (point, threshold_of(&curve, &point)));
-    // Without a threshold of its own a set of picks is shipped whole.
+    // A set of picks without a threshold is one of which the user gets all.
     let lowest = pooled.judged().last().map_or(0.0, |one| one.score);
     let shipped_threshold = settings.shipped_threshold.unwrap_or(if lowest > 0.0 { 0.0 } else { lowest - 1.0 });
     let random: Vec<[f64; 2]> = random_judged
@@ -280,7 +280,7 @@ pub fn evaluate(items: &[Item], settings: &Settings) -> Result<Report> {
     })
 }
 
-/// Radius for picks without their own: the median of the labels', else what the options say, else none.
+/// The radius of picks that have none of their own: the median radius of the labels, else what the options say, else none.
 fn typical_radius(radii: &[f64], item: &Item, source: &SizeSource) -> f64 {
     let in_pixels = source.diameter_angstrom.or(source.model_diameter_angstrom).zip(item.pixel_size_angstrom);
     let asked = source.diameter_px.or(in_pixels.map(|(diameter, pixel)| diameter / pixel));
@@ -300,7 +300,7 @@ pub(super) fn fiber_reach(item: &Item, settings: &Settings) -> f64 {
 }
 
 fn random_picks(item: &Item, count: usize, mut random: Random) -> Vec<Candidate> {
-    // Without a size of the micrograph, over the area that labels and picks cover.
+    // Where the micrograph's size is unknown, the random picks lie in the area that labels and picks cover.
     let points = || item.labels.points.iter().chain(&item.picks.points);
     let [nx, ny] = match item.size {
         Some(size) => size.map(|size| size as f64),
@@ -332,7 +332,7 @@ fn coco_ap(items: &[Item]) -> Result<Option<f64>> {
 }
 
 impl Report {
-    /// All numbers as one JSON object; null where there is none.
+    /// All numbers as one JSON object. A number that does not exist is null.
     pub fn json(&self) -> Value {
         let best = self.best.map(|(point, threshold)| (point, f64::from(threshold)));
         let (threshold, shipped) = self.shipped;
@@ -373,7 +373,7 @@ impl Report {
         })
     }
 
-    /// The numbers as text, a line each.
+    /// All numbers as text, one line for each.
     pub fn text(&self) -> String {
         let mut out = String::new();
         let mut line = |text: String| {

@@ -15,18 +15,19 @@ use crate::pick::run::{Sides, picks_of};
 use crate::train::cache::ImageD;
 use anyhow::Result;
 
-/// How a model is asked.
+/// What is asked of a model.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Most picks of a micrograph.
     pub k: usize,
-    /// What the picks are.
+    /// Whether the picks are particles, vesicles or fibers.
     pub kind: Kind,
-    /// Fibers: points above this score are linked.
+    /// For fibers: the score above which points are linked.
     pub fiber_threshold: f32,
     /// Side of the box of particles, pixels of frame N.
     pub side_n_px: f64,
-    /// Particles at so many sides or less from a better one are dropped, as in picking; none: none are.
+    /// Particles at this distance or less from a better one are dropped, in sides of the box, as picking does it. Without
+    /// it all are kept.
     pub distance_sides: Option<f64>,
     /// Faults of the original to repeat.
     pub compat: Compat,
@@ -52,7 +53,8 @@ impl<'a> ModelPicks<'a> {
         let geometry = Geometry::new(size[0], size[1], frame);
         let kind = self.options.kind;
         if image.levels.iter().all(|level| *level == image.levels[0]) {
-            return Ok(Coordinates { kind, points: Vec::new() }); // nothing is in it, and picking says so too
+            // Nothing can be in a constant image, and picking finds nothing in it either.
+            return Ok(Coordinates { kind, points: Vec::new() });
         }
         let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
         let peaks = self.pickers.get(frame)?.run(&input)?;

@@ -56,7 +56,7 @@ pub fn lower_bound(buffers: &[Lifetime]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::splitmix64;
+    use crate::random::splitmix64;
 
     #[test]
     fn buffers_alive_together_never_overlap() {

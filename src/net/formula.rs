@@ -15,7 +15,7 @@
 use super::dla::Architecture;
 use super::model::Model;
 use crate::formats::state_dict::{NamedTensor, StateDict, Values};
-use crate::ops::splitmix64;
+use crate::random::splitmix64;
 use anyhow::Result;
 
 /// FNV-1a of a text. Source: Fowler, Noll, Vo; draft-eastlake-fnv.

@@ -15,7 +15,7 @@
 use super::dla::Architecture;
 use crate::formats::state_dict::{NamedTensor, StateDict, Values};
 use crate::net::formula::fnv1a64;
-use crate::ops::splitmix64;
+use crate::random::splitmix64;
 
 /// A new network of these widths.
 pub fn state_dict(architecture: Architecture, seed: u64) -> StateDict {

@@ -3,7 +3,7 @@
 
 use crate::formats::image::{FileBytes, ReadOptions};
 use crate::formats::mrc;
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::Read;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub const PROTEIN_ELECTRONS: f64 = 0.435;
 pub const VOLT_ANGSTROM3_PER_ELECTRON: f64 = 3.3 / PROTEIN_ELECTRONS;
 /// Most beads of a particle; larger files are thinned out, and the beads that stay count for those that go.
 const MOST_BEADS: usize = 40_000;
-/// Most that a packed file may hold.
+/// Bytes that a packed file may unpack to. What lies behind them is not read, so a larger file is refused as one cut off.
 const LARGEST_UNPACKED: u64 = 1 << 30;
 
 /// One bead: angstrom, and electrons.
@@ -28,7 +28,7 @@ pub struct Bead {
     pub electrons: f32,
 }
 
-/// How a filament goes on.
+/// How the copies of a subunit follow one another along a filament.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Helix {
     /// Turn about the axis from one copy to the next, degrees.
@@ -46,7 +46,7 @@ pub struct Density {
     pub beads: Vec<Bead>,
     /// Standard deviation of the Gaussian that every bead stands for, angstrom.
     pub spread_angstrom: f64,
-    /// If the beads are one copy of a filament.
+    /// How the copies follow one another, where the beads are one subunit of a filament; none for a particle.
     pub helix: Option<Helix>,
 }
 
@@ -95,7 +95,7 @@ impl Density {
         self.spread_angstrom *= share.cbrt();
     }
 
-    /// Electrons in all.
+    /// Electrons of all beads together.
     pub fn electrons(&self) -> f64 {
         self.beads.iter().map(|bead| f64::from(bead.electrons)).sum()
     }
@@ -118,7 +118,7 @@ impl Density {
         far.last().map_or(0.0, |(distance, _)| 2.0 * distance + 2.0 * self.spread_angstrom)
     }
 
-    /// The same, of another size. The number of electrons grows with the volume.
+    /// The same particle, `factor` times as large. Its number of electrons grows with its volume.
     pub fn scaled(mut self, factor: f64) -> Density {
         for bead in &mut self.beads {
             bead.at.iter_mut().for_each(|x| *x *= factor as f32);
@@ -151,9 +151,9 @@ pub fn read(path: &Path) -> Result<Density> {
     read().with_context(|| path.display().to_string())
 }
 
-/// As `read`, from a file's bytes and its name in lower case.
+/// Reads what `read` reads, from the bytes of a file and its name in lower case.
 ///
-/// Errors: as `read`, without the name.
+/// Errors: those of `read`, without the file's name.
 pub fn read_bytes(name: &str, bytes: FileBytes) -> Result<Density> {
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
     let text = || String::from_utf8_lossy(&bytes);
@@ -239,7 +239,7 @@ fn from_list(name: &str, text: &str) -> Result<Density> {
     finish(name, beads, text, RESIDUE_SPREAD)
 }
 
-/// A particle; or a filament, if a remark says how its copies follow one another.
+/// Makes a particle of the beads, or a filament if a remark of the file says how its copies follow one another.
 fn finish(name: &str, mut beads: Vec<Bead>, text: &str, spread: f64) -> Result<Density> {
     let Some(remark) = text.lines().find(|line| (line.starts_with("REMARK") || line.starts_with('#')) && line.contains("HELIX ")) else {
         return Density::new(name, beads, spread);
@@ -259,7 +259,7 @@ fn finish(name: &str, mut beads: Vec<Bead>, text: &str, spread: f64) -> Result<D
 }
 
 impl Density {
-    /// The centre of a copy is at height 0; its axis stays where it is.
+    /// Moves the centre of the subunit to height 0. Its axis stays where it is: it is the filament's.
     fn moved_along_axis(mut self) -> Density {
         let total = self.electrons();
         let height: f64 = self.beads.iter().map(|bead| f64::from(bead.electrons) * f64::from(bead.at[2])).sum::<f64>() / total;

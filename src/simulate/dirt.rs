@@ -1,7 +1,7 @@
 //! What lies in micrographs beside the specimen: the carbon film's edge, ice crystals, droplets, gold, a wedge of ice.
 //! Nothing on it or under it is expected to be found.
 
-use crate::train::random::Random;
+use crate::random::Random;
 use std::f64::consts::TAU;
 
 /// How much dirt there is.

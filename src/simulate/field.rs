@@ -5,36 +5,14 @@ use super::density::{Density, VOLT_ANGSTROM3_PER_ELECTRON};
 use super::dirt::Dirt;
 use super::filament::Path;
 use super::preset::{Recipe, Scale};
+use super::scene::Scene;
 use super::shapes;
 use super::vesicle::Vesicle;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use std::f64::consts::{PI, TAU};
-
-/// A specimen, before any electron has seen it.
-#[derive(Clone, Debug)]
-pub struct Scene {
-    /// Columns.
-    pub nx: usize,
-    /// Rows.
-    pub ny: usize,
-    /// Angstrom per pixel.
-    pub pixel_size_angstrom: f64,
-    /// (ny, nx) projected potential beyond that of even ice, volt angstrom.
-    pub potential: Vec<f32>,
-    /// (ny, nx) share of electrons that come through.
-    pub transmission: Vec<f32>,
-    /// Standard deviation of the Gaussian that blurs the potential yet, angstrom.
-    pub spread_angstrom: f64,
-    /// What should be found.
-    pub truth: Coordinates,
-    /// Diameter of what should be found, angstrom.
-    pub diameter_angstrom: f64,
-    /// For the log.
-    pub remarks: Vec<(&'static str, String)>,
-}
 
 /// Molecules of water in a cubic angstrom of ice, volt angstrom^3 of each, and the structure factor at low frequencies:
 /// how much more even ice is than molecules thrown at random.
@@ -124,7 +102,7 @@ pub fn draw(recipe: &Recipe, index: usize, random: &mut Random) -> Result<Scene>
     })
 }
 
-/// Where potential is added up.
+/// The micrograph's pixels, to which the potential of one thing after the other is added.
 struct Canvas {
     nx: usize,
     ny: usize,
@@ -216,7 +194,7 @@ fn product(a: [[f64; 3]; 3], b: [[f64; 3]; 3]) -> [[f64; 3]; 3] {
     std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
 }
 
-/// A turn by `spin` in the plane after a tilt about x.
+/// The preferred view, tilted a little and turned by any angle in the plane of the ice.
 fn near_view(view: [[f64; 3]; 3], random: &mut Random) -> [[f64; 3]; 3] {
     let (ts, tc) = (0.3 * random.normal()).sin_cos();
     let (ss, sc) = (TAU * random.unit()).sin_cos();
@@ -225,7 +203,7 @@ fn near_view(view: [[f64; 3]; 3], random: &mut Random) -> [[f64; 3]; 3] {
     product(spin, product(tilt, view))
 }
 
-/// A particle's centre, its rotation, and the plane that it is broken at: a normal and a distance.
+/// A particle's centre, its rotation, and, if it is broken, the plane at which it broke: a normal and a distance.
 type Placed = ([f64; 2], [[f64; 3]; 3], Option<[f64; 4]>);
 
 fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, dirt: &Dirt, random: &mut Random) -> Vec<Coordinate> {
@@ -234,7 +212,7 @@ fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, di
     let margin = diameter;
     let area = (field[0] + 2.0 * margin) * (field[1] + 2.0 * margin);
     let count = (crowding * area / (PI * radius * radius)).round() as usize;
-    // Some preparations keep their distance, in others particles touch.
+    // In some preparations particles keep their distance, in others they touch.
     let nearest = 0.8 + 0.3 * random.unit();
     let found = places(&vec![radius; count], field, margin, nearest, |at, radius| !dirt.covers(at, radius), random);
     // One preparation in three has a side that likes the surface of the water.
@@ -264,7 +242,7 @@ fn particles(canvas: &mut Canvas, unit: &Density, crowding: f64, broken: f64, di
             })
             .collect::<Vec<_>>()
     };
-    // Many at a time, added in order.
+    // Particles are projected in parallel, but added in their order, so that the sums do not depend on the threads.
     for batch in drawn.chunks(32) {
         let beads: Vec<Vec<([f32; 2], f32)>> = batch.par_iter().map(project).collect();
         beads.iter().for_each(|beads| canvas.add(beads));
@@ -300,7 +278,7 @@ fn fibers(canvas: &mut Canvas, unit: &Density, crowding: f64, random: &mut Rando
 fn vesicles(canvas: &mut Canvas, diameters: [f64; 2], crowding: f64, dirt: &Dirt, random: &mut Random) -> Vec<Coordinate> {
     let field = canvas.field();
     let (deformed, lamellar) = (0.06 * random.unit(), 0.4 * random.unit());
-    // One preparation has its own range of sizes, even in the logarithm.
+    // Each preparation has its own range of sizes around a middle that is drawn evenly in the logarithm.
     let middle = diameters[0] * (diameters[1] / diameters[0]).powf(random.unit());
     let width = 0.05 + 0.35 * random.unit();
     let mut radii = Vec::new();
@@ -312,7 +290,7 @@ fn vesicles(canvas: &mut Canvas, diameters: [f64; 2], crowding: f64, dirt: &Dirt
         covered += PI * radius * radius;
         radii.push(radius);
     }
-    // Large ones first: they find no place later.
+    // Large vesicles are placed first, because later they would find no room.
     radii.sort_by(|a, b| b.total_cmp(a));
     let found = places(&radii, field, margin, 1.02, |at, radius| !dirt.covers(at, radius), random);
     let vesicles: Vec<Vesicle> = found.iter().map(|&(at, radius)| Vesicle::draw(at, radius, deformed, lamellar, random)).collect();

@@ -1,7 +1,7 @@
 //! A filament in the plane of the ice: a smooth random path, and its helix along it.
 
 use super::density::Density;
-use crate::train::random::Random;
+use crate::random::Random;
 use std::f64::consts::TAU;
 
 /// A path in the plane, angstrom: points at equal steps, with the direction at each.
@@ -45,7 +45,7 @@ impl Path {
         Path { points: all.iter().map(|(at, _)| *at).collect(), angles: all.iter().map(|(_, angle)| *angle).collect(), step_angstrom: STEP }
     }
 
-    /// Place and direction after a way along the path.
+    /// Place and direction at a distance along the path; none beyond its end.
     fn at(&self, way: f64) -> Option<([f64; 2], f64)> {
         let i = (way / self.step_angstrom).floor();
         let (t, i) = (way / self.step_angstrom - i, i as usize);

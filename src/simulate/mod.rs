@@ -17,12 +17,13 @@ pub mod field; //    what lies where in a micrograph
 pub mod filament;
 pub mod optics; //   lens, electrons, detector
 pub mod preset; //   what is drawn: kinds, crowds, microscopes
+pub mod scene; //    a specimen before any electron has seen it
 pub mod shapes; //   built-in particles, thousands of kinds
 pub mod spectrum; // Fourier transforms of images
 pub mod vesicle;
 
 use crate::formats::coordinates::Coordinates;
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::Result;
 
 pub use preset::{Recipe, Specimen};

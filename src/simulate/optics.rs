@@ -7,9 +7,9 @@
 //! Source: Reimer, Kohl 2008, Transmission Electron Microscopy, sections 2.3 and 6.2; Vulovic et al. 2013,
 //! doi:10.1016/j.jsb.2013.05.008.
 
-use super::field::Scene;
+use super::scene::Scene;
 use super::spectrum::filter;
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::Result;
 use rayon::prelude::*;
 use std::f64::consts::PI;

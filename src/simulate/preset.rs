@@ -1,4 +1,4 @@
-//! What is simulated: a recipe, and ready ones by name.
+//! Recipes: everything that a set of simulated micrographs is drawn from, and ready recipes by name.
 
 use super::density::Density;
 use super::dirt::Dirtiness;
@@ -19,15 +19,16 @@ pub struct Specimen {
     pub filaments: Vec<Filament>,
     /// Particles or filaments from files; if there are any, they are taken in turn, instead of built-in ones.
     pub structures: Vec<Density>,
-    /// Least and most diameter, angstrom; those usual for each family if not given. (Structures keep their own.)
+    /// Least and most diameter, angstrom. Without it each family has the diameters that are usual for it; structures from
+    /// files always keep their own.
     pub diameter_angstrom: Option<[f64; 2]>,
     /// Least and most share of the area that is covered. Filaments: of their width times their length.
     pub crowding: [f64; 2],
-    /// Share of particles that are broken (and not expected to be found).
+    /// Share of particles that are broken. A picker is not expected to find those.
     pub broken: f64,
 }
 
-/// How large things are in pixels.
+/// How large a pixel is: given, or such that a particle has a given size in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
     /// Angstrom per pixel.
@@ -36,7 +37,7 @@ pub enum Scale {
     ParticlePixels([f64; 2]),
 }
 
-/// Everything that a set of micrographs is made by.
+/// Everything that decides what a set of simulated micrographs looks like.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
     /// Rows and columns.
@@ -49,9 +50,9 @@ pub struct Recipe {
     pub specimen: Specimen,
     /// Least and most thickness of the ice, angstrom; at least a particle's diameter.
     pub ice_angstrom: [f64; 2],
-    /// What else lies there.
+    /// Carbon, crystals and whatever else lies in the ice beside the specimen.
     pub dirtiness: Dirtiness,
-    /// What it is seen with.
+    /// The ranges from which the microscope's settings are drawn for each micrograph.
     pub microscope: Microscope,
 }
 

@@ -2,7 +2,7 @@
 //! filled with beads. They resemble what proteins look like at low resolution and are copies of none.
 
 use super::density::{Bead, Density, Helix, PROTEIN_ELECTRONS};
-use crate::train::random::Random;
+use crate::random::Random;
 use anyhow::Result;
 use std::f64::consts::{PI, TAU};
 
@@ -93,7 +93,7 @@ fn union(blobs: Vec<Blob>) -> Field {
 
 /// A kind of this family: the same for the same seed. `diameter_angstrom` is what `Density::diameter_angstrom` gives.
 ///
-/// Errors: none but for a diameter that is no number.
+/// Errors: the diameter is not a number; nothing else can fail.
 pub fn draw(shape: Shape, seed: u64, diameter_angstrom: f64) -> Result<Density> {
     let mut random = Random::new(seed, &[2, shape as u64]);
     let field = match shape {
@@ -337,11 +337,11 @@ impl Filament {
 
 /// A kind of filament: one copy of its helix.
 ///
-/// Errors: none but for a diameter that is no number.
+/// Errors: the diameter is not a number; nothing else can fail.
 pub fn draw_filament(filament: Filament, seed: u64, diameter_angstrom: f64) -> Result<Density> {
     let mut random = Random::new(seed, &[3, filament as u64]);
     let radius = diameter_angstrom / 2.0;
-    // Copies: where each lies in the cross-section, with how large a ball, angstrom.
+    // The balls of one copy, each with its place in the cross-section and its radius in angstrom.
     let (balls, helix): (Vec<(Point, f64)>, Helix) = match filament {
         Filament::Tube => {
             let copies = (9 + random.below(8)) as f64;
@@ -372,7 +372,7 @@ pub fn draw_filament(filament: Filament, seed: u64, diameter_angstrom: f64) -> R
             (balls.collect(), Helix { twist_degrees: 0.3 + 3.0 * random.unit(), rise_angstrom: 4.8 })
         }
     };
-    // Every ball as beads at the middle of equal shares of it.
+    // Beads at random places in each ball, all of the same number of electrons.
     let mut beads = Vec::new();
     const PER_BALL: usize = 60;
     for (centre, ball) in balls {
@@ -387,7 +387,8 @@ pub fn draw_filament(filament: Filament, seed: u64, diameter_angstrom: f64) -> R
     Ok(density)
 }
 
-/// Balls of neighbouring copies overlap: each counts for as much as is its own.
+/// The share of its electrons that a ball counts for: the balls of neighbouring copies overlap, and what two of them hold
+/// must not be counted twice.
 fn share(filament: Filament) -> f64 {
     match filament {
         Filament::Tube => 0.8,

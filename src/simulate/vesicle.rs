@@ -1,6 +1,6 @@
 //! Vesicles: closed membranes, one or several inside each other, not quite round.
 
-use crate::train::random::Random;
+use crate::random::Random;
 use std::f64::consts::TAU;
 
 /// Layers of a membrane: distance of the layer's middle from the membrane's, thickness, volt beyond that of ice.
@@ -16,9 +16,9 @@ pub struct Vesicle {
     pub radius_angstrom: f64,
     /// Radii of the membranes' middles.
     membranes: Vec<f64>,
-    /// Amplitude and phase of 2, 3, 4 waves around.
+    /// Amplitude and phase of the deformations with 2, 3 and 4 waves around the vesicle.
     waves: [[f64; 2]; 3],
-    /// Volt beyond that of ice, of what is inside.
+    /// Potential of what fills the vesicle, volt beyond that of ice.
     lumen: f64,
 }
 
@@ -41,7 +41,7 @@ impl Vesicle {
         Vesicle { centre, radius_angstrom, membranes, waves, lumen: if random.chance(0.4) { 0.25 * random.unit() } else { 0.0 } }
     }
 
-    /// How much larger than the mean the radius is in a direction.
+    /// The radius in a direction, as a multiple of the mean radius.
     pub fn form(&self, angle: f64) -> f64 {
         1.0 + self.waves.iter().enumerate().map(|(i, [amplitude, phase])| amplitude * ((i + 2) as f64 * angle + phase).cos()).sum::<f64>()
     }

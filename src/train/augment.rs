@@ -3,9 +3,9 @@
 //! A sample is drawn around a random centre at the image's own scale, mirrored and turned by quarters, with a small
 //! change of contrast. What the original draws (a centre, and a mirror image in x) comes out with its bits.
 
-use super::random::Random;
 use super::targets::CornersH;
 use crate::pick::preprocess::warp_affine;
+use crate::random::Random;
 
 /// One of the eight ways to lay an image on itself: transpose first, then mirror.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
-use super::random::Random;
 use super::targets::Targets;
 use crate::pick::preprocess::{Normalisation, normalise};
+use crate::random::Random;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use std::path::PathBuf;

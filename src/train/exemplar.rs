@@ -6,8 +6,8 @@
 //! read as they are; its program reads ours. Source: docs/formats.md, "Exemplars".
 
 use super::cache::{ImageD, grey_png, read_grey};
-use super::random::Random;
 use crate::io::write::write_whole;
+use crate::random::Random;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;

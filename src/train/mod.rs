@@ -9,7 +9,6 @@ pub mod labels; //  micrographs and their coordinate files
 pub mod memory; //  how much a training needs
 pub mod mirror; //  whether labels lie on something
 pub mod options; // what a training is made for
-pub mod random; //  the one source of chance: a seed and a counter
 pub mod run; //     epochs, replay, when to save
 pub mod split; //   which images train, validate, test
 pub mod step; //    one step: losses, gradients, Adam

@@ -1,6 +1,6 @@
 //! Which images train, which choose the best model, and which are kept for the last word.
 
-use super::random::Random;
+use crate::random::Random;
 use anyhow::{Result, ensure};
 
 /// Shares of the images in percent.

@@ -3,7 +3,7 @@
 //! A drawing, not physics: no contrast transfer, no structure. Enough to ask what a training learns and forgets.
 
 use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
-use epicker::train::random::Random;
+use epicker::random::Random;
 
 /// A shape, of diameter 1 where it is described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -14,7 +14,7 @@ pub fn write_mrc(path: &Path, [nx, ny]: [usize; 2], discs: &[[usize; 2]]) {
     }
     put(208, *b"MAP ");
     put(212, [0x44, 0x44, 0, 0]);
-    let noise = epicker::ops::noise(nx * ny, nx as u64);
+    let noise = epicker::random::noise(nx * ny, nx as u64);
     let pixel = |i: usize| {
         let [x, y] = [i % nx, i / nx];
         let is_dark = discs.iter().any(|[cx, cy]| x.abs_diff(*cx).pow(2) + y.abs_diff(*cy).pow(2) < 36);

@@ -2,7 +2,7 @@
 
 use super::fixtures::MicrographRecipe;
 use epicker::net::formula::fnv1a64;
-use epicker::ops::splitmix64;
+use epicker::random::splitmix64;
 
 /// Noise, 0..1020: the sum of four bytes of a hash.
 pub fn noise(name: &str, i: u64) -> i64 {

@@ -3,6 +3,7 @@
 
 pub mod drawn;
 pub mod fixtures;
+pub mod image_files;
 pub mod labelled;
 pub mod micrographs;
 pub mod program;

@@ -1,6 +1,7 @@
 //! The program, run as a user runs it.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// Runs `epicker` with these arguments.
 pub fn epicker(args: &[&str]) -> Output {
@@ -15,4 +16,29 @@ pub fn is_refused(result: &Output, word: &str) {
     assert_eq!(errors.len(), 1, "{text}");
     assert!(text.lines().all(|line| line.starts_with("error: ") || line.starts_with("warning: ")), "{text}");
     assert!(errors[0].contains(word), "'{}' lacks '{word}'", errors[0]);
+}
+
+/// Waits until something that another process does has happened. The hour is for a process that does not do it at all: a
+/// busy machine takes as long as it takes.
+pub fn wait_until(mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(3600), "nothing happened for an hour");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs `epicker` with these arguments, and tells how many seconds of processor time it took: what other programs do
+/// meanwhile changes that little, and the time on the clock much.
+pub fn epicker_timed(args: &[&str]) -> (Output, f64) {
+    // `times` of a shell prints its own time in its first line and, in its second, that of what it ran.
+    let script = "\"$0\" \"$@\" >&2; status=$?; times; exit $status";
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_epicker")]).args(args).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let of_child = text.lines().nth(1).unwrap_or_else(|| panic!("no second line in '{text}'"));
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        60.0 * minutes.parse::<f64>().unwrap() + seconds.parse::<f64>().unwrap()
+    };
+    (output, of_child.split_whitespace().map(seconds).sum())
 }

@@ -131,7 +131,7 @@ impl<'a> Images<'a> {
 
     /// A number that other kernels, or the same by another compiler, do not have.
     pub fn fingerprint_of_program() -> String {
-        format!("{:016x}", PACKED.iter().fold(0, |hash, byte| crate::ops::splitmix64(hash ^ u64::from(*byte))))
+        format!("{:016x}", PACKED.iter().fold(0, |hash, byte| crate::random::splitmix64(hash ^ u64::from(*byte))))
     }
 
     /// A packed file as the build script writes it.

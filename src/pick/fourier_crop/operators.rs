@@ -176,8 +176,8 @@ impl Angle {
 mod tests {
     use super::*;
     use crate::formats::image::{Pixels, Samples};
-    use crate::ops::noise;
     use crate::pick::fourier_crop::crop;
+    use crate::random::noise;
 
     /// Even and odd heights, equal sizes, narrow micrographs of even and odd width, and one of a column.
     #[test]

@@ -1,4 +1,4 @@
-// Kernels with one fault each: the host executor has to report every one of them (tests/gpu_faults.rs). Each has a sound
+// Kernels with one fault each: the host executor has to report every one of them (tests/gpu/faults.rs). Each has a sound
 // twin, or is sound with other arguments, so that the report is seen to be of the fault.
 #include "kernel.h"
 

@@ -1,0 +1,62 @@
+//! scripts/install.sh, from a folder like the one that scripts/release.sh packs.
+
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The packed folder, with the program that cargo built for the tests.
+fn unpacked(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::create_dir_all(folder.join("bin")).unwrap();
+    fs::create_dir_all(folder.join("docs")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_epicker"), folder.join("bin/epicker")).unwrap();
+    for (from, to) in [("bin/epicker.sh", "bin/epicker.sh"), ("bin/epicker_train.sh", "bin/epicker_train.sh")] {
+        fs::copy(root.join(from), folder.join(to)).unwrap();
+    }
+    for file in ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT", "docs/gpu.md"] {
+        fs::copy(root.join(file), folder.join(file)).unwrap();
+    }
+    fs::copy(root.join("scripts/install.sh"), folder.join("install.sh")).unwrap();
+    let sums = "find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS";
+    assert!(Command::new("sh").args(["-c", sums]).current_dir(folder).status().unwrap().success());
+}
+
+fn install(from: &Path, arguments: &[&Path]) -> Output {
+    Command::new(from.join("install.sh")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_release_installs_where_it_is_told_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("epicker with blanks"), folder.path().join("new/place"));
+    unpacked(&from);
+    for _ in 0..2 {
+        let output = install(&from, &[&to]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.starts_with(&format!("installed epicker {}", env!("CARGO_PKG_VERSION"))), "{text}");
+    }
+    assert!(to.join("share/epicker/docs/gpu.md").is_file() && to.join("share/epicker/LICENSE-MIT").is_file());
+    let names = fs::read_dir(to.join("bin")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    assert_eq!(names, ["epicker", "epicker.sh", "epicker_train.sh"]);
+    let moved = folder.path().join("moved");
+    fs::rename(&to, &moved).unwrap();
+    let help = Command::new(moved.join("bin/epicker.sh")).arg("--help").output().unwrap();
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--load_model"));
+}
+
+#[test]
+fn a_damaged_release_is_not_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("epicker"), folder.path().join("place"));
+    unpacked(&from);
+    fs::write(from.join("README.md"), "cut off").unwrap();
+    let output = install(&from, &[&to]);
+    assert!(!output.status.success() && !to.exists());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("files are damaged or missing; unpack the archive again"));
+    assert_eq!(install(&from, &[]).status.code(), Some(2));
+}

@@ -1,0 +1,17 @@
+//! The program as a user runs it, one file for each command or page that tells a user what to type.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod coords;
+mod demo;
+mod eval;
+mod general;
+mod install;
+mod pick;
+mod relion;
+mod rethreshold;
+mod simulate;
+mod tutorial;

@@ -1,0 +1,15 @@
+//! The GPU's side, on a GPU made of the host's processor (tests/hostgpu) and with libraries of the tests' own that stand for
+//! CUDA's driver and for cuDNN.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod convolutions;
+mod doctor;
+mod driver;
+mod faults;
+mod network;
+mod ops;
+mod stages;
