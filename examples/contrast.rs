@@ -11,9 +11,9 @@
 
 use anyhow::{Context, Result, ensure};
 use epicker::formats::image::{ReadOptions, read_micrograph};
-use epicker::pick::fourier_crop::crop;
-use epicker::pick::geometry::Geometry;
-use epicker::pick::preprocess::survey;
+use epicker::preprocess::fourier_crop::crop;
+use epicker::preprocess::geometry::Geometry;
+use epicker::preprocess::survey;
 use epicker::train::labels::{Options, gather};
 use rustfft::FftPlanner;
 use rustfft::num_complex::Complex;

@@ -3,7 +3,8 @@
 //! `cargo run --release --example train_step -- [SIDE [BATCH [STEPS [checkpoint]]]]`
 
 use epicker::device::Device;
-use epicker::net::{Architecture, Mode, engine::DeviceEngine, fresh};
+use epicker::formats::coordinates::Kind;
+use epicker::net::{Architecture, engine::DeviceEngine, fresh};
 use epicker::random::noise;
 use epicker::train::{Object, Targets, Trainer, TrainerOptions, TrainingMemory};
 use std::time::Instant;
@@ -13,7 +14,7 @@ fn main() -> anyhow::Result<()> {
     let number = |i: usize, default: usize| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (side, batch, steps) = (number(0, 512), number(1, 1), number(2, 3));
     let checkpoint_activations = arguments.iter().any(|text| text == "checkpoint");
-    let options = TrainerOptions { checkpoint_activations, ..TrainerOptions::new(Mode::Particle, batch, [side, side]) };
+    let options = TrainerOptions { checkpoint_activations, ..TrainerOptions::new(Kind::Particle, batch, [side, side]) };
     let memory = TrainingMemory::of(Device::Cpu, Architecture::DLA34, &options, false)?;
     println!("{}, {batch} x {side} x {side}: {memory:?}, {} MiB in all", Device::Cpu.describe(), memory.total() >> 20);
     let cells = side / 4 * (side / 4);

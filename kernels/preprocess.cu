@@ -1,10 +1,10 @@
 // From the pixels of a file (frame M) to the network's input (frame N): survey, adjust, crop, quantise, equalise,
-// letterbox, normalise. Host side: src/pick/preprocess.rs, src/pick/fourier_crop.rs.
+// letterbox, normalise. Host side: src/preprocess/mod.rs, src/preprocess/fourier_crop.rs.
 //   crop  D = Re(R) X Re(C)' - Im(R) X Im(C)'     R: rows kept of the spectrum and back, C: columns; X less its mean
 // Im(R) = sum of two products u v', so [Re(R) | -u] times [X Re(C)' ; v' X Im(C)'] is all: two products of matrices.
 // A constant goes through the crop as it is, and grey levels depend neither on it nor on a factor: X is less its mean
 // and by its deviation, which keeps the digits of an f32.
-// Source: as in src/pick/preprocess.rs and src/pick/fourier_crop.rs.
+// Source: as in src/preprocess/mod.rs and src/preprocess/fourier_crop.rs.
 #include "kernel.h"
 
 constexpr u32 PREPROCESS_THREADS = 256;

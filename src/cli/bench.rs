@@ -2,6 +2,7 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
+use crate::ahead::ahead;
 use crate::convolutions::Conv;
 use crate::device::cpu::InstructionSet;
 use crate::formats::coordinates::Kind;
@@ -9,11 +10,12 @@ use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::inference::frames::most_peaks;
 use crate::net::{Model, PeakFinder, PeakFinderOptions};
-use crate::pick::preprocess::slots::Slots;
 use crate::pick::run::{self, Job, Settings, WrittenSide};
-use crate::pick::scale::{Chosen, Scale};
+use crate::pick::slots::Slots;
+use crate::preprocess::scale::{Chosen, Scale};
 use anyhow::{Context, Result};
 use serde_json::json;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -144,9 +146,8 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
     let slots = picker.gpu().map(Slots::new).transpose()?;
     let mut result = Ok(());
     let start = Instant::now();
-    run::ahead(
+    ahead(
         &jobs,
-        || false,
         |job| run::prepare(job, &settings, slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {
@@ -156,6 +157,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
             if let (Err(error), Ok(())) = (one, &result) {
                 result = Err(error);
             }
+            ControlFlow::<()>::Continue(())
         },
     );
     result?;

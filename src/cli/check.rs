@@ -3,17 +3,15 @@
 //! It tells what matches what, how many labels there are and how many lie outside, draws them on the micrographs, and
 //! says whether they look mirrored in y.
 
-use super::eval::tell;
-use super::label_args::LabelArgs;
+use super::label_args::{LabelArgs, tell};
 use super::status::{self, OrUsage};
+use crate::compat::Compat;
 use crate::formats::coordinates::{Kind, Size};
 use crate::formats::label_file::Family;
 use crate::formats::state_dict::ModelFacts;
 use crate::io::write::write_whole;
-use crate::net::model::Mode;
-use crate::pick::compat::Compat;
 use crate::pick::draw;
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Labelled, gather};
 use crate::train::mirror::{MirrorTest, Verdict};
@@ -57,7 +55,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
     let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
     options.label.star.pixel_size_angstrom = args.labels.angpix;
-    options.label.kind = Some(super::eval::kind_of(args.labels.mode)).filter(|kind| *kind != Kind::Particle);
+    options.label.kind = Some(args.labels.mode).filter(|kind| *kind != Kind::Particle);
     let folder = args.data.parent().filter(|_| !args.data.is_dir()).unwrap_or(&args.data);
     let gathered = gather(&args.data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
     tell(&gathered, &say);
@@ -122,7 +120,7 @@ fn check_one(one: &Labelled, args: &CheckArgs, frame: usize, cache: &ImageCache,
     let mut discs = Vec::with_capacity(drawn.points.len());
     for point in &mut drawn.points {
         point.score = Some(1.0);
-        let has_own = args.labels.mode == Mode::Vesicle || drawn.kind == Kind::Vesicle;
+        let has_own = args.labels.mode == Kind::Vesicle || drawn.kind == Kind::Vesicle;
         if !has_own || point.size.is_none() {
             point.size = Some(Size::square(side_d_px * to_m));
         }

@@ -64,9 +64,10 @@ pub struct CoordsArgs {
     /// What the rows of the STAR files read are, where nothing in the file says it
     #[arg(long, value_enum, value_name = "ROWS")]
     helix: Option<Helix>,
-    /// What THI files without a header hold, where their columns do not tell
-    #[arg(long, value_enum, value_name = "MODE")]
-    mode: Option<Mode>,
+    /// What THI files without a header hold, where their columns do not tell: particle (x y score), vesicle (x y radius score)
+    /// or fiber (x y group score)
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Kind>,
     /// Leave out the refined shifts of STAR files
     #[arg(long = "no-shifts", alias = "no_shifts")]
     no_shifts: bool,
@@ -146,16 +147,6 @@ enum Helix {
     Startend,
     /// Points along the tubes that the file numbers
     Segments,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Mode {
-    /// x y score
-    Particle,
-    /// x y radius score
-    Vesicle,
-    /// x y group score
-    Fiber,
 }
 
 /// The value of `--from`: a family, or none.
@@ -327,11 +318,7 @@ fn read_options(args: &CoordsArgs) -> ReadOptions {
             Style::Eman => BoxStyle::Eman,
             Style::Corners => BoxStyle::Corners,
         }),
-        kind: args.mode.map(|mode| match mode {
-            Mode::Particle => Kind::Particle,
-            Mode::Vesicle => Kind::Vesicle,
-            Mode::Fiber => Kind::Fiber,
-        }),
+        kind: args.mode,
         topaz_scale: None, // --scale is for all formats alike
         star: star::read::ReadOptions {
             ignore_shifts: args.no_shifts,

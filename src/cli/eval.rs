@@ -5,10 +5,12 @@
 
 mod page;
 
+use super::label_args::tell;
 use super::status::{self, OrUsage, Usage};
 use super::values;
+use crate::compat::Compat;
 use crate::convolutions::Conv;
-use crate::eval::chart::{Chart, Series};
+use crate::eval::chart::pr_chart;
 use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options as ModelOptions};
@@ -18,11 +20,10 @@ use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::PeakFinders;
-use crate::net::model::{Mode, Model};
-use crate::pick::compat::Compat;
+use crate::net::model::Model;
 use crate::pick::filter::DISTANCE_SIDES;
-use crate::pick::scale::{Diameter, Scale};
 use crate::pick::seek_scale::{Sample, sample_indices, seek};
+use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
@@ -59,7 +60,7 @@ pub struct EvalArgs {
     scale: Option<f64>,
     /// particle, vesicle or fiber [default: the model's, else what the labels are]
     #[arg(long = "mode", value_name = "MODE")]
-    mode: Option<Mode>,
+    mode: Option<Kind>,
     /// Diameter of the particles, angstrom
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     diameter: Option<f64>,
@@ -223,7 +224,7 @@ impl EvalArgs {
     fn label_options(&self) -> labels::Options {
         let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
         options.label.family = self.label_type;
-        options.label.kind = self.mode.map(kind_of);
+        options.label.kind = self.mode;
         options.label.star.pixel_size_angstrom = self.angpix;
         options
     }
@@ -258,7 +259,7 @@ impl EvalArgs {
                 Some(model) => self.picks_of_model(model, data_set, say)?,
                 None => {
                     let found = self.picks_of_files(&picks[i], format, data_set, say).or_usage()?;
-                    (found.into_iter().map(|picks| (picks, None)).collect(), self.mode.map(kind_of))
+                    (found.into_iter().map(|picks| (picks, None)).collect(), self.mode)
                 }
             };
             let item = |(one, (picks, frame)): (&Labelled, Picked)| data_set.item(one, picks, frame, kind);
@@ -301,8 +302,8 @@ impl EvalArgs {
     }
 
     fn picks_of_model(&self, model: &Model, data_set: &DataSet, say: &impl Fn(&str)) -> Result<(Vec<Picked>, Option<Kind>)> {
-        let of_model: Option<Mode> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
-        let kind = self.mode.or(of_model).map_or_else(|| data_set.kind(), kind_of);
+        let of_model: Option<Kind> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
+        let kind = self.mode.or(of_model).unwrap_or_else(|| data_set.kind());
         let facts = model.facts();
         let diameter = self.diameter_px.map(Diameter::Pixels).or(self.diameter.map(Diameter::Angstrom));
         let has_pixel_size = data_set.micrographs.first().is_some_and(|one| one.pixel_size_angstrom.is_some());
@@ -416,15 +417,6 @@ impl DataSet {
     }
 }
 
-/// The kind of coordinates that a mode gives.
-pub fn kind_of(mode: Mode) -> Kind {
-    match mode {
-        Mode::Particle => Kind::Particle,
-        Mode::Vesicle => Kind::Vesicle,
-        Mode::Fiber => Kind::Fiber,
-    }
-}
-
 fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
     Labelled {
         path: PathBuf::new(),
@@ -438,23 +430,11 @@ fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
     }
 }
 
-/// Tells what was gathered: matches, what is left over, warnings.
-pub fn tell(gathered: &Gathered, say: &impl Fn(&str)) {
-    say(&labels::summary(gathered));
-    gathered.notes.iter().for_each(|note| say(note));
-    gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| status::tell(&format!("warning: {warning}")));
-}
-
-/// What stands for a report in a table: AP, or for fibers the F1 by length.
-fn main_number(report: &Report) -> f64 {
-    report.ap.or(report.lengths.map(|lengths| lengths.f1())).unwrap_or(0.0)
-}
-
 /// Before and after, and what was forgotten, in points of a hundred.
 fn table(data_sets: &[DataSet], before: &[Report], now: &[Report]) -> String {
     let mut out = String::from("AP before   after  points  data set\n");
     for ((data_set, before), now) in data_sets.iter().zip(before).zip(now) {
-        let (before, now) = (100.0 * main_number(before), 100.0 * main_number(now));
+        let (before, now) = (100.0 * before.main_number(), 100.0 * now.main_number());
         let _ = writeln!(out, "{before:9.2} {now:7.2} {:+7.2}  {}", now - before, data_set.name);
     }
     let _ = writeln!(out, "forgetting: {:.2} points (the mean of what was lost)", forgetting(before, now));
@@ -464,7 +444,7 @@ fn table(data_sets: &[DataSet], before: &[Report], now: &[Report]) -> String {
 /// Mean loss in points of a hundred; a data set that gained counts as no loss.
 /// Source: Chaudhry et al. 2018, arXiv:1801.10112, section 3.
 fn forgetting(before: &[Report], now: &[Report]) -> f64 {
-    let losses = before.iter().zip(now).map(|(before, now)| (100.0 * (main_number(before) - main_number(now))).max(0.0));
+    let losses = before.iter().zip(now).map(|(before, now)| (100.0 * (before.main_number() - now.main_number())).max(0.0));
     losses.sum::<f64>() / before.len().max(1) as f64
 }
 
@@ -474,7 +454,7 @@ fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>) -> 
         object["data"] = json!(data_sets[i].name);
         if let Some(before) = before {
             object["before"] = before[i].json();
-            object["points"] = json!(100.0 * (main_number(&now[i]) - main_number(&before[i])));
+            object["points"] = json!(100.0 * (now[i].main_number() - before[i].main_number()));
         }
         object
     };
@@ -507,25 +487,4 @@ fn write_output(folder: &Path, data_sets: &[DataSet], now: &[Report], before: Op
         }
     }
     write_whole(&folder.join("pr.csv"), csv.as_bytes())
-}
-
-/// Precision over recall.
-pub fn pr_chart<'a>(now: impl Iterator<Item = (&'a str, &'a Report)>, before: Option<&[Report]>) -> Chart {
-    let points = |report: &Report| report.curve.iter().map(|point| [point.recall, point.precision]).collect();
-    let mut series: Vec<Series> = Vec::new();
-    for (i, (name, report)) in now.enumerate() {
-        let name = Path::new(name).file_name().map_or(name.to_owned(), |name| name.to_string_lossy().into_owned());
-        series.push(Series { name: format!("{name} AP {:.3}", main_number(report)), points: points(report) });
-        if let Some(before) = before.and_then(|before| before.get(i)) {
-            series.push(Series { name: format!("{name} before AP {:.3}", main_number(before)), points: points(before) });
-        }
-    }
-    Chart {
-        title: "Precision and recall".to_owned(),
-        x_label: "recall".to_owned(),
-        y_label: "precision".to_owned(),
-        x: [0.0, 1.0],
-        y: [0.0, 1.0],
-        series,
-    }
 }

@@ -1,14 +1,13 @@
 //! `epicker exemplar`: labelled images kept for later trainings: made, listed, thinned out.
 
-use super::eval::tell;
-use super::label_args::LabelArgs;
+use super::label_args::{LabelArgs, tell};
 use super::status::{self, OrUsage, Usage};
 use super::values;
+use crate::compat::{Compat, Fault};
 use crate::eval::features::select_by_features;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::net::model::Model;
-use crate::pick::compat::{Compat, Fault};
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
 use crate::train::labels::{self, boxes_d, gather};

@@ -1,10 +1,11 @@
-//! Options shared by `epicker check` and `epicker exemplar`: what labels are, and how large their boxes are.
+//! What commands with labels share: what labels are, how large their boxes are, and what is told of them.
 
+use super::status;
 use super::values;
+use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::ModelFacts;
-use crate::net::model::Mode;
-use crate::pick::scale::{Diameter, Scale};
-use crate::train::labels::{BoxSide, Gathered, ORIGINAL_SIDE_H_PX, reference};
+use crate::preprocess::scale::{Diameter, Scale};
+use crate::train::labels::{self, BoxSide, Gathered, ORIGINAL_SIDE_H_PX, reference};
 use anyhow::{Context, Result};
 
 /// What labels are, and how large their boxes are.
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 pub struct LabelArgs {
     /// particle, vesicle or fiber
     #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
-    pub mode: Mode,
+    pub mode: Kind,
     /// Diameter of the particles, angstrom
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     pub diameter: Option<f64>,
@@ -41,4 +42,11 @@ impl LabelArgs {
         let scale = Scale::choose(self.frame, self.diameter.map(Diameter::Angstrom), of_model, pixel_size.is_some());
         scale.frame(size, pixel_size).context("--diameter")
     }
+}
+
+/// Tells what was gathered: matches, what is left over, warnings.
+pub fn tell(gathered: &Gathered, say: &impl Fn(&str)) {
+    say(&labels::summary(gathered));
+    gathered.notes.iter().for_each(|note| say(note));
+    gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| status::tell(&format!("warning: {warning}")));
 }

@@ -1,8 +1,8 @@
 //! Options shared by `epicker pick` and `epicker rethreshold`: what a pick must pass, and how picks are written.
 
 use super::values;
+use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
-use crate::pick::compat::Compat;
 use crate::pick::filter::Limits;
 use crate::pick::output::{Helix, OutputRule, OutputType, Tracer};
 use anyhow::{Result, ensure};

@@ -1,12 +1,13 @@
 //! `epicker pick`: find particles, vesicles or fibers in micrographs.
 
-mod plan;
+mod batch;
 
 use super::device::{self, Chosen};
 use super::limits::{DEFAULT_LIMITS, LIMITS_OF_PARTICLES, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
+use crate::ahead::ahead;
 use crate::convolutions::Conv;
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
@@ -15,18 +16,19 @@ use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
 use crate::net::{Model, PeakFinders};
 use crate::pick::filter::{DISTANCE_SIDES, Limits};
-use crate::pick::output::{OutputType, mode_name, mode_of, what_is_lost};
-use crate::pick::preprocess::slots::Slots;
+use crate::pick::output::{OutputType, what_is_lost};
 use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Job, Settings, WrittenSide};
-use crate::pick::scale::{Chosen as ByWhom, Diameter, ORIGINAL_FRAME, Scale};
 use crate::pick::seek_scale::seek;
+use crate::pick::slots::Slots;
+use crate::preprocess::scale::{Chosen as ByWhom, Diameter, ORIGINAL_FRAME, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use anyhow::{Context, Result};
-use plan::Batch;
+use batch::Batch;
 use serde_json::json;
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -40,7 +42,7 @@ pub struct PickArgs {
     #[arg(long = "load_model", value_name = "MODEL")]
     load_model: Option<ModelSource>,
     /// What to look for: particle, vesicle or fiber [default: the model's own, else particle]
-    #[arg(long = "mode", value_name = "MODE", value_parser = mode_of)]
+    #[arg(long = "mode", value_name = "MODE")]
     mode: Option<Kind>,
     /// Output folder, made if it is not there
     #[arg(long = "output", value_name = "FOLDER", default_value = "./output")]
@@ -161,7 +163,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
     let model = Model::from_source(&args.model()).context("--load_model").or_usage()?;
     let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
-    let batch = plan::batch(args, &settings, relion).or_usage()?;
+    let batch = batch::batch(args, &settings, relion).or_usage()?;
     settings.report = args.report.then_some(batch.jobs.len());
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
     let mut pickers = PeakFinders::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
@@ -173,7 +175,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
         Device::Cpu => None,
         Device::Gpu(gpu) => Some(Slots::new(gpu).or_usage()?),
     };
-    plan::make_folder(batch.folder(&args.output, relion)).or_usage()?;
+    batch::make_folder(batch.folder(&args.output, relion)).or_usage()?;
 
     let mut progress = Progress::new(batch.jobs.len(), args.json);
     args.tell(&model, &settings, &batch, &chosen, &progress);
@@ -190,11 +192,14 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let (mut picks, mut failures, mut entries) = (0, Vec::new(), Vec::new());
     let mut finished = vec![false; batch.jobs.len()];
     let (mut next, mut told) = (0, None);
-    run::ahead(
-        &batch.jobs,
-        || interrupt.load(Ordering::Relaxed) || is_aborted(),
+    let is_stopped = || interrupt.load(Ordering::Relaxed) || is_aborted();
+    ahead(
+        batch.jobs.iter().take_while(|_| !is_stopped()),
         |job| run::prepare(job, &settings, slots.as_ref()),
         |job, ready| {
+            if is_stopped() {
+                return ControlFlow::Break(());
+            }
             if let Ok(ready) = &ready
                 && told != Some(ready.frame())
             {
@@ -216,6 +221,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
                 }
             }
             next += 1;
+            ControlFlow::Continue(())
         },
     );
     progress.finish();
@@ -308,7 +314,7 @@ fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Op
 impl PickArgs {
     /// The model that is asked for: without --load_model the general one of the mode.
     fn model(&self) -> ModelSource {
-        let general = || ModelSource::General(mode_name(self.mode.unwrap_or_default()));
+        let general = || ModelSource::General(self.mode.unwrap_or_default().name());
         self.load_model.clone().unwrap_or_else(general)
     }
 
@@ -323,7 +329,7 @@ impl PickArgs {
 
     fn settings(&self, model: &Model, is_relion: bool) -> Result<Settings> {
         let of_model = model.facts();
-        let model_kind = of_model.mode.as_deref().map(mode_of).transpose().map_err(anyhow::Error::msg)?;
+        let model_kind = of_model.mode.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
         let kind = self.mode.or(model_kind).unwrap_or_default();
         let limits = self.limits.limits(Limits { vis_thresh: threshold_of(model), ..DEFAULT_LIMITS });
         let mut base = default_rule(kind);
@@ -370,7 +376,7 @@ impl PickArgs {
 
     /// What gives the frames of these micrographs.
     fn scale(&self, model: &Model, batch: &Batch, settings: &Settings) -> Scale {
-        let has_pixel_size = batch.jobs.first().is_some_and(|job| plan::pixel_size(job, settings).is_some());
+        let has_pixel_size = batch.jobs.first().is_some_and(|job| batch::pixel_size(job, settings).is_some());
         Scale::choose(self.frame, self.diameter.map(Diameter::Angstrom), model.facts(), has_pixel_size)
     }
 
@@ -381,12 +387,12 @@ impl PickArgs {
             let is_default = self.limits.min_distance.is_none() && settings.rule.kind == Kind::Particle;
             settings.distance_sides = is_default.then_some(DISTANCE_SIDES);
         }
-        settings.facts = plan::facts(settings, model, self);
+        settings.facts = batch::facts(settings, model, self);
     }
 
     /// What the page of --report says above the micrographs.
     fn heading(&self, model: &Model, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
-        let mode = mode_name(settings.rule.kind);
+        let mode = settings.rule.kind.name();
         let about = format!("{micrographs} micrographs, mode {mode}, model {}, epicker {}", model.name(), env!("CARGO_PKG_VERSION"));
         let mut note =
             "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
@@ -410,8 +416,8 @@ impl PickArgs {
         if let Some(lost) = what_is_lost(kind, settings.rule.output_type) {
             progress.warn(&format!("{} files cannot hold {lost}", settings.rule.output_type.name()));
         }
-        if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != mode_name(kind)) {
-            progress.warn(&format!("--mode {}: the model was trained for {of_model}", mode_name(kind)));
+        if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != kind.name()) {
+            progress.warn(&format!("--mode {}: the model was trained for {of_model}", kind.name()));
         }
         let device = match &chosen.device {
             Device::Cpu => "CPU".to_string(),
@@ -426,7 +432,7 @@ impl PickArgs {
         progress.say(&format!(
             "model {}, mode {}, threshold {vis_thresh}{threshold}, fp32, {device}, {threads} threads; {counts}",
             model.name(),
-            mode_name(kind),
+            kind.name(),
         ));
         if batch.replaced > 0 {
             progress.say(&format!("{} outputs of an earlier run are replaced", batch.replaced));
@@ -436,7 +442,7 @@ impl PickArgs {
             "skipped": batch.skipped,
             "model": model.name(),
             "sha256": model.sha256(),
-            "mode": mode_name(kind),
+            "mode": kind.name(),
             "threshold": vis_thresh,
             "precision": self.precision,
             "device": device,

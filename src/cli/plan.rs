@@ -2,8 +2,9 @@
 
 use super::{status, status::OrUsage, values};
 use crate::device::Device;
+use crate::formats::coordinates::Kind;
 use crate::io::model_source::ModelSource;
-use crate::net::{Architecture, Mode, Model, PeakFinder, PeakFinderOptions, formula};
+use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 
@@ -52,7 +53,7 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
 
 /// The peak of a training, as it is and with maps computed twice.
 fn training_text(args: &PlanArgs, architecture: Architecture) -> Result<String> {
-    let mode = if args.sizes { Mode::Vesicle } else { Mode::Particle };
+    let mode = if args.sizes { Kind::Vesicle } else { Kind::Particle };
     let kept = TrainerOptions::new(mode, args.batch_size, [args.frame; 2]);
     let checkpointed = TrainerOptions { checkpoint_activations: true, ..kept.clone() };
     let memory = |options| TrainingMemory::of(Device::Cpu, architecture, options, args.continual);

@@ -6,15 +6,15 @@ use super::limits::{DEFAULT_LIMITS, LimitArgs, default_rule};
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::values;
+use crate::compat::Fault;
 use crate::formats::candidates::{self, Facts, Wanted, key};
 use crate::io::lists::{self, Listed};
 use crate::io::write::write_whole_unsynced;
-use crate::pick::compat::Fault;
 use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::Limits;
-use crate::pick::geometry::Geometry;
-use crate::pick::output::{self, OutputRule, OutputType, Tracer, mode_of};
+use crate::pick::output::{self, OutputRule, OutputType, Tracer};
 use crate::pick::run::{Sides, picks_of};
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -113,7 +113,7 @@ fn task(source: &Path, folder: &Path, output: &Path, args: &RethresholdArgs) -> 
 }
 
 fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &RethresholdArgs) -> Result<Task> {
-    let kind = mode_of(facts.get(key::MODE).unwrap_or("particle")).map_err(anyhow::Error::msg)?;
+    let kind = facts.get(key::MODE).unwrap_or("particle").parse().map_err(anyhow::Error::msg)?;
     let then = OutputRule {
         ang_thresh_rad: or(facts, key::ANG_THRESH, 0.3)?,
         // Runs that do not say had only the original's.

@@ -8,15 +8,16 @@ mod hooks;
 mod parts;
 
 use super::device;
-use super::eval::{pr_chart, tell};
+use super::label_args::tell;
 use super::status::{self, OrUsage, Usage};
+use crate::compat::Fault;
+use crate::eval::chart::pr_chart;
+use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::engine::DeviceEngine;
-use crate::net::model::Mode;
 use crate::net::{Architecture, Model};
-use crate::pick::compat::Fault;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint::{self, Resumed, Terms};
 use crate::train::data::{Data, TrainingImage};
@@ -168,7 +169,7 @@ impl TrainArgs {
         let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
         options.label.family = self.label_type;
         options.label.star.pixel_size_angstrom = self.angpix;
-        options.label.kind = Some(super::eval::kind_of(self.mode)).filter(|_| self.mode != Mode::Particle);
+        options.label.kind = Some(self.mode).filter(|_| self.mode != Kind::Particle);
         let folder = self.data.parent().filter(|_| !self.data.is_dir()).unwrap_or(&self.data);
         let gathered = gather(&self.data, self.label.as_deref().unwrap_or(folder), &options)?;
         tell(&gathered, say);
@@ -269,7 +270,7 @@ impl TrainArgs {
     }
 
     fn continual_terms(&self, start: &Start, has_exemplars: bool) -> Option<Continual> {
-        let only_particles = self.compat.has(Fault::DistillParticle) && self.mode != Mode::Particle;
+        let only_particles = self.compat.has(Fault::DistillParticle) && self.mode != Kind::Particle;
         let earlier = start.earlier.clone().filter(|_| has_exemplars && !only_particles)?;
         let feature_scale = if self.compat.has(Fault::DistillSize) { FeatureScale::Original } else { FeatureScale::Actual };
         Some(Continual {

@@ -1,7 +1,9 @@
 //! Curves as pictures: SVG for people, PNG for where SVG is not shown.
 
+use super::report::Report;
 use anyhow::{Context, Result};
 use std::fmt::Write;
+use std::path::Path;
 
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq)]
@@ -267,5 +269,26 @@ fn glyph(letter: char) -> [u8; 5] {
         ')' => [4, 2, 2, 2, 4],
         '+' => [0, 2, 7, 2, 0],
         _ => [0; 5],
+    }
+}
+
+/// Precision over recall.
+pub fn pr_chart<'a>(now: impl Iterator<Item = (&'a str, &'a Report)>, before: Option<&[Report]>) -> Chart {
+    let points = |report: &Report| report.curve.iter().map(|point| [point.recall, point.precision]).collect();
+    let mut series: Vec<Series> = Vec::new();
+    for (i, (name, report)) in now.enumerate() {
+        let name = Path::new(name).file_name().map_or(name.to_owned(), |name| name.to_string_lossy().into_owned());
+        series.push(Series { name: format!("{name} AP {:.3}", report.main_number()), points: points(report) });
+        if let Some(before) = before.and_then(|before| before.get(i)) {
+            series.push(Series { name: format!("{name} before AP {:.3}", before.main_number()), points: points(before) });
+        }
+    }
+    Chart {
+        title: "Precision and recall".to_owned(),
+        x_label: "recall".to_owned(),
+        y_label: "precision".to_owned(),
+        x: [0.0, 1.0],
+        y: [0.0, 1.0],
+        series,
     }
 }

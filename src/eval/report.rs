@@ -5,8 +5,8 @@ use super::fiber::{self, Lengths};
 use super::matching::{Candidate, Disc, Matched, Outcome, Rule, match_picks};
 use super::metrics::{Intervals, Judged, Point, Pooled, average_precision, best_f1, median, threshold_of};
 use crate::formats::coordinates::{Coordinates, Kind};
-use crate::pick::geometry::Geometry;
-use crate::pick::scale::ORIGINAL_FRAME;
+use crate::preprocess::geometry::Geometry;
+use crate::preprocess::scale::ORIGINAL_FRAME;
 use crate::random::Random;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -332,6 +332,11 @@ fn coco_ap(items: &[Item]) -> Result<Option<f64>> {
 }
 
 impl Report {
+    /// What stands for a report in a table: the average precision, or for fibers the F1 by length.
+    pub fn main_number(&self) -> f64 {
+        self.ap.or(self.lengths.map(|lengths| lengths.f1())).unwrap_or(0.0)
+    }
+
     /// All numbers as one JSON object. A number that does not exist is null.
     pub fn json(&self) -> Value {
         let best = self.best.map(|(point, threshold)| (point, f64::from(threshold)));

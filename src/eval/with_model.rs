@@ -1,17 +1,17 @@
 //! Picks of a model for an evaluation: everything it finds, without threshold, border or distance test.
 
+use crate::compat::Compat;
 use crate::device::Device;
 use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::inference::frames::PeakFinders;
 use crate::net::model::Model;
-use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{Limits, filter, sides_as_distance};
-use crate::pick::geometry::Geometry;
 use crate::pick::output::{Helix, OutputRule, OutputType, trace};
-use crate::pick::preprocess::{Normalisation, letterbox, normalise};
 use crate::pick::run::{Sides, picks_of};
+use crate::preprocess::geometry::Geometry;
+use crate::preprocess::{Normalisation, letterbox, normalise};
 use crate::train::cache::ImageD;
 use anyhow::Result;
 

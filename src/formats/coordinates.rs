@@ -1,8 +1,11 @@
 //! The values all coordinate formats share: points of one micrograph, in its own frame.
 
 use anyhow::{Result, bail};
+use std::fmt;
+use std::str::FromStr;
 
-/// What a set of coordinates describes.
+/// What is looked for in a micrograph, and what a set of coordinates therefore describes. Its name is the value of
+/// `--mode`, and the word in model files and candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Kind {
     /// Centres of particles, all of one size.
@@ -12,6 +15,35 @@ pub enum Kind {
     Vesicle,
     /// Vertices of fibers, in path order, with the same `group` for one fiber.
     Fiber,
+}
+
+impl Kind {
+    /// All kinds, in the order in which help texts name them.
+    pub const ALL: [Kind; 3] = [Kind::Particle, Kind::Vesicle, Kind::Fiber];
+
+    /// The word on the command line, in model files and in candidates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Particle => "particle",
+            Kind::Vesicle => "vesicle",
+            Kind::Fiber => "fiber",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+        found.ok_or_else(|| format!("unknown mode '{text}'; expected particle, vesicle or fiber"))
+    }
 }
 
 /// Width and height of a box, in pixels of the micrograph.

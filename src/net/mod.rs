@@ -20,4 +20,4 @@ pub mod training; //  steps forward and backward
 pub use dla::Architecture;
 pub use inference::frames::PeakFinders;
 pub use inference::peaks::{PeakFinder, PeakFinderOptions};
-pub use model::{Mode, Model};
+pub use model::Model;

@@ -7,42 +7,6 @@ use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// What the picks are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// Particles of one size.
-    #[default]
-    Particle,
-    /// Vesicles, each with its radius.
-    Vesicle,
-    /// Fibers: picks that are linked.
-    Fiber,
-}
-
-impl Mode {
-    /// The word on the command line and in model files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Particle => "particle",
-            Mode::Vesicle => "vesicle",
-            Mode::Fiber => "fiber",
-        }
-    }
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "particle" => Ok(Mode::Particle),
-            "vesicle" => Ok(Mode::Vesicle),
-            "fiber" => Ok(Mode::Fiber),
-            _ => Err(format!("unknown mode '{text}'; expected particle, vesicle or fiber")),
-        }
-    }
-}
-
 /// A network with weights.
 #[derive(Clone, Debug)]
 pub struct Model {

@@ -4,10 +4,10 @@
 //! [`boxes_d`] repeats the original's f32 steps through frame D bit by bit; only `--compat all` takes it.
 //! Source: docs/formats.md, "Frames".
 
+use crate::compat::{Compat, Fault};
 use crate::formats::candidates::Candidate;
 use crate::ops::heat_map::Peak;
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 
 /// A detection of frame D with the original's f32 values.
 #[derive(Clone, Copy, Debug, PartialEq)]

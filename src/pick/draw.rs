@@ -4,7 +4,7 @@
 //! fibers are lines two pixels wide, each in the next colour of a fixed palette.
 
 use crate::formats::coordinates::{Coordinates, Kind};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, ensure};
 
 type Rgb = [u8; 3];

@@ -4,10 +4,10 @@
 //! by construction. [`filter_d`] is the original's test on frame D in f32, for `--compat all`.
 //! Limits are given in pixels of the 1024-wide image, whatever the frame.
 
+use crate::compat::{Compat, Fault};
 use crate::formats::candidates::Candidate;
-use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::BoxD;
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use std::collections::HashMap;
 
 /// Width of the image in whose pixels the limits are given.

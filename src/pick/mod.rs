@@ -1,17 +1,13 @@
-//! From a micrograph to picks, around the network: **preprocess -> (network) -> decode -> filter -> link**.
+//! From a micrograph to picks, around the network: **(preprocess -> network) -> decode -> filter -> link**.
 
-pub mod compat; //     the original's faults that can be asked for by name
 pub mod decode; //     peaks of the heat map (frame H) to detections in frames D and M
 pub mod draw; //       the picture of --visual
 pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
-pub mod fourier_crop; // frame M to frame D
-pub mod geometry; //   the frames M, D, N, H and their sizes
 pub mod output; //     picks as the text of a coordinate file
-pub mod preprocess; // micrograph (frame M) to the network's input (frame N)
 pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
 pub mod run; //        a batch: reading ahead, and all files of a micrograph
-pub mod scale; //      how wide the image is that the network sees
 pub mod seek_scale; // which scale, where no diameter is known
+pub mod slots; //      micrographs on their way through a GPU
 pub mod trace; //      picks linked to fibers by the lines around them

@@ -1,12 +1,12 @@
 //! Output: the picks of one micrograph as the text of a coordinate file, every type in every mode.
 
+use crate::compat::{Compat, Fault};
 use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Integers, Kind, Size};
 use crate::formats::{box_file, coord, star, thi};
-use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::BoxD;
-use crate::pick::geometry::Geometry;
 use crate::pick::{fiber, trace as graph};
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::str::FromStr;
@@ -43,23 +43,6 @@ impl FromStr for OutputType {
         let all = [OutputType::Thi, OutputType::Star, OutputType::Box, OutputType::Coord];
         all.into_iter().find(|one| one.name() == text).ok_or_else(|| "expected thi, star, box or coord".to_string())
     }
-}
-
-/// The name of a mode, as `--mode` has it.
-pub fn mode_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Particle => "particle",
-        Kind::Vesicle => "vesicle",
-        Kind::Fiber => "fiber",
-    }
-}
-
-/// The mode of this name.
-///
-/// Errors: none has it.
-pub fn mode_of(text: &str) -> Result<Kind, String> {
-    let all = [Kind::Particle, Kind::Vesicle, Kind::Fiber];
-    all.into_iter().find(|kind| mode_name(*kind) == text).ok_or_else(|| "expected particle, vesicle or fiber".to_string())
 }
 
 /// How fibers are written to STAR files.

@@ -3,28 +3,27 @@
 //!
 //! **read -> preprocess -> network -> decode -> filter -> write**
 
+use crate::compat::{Compat, Fault};
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
 use crate::net::PeakFinder;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::ops::heat_map::Peak;
-use crate::pick::compat::{Compat, Fault};
 use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
 use crate::pick::draw;
 use crate::pick::filter::{Limits, filter, filter_d, sides_as_distance};
-use crate::pick::geometry::Geometry;
 use crate::pick::output::{self, OutputRule, Pick};
-use crate::pick::preprocess::gpu::suits;
-use crate::pick::preprocess::slots::{OnGpu, Slots};
-use crate::pick::preprocess::{Prepared, preprocess};
 use crate::pick::report::Entry;
-use crate::pick::scale::Scale;
 use crate::pick::seek_scale::Sample;
+use crate::pick::slots::{OnGpu, Slots};
+use crate::preprocess::geometry::Geometry;
+use crate::preprocess::gpu::suits;
+use crate::preprocess::scale::Scale;
+use crate::preprocess::{Prepared, preprocess};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// One micrograph to pick, and where its files go.
@@ -101,35 +100,6 @@ pub struct Found {
     pub fibers: usize,
     /// Its place on the page of --report, if one is wanted.
     pub entry: Option<Entry>,
-}
-
-/// Prepares jobs on a thread of its own, one ahead of `consume`; at most three are in memory at any time.
-///
-/// `is_stopped` is asked before each: what is in hand is finished.
-pub fn ahead<J: Sync, P: Send>(
-    jobs: &[J],
-    is_stopped: impl Fn() -> bool + Sync,
-    prepare: impl Fn(&J) -> P + Sync,
-    mut consume: impl FnMut(&J, P),
-) {
-    let (is_stopped, prepare) = (&is_stopped, &prepare);
-    std::thread::scope(|scope| {
-        let (send, receive) = sync_channel(1);
-        scope.spawn(move || {
-            for job in jobs {
-                // Sending fails only when nobody listens any more.
-                if is_stopped() || send.send((job, prepare(job))).is_err() {
-                    break;
-                }
-            }
-        });
-        for (job, prepared) in receive {
-            if is_stopped() {
-                break;
-            }
-            consume(job, prepared);
-        }
-    });
 }
 
 /// Picks of candidates: what passes the limits, best first.

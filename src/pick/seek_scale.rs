@@ -6,14 +6,14 @@
 //! how many particles there are. Picks nearer than half a supposed diameter to a better one do not count.
 //! Source: docs/options.md, "Scale".
 
+use crate::compat::Compat;
 use crate::formats::image::Micrograph;
 use crate::net::PeakFinders;
-use crate::pick::compat::Compat;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
-use crate::pick::geometry::Geometry;
-use crate::pick::preprocess::preprocess;
-use crate::pick::scale::{Diameter, MOST_FRAME, Scale};
+use crate::preprocess::geometry::Geometry;
+use crate::preprocess::preprocess;
+use crate::preprocess::scale::{Diameter, MOST_FRAME, Scale};
 use anyhow::{Context, Result};
 
 /// Frames of the first sample that are tried: steps of a square root of two, as near as multiples of 32 come.

@@ -4,7 +4,7 @@
 //! change of contrast. What the original draws (a centre, and a mirror image in x) comes out with its bits.
 
 use super::targets::CornersH;
-use crate::pick::preprocess::warp_affine;
+use crate::preprocess::warp_affine;
 use crate::random::Random;
 
 /// One of the eight ways to lay an image on itself: transpose first, then mirror.

@@ -4,10 +4,10 @@
 //! depends on, so a changed micrograph or option never meets an old image. The folder stays below a size; what was used
 //! longest ago goes first. The cache changes no result: what is not there is made again.
 
+use crate::compat::{Compat, FAULTS, Fault};
 use crate::formats::image::{self, Micrograph, Pixels, ReadOptions};
 use crate::io::write::write_whole;
-use crate::pick::compat::{Compat, FAULTS, Fault};
-use crate::pick::preprocess::preprocess;
+use crate::preprocess::preprocess;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
 use super::targets::Targets;
-use crate::pick::preprocess::{Normalisation, normalise};
+use crate::preprocess::{Normalisation, normalise};
 use crate::random::Random;
 use anyhow::{Context, Result};
 use rayon::prelude::*;

@@ -3,15 +3,14 @@
 //! Labels of training, labels of an evaluation and picks to be evaluated are all found here.
 
 use super::augment::CornersD;
+use crate::compat::{Compat, Fault};
 use crate::formats::coordinates::{Content, Coordinate, Coordinates, Kind, Set};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::image;
 use crate::formats::label_file::{self, Family};
 use crate::io::find::find_micrographs;
 use crate::io::names::{LABEL_EXTENSIONS, label_stem, match_labels, micrograph_stem};
-use crate::net::model::Mode;
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -289,17 +288,17 @@ impl BoxSide {
 /// and left border.
 ///
 /// Errors: vesicles without radius, or a diameter without pixel size; the message names the label file.
-pub fn boxes_d(labelled: &Labelled, mode: Mode, frame: usize, side: BoxSide, compat: &Compat) -> Result<Vec<CornersD>> {
+pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, compat: &Compat) -> Result<Vec<CornersD>> {
     let [nx, ny] = labelled.size;
     let geometry = Geometry::new(nx, ny, frame);
     let name = || labelled.label.display().to_string();
     let side_d_px = match mode {
-        Mode::Vesicle => 0.0,
+        Kind::Vesicle => 0.0,
         _ => side.d_px(&geometry, labelled.pixel_size_angstrom).with_context(|| labelled.path.display().to_string())?,
     };
     let cell_m_px = 4.0 * geometry.square_d() as f64 / frame as f64 * nx as f64 / frame as f64;
     let points = match (mode, labelled.coordinates.kind) {
-        (Mode::Fiber, Kind::Fiber) => along_fibers(&labelled.coordinates, cell_m_px).with_context(name)?,
+        (Kind::Fiber, Kind::Fiber) => along_fibers(&labelled.coordinates, cell_m_px).with_context(name)?,
         _ => labelled.coordinates.points.clone(),
     };
     let truncate = compat.has(Fault::LabelTrunc);
@@ -314,7 +313,7 @@ pub fn boxes_d(labelled: &Labelled, mode: Mode, frame: usize, side: BoxSide, com
             geometry.m_to_d(place)
         };
         let [width, height] = match mode {
-            Mode::Vesicle => {
+            Kind::Vesicle => {
                 let Some(radius) = point.radius().filter(|radius| *radius > 0.0) else {
                     bail!("{}: a vesicle without radius; expected a radius or a box for each; use THI, box or CBOX files", name());
                 };

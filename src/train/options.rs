@@ -1,7 +1,7 @@
 //! What a training is made for, and what its steps tell.
 
+use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::StateDict;
-use crate::net::Mode;
 use crate::ops::losses::HeatMapLoss;
 
 /// How much each loss counts in the total.
@@ -82,7 +82,7 @@ impl Continual {
 #[derive(Clone, Debug)]
 pub struct TrainerOptions {
     /// Selects the losses.
-    pub mode: Mode,
+    pub mode: Kind,
     /// Most images of a step.
     pub batch: usize,
     /// Rows and columns of an image, frame N: multiples of 32.
@@ -99,7 +99,7 @@ pub struct TrainerOptions {
 
 impl TrainerOptions {
     /// The usual options for a mode, a batch and a frame.
-    pub fn new(mode: Mode, batch: usize, frame: [usize; 2]) -> Self {
+    pub fn new(mode: Kind, batch: usize, frame: [usize; 2]) -> Self {
         TrainerOptions {
             mode,
             batch,

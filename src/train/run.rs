@@ -7,13 +7,14 @@
 use super::data::{Batch, Data};
 use super::step::{Losses, Trainer};
 use super::targets::Targets;
+use crate::ahead::ahead;
 use crate::device::cpu::within_pool;
 use crate::formats::pth::Adam;
 use crate::formats::state_dict::{StateDict, Values};
 use crate::net::engine::Engine;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// A network that learns.
@@ -396,24 +397,16 @@ fn with_batches(
         };
         Ok(exemplars.followed_by(data.batch(&one.images, u64::from(epoch), 0)?))
     };
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
-        scope.spawn(move || {
-            for one in work {
-                // The receiver is gone once the training stops.
-                if sender.send(make(one)).is_err() {
-                    break;
-                }
-            }
-        });
-        for one in work {
-            let batch = receiver.recv().context("the images could not be prepared")??;
-            if each(one, &batch)? {
-                return Ok(Some(one.step));
-            }
-        }
-        Ok(None)
-    })
+    let stopped = ahead(
+        work,
+        |one| make(one),
+        |one, batch| match batch.and_then(|batch| each(one, &batch)) {
+            Ok(false) => ControlFlow::Continue(()),
+            Ok(true) => ControlFlow::Break(Ok(one.step)),
+            Err(error) => ControlFlow::Break(Err(error)),
+        },
+    );
+    stopped.transpose()
 }
 
 /// Errors: a loss is no number. The message names the step, what is broken, and what to try.

@@ -5,14 +5,15 @@ use super::targets::gpu::DeviceTargets;
 use super::targets::{Object, Targets};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::formats::coordinates::Kind;
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
+use crate::net::Architecture;
 use crate::net::engine::{DeviceEngine, Engine};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use crate::net::training::plan::{TrainPlan, TrainPlanOptions};
 use crate::net::training::run::{self as training_run, Arena, WantedMaps};
-use crate::net::{Architecture, Mode};
 use crate::ops::adam::{self, AdamStep};
 use crate::ops::losses::{Loss, LossValues, Ranges};
 use crate::ops::real::convert;
@@ -97,10 +98,10 @@ pub(super) fn student_plan<E: Engine>(
 }
 
 /// The maps that the losses of a mode read.
-fn wanted(graph: &Graph, mode: Mode, features: bool) -> Vec<NodeId> {
+fn wanted(graph: &Graph, mode: Kind, features: bool) -> Vec<NodeId> {
     let outputs = graph.outputs();
     let mut wanted = vec![outputs.heat_map, outputs.offset];
-    if mode == Mode::Vesicle {
+    if mode == Kind::Vesicle {
         wanted.push(outputs.size);
     }
     if features {
@@ -247,7 +248,7 @@ impl<E: Engine> Trainer<E> {
     /// The losses of the step in hand: the one wait of a step.
     fn found_losses(&self) -> Result<Losses> {
         let value = self.losses.read()?;
-        let (weights, vesicles) = (self.options.weights, self.options.mode == Mode::Vesicle);
+        let (weights, vesicles) = (self.options.weights, self.options.mode == Kind::Vesicle);
         let mut found = Losses {
             heat_map: value(Loss::HeatMap),
             offset: value(Loss::Offset),
@@ -365,7 +366,7 @@ impl<E: Engine> Trainer<E> {
             })
         };
         distance(outputs.offset, Loss::Offset, weights.offset, &|object| object.offset)?;
-        if options.mode == Mode::Vesicle {
+        if options.mode == Kind::Vesicle {
             distance(outputs.size, Loss::Size, weights.size, &|object| object.size)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Stored results of the original's pick script. tests/golden/README.md tells how they were made.
 
 use epicker::pick::decode::BoxD;
-use epicker::pick::geometry::Geometry;
+use epicker::preprocess::geometry::Geometry;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -3,6 +3,8 @@
 //! launch; in f32 they agree as closely as rounding allows.
 
 use anyhow::Context;
+use epicker::ahead::ahead;
+use epicker::compat::Compat;
 use epicker::device::Device;
 use epicker::formats::candidates::Candidate;
 use epicker::formats::coordinates::Kind;
@@ -14,23 +16,22 @@ use epicker::net::inference::plan::Plan;
 use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use epicker::net::training::plan::{TrainPlan, TrainPlanOptions};
 use epicker::net::training::run::{self as training_run, Arena};
-use epicker::net::{Architecture, Mode, Model, PeakFinder, PeakFinderOptions, formula};
+use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
 use epicker::ops::Real;
 use epicker::ops::losses::HeatMapLoss;
-use epicker::pick::compat::Compat;
 use epicker::pick::decode::candidates;
 use epicker::pick::filter::Limits;
 use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
-use epicker::pick::preprocess::slots::Slots;
 use epicker::pick::run::{self, Job, Settings, WrittenSide};
-use epicker::pick::scale::{Chosen as ByWhom, Scale};
+use epicker::pick::slots::Slots;
+use epicker::preprocess::scale::{Chosen as ByWhom, Scale};
 use epicker::random::noise;
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, Calls, HostGpu, Options};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const TINY: Architecture = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 };
 
@@ -204,7 +205,7 @@ fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
 
 #[derive(Clone, Copy)]
 struct TrainCase {
-    mode: Mode,
+    mode: Kind,
     sparse: bool,
     frozen: bool,
     recompute: bool,
@@ -215,7 +216,7 @@ struct TrainCase {
 
 const TRAIN_CASES: [TrainCase; 3] = [
     TrainCase {
-        mode: Mode::Vesicle,
+        mode: Kind::Vesicle,
         sparse: false,
         frozen: false,
         recompute: false,
@@ -224,7 +225,7 @@ const TRAIN_CASES: [TrainCase; 3] = [
         exemplars: [true, false],
     },
     TrainCase {
-        mode: Mode::Particle,
+        mode: Kind::Particle,
         sparse: true,
         frozen: true,
         recompute: false,
@@ -233,7 +234,7 @@ const TRAIN_CASES: [TrainCase; 3] = [
         exemplars: [false, false],
     },
     TrainCase {
-        mode: Mode::Particle,
+        mode: Kind::Particle,
         sparse: false,
         frozen: false,
         recompute: true,
@@ -438,9 +439,8 @@ fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
     let mut picker = PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = picker.gpu().map(|gpu| Slots::new(gpu).unwrap());
     let (settings, mut all) = (settings(), Vec::new());
-    run::ahead(
+    ahead(
         jobs,
-        || false,
         |job| run::prepare(job, &settings, slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {
@@ -450,6 +450,7 @@ fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
                 Ok((found.into_iter().filter(|pick| pick.score > 0.3).collect(), ready.warnings))
             });
             all.push(one.map_err(|error: anyhow::Error| format!("{error:#}")));
+            ControlFlow::<()>::Continue(())
         },
     );
     all
@@ -483,12 +484,10 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
     let model = Model::load(&golden("models/trained.pth")).unwrap();
     let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
-    let stop = AtomicBool::new(false);
     let prepare = |job: &Job| run::prepare(job, &settings(), Some(&slots)).map(|_| ());
-    run::ahead(&jobs, || stop.load(Ordering::Relaxed), prepare, |_, _| stop.store(true, Ordering::Relaxed));
+    ahead(&jobs, |job| prepare(job), |_, _| ControlFlow::Break(()));
     let kept = |job: &Job| run::prepare(job, &settings(), Some(&slots));
-    stop.store(false, Ordering::Relaxed);
-    run::ahead(&jobs, || stop.load(Ordering::Relaxed), kept, |_, _| stop.store(true, Ordering::Relaxed));
+    ahead(&jobs, |job| kept(job), |_, _| ControlFlow::Break(()));
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! What surrounds the network on a GPU, its kernels executed on the host, against the CPU: pre-processing from every type
 //! of pixels, peaks of large maps, targets drawn on the device, sums of maps.
 
+use epicker::compat::Compat;
 use epicker::device::gpu::Gpu;
 use epicker::device::{Device, Tensor};
 use epicker::formats::image::{Micrograph, Orientation, Pixels, Samples};
 use epicker::ops::heat_map::PeakMemory;
 use epicker::ops::losses::{Loss, LossValues};
 use epicker::ops::{Agreement, Real, gather, heat_map, losses, map};
-use epicker::pick::compat::Compat;
-use epicker::pick::fourier_crop::crop;
-use epicker::pick::geometry::Geometry;
-use epicker::pick::preprocess::gpu::Preprocessor;
-use epicker::pick::preprocess::{Normalisation, equalise, letterbox, normalise, preprocess, quantise, survey};
+use epicker::preprocess::fourier_crop::crop;
+use epicker::preprocess::geometry::Geometry;
+use epicker::preprocess::gpu::Preprocessor;
+use epicker::preprocess::{Normalisation, equalise, letterbox, normalise, preprocess, quantise, survey};
 use epicker::random::noise;
 use epicker::train::targets::{Labels, Targets, gpu::DeviceTargets};
 use half::f16;

@@ -2,11 +2,12 @@
 //! through the references, and in f32 through the ops.
 
 use epicker::device::Device;
+use epicker::formats::coordinates::Kind;
 use epicker::formats::model_file::load_model_file;
 use epicker::formats::state_dict::StateDict;
 use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
 use epicker::net::parameters::ParameterLayout;
-use epicker::net::{Architecture, Mode, fresh};
+use epicker::net::{Architecture, fresh};
 use epicker::ops::Real;
 use epicker::ops::losses::HeatMapLoss;
 use epicker::train::step::is_pulled;
@@ -72,9 +73,9 @@ fn batch() -> (Vec<f32>, Targets) {
 
 fn options(case: &str) -> TrainerOptions {
     let mode = match case.split('_').next() {
-        Some("vesicle") => Mode::Vesicle,
-        Some("fiber") => Mode::Fiber,
-        _ => Mode::Particle,
+        Some("vesicle") => Kind::Vesicle,
+        Some("fiber") => Kind::Fiber,
+        _ => Kind::Particle,
     };
     let heat_map_loss = if case.contains("sparse") { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal };
     TrainerOptions { heat_map_loss, frozen_statistics: case.ends_with("evalbn"), ..TrainerOptions::new(mode, 2, FRAME) }
@@ -361,7 +362,7 @@ fn frames_that_are_not_square_train_as_well() {
         targets.heat_map[i] = 1.0;
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.0, 5.5] });
     }
-    let options = TrainerOptions::new(Mode::Vesicle, n, frame);
+    let options = TrainerOptions::new(Kind::Vesicle, n, frame);
     let (mut exact, mut found) = (trainer(ReferenceEngine, options.clone(), None), trainer(device(), options, None));
     let expected = exact.compute_gradients(&images, &targets, &[false; 3]).unwrap();
     let losses = found.compute_gradients(&images, &targets, &[false; 3]).unwrap();
@@ -490,12 +491,12 @@ fn targets_outside_the_heat_map_are_refused() {
 fn four_images_of_1024_pixels_fit_eleven_gigabytes() {
     const ELEVEN: usize = 11_000_000_000;
     for continual in [false, true] {
-        let options = TrainerOptions::new(Mode::Particle, 4, [1024, 1024]);
+        let options = TrainerOptions::new(Kind::Particle, 4, [1024, 1024]);
         let memory = TrainingMemory::check(Architecture::DLA34, &options, continual, ELEVEN).unwrap();
         assert!(memory.arena as f64 <= 1.15 * memory.arena_lower_bound as f64, "{memory:?}");
         assert!(memory.to_string().contains("in all 5.") || continual, "{memory}");
     }
-    let options = TrainerOptions::new(Mode::Particle, 4, [1024, 1024]);
+    let options = TrainerOptions::new(Kind::Particle, 4, [1024, 1024]);
     let error = TrainingMemory::check(Architecture::DLA34, &options, false, 4_000_000_000).unwrap_err().to_string();
     assert!(error.contains("--checkpoint-activations needs"), "{error}");
     let error = TrainingMemory::check(Architecture::DLA34, &options, false, 2_000_000_000).unwrap_err().to_string();

@@ -2,17 +2,17 @@
 
 use crate::common::fixtures::{Run, golden, runs};
 use crate::common::micrographs;
+use epicker::compat::{Compat, FAULTS, Fault};
 use epicker::device::Device;
 use epicker::formats::candidates::Facts;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
 use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
-use epicker::pick::compat::{Compat, FAULTS, Fault};
 use epicker::pick::filter::Limits;
-use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer, mode_of};
+use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
 use epicker::pick::run::{Job, Ready, Settings, WrittenSide, finish, prepare};
-use epicker::pick::scale::{Chosen, Scale};
+use epicker::preprocess::scale::{Chosen, Scale};
 use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn settings(run: &Run, compat: Compat) -> Settings {
             min_distance: value("--min_distance", 0.0),
         },
         rule: OutputRule {
-            kind: run.value("--mode").map_or(Kind::Particle, |mode| mode_of(mode).unwrap()),
+            kind: run.value("--mode").map_or(Kind::Particle, |mode| mode.parse::<Kind>().unwrap()),
             output_type: run.value("--output_type").unwrap_or("thi").parse().unwrap(),
             subpixel: false,
             ang_thresh_rad: value("--ang_thresh", 0.3),

@@ -1,11 +1,11 @@
 //! From a micrograph to the network's input, against what the original's own code makes of the same micrographs.
 
+use epicker::compat::{Compat, Fault};
 use epicker::formats::image::{Micrograph, Orientation, Pixels};
 use epicker::net::formula::fnv1a64;
-use epicker::pick::compat::{Compat, Fault};
-use epicker::pick::fourier_crop::crop;
-use epicker::pick::geometry::Geometry;
-use epicker::pick::preprocess::{
+use epicker::preprocess::fourier_crop::crop;
+use epicker::preprocess::geometry::Geometry;
+use epicker::preprocess::{
     Normalisation, Prepared, equalise, equalise_table, letterbox, normalise, normalise_table, preprocess, quantise, warp_affine,
 };
 use epicker::random::splitmix64;

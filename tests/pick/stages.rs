@@ -1,11 +1,12 @@
 //! From stored values of the original's picking stages to its files, and the mends that differ from it.
 
 use crate::common::fixtures::{golden, raw, runs};
-use epicker::pick::compat::Compat;
+use epicker::compat::Compat;
+use epicker::formats::coordinates::Kind;
 use epicker::pick::decode::corners_h_to_d;
 use epicker::pick::fiber;
 use epicker::pick::filter::{Limits, filter_d};
-use epicker::pick::output::{self, Helix, OutputRule, OutputType, Pick, Tracer, mode_of};
+use epicker::pick::output::{self, Helix, OutputRule, OutputType, Pick, Tracer};
 
 fn limits_of(args: &[String]) -> Limits {
     let value = |name: &str, default: f64| args.iter().position(|arg| arg == name).map_or(default, |i| args[i + 1].parse().unwrap());
@@ -56,7 +57,7 @@ fn stored_boxes_become_the_originals_files_byte_for_byte() {
     for (name, run) in &runs().runs {
         let output_type: OutputType = run.value("--output_type").unwrap_or("thi").parse().unwrap();
         let rule = OutputRule {
-            kind: mode_of(run.value("--mode").unwrap_or("particle")).unwrap(),
+            kind: run.value("--mode").unwrap_or("particle").parse::<Kind>().unwrap(),
             output_type,
             subpixel: false,
             tracer: Tracer::Legacy,

@@ -3,12 +3,11 @@
 use crate::common::drawn::{Drawing, Shape};
 use crate::common::labelled::{write_mrc, write_thi};
 use crate::common::program::{epicker, is_refused};
+use epicker::compat::{Compat, Fault};
 use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use epicker::formats::label_file;
 use epicker::formats::safetensors_file;
-use epicker::net::model::Mode;
 use epicker::net::{Architecture, fresh};
-use epicker::pick::compat::{Compat, Fault};
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
 use epicker::train::exemplar::Exemplar;
@@ -56,7 +55,7 @@ fn label_boxes_are_the_originals_where_it_is_right_and_mended_where_not() {
         )
         .unwrap();
         let one = labelled_of(name);
-        let boxes = |faults: &[Fault]| boxes_d(&one, Mode::Particle, 1024, ORIGINAL_SIDE, &Compat::only(faults)).unwrap();
+        let boxes = |faults: &[Fault]| boxes_d(&one, Kind::Particle, 1024, ORIGINAL_SIDE, &Compat::only(faults)).unwrap();
         let mut old = boxes(&[Fault::LabelTrunc, Fault::ClipCentre]);
         let mut truncated = boxes(&[Fault::LabelTrunc]);
         if name.ends_with(".star") {
@@ -100,14 +99,14 @@ fn label_boxes_are_the_originals_where_it_is_right_and_mended_where_not() {
 #[test]
 fn a_vesicles_box_is_its_own_radius() {
     let one = labelled_of("m4096x4096_vesicle.thi");
-    let boxes = boxes_d(&one, Mode::Vesicle, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap();
+    let boxes = boxes_d(&one, Kind::Vesicle, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap();
     assert!(!boxes.is_empty());
     for (corners, point) in boxes.iter().zip(&one.coordinates.points) {
         let radius = point.radius().unwrap();
         assert!((f64::from(corners[2] - corners[0]) - 2.0 * radius / 4.0).abs() < 1e-3);
     }
     let without = labelled_of("m4096x4096_particle.thi");
-    let error = boxes_d(&without, Mode::Vesicle, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap_err().to_string();
+    let error = boxes_d(&without, Kind::Vesicle, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap_err().to_string();
     assert!(error.contains("without radius") && error.contains("m4096x4096_particle.thi"), "{error}");
 }
 
@@ -115,7 +114,7 @@ fn a_vesicles_box_is_its_own_radius() {
 fn fibers_become_one_point_per_cell_with_every_vertex_once() {
     let one = labelled_of("m4096x4096_fiber.thi");
     assert_eq!(one.coordinates.kind, Kind::Fiber);
-    let boxes = boxes_d(&one, Mode::Fiber, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap();
+    let boxes = boxes_d(&one, Kind::Fiber, 1024, ORIGINAL_SIDE, &Compat::default()).unwrap();
     let centres: Vec<[f64; 2]> = boxes.iter().map(|corners| centre(*corners)).collect();
     for point in &one.coordinates.points {
         let place = [point.x / 4.0, point.y / 4.0];
@@ -137,14 +136,14 @@ fn fibers_become_one_point_per_cell_with_every_vertex_once() {
 fn a_diameter_makes_the_box() {
     let one = labelled_of("m4096x4096_particle.thi");
     let side = |side: BoxSide| {
-        let boxes = boxes_d(&one, Mode::Particle, 1024, side, &Compat::default()).unwrap();
+        let boxes = boxes_d(&one, Kind::Particle, 1024, side, &Compat::default()).unwrap();
         f64::from(boxes[0][2] - boxes[0][0])
     };
     assert!((side(ORIGINAL_SIDE) - 19.0).abs() < 1e-3);
     assert!((side(BoxSide::Angstrom(180.0)) - 30.0).abs() < 1e-3); // 120 pixels of M, 30 of D
     assert!((side(BoxSide::MicrographPixels(40.0)) - 10.0).abs() < 1e-3);
     let unknown = Labelled { pixel_size_angstrom: None, ..one };
-    let error = format!("{:#}", boxes_d(&unknown, Mode::Particle, 1024, BoxSide::Angstrom(180.0), &Compat::default()).unwrap_err());
+    let error = format!("{:#}", boxes_d(&unknown, Kind::Particle, 1024, BoxSide::Angstrom(180.0), &Compat::default()).unwrap_err());
     assert!(error.contains("--angpix") && error.contains("m.mrc"), "{error}");
 }
 

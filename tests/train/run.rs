@@ -2,13 +2,14 @@
 
 use crate::common::labelled::{write_mrc, write_thi};
 use crate::common::program::{epicker, is_refused, wait_until};
+use epicker::compat::Compat;
 use epicker::device::Device;
+use epicker::formats::coordinates::Kind;
 use epicker::formats::pth::Adam;
 use epicker::formats::state_dict::StateDict;
 use epicker::net::engine::DeviceEngine;
-use epicker::net::{Architecture, Mode, Model, fresh};
-use epicker::pick::compat::Compat;
-use epicker::pick::preprocess::Normalisation;
+use epicker::net::{Architecture, Model, fresh};
+use epicker::preprocess::Normalisation;
 use epicker::train::cache::{ImageCache, grey_png};
 use epicker::train::checkpoint;
 use epicker::train::data::{Data, DataOptions, TrainingImage};
@@ -225,7 +226,7 @@ fn batches_depend_on_seed_epoch_and_image_alone() {
 const TINY: Architecture = Architecture { channels: [4, 4, 8, 8, 16, 16], head: 8 };
 
 fn trainer(state: &StateDict) -> Trainer {
-    Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), TINY, state, TrainerOptions::new(Mode::Particle, 2, [SIDE; 2]), None).unwrap()
+    Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), TINY, state, TrainerOptions::new(Kind::Particle, 2, [SIDE; 2]), None).unwrap()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Training samples against the original's own: pictures and targets. tests/golden/README.md tells how these were made.
 
 use epicker::formats::image::{Pixels, ReadOptions, read_micrograph};
-use epicker::pick::preprocess::{Normalisation, normalise};
+use epicker::preprocess::{Normalisation, normalise};
 use epicker::train::augment::{Crop, Sample, Symmetry, margin};
 use epicker::train::targets::{Targets, draw_gaussian, gaussian_radius};
 use serde_json::Value;

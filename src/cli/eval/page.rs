@@ -4,9 +4,8 @@ use super::{DataSet, EvalArgs, JudgedSet};
 use crate::cli::status;
 use crate::eval::page::{Shown, shown};
 use crate::formats::coordinates::Kind;
-use crate::pick::geometry::Geometry;
-use crate::pick::output::mode_name;
 use crate::pick::report::{self, Entry, Heading};
+use crate::preprocess::geometry::Geometry;
 use crate::train::cache::ImageCache;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -73,12 +72,8 @@ fn heading(args: &EvalArgs, i: usize, judged: &JudgedSet, range: [f32; 2]) -> He
         Some(model) => format!("model {model}"),
         None => format!("picks {}", args.picks[i].display()),
     };
-    let about = format!(
-        "{} micrographs, mode {}, {whose}, data {data}, epicker {}",
-        report.micrographs,
-        mode_name(kind),
-        env!("CARGO_PKG_VERSION")
-    );
+    let about =
+        format!("{} micrographs, mode {}, {whose}, data {data}, epicker {}", report.micrographs, kind.name(), env!("CARGO_PKG_VERSION"));
     let mut note = match kind {
         Kind::Fiber => "Fibers are drawn as points along them: precision and recall are shares of length.".to_string(),
         _ => format!(

@@ -1,16 +1,16 @@
 //! The options of `epicker train`, and what they mean before any file is read.
 
 use crate::cli::values;
+use crate::compat::{Compat, Fault};
 use crate::convolutions::Conv;
+use crate::formats::coordinates::Kind;
 use crate::formats::label_file::Family;
 use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
 use crate::net::Architecture;
-use crate::net::model::Mode;
 use crate::ops::losses::HeatMapLoss;
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::preprocess::Normalisation;
-use crate::pick::scale::{Diameter, ORIGINAL_FRAME, Scale};
+use crate::preprocess::Normalisation;
+use crate::preprocess::scale::{Diameter, ORIGINAL_FRAME, Scale};
 use crate::train::data::DataOptions;
 use crate::train::labels::{BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, reference};
 use crate::train::run::Replay;
@@ -35,7 +35,7 @@ pub struct TrainArgs {
     pub(super) exp_id: PathBuf,
     /// particle, vesicle or fiber
     #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
-    pub(super) mode: Mode,
+    pub(super) mode: Kind,
     /// Model to start from, a file or the general model particle, vesicle or fiber: all tensors that fit are taken
     #[arg(long = "load_model", value_name = "MODEL")]
     pub(super) load_model: Option<ModelSource>,

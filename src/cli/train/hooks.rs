@@ -1,7 +1,6 @@
 //! What surrounds a training: the progress bar, the logs, the curves, judging and saving.
 
 use super::TrainArgs;
-use crate::cli::eval::kind_of;
 use crate::cli::status;
 use crate::device::Device;
 use crate::eval::chart::{Chart, Series};
@@ -113,7 +112,7 @@ impl TrainHooks {
     }
 
     fn evaluate(&self, model: &Model, labelled: &[Labelled], bootstrap: usize) -> Result<Report> {
-        let kind = kind_of(self.args.mode);
+        let kind = self.args.mode;
         let side_h_px = self.facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
         let options = Options {
             k: 4000,

@@ -1,12 +1,12 @@
 //! Parts of `epicker train` that stand for themselves: boxes, warm start, memory, and the exemplars kept at the end.
 
 use super::TrainArgs;
+use crate::compat::Fault;
 use crate::eval::features::select_by_features;
 use crate::formats::model_file::sha256_of_file;
 use crate::formats::state_dict::StateDict;
 use crate::net::Model;
-use crate::pick::compat::Fault;
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_first};

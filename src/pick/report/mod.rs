@@ -3,8 +3,8 @@
 //! The page holds a small picture of each micrograph and its peaks down to a low score, so the slider counts and
 //! draws at once; the files themselves change only by the `epicker rethreshold` command that the page shows.
 
-use crate::pick::geometry::Geometry;
 use crate::pick::output::Pick;
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::Path;

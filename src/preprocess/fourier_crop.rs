@@ -11,7 +11,7 @@
 pub mod operators;
 
 use crate::formats::image::{Pixels, Sample};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use crate::with_pixels;
 use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;

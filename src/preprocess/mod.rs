@@ -4,13 +4,15 @@
 //! Every stage gives the bits that the original gives with NumPy 1 and OpenCV 4.5, because published models were trained
 //! on them. Source: docs/formats.md, "Frames".
 
-pub mod gpu;
-pub mod slots;
+pub mod fourier_crop; // frame M to frame D
+pub mod geometry; //   the frames M, D, N, H and their sizes
+pub mod gpu; //        the same stages on a GPU
+pub mod scale; //      how wide the image is that the network sees
 
+use crate::compat::{Compat, Fault};
 use crate::formats::image::{Micrograph, Pixels, Sample};
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::fourier_crop::{Adjust, crop};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::fourier_crop::{Adjust, crop};
+use crate::preprocess::geometry::Geometry;
 use crate::with_pixels;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;

@@ -6,14 +6,14 @@
 //! the crop is in f32, less the mean.
 
 use super::{CONSTANT_WARNING, Normalisation, Prepared, clip_warning, letterbox_positions, normalise_table, warn_of_bad};
+use crate::compat::{Compat, Fault};
 use crate::device::gpu::{Arg, Gpu, Grid, GrowingMemory, Memory, Pinned};
 use crate::device::{Buffer, Device, TensorRef, tensor::Layout};
 use crate::formats::image::{Micrograph, Pixels};
 use crate::kernel_struct;
 use crate::ops::Real;
-use crate::pick::compat::{Compat, Fault};
-use crate::pick::fourier_crop::operators::{Operators, RANK};
-use crate::pick::geometry::Geometry;
+use crate::preprocess::fourier_crop::operators::{Operators, RANK};
+use crate::preprocess::geometry::Geometry;
 use anyhow::{Result, ensure};
 use std::sync::{Arc, Mutex, PoisonError};
 

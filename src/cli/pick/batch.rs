@@ -7,7 +7,7 @@ use crate::io::find::{Found, find_micrographs};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
 use crate::net::Model;
-use crate::pick::output::{OutputType, mode_name};
+use crate::pick::output::OutputType;
 use crate::pick::relion::RelionJob;
 use crate::pick::run::{Job, Settings, WrittenSide};
 use crate::pick::seek_scale::sample_indices;
@@ -198,7 +198,7 @@ fn is_complete(output: &Path, output_type: OutputType) -> bool {
 pub fn facts(settings: &Settings, model: &Model, args: &PickArgs) -> Facts {
     let (limits, rule) = (&settings.limits, &settings.rule);
     let mut facts = Facts::default();
-    facts.set(key::MODE, mode_name(rule.kind));
+    facts.set(key::MODE, rule.kind);
     facts.set(key::BOX_NET, settings.side_n_px);
     facts.set(key::MODEL_SHA256, model.sha256());
     facts.set("ModelName", model.name());

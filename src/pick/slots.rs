@@ -1,14 +1,14 @@
 //! Micrographs on their way through a GPU: two places, so that the next one is uploaded and pre-processed on a stream of its
 //! own while the network works on this one.
 
-use super::Prepared;
-use super::gpu::Preprocessor;
+use crate::compat::Compat;
 use crate::device::gpu::{Gpu, Moment};
 use crate::formats::image::Micrograph;
 use crate::net::PeakFinder;
 use crate::ops::heat_map::Peak;
-use crate::pick::compat::Compat;
-use crate::pick::geometry::Geometry;
+use crate::preprocess::Prepared;
+use crate::preprocess::geometry::Geometry;
+use crate::preprocess::gpu::Preprocessor;
 use anyhow::{Context, Result};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 

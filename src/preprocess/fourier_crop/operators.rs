@@ -11,7 +11,7 @@
 //! Source: the sums of `crop`; Dirichlet's kernel.
 
 use crate::ops::Real;
-use crate::pick::geometry::Geometry;
+use crate::preprocess::geometry::Geometry;
 use rayon::prelude::*;
 use std::f64::consts::PI;
 
@@ -176,7 +176,7 @@ impl Angle {
 mod tests {
     use super::*;
     use crate::formats::image::{Pixels, Samples};
-    use crate::pick::fourier_crop::crop;
+    use crate::preprocess::fourier_crop::crop;
     use crate::random::noise;
 
     /// Even and odd heights, equal sizes, narrow micrographs of even and odd width, and one of a column.
