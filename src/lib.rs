@@ -1,22 +1,40 @@
 //! epicker finds particles, vesicles and filaments in cryo-EM micrographs with a small neural network,
 //! and learns new ones from labelled micrographs without forgetting the old.
 //!
-//! The modules, in the order in which data flows: **read -> preprocess -> network -> decode -> filter -> write**.
-//! ARCHITECTURE.md has the map and the invariants.
+//! The modules stand in the order in which data flows: **read -> preprocess -> network -> decode -> filter -> write**.
+//! ARCHITECTURE.md has the map, the ways of a micrograph and of a label, and the invariants.
 
-pub mod ahead; //   the next one is prepared while this one is worked on
-pub mod cli; //     the commands: arguments, and the story of each on one screen
-pub mod compat; //  the original's faults that can be asked for by name
-pub mod convolutions; // --conv: cuDNN or this program's own kernels
-pub mod device; //  memory, threads and instruction sets; the only place that knows the hardware
-pub mod doctor; //  does a device compute what it should?
-pub mod eval; //    picks against truth
+// A command settles what is to be done.
+pub mod cli; // one file a command: its arguments, and its story on one screen
+
+// Read.
+pub mod io; // finding micrographs, pairing names, where a model comes from, writing whole files or none
+
 pub mod formats; // bytes to values and back; knows no network and no device
-pub mod io; //      finding micrographs, pairing names, reading ahead, writing whole files or none
-pub mod net; //     the network, written once, and the plans made of it
-pub mod ops; //     one room per operation: shape, CPU code, reference, cases
-pub mod pick; //    from micrograph to picks, around the network
+
+// Preprocess.
 pub mod preprocess; // micrograph (frame M) to the network's input (frame N)
-pub mod random; //  the one source of chance: a seed, a stream and a counter
+
+// Network.
+pub mod net; // the network, written once, and the plans made of it
+
+pub mod ops; // one room an operation: shape, CPU code, launchers, reference, cases
+
+pub mod device; // memory, threads and instruction sets; the only place that knows the hardware
+
+// Decode, filter, write.
+pub mod pick; // from the heat map's peaks to picks and their files; batches
+
+// Learning, judging, and micrographs whose truth is known.
+pub mod train; // labels, targets, augmentation, steps, checkpoints
+
+pub mod eval; // picks against labels
+
 pub mod simulate; // micrographs with known truth
-pub mod train; //   labels, targets, augmentation, steps, checkpoints
+
+// What several of them need.
+pub mod ahead; // the next one is prepared while this one is worked on
+pub mod compat; // the original's faults that can be asked for by name
+pub mod convolutions; // --conv: cuDNN or this program's own kernels
+pub mod doctor; // does a device compute what it should?
+pub mod random; // the one source of chance: a seed, a stream and a counter
