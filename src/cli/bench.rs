@@ -10,9 +10,10 @@ use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::inference::frames::most_peaks;
 use crate::net::{Model, PeakFinder, PeakFinderOptions};
-use crate::pick::run::{self, Job, Settings, WrittenSide};
+use crate::pick::run::{self, Input, Job};
+use crate::pick::settings::{Settings, WrittenSide};
 use crate::pick::slots::Slots;
-use crate::preprocess::scale::{Chosen, Scale};
+use crate::preprocess::scale::{FixedBy, Scale};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::ops::ControlFlow;
@@ -121,26 +122,25 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let job = |(i, found): (usize, &crate::io::find::Found)| Job {
-        path: found.path.clone(),
+        input: Input { path: found.path.clone(), name: found.name.clone(), sections: Default::default(), pixel_size_angstrom: None },
         output: folder.path().join(format!("{i}.thi")),
         candidates: Some(folder.path().join(format!("{i}.star"))),
         picture: None,
-        sections: Default::default(),
-        name: found.name.clone(),
-        pixel_size_angstrom: None,
     };
     let jobs: Vec<Job> = found.micrographs.iter().enumerate().map(job).collect();
     let settings = Settings {
         limits: super::limits::DEFAULT_LIMITS,
         rule: super::limits::default_rule(Kind::Particle),
         distance_sides: None,
-        scale: Scale::Fixed { frame, by: Chosen::ByUser },
+        scale: Scale::Fixed { frame, by: FixedBy::User },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: Default::default(),
         floor: 0.0,
         cap: most_peaks(4000, frame),
-        facts: Default::default(),
+        suffix: String::new(),
+        model: Default::default(),
+        is_shown: false,
         report: None,
     };
     let slots = picker.gpu().map(Slots::new).transpose()?;
@@ -148,7 +148,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
     let start = Instant::now();
     ahead(
         &jobs,
-        |job| run::prepare(job, &settings, slots.as_ref()),
+        |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {
                 let peaks = ready.peaks(picker)?;

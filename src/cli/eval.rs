@@ -5,26 +5,28 @@
 
 mod page;
 
+use super::device::Chosen;
 use super::label_args::tell;
+use super::progress::counted;
+use super::settle::{self, Asked, Looking};
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::compat::Compat;
 use crate::convolutions::Conv;
+use crate::device::Device;
 use crate::eval::chart::pr_chart;
 use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
-use crate::eval::with_model::{ModelPicks, Options as ModelOptions};
+use crate::eval::with_model::{Options as ModelOptions, picks_of_peaks};
 use crate::formats::coordinates::{Coordinates, Kind};
-use crate::formats::image::read_micrograph;
+use crate::formats::image::ReadOptions;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
-use crate::net::PeakFinders;
-use crate::net::model::Model;
-use crate::pick::filter::DISTANCE_SIDES;
-use crate::pick::seek_scale::{Sample, sample_indices, seek};
-use crate::preprocess::scale::{Diameter, Scale};
-use crate::train::cache::ImageCache;
+use crate::net::Model;
+use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
+use crate::pick::settings::Sight;
+use crate::preprocess::scale::Diameter;
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -134,32 +136,49 @@ struct DataSet {
 
 /// A data set that was judged: what was compared, how, and the numbers.
 struct JudgedSet {
+    /// Which micrographs of the data set were judged; those that could not be picked are not among them.
+    judged: Vec<usize>,
     items: Vec<Item>,
     settings: Settings,
     report: Report,
+}
+
+/// Whose picks are judged.
+enum Whose<'a> {
+    /// A model's, on a device.
+    Model(&'a Model, &'a Device),
+    /// Those of files, one path for each data set, of a format if one is given.
+    Files(&'a [PathBuf], Option<Family>),
 }
 
 fn reports_of(judged: Vec<JudgedSet>) -> Vec<Report> {
     judged.into_iter().map(|one| one.report).collect()
 }
 
-/// Runs the command; returns the exit status.
+/// Runs the command; returns the exit status: 1 if a micrograph could not be picked.
 ///
-/// Errors: wrong usage, no label, nothing matches, or a file cannot be read.
+/// Errors: wrong usage, no label, nothing matches, or a label file cannot be read.
 pub fn run(args: &EvalArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
     args.check().or_usage()?;
-    let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
-    let data_sets = (0..args.label.len()).map(|i| args.data_set(i, &say)).collect::<Result<Vec<_>>>().or_usage()?;
-    let judged = args.reports(&data_sets, (&args.picks, args.format), args.load_model.as_ref(), &say)?;
-    let before = match args.against.as_slice() {
-        [] => None,
-        [model] if is_model(model) => Some(reports_of(args.reports(&data_sets, (&[], None), Some(&model_of(model)), &say)?)),
+    let say: &dyn Fn(&str) = if args.json { &status::tell } else { &status::print };
+    let data_sets = (0..args.label.len()).map(|i| args.data_set(i, say)).collect::<Result<Vec<_>>>().or_usage()?;
+    let [model, earlier] = args.models().or_usage()?;
+    let chosen = if model.is_some() || earlier.is_some() { Some(args.device(say)?) } else { None };
+    let (judged, mut failures) =
+        args.reports(&data_sets, &whose(&model, &chosen).unwrap_or(Whose::Files(&args.picks, args.format)), say)?;
+    let before = match (whose(&earlier, &chosen), args.against.as_slice()) {
+        (None, []) => None,
         // The format asked for is that of --picks; the earlier ones may be of another program.
-        picks => Some(reports_of(args.reports(&data_sets, (picks, None), None, &say)?)),
+        (whose, picks) => Some(args.reports(&data_sets, &whose.unwrap_or(Whose::Files(picks, None)), say)?),
     };
+    let before = before.map(|(judged, failed)| {
+        failures += failed;
+        reports_of(judged)
+    });
+    chosen.iter().flat_map(Chosen::keep).for_each(|line| say(&line));
     if args.report {
-        page::write(args, &data_sets, &judged, &say)?;
+        page::write(args, &data_sets, &judged, say)?;
     }
     let now = reports_of(judged);
     for (data_set, report) in data_sets.iter().zip(&now) {
@@ -178,7 +197,14 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     if args.json {
         status::print(&json.to_string());
     }
-    Ok(status::DONE)
+    if failures > 0 {
+        status::tell(&format!("warning: {} could not be picked, and nothing above counts them", counted(failures, "micrograph")));
+    }
+    Ok(if failures == 0 { status::DONE } else { status::FAILED })
+}
+
+fn whose<'a>(model: &'a Option<Model>, chosen: &'a Option<Chosen>) -> Option<Whose<'a>> {
+    model.as_ref().zip(chosen.as_ref()).map(|(model, chosen)| Whose::Model(model, &chosen.device))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -190,8 +216,12 @@ fn model_of(path: &Path) -> ModelSource {
     path.as_os_str().to_owned().into()
 }
 
-/// Picks of a micrograph, and the frame in which they were found, if a model found them.
-type Picked = (Coordinates, Option<usize>);
+/// The picks of a micrograph.
+struct Picked {
+    picks: Coordinates,
+    /// The frame in which a model found them.
+    frame: Option<usize>,
+}
 
 impl EvalArgs {
     fn check(&self) -> Result<()> {
@@ -221,6 +251,23 @@ impl EvalArgs {
         Ok(())
     }
 
+    /// The model whose picks are judged, and the one that it is compared with, where there are such models.
+    fn models(&self) -> Result<[Option<Model>; 2]> {
+        let earlier = match self.against.as_slice() {
+            [one] if is_model(one) => Some(model_of(one)),
+            _ => None,
+        };
+        let load = |source: Option<&ModelSource>| source.map(Model::from_source).transpose();
+        Ok([load(self.load_model.as_ref())?, load(earlier.as_ref())?])
+    }
+
+    fn device(&self, say: &dyn Fn(&str)) -> Result<Chosen> {
+        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
+        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
+        chosen.lines.iter().for_each(|line| say(line));
+        Ok(chosen)
+    }
+
     fn label_options(&self) -> labels::Options {
         let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
         options.label.family = self.label_type;
@@ -229,7 +276,7 @@ impl EvalArgs {
         options
     }
 
-    fn data_set(&self, i: usize, say: &impl Fn(&str)) -> Result<DataSet> {
+    fn data_set(&self, i: usize, say: &dyn Fn(&str)) -> Result<DataSet> {
         let (labels, options) = (&self.label[i], self.label_options());
         let Some(data) = self.data.get(i) else {
             let mut warnings = Vec::new();
@@ -244,35 +291,41 @@ impl EvalArgs {
         Ok(DataSet { name: data.display().to_string(), micrographs: gathered.labelled, has_images: true })
     }
 
-    /// The reports of all data sets, for the picks of a model or those of files.
-    fn reports(
-        &self,
-        data_sets: &[DataSet],
-        (picks, format): (&[PathBuf], Option<Family>),
-        model: Option<&ModelSource>,
-        say: &impl Fn(&str),
-    ) -> Result<Vec<JudgedSet>> {
-        let model = model.map(Model::from_source).transpose().or_usage()?;
-        let mut reports = Vec::with_capacity(data_sets.len());
+    /// The reports of all data sets, and how many micrographs could not be picked.
+    fn reports(&self, data_sets: &[DataSet], whose: &Whose, say: &dyn Fn(&str)) -> Result<(Vec<JudgedSet>, usize)> {
+        let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
-            let (found, kind) = match &model {
-                Some(model) => self.picks_of_model(model, data_set, say)?,
-                None => {
-                    let found = self.picks_of_files(&picks[i], format, data_set, say).or_usage()?;
-                    (found.into_iter().map(|picks| (picks, None)).collect(), self.mode)
+            let (found, kind, model) = match whose {
+                Whose::Model(model, device) => {
+                    let (found, kind) = self.picks_of_model(model, device, data_set, say)?;
+                    (found, Some(kind), Some(*model))
+                }
+                Whose::Files(picks, format) => {
+                    let found = self.picks_of_files(&picks[i], *format, data_set, say).or_usage()?;
+                    let picked = |picks| Some(Picked { picks, frame: None });
+                    (found.into_iter().map(picked).collect(), self.mode, None)
                 }
             };
-            let item = |(one, (picks, frame)): (&Labelled, Picked)| data_set.item(one, picks, frame, kind);
-            let items: Vec<Item> = data_set.micrographs.iter().zip(found).map(item).collect();
+            let (mut judged, mut items) = (Vec::new(), Vec::new());
+            for (j, picked) in found.into_iter().enumerate() {
+                match picked {
+                    Some(picked) => {
+                        judged.push(j);
+                        items.push(data_set.item(&data_set.micrographs[j], picked, kind));
+                    }
+                    None => failures += 1,
+                }
+            }
+            ensure!(!items.is_empty(), "{}: none of its micrographs could be picked; the errors above say why", data_set.name);
             if !items.iter().any(|item| !item.labels.points.is_empty()) {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
                 return Err(Usage::because(empty).into());
             }
-            let settings = self.settings(model.as_ref(), &items);
+            let settings = self.settings(model, &items);
             let report = evaluate(&items, &settings).or_usage()?;
-            reports.push(JudgedSet { items, settings, report });
+            reports.push(JudgedSet { judged, items, settings, report });
         }
-        Ok(reports)
+        Ok((reports, failures))
     }
 
     fn settings(&self, model: Option<&Model>, items: &[Item]) -> Settings {
@@ -301,53 +354,54 @@ impl EvalArgs {
         }
     }
 
-    fn picks_of_model(&self, model: &Model, data_set: &DataSet, say: &impl Fn(&str)) -> Result<(Vec<Picked>, Option<Kind>)> {
-        let of_model: Option<Kind> = model.facts().mode.as_deref().and_then(|mode| mode.parse().ok());
-        let kind = self.mode.or(of_model).unwrap_or_else(|| data_set.kind());
-        let facts = model.facts();
+    /// The picks of a model on every micrograph of a data set. One that fails is told, and has none.
+    fn picks_of_model(
+        &self,
+        model: &Model,
+        device: &Device,
+        data_set: &DataSet,
+        say: &dyn Fn(&str),
+    ) -> Result<(Vec<Option<Picked>>, Kind)> {
+        let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
         let diameter = self.diameter_px.map(Diameter::Pixels).or(self.diameter.map(Diameter::Angstrom));
-        let has_pixel_size = data_set.micrographs.first().is_some_and(|one| one.pixel_size_angstrom.is_some());
-        let mut scale = Scale::choose(self.frame, diameter, facts, has_pixel_size);
-        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
-        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
-        chosen.lines.iter().for_each(|line| say(line));
-        let side_n_px = 4.0 * facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
-        if scale.is_to_be_sought() {
-            let samples = data_set.samples()?;
-            let mut pickers = PeakFinders::new(&chosen.device, model, kind == Kind::Vesicle, self.k);
-            let sought = seek(&mut pickers, &samples, side_n_px, &self.compat)?;
-            sought.iter().for_each(|sought| say(&sought.text()));
-            scale = scale.or_sought(sought.as_ref(), side_n_px);
+        let asked = Asked { model, kind, frame: self.frame, diameter };
+        let (inputs, read) = (data_set.inputs(), ReadOptions::default());
+        let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat };
+        let mut worker = Worker::new(device, model, kind == Kind::Vesicle, self.k)?;
+        let given = asked.scale_given(looking, &mut worker).or_usage()?;
+        for one in &data_set.micrographs {
+            given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
         }
+        let scale = asked.scale(given, looking, &mut worker, say)?;
         let options = ModelOptions {
             k: self.k,
             kind,
-            fiber_threshold: self.vis_thresh.unwrap_or(facts.threshold.unwrap_or(0.0) as f32),
-            side_n_px,
-            distance_sides: (scale.is_of_particles() && kind == Kind::Particle).then_some(DISTANCE_SIDES),
+            fiber_threshold: self.vis_thresh.unwrap_or(asked.threshold()),
+            side_n_px: asked.side_n_px(),
+            distance_sides: asked.distance_sides(&scale),
             compat: self.compat.clone(),
         };
-        let mut picker = ModelPicks::new(&chosen.device, model, options);
-        let mut told = None;
-        let mut all = Vec::with_capacity(data_set.micrographs.len());
-        for (i, one) in data_set.micrographs.iter().enumerate() {
-            let mut warnings = Vec::new();
-            let frame = scale.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
-            if told.replace(frame) != Some(frame) {
-                scale.reason(frame, one.size, one.pixel_size_angstrom).iter().for_each(|reason| say(&format!("{reason} ({})", one.stem)));
+        let sight = Sight { read: &read, scale: &scale, compat: &self.compat, is_shown: false };
+        let (mut told, mut all) = (None, Vec::with_capacity(inputs.len()));
+        run::each(Micrographs::list(&inputs, &|| false), &mut worker, sight, |input, seen| match seen {
+            Ok(Seen { ready, peaks, .. }) => {
+                if told.replace(ready.frame()) != Some(ready.frame()) {
+                    ready.reason.iter().for_each(|reason| say(&format!("{reason} ({})", input.name)));
+                }
+                ready.warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
+                let picks = picks_of_peaks(&peaks, &ready.geometry(), &options);
+                say(&format!("{}: {} picks ({} of {})", input.name, picks.points.len(), all.len() + 1, inputs.len()));
+                all.push(Some(Picked { picks, frame: Some(ready.frame()) }));
             }
-            let cache = ImageCache::new(None, 0, frame, Default::default(), self.compat.clone())?;
-            let image = cache.get(&one.path, &mut warnings)?;
-            warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
-            let picks = picker.picks(&image, one.size)?;
-            say(&format!("{}: {} picks ({} of {})", one.stem, picks.points.len(), i + 1, data_set.micrographs.len()));
-            all.push((picks, Some(frame)));
-        }
-        chosen.keep().iter().for_each(|line| say(line));
-        Ok((all, Some(kind)))
+            Err(error) => {
+                status::tell(&format!("error: {error:#}"));
+                all.push(None);
+            }
+        });
+        Ok((all, kind))
     }
 
-    fn picks_of_files(&self, path: &Path, format: Option<Family>, data_set: &DataSet, say: &impl Fn(&str)) -> Result<Vec<Coordinates>> {
+    fn picks_of_files(&self, path: &Path, format: Option<Family>, data_set: &DataSet, say: &dyn Fn(&str)) -> Result<Vec<Coordinates>> {
         let mut options = self.label_options();
         options.label.family = format;
         options.label.topaz_scale = self.scale;
@@ -380,14 +434,15 @@ impl EvalArgs {
 }
 
 impl DataSet {
-    /// Micrographs to try scales on.
-    fn samples(&self) -> Result<Vec<Sample>> {
-        let sample = |i: usize| {
-            let one = &self.micrographs[i];
-            let micrograph = read_micrograph(&one.path, &Default::default())?;
-            Ok(Sample { pixel_size_angstrom: one.pixel_size_angstrom, micrograph })
+    /// The micrographs, to be read.
+    fn inputs(&self) -> Vec<Input> {
+        let input = |one: &Labelled| Input {
+            path: one.path.clone(),
+            name: one.stem.clone(),
+            sections: Default::default(),
+            pixel_size_angstrom: one.pixel_size_angstrom,
         };
-        sample_indices(self.micrographs.len()).into_iter().map(sample).collect()
+        self.micrographs.iter().map(input).collect()
     }
 
     fn kind(&self) -> Kind {
@@ -396,7 +451,7 @@ impl DataSet {
     }
 
     /// What is judged. Labels of kind particle with sizes are vesicles where the mode says so, and the other way round.
-    fn item(&self, one: &Labelled, picks: Coordinates, frame: Option<usize>, kind: Option<Kind>) -> Item {
+    fn item(&self, one: &Labelled, Picked { picks, frame }: Picked, kind: Option<Kind>) -> Item {
         let mut labels = one.coordinates.clone();
         if labels.points.is_empty() {
             labels.kind = self.kind(); // an empty file says nothing of what it could hold

@@ -45,7 +45,7 @@ impl LabelArgs {
 }
 
 /// Tells what was gathered: matches, what is left over, warnings.
-pub fn tell(gathered: &Gathered, say: &impl Fn(&str)) {
+pub fn tell(gathered: &Gathered, say: &dyn Fn(&str)) {
     say(&labels::summary(gathered));
     gathered.notes.iter().for_each(|note| say(note));
     gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| status::tell(&format!("warning: {warning}")));

@@ -5,6 +5,7 @@ use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
 use crate::pick::filter::Limits;
 use crate::pick::output::{Helix, OutputRule, OutputType, Tracer};
+use crate::preprocess::scale::Scale;
 use anyhow::{Result, ensure};
 
 /// Most peaks that are ever taken from a 256 x 256 heat map.
@@ -57,6 +58,11 @@ pub struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// The most peaks that are taken from a heat map.
+    pub fn k(&self) -> usize {
+        self.k.map_or(DEFAULT_LIMITS.k, |k| k.min(MOST_PEAKS))
+    }
+
     /// What a pick must pass. `base` holds what applies where an option is not given.
     pub fn limits(&self, base: Limits) -> Limits {
         Limits {
@@ -106,11 +112,14 @@ impl LimitArgs {
     }
 }
 
-/// The limits of a run without options, where the scale is that of the particles: whole particles inside of the image.
-pub const LIMITS_OF_PARTICLES: Limits = Limits { edge: 0.0, ..DEFAULT_LIMITS };
-
 /// The limits of a run without options.
 pub const DEFAULT_LIMITS: Limits = Limits { k: 2000, vis_thresh: 0.0, edge: 25.0, min_distance: 0.0 };
+
+/// The limits of a run without options at a scale. Where the scale is that of the particles, the box of the border test
+/// has their size and needs no margin around it: all particles that lie wholly inside of the image are wanted.
+pub fn limits_at(scale: &Scale) -> Limits {
+    if scale.is_of_particles() { Limits { edge: 0.0, ..DEFAULT_LIMITS } } else { DEFAULT_LIMITS }
+}
 
 /// How picks are written in a run without options.
 pub fn default_rule(kind: Kind) -> OutputRule {

@@ -15,6 +15,7 @@ pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod rethreshold;
+pub mod settle; //      what `pick` and `eval` settle before they begin: what is looked for, and its scale
 pub mod simulate; //    micrographs with known truth
 pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
 pub mod status; //      exit status

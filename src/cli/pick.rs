@@ -1,36 +1,32 @@
 //! `epicker pick`: find particles, vesicles or fibers in micrographs.
 
-mod batch;
+mod batch; // which micrographs, and where their files go
+mod told; //  who hears of the run
 
-use super::device::{self, Chosen};
-use super::limits::{DEFAULT_LIMITS, LIMITS_OF_PARTICLES, LimitArgs, default_rule};
-use super::progress::Progress;
+use super::limits::{LimitArgs, default_rule, limits_at};
+use super::settle::{self, Looking};
 use super::status::{self, OrUsage, Usage};
-use super::{threads, values};
-use crate::ahead::ahead;
+use super::{device, threads, values};
 use crate::convolutions::Conv;
-use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
-use crate::net::{Model, PeakFinders};
-use crate::pick::filter::{DISTANCE_SIDES, Limits};
-use crate::pick::output::{OutputType, what_is_lost};
+use crate::net::Model;
+use crate::pick::filter::Limits;
+use crate::pick::output::{OutputRule, OutputType};
 use crate::pick::relion::{Ending, RelionJob, Version};
-use crate::pick::report::{self, Heading};
-use crate::pick::run::{self, Job, Settings, WrittenSide};
-use crate::pick::seek_scale::seek;
-use crate::pick::slots::Slots;
-use crate::preprocess::scale::{Chosen as ByWhom, Diameter, ORIGINAL_FRAME, Scale};
+use crate::pick::report;
+use crate::pick::run::{self, Source, Worker};
+use crate::pick::settings::{ModelName, Settings, WrittenSide};
+use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use anyhow::{Context, Result};
 use batch::Batch;
-use serde_json::json;
 use std::ffi::OsString;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use told::Teller;
 
 /// The command line of `epicker pick`.
 #[derive(Debug, clap::Args)]
@@ -162,153 +158,77 @@ pub fn mark_failed_job(args: &[OsString]) {
 fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
     let model = Model::from_source(&args.model()).context("--load_model").or_usage()?;
-    let mut settings = args.settings(&model, relion.is_some()).or_usage()?;
-    let batch = batch::batch(args, &settings, relion).or_usage()?;
-    settings.report = args.report.then_some(batch.jobs.len());
+    let asked = args.asked(&model, relion.is_some()).or_usage()?;
+    let batch = Batch::find(args, &asked, relion).or_usage()?;
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
-    let mut pickers = PeakFinders::new(&chosen.device, &model, settings.rule.kind == Kind::Vesicle, settings.cap);
-    settings.scale = args.scale(&model, &batch, &settings);
-    if let Scale::Fixed { frame, .. } = settings.scale {
-        pickers.get(frame).or_usage()?;
-    }
-    let slots = match &chosen.device {
-        Device::Cpu => None,
-        Device::Gpu(gpu) => Some(Slots::new(gpu).or_usage()?),
-    };
-    batch::make_folder(batch.folder(&args.output, relion)).or_usage()?;
+    let mut worker = Worker::new(&chosen.device, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let looking = Looking { inputs: &batch.inputs, read: &asked.read, compat: &asked.rule.compat };
+    let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
+    batch.make_folder().or_usage()?;
 
-    let mut progress = Progress::new(batch.jobs.len(), args.json);
-    args.tell(&model, &settings, &batch, &chosen, &progress);
-    if settings.scale.is_to_be_sought() && !batch.jobs.is_empty() {
-        let side_n_px = 4.0 * model.facts().particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
-        let sought = seek(&mut pickers, &run::samples(&batch.samples, &settings), side_n_px, &settings.rule.compat)?;
-        sought.iter().for_each(|sought| progress.say(&sought.text()));
-        settings.scale = settings.scale.or_sought(sought.as_ref(), side_n_px);
-    }
-    args.set_limits(&mut settings, &model);
-    let settings = settings;
+    let mut told = Teller::new(batch.jobs.len(), asked.rule.kind, args.json);
+    told.beginning(args, &asked, &batch, &chosen);
+    let has_work = !batch.jobs.is_empty();
+    let scale = if has_work { asked.of_model.scale(given, looking, &mut worker, &|line| told.say(line))? } else { given };
+    let settings = args.settings(asked, scale, &batch);
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
-    let is_aborted = || relion.is_some_and(RelionJob::is_to_stop);
-    let (mut picks, mut failures, mut entries) = (0, Vec::new(), Vec::new());
-    let mut finished = vec![false; batch.jobs.len()];
-    let (mut next, mut told) = (0, None);
-    let is_stopped = || interrupt.load(Ordering::Relaxed) || is_aborted();
-    ahead(
-        batch.jobs.iter().take_while(|_| !is_stopped()),
-        |job| run::prepare(job, &settings, slots.as_ref()),
-        |job, ready| {
-            if is_stopped() {
-                return ControlFlow::Break(());
-            }
-            if let Ok(ready) = &ready
-                && told != Some(ready.frame())
-            {
-                told = Some(ready.frame());
-                ready.reason.iter().for_each(|reason| progress.say(&format!("{reason} ({})", job.name)));
-            }
-            match pick_one(job, ready, &mut pickers, &settings, &progress) {
-                Ok(found) => {
-                    picks += found.picks;
-                    finished[next] = true;
-                    progress.step(&job.name, &format!("{} picks", found.picks));
-                    entries.extend(found.entry);
-                }
-                Err(error) => {
-                    let message = format!("{error:#}");
-                    progress.error(&job.name, &message);
-                    progress.step(&job.name, "failed");
-                    failures.push(message);
-                }
-            }
-            next += 1;
-            ControlFlow::Continue(())
-        },
-    );
-    progress.finish();
-    chosen.keep().iter().for_each(|line| progress.say(line));
+    let is_stopped = || interrupt.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
+    run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
+    told.finish_bar();
+    chosen.keep().iter().for_each(|line| told.say(line));
 
-    let done = batch.jobs.iter().zip(&finished).filter(|(_, finished)| **finished).count();
-    if let Err(error) = write_lists(&batch, &finished, &settings, relion, args) {
-        progress.error("", &format!("{error:#}"));
-        failures.push(format!("{error:#}"));
-    }
+    told.judge(write_lists(&batch.listed(&told.finished), &settings, relion, &batch.folder));
     if args.report {
-        let folder = batch.folder(&args.output, relion);
-        let path = folder.join("report.html");
-        match report::write(&path, &args.heading(&model, &settings, folder, entries.len()), &entries) {
-            Ok(()) => progress.say(&format!("a page to look at: {}", path.display())),
-            Err(error) => {
-                progress.error("", &format!("{error:#}"));
-                failures.push(format!("{error:#}"));
-            }
-        }
+        told.judge(write_report(args, &settings, &batch.folder, &told));
     }
-    progress.summary(done, picks, failures.len(), batch.skipped);
-    if failures.len() > 1 {
-        progress.warn(&format!("{} failures:", failures.len()));
-        failures.iter().for_each(|message| progress.warn(&format!("  {message}")));
-    }
-    let stopped = next < batch.jobs.len();
+    let nothing_failed = told.end(batch.skipped);
+    let stopped = told.count() < batch.jobs.len();
     if let Some(job) = relion {
-        job.end(match (stopped, done + batch.skipped > 0 || batch.jobs.is_empty()) {
+        job.end(match (stopped, told.finished.len() + batch.skipped > 0 || !has_work) {
             (true, _) => Ending::Aborted,
             (false, true) => Ending::Success,
             (false, false) => Ending::Failure,
         })?;
     }
-    Ok(match (stopped, failures.is_empty()) {
+    Ok(match (stopped, nothing_failed) {
         (true, _) => status::INTERRUPTED,
         (false, true) => status::DONE,
         (false, false) => status::FAILED,
     })
 }
 
-/// network -> decode -> filter -> write; the number of picks.
-fn pick_one(
-    job: &Job,
-    ready: Result<run::Ready>,
-    pickers: &mut PeakFinders,
-    settings: &Settings,
-    progress: &Progress,
-) -> Result<run::Found> {
-    let mut ready = ready?;
-    let start = std::time::Instant::now();
-    let peaks = pickers.get(ready.frame()).and_then(|picker| ready.peaks_of_frame(picker)).with_context(|| job.name.clone())?;
-    ready.warnings.iter().for_each(|warning| progress.warn(warning));
-    let network_seconds = start.elapsed().as_secs_f64();
-    let found = run::finish(job, &ready, &peaks, settings)?;
-    let fields = json!({
-        "micrograph": job.name,
-        "output": job.output,
-        "frame": ready.frame(),
-        "picks": found.picks,
-        "fibers": (settings.rule.kind == Kind::Fiber).then_some(found.fibers),
-        "seconds": {
-            "read": ready.seconds,
-            "network": network_seconds,
-            "write": start.elapsed().as_secs_f64() - network_seconds,
-        },
-    });
-    progress.event("image", fields);
-    Ok(found)
-}
-
-/// The model's own threshold, else that of a run without options.
-fn threshold_of(model: &Model) -> f32 {
-    model.facts().threshold.map_or(DEFAULT_LIMITS.vis_thresh, |threshold| threshold as f32)
-}
-
-fn write_lists(batch: &Batch, finished: &[bool], settings: &Settings, relion: Option<&RelionJob>, args: &PickArgs) -> Result<()> {
-    let listed: Vec<Listed> = batch.listed(finished);
-    match relion {
-        Some(job) => job.write_lists(&listed, settings.rule.kind == Kind::Fiber),
-        None => {
-            if settings.rule.output_type == OutputType::Star {
-                lists::write_coordinate_files(&args.output, &listed)?;
-            }
-            lists::write_merge_results(&args.output, &listed)
-        }
+/// Writes the lists of all micrographs that have an output now.
+fn write_lists(listed: &[Listed], settings: &Settings, relion: Option<&RelionJob>, folder: &Path) -> Result<()> {
+    if let Some(job) = relion {
+        return job.write_lists(listed, settings.rule.kind == Kind::Fiber);
     }
+    if settings.rule.output_type == OutputType::Star {
+        lists::write_coordinate_files(folder, listed)?;
+    }
+    lists::write_merge_results(folder, listed)
+}
+
+fn write_report(args: &PickArgs, settings: &Settings, folder: &Path, told: &Teller) -> Result<()> {
+    let path = folder.join("report.html");
+    report::write(&path, &told::heading(args, settings, folder, told.entries.len()), &told.entries)?;
+    told.say(&format!("a page to look at: {}", path.display()));
+    Ok(())
+}
+
+/// What the command line and the model say of the run, before any micrograph has been looked at.
+struct Asked<'a> {
+    /// What is looked for, and what is known of its size.
+    of_model: settle::Asked<'a>,
+    /// How picks are written.
+    rule: OutputRule,
+    /// Side of the constant box, network pixels.
+    side_n_px: f64,
+    /// Side of the boxes that are written.
+    written_side: WrittenSide,
+    /// How micrographs are read.
+    read: ReadOptions,
+    /// The most peaks that the network is asked for.
+    cap: usize,
 }
 
 impl PickArgs {
@@ -327,25 +247,31 @@ impl PickArgs {
         Ok(Some(RelionJob { folder: folder.clone(), micrographs: micrographs.clone(), version }))
     }
 
-    fn settings(&self, model: &Model, is_relion: bool) -> Result<Settings> {
-        let of_model = model.facts();
-        let model_kind = of_model.mode.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
-        let kind = self.mode.or(model_kind).unwrap_or_default();
-        let limits = self.limits.limits(Limits { vis_thresh: threshold_of(model), ..DEFAULT_LIMITS });
-        let mut base = default_rule(kind);
-        if is_relion {
-            base.output_type = OutputType::Star;
-        }
-        let rule = self.limits.rule(kind, &base)?;
-        let side_n_px = 4.0 * self.particle_size.or(of_model.particle_size_h_px).unwrap_or(ORIGINAL_SIDE_H_PX);
-        let written_side = match (self.limits.box_size, self.diameter, of_model.diameter_angstrom) {
-            (Some(side), _, _) => WrittenSide::Pixels(side),
-            (None, Some(diameter_angstrom), _) => WrittenSide::Asked { diameter_angstrom },
-            (None, None, Some(diameter_angstrom)) => WrittenSide::OfModel { diameter_angstrom },
-            (None, None, None) => WrittenSide::OfNetwork,
-        };
-        let cap = if self.no_candidates { limits.k } else { limits.k.saturating_mul(2).max(4000) };
-        let read = ReadOptions {
+    fn asked<'a>(&self, model: &'a Model, is_relion: bool) -> Result<Asked<'a>> {
+        let kind = settle::kind(self.mode, model)?.unwrap_or_default();
+        let of_model = settle::Asked { model, kind, frame: self.frame, diameter: self.diameter.map(Diameter::Angstrom) };
+        let facts = model.facts();
+        let base = default_rule(kind);
+        let k = self.limits.k();
+        Ok(Asked {
+            of_model,
+            rule: self
+                .limits
+                .rule(kind, &OutputRule { output_type: if is_relion { OutputType::Star } else { base.output_type }, ..base })?,
+            side_n_px: 4.0 * self.particle_size.or(facts.particle_size_h_px).unwrap_or(ORIGINAL_SIDE_H_PX),
+            written_side: match (self.limits.box_size, self.diameter, facts.diameter_angstrom) {
+                (Some(side), _, _) => WrittenSide::Pixels(side),
+                (None, Some(diameter_angstrom), _) => WrittenSide::Asked { diameter_angstrom },
+                (None, None, Some(diameter_angstrom)) => WrittenSide::OfModel { diameter_angstrom },
+                (None, None, None) => WrittenSide::OfNetwork,
+            },
+            read: self.read_options(),
+            cap: if self.no_candidates { k } else { k.saturating_mul(2).max(4000) },
+        })
+    }
+
+    fn read_options(&self) -> ReadOptions {
+        ReadOptions {
             sections: match self.sections.as_str() {
                 "first" => Sections::First,
                 "refuse" => Sections::Refuse,
@@ -357,98 +283,27 @@ impl PickArgs {
                 _ => Mode0::Auto,
             },
             tiff_top_down: self.tiff_top_down,
-        };
-        Ok(Settings {
+        }
+    }
+
+    /// The settings of the run, which nothing changes afterwards.
+    fn settings(&self, asked: Asked, scale: Scale, batch: &Batch) -> Settings {
+        let limits = self.limits.limits(Limits { vis_thresh: asked.of_model.threshold(), ..limits_at(&scale) });
+        let model = asked.of_model.model;
+        Settings {
             limits,
-            distance_sides: None,
-            rule,
-            // Chosen once the micrographs are known.
-            scale: Scale::Fixed { frame: ORIGINAL_FRAME, by: ByWhom::ByDefault },
-            side_n_px,
-            written_side,
-            read,
+            distance_sides: asked.of_model.distance_sides(&scale).filter(|_| self.limits.min_distance.is_none()),
+            suffix: self.limits.suffix.clone().unwrap_or_default(),
+            scale,
+            side_n_px: asked.side_n_px,
+            written_side: asked.written_side,
+            read: asked.read,
             floor: limits.vis_thresh.min(0.01),
-            cap,
-            facts: Default::default(),
-            report: None,
-        })
-    }
-
-    /// What gives the frames of these micrographs.
-    fn scale(&self, model: &Model, batch: &Batch, settings: &Settings) -> Scale {
-        let has_pixel_size = batch.jobs.first().is_some_and(|job| batch::pixel_size(job, settings).is_some());
-        Scale::choose(self.frame, self.diameter.map(Diameter::Angstrom), model.facts(), has_pixel_size)
-    }
-
-    /// What picks must pass depends on whether the scale is that of the particles; the facts say what came of it.
-    fn set_limits(&self, settings: &mut Settings, model: &Model) {
-        if settings.scale.is_of_particles() {
-            settings.limits = self.limits.limits(Limits { vis_thresh: threshold_of(model), ..LIMITS_OF_PARTICLES });
-            let is_default = self.limits.min_distance.is_none() && settings.rule.kind == Kind::Particle;
-            settings.distance_sides = is_default.then_some(DISTANCE_SIDES);
+            cap: asked.cap,
+            model: ModelName { name: model.name().to_string(), sha256: model.sha256().to_string() },
+            is_shown: self.visual || self.report,
+            report: self.report.then_some(batch.jobs.len()),
+            rule: asked.rule,
         }
-        settings.facts = batch::facts(settings, model, self);
-    }
-
-    /// What the page of --report says above the micrographs.
-    fn heading(&self, model: &Model, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
-        let mode = settings.rule.kind.name();
-        let about = format!("{micrographs} micrographs, mode {mode}, model {}, epicker {}", model.name(), env!("CARGO_PKG_VERSION"));
-        let mut note =
-            "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
-        if settings.rule.kind == Kind::Fiber {
-            note.push_str(" Circles are the points that fibers are traced through.");
-        }
-        if self.no_candidates {
-            note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
-        }
-        let folder = folder.display().to_string();
-        let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
-        Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
-    }
-
-    /// Says what is about to happen, and what the user should know.
-    fn tell(&self, model: &Model, settings: &Settings, batch: &Batch, chosen: &Chosen, progress: &Progress) {
-        chosen.lines.iter().for_each(|line| progress.say(line));
-        chosen.warnings.iter().for_each(|warning| progress.warn(warning));
-        self.limits.warnings().iter().chain(&batch.warnings).for_each(|warning| progress.warn(warning));
-        let kind = settings.rule.kind;
-        if let Some(lost) = what_is_lost(kind, settings.rule.output_type) {
-            progress.warn(&format!("{} files cannot hold {lost}", settings.rule.output_type.name()));
-        }
-        if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != kind.name()) {
-            progress.warn(&format!("--mode {}: the model was trained for {of_model}", kind.name()));
-        }
-        let device = match &chosen.device {
-            Device::Cpu => "CPU".to_string(),
-            Device::Gpu(gpu) => gpu.describe(),
-        };
-        let threshold = match (self.limits.vis_thresh, model.facts().threshold) {
-            (None, Some(_)) => " (the model's own)",
-            _ => "",
-        };
-        let (threads, vis_thresh) = (rayon::current_num_threads(), settings.limits.vis_thresh);
-        let counts = format!("{} micrographs, {} done before", batch.jobs.len(), batch.skipped);
-        progress.say(&format!(
-            "model {}, mode {}, threshold {vis_thresh}{threshold}, fp32, {device}, {threads} threads; {counts}",
-            model.name(),
-            kind.name(),
-        ));
-        if batch.replaced > 0 {
-            progress.say(&format!("{} outputs of an earlier run are replaced", batch.replaced));
-        }
-        let fields = json!({
-            "micrographs": batch.jobs.len(),
-            "skipped": batch.skipped,
-            "model": model.name(),
-            "sha256": model.sha256(),
-            "mode": kind.name(),
-            "threshold": vis_thresh,
-            "precision": self.precision,
-            "device": device,
-            "threads": threads,
-            "output": self.o.as_ref().unwrap_or(&self.output),
-        });
-        progress.event("start", fields);
     }
 }

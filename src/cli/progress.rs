@@ -35,7 +35,6 @@ impl Progress {
     pub fn summary(&self, done: usize, picks: usize, failures: usize, skipped: usize) {
         let seconds = self.seconds();
         let before = if skipped > 0 { format!(", {skipped} done before") } else { String::new() };
-        let counted = |count: usize, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
         let [done_text, picks_text, failures_text] = [counted(done, "micrograph"), counted(picks, "pick"), counted(failures, "failure")];
         self.say(&format!("{done_text}{before}, {picks_text}, {seconds:.2} seconds, {failures_text}"));
         let fields = serde_json::json!({
@@ -116,6 +115,11 @@ fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");
     let _ = out.flush();
+}
+
+/// A count with its noun: `1 micrograph`, `2 micrographs`.
+pub fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn clock(seconds: u64) -> String {

@@ -6,7 +6,7 @@ use crate::net::graph::Graph;
 use crate::net::inference::plan::Plan;
 use crate::net::model::Model;
 use crate::preprocess::geometry::Geometry;
-use crate::preprocess::{Normalisation, letterbox, normalise};
+use crate::preprocess::network_input;
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageD;
 use crate::train::exemplar::select_by_coverage;
@@ -68,8 +68,7 @@ impl Features {
         let [height_d, width_d] = image.size;
         // Only frame D matters here, so the geometry is that of a micrograph which is frame D itself.
         let geometry = Geometry { nx: width_d, ny: height_d, frame: self.frame, height_d };
-        let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
-        self.plan.run(&input)?;
+        self.plan.run(&network_input(&image.levels, &geometry))?;
         let map = self.plan.map(self.graph.outputs().up);
         let [_, h, w, _] = map.shape();
         let cell = |corners: &CornersD| {

@@ -6,12 +6,15 @@ use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::inference::frames::PeakFinders;
 use crate::net::model::Model;
+
+use crate::ops::heat_map::Peak;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{Limits, filter, sides_as_distance};
 use crate::pick::output::{Helix, OutputRule, OutputType, trace};
-use crate::pick::run::{Sides, picks_of};
+use crate::pick::run::picks_of;
+use crate::pick::settings::Sides;
 use crate::preprocess::geometry::Geometry;
-use crate::preprocess::{Normalisation, letterbox, normalise};
+use crate::preprocess::network_input;
 use crate::train::cache::ImageD;
 use anyhow::Result;
 
@@ -51,39 +54,48 @@ impl<'a> ModelPicks<'a> {
     pub fn picks(&mut self, image: &ImageD, size: [usize; 2]) -> Result<Coordinates> {
         let frame = image.size[1];
         let geometry = Geometry::new(size[0], size[1], frame);
-        let kind = self.options.kind;
         if image.levels.iter().all(|level| *level == image.levels[0]) {
             // Nothing can be in a constant image, and picking finds nothing in it either.
-            return Ok(Coordinates { kind, points: Vec::new() });
+            return Ok(Coordinates { kind: self.options.kind, points: Vec::new() });
         }
-        let input = normalise(&letterbox(&image.levels, &geometry), Normalisation::Picking);
-        let peaks = self.pickers.get(frame)?.run(&input)?;
-        let found = candidates(&peaks, &geometry, &self.options.compat);
-        if kind == Kind::Fiber {
-            return Ok(self.fibers(&found, &geometry));
+        let peaks = self.pickers.get(frame)?.run(&network_input(&image.levels, &geometry))?;
+        Ok(picks_of_peaks(&peaks, &geometry, &self.options))
+    }
+}
+
+/// Picks of the peaks that a model found in a micrograph, best first, in frame M.
+pub fn picks_of_peaks(peaks: &[Peak], geometry: &Geometry, options: &Options) -> Coordinates {
+    let found = candidates(peaks, geometry, &options.compat);
+    options.picks(found, geometry)
+}
+
+impl Options {
+    fn picks(&self, found: Vec<Candidate>, geometry: &Geometry) -> Coordinates {
+        if self.kind == Kind::Fiber {
+            return self.fibers(&found, geometry);
         }
         let point = |candidate: &Candidate| Coordinate {
             score: Some(candidate.score),
             size: candidate.size.map(|[width, height]| Size { width: f64::from(width), height: f64::from(height) }),
             ..Coordinate::at(f64::from(candidate.x), f64::from(candidate.y))
         };
-        let found = self.apart(found, &geometry);
-        Ok(Coordinates { kind, points: found.iter().filter(|candidate| candidate.score > 0.0).map(point).collect() })
+        let found = self.apart(found, geometry);
+        Coordinates { kind: self.kind, points: found.iter().filter(|candidate| candidate.score > 0.0).map(point).collect() }
     }
 
     /// Candidates without those that lie too near to a better one.
     fn apart(&self, found: Vec<Candidate>, geometry: &Geometry) -> Vec<Candidate> {
-        let Some(sides) = self.options.distance_sides else { return found };
-        let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
+        let Some(sides) = self.distance_sides else { return found };
+        let side_m_px = side_n_to_m(self.side_n_px, geometry);
         let min_distance = sides_as_distance(sides, side_m_px, geometry.nx);
         let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: f64::NEG_INFINITY, min_distance };
-        let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, &self.options.compat);
+        let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, &self.compat);
         kept.into_iter().map(|i| found[i]).collect()
     }
 
     fn fibers(&self, found: &[Candidate], geometry: &Geometry) -> Coordinates {
-        let limits = Limits { k: self.options.k, vis_thresh: self.options.fiber_threshold, edge: 0.0, min_distance: 0.0 };
-        let side_m_px = side_n_to_m(self.options.side_n_px, geometry);
+        let limits = Limits { k: self.k, vis_thresh: self.fiber_threshold, edge: 0.0, min_distance: 0.0 };
+        let side_m_px = side_n_to_m(self.side_n_px, geometry);
         let sides = Sides { test_m_px: side_m_px, written_m_px: side_m_px };
         let rule = OutputRule {
             kind: Kind::Fiber,
@@ -92,9 +104,9 @@ impl<'a> ModelPicks<'a> {
             ang_thresh_rad: 0.3,
             tracer: Default::default(),
             helix: Helix::StartEnd,
-            compat: self.options.compat.clone(),
+            compat: self.compat.clone(),
         };
-        let picks = picks_of(found, &limits, [geometry.nx, geometry.ny], sides, &self.options.compat);
+        let picks = picks_of(found, &limits, [geometry.nx, geometry.ny], sides, &self.compat);
         trace(&picks, &rule, geometry.nx).coordinates
     }
 }

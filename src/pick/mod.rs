@@ -7,7 +7,8 @@ pub mod filter; //     threshold, border and distance tests
 pub mod output; //     picks as the text of a coordinate file
 pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
-pub mod run; //        a batch: reading ahead, and all files of a micrograph
+pub mod run; //        the loop over a batch: reading ahead, and all files of a micrograph
 pub mod seek_scale; // which scale, where no diameter is known
+pub mod settings; //   what holds for every micrograph of a batch
 pub mod slots; //      micrographs on their way through a GPU
 pub mod trace; //      picks linked to fibers by the lines around them

@@ -1,94 +1,121 @@
-//! A batch: the next micrographs are read and preprocessed while the network works on this one, and every
-//! micrograph's files are written as it is finished.
+//! The loop over a batch: while the network works on one micrograph, the next one is read and preprocessed, and all
+//! files of a micrograph are written as soon as its peaks are known.
 //!
 //! **read -> preprocess -> network -> decode -> filter -> write**
 
-use crate::compat::{Compat, Fault};
+use crate::ahead::ahead;
+use crate::compat::Compat;
+use crate::device::Device;
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
-use crate::net::PeakFinder;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
+use crate::net::{Model, PeakFinder, PeakFinders};
 use crate::ops::heat_map::Peak;
-use crate::pick::decode::{boxes_d, candidates as candidates_of, side_n_to_m};
+use crate::pick::decode::{boxes_d, candidates as candidates_of};
 use crate::pick::draw;
-use crate::pick::filter::{Limits, filter, filter_d, sides_as_distance};
-use crate::pick::output::{self, OutputRule, Pick};
+use crate::pick::filter::{Limits, filter, filter_d};
+use crate::pick::output::{self, Pick};
 use crate::pick::report::Entry;
-use crate::pick::seek_scale::Sample;
-use crate::pick::slots::{OnGpu, Slots};
+use crate::pick::settings::{Settings, Sides, Sight};
+use crate::pick::slots::{InSlot, Slots};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::suits;
-use crate::preprocess::scale::Scale;
 use crate::preprocess::{Prepared, preprocess};
 use anyhow::{Context, Result};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// One micrograph to pick, and where its files go.
+/// A micrograph to read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
+pub struct Input {
     /// The file.
     pub path: PathBuf,
+    /// Its name as the user gave it.
+    pub name: String,
+    /// Which section of the file is meant.
+    pub sections: Sections,
+    /// A pixel size that overrides the header's, angstrom.
+    pub pixel_size_angstrom: Option<f64>,
+}
+
+/// A micrograph to pick, and where its files go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The micrograph.
+    pub input: Input,
     /// Its output file.
     pub output: PathBuf,
     /// Its candidates file, if one is wanted.
     pub candidates: Option<PathBuf>,
     /// Its picture, if one is wanted.
     pub picture: Option<PathBuf>,
-    /// Which section of it.
-    pub sections: Sections,
-    /// Its name as the user gave it.
-    pub name: String,
-    /// Pixel size that overrides the header's, angstrom.
-    pub pixel_size_angstrom: Option<f64>,
 }
 
-/// Side of the boxes that are written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum WrittenSide {
-    /// Micrograph pixels.
-    Pixels(f64),
-    /// A diameter that was asked for: without a pixel size the micrograph fails.
-    Asked {
-        /// Angstrom.
-        diameter_angstrom: f64,
-    },
-    /// The model's diameter: without a pixel size the network's box serves.
-    OfModel {
-        /// Angstrom.
-        diameter_angstrom: f64,
-    },
-    /// The network's box.
-    OfNetwork,
+impl AsRef<Input> for Input {
+    fn as_ref(&self) -> &Input {
+        self
+    }
 }
 
-/// What holds for every micrograph of a batch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// What a pick must pass.
-    pub limits: Limits,
-    /// Least distance of picks in sides of the constant box, in place of that of `limits`.
-    pub distance_sides: Option<f64>,
-    /// How picks are written.
-    pub rule: OutputRule,
-    /// What gives the frame: width of D; width and height of N.
-    pub scale: Scale,
-    /// Side of the constant box, network pixels.
-    pub side_n_px: f64,
-    /// Side of the boxes that are written.
-    pub written_side: WrittenSide,
-    /// How micrographs are read.
-    pub read: ReadOptions,
-    /// Candidates at this score or below are not kept.
-    pub floor: f32,
-    /// Most peaks that the network is asked for.
-    pub cap: usize,
-    /// Facts that are the same in every candidates file.
-    pub facts: Facts,
-    /// How many micrographs the page of --report will show; none: no page.
-    pub report: Option<usize>,
+impl AsRef<Input> for Job {
+    fn as_ref(&self) -> &Input {
+        &self.input
+    }
+}
+
+/// Where the micrographs of a run come from. Today that is a list; a folder that is watched is another iterator, whose
+/// `next` waits for a file.
+pub struct Source<'a, J> {
+    /// Asked for the next micrograph only when its turn to be read has come.
+    pub jobs: Box<dyn Iterator<Item = J> + Send + 'a>,
+    /// Asked before every micrograph. Once it says yes, the micrograph in hand is finished and no other is begun.
+    pub is_stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<'a, J: Clone + Sync> Source<'a, J> {
+    /// The micrographs of a list, in its order.
+    pub fn list(jobs: &'a [J], is_stopped: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        Source { jobs: Box::new(jobs.iter().cloned()), is_stopped }
+    }
+}
+
+/// A device with a model on it. One thread drives it; more devices are more workers on the same source.
+pub struct Worker<'a> {
+    finders: PeakFinders<'a>,
+    /// On a GPU: the places in which it prepares micrographs.
+    slots: Option<Arc<Slots>>,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker. `sizes`: the peaks get a size, as vesicles need it; `cap`: the most peaks of a micrograph.
+    ///
+    /// Errors: the device has not enough memory to prepare micrographs.
+    pub fn new(device: &Device, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
+        let slots = match device {
+            Device::Cpu => None,
+            Device::Gpu(gpu) => Some(Slots::new(gpu)?),
+        };
+        Ok(Worker { finders: PeakFinders::new(device, model, sizes, cap), slots })
+    }
+
+    /// The networks, one for each frame.
+    pub fn finders(&mut self) -> &mut PeakFinders<'a> {
+        &mut self.finders
+    }
+}
+
+/// A micrograph that the network has seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// The micrograph.
+    pub ready: Ready,
+    /// Its peaks, in descending order of score.
+    pub peaks: Vec<Peak>,
+    /// Seconds that the network took.
+    pub network_seconds: f64,
 }
 
 /// What one micrograph gave.
@@ -96,100 +123,106 @@ pub struct Settings {
 pub struct Found {
     /// Picks that passed.
     pub picks: usize,
-    /// Fibers they make, in fiber mode.
+    /// In fiber mode, the fibers that they make.
     pub fibers: usize,
-    /// Its place on the page of --report, if one is wanted.
+    /// Its part of the page of `--report`, if one is wanted.
     pub entry: Option<Entry>,
+    /// Seconds that finding and writing took after the network.
+    pub write_seconds: f64,
 }
 
-/// Picks of candidates: what passes the limits, best first.
-///
-/// `side_test_m_px`: the constant box of the border test, `side_written_m_px`: that of the files, micrograph pixels.
+/// Who is informed while a batch runs: the terminal, a program that reads JSON, the page of `--report`, RELION.
+pub trait Told {
+    /// All files of this micrograph are written.
+    fn finished(&mut self, job: &Job, seen: &Seen, found: Found);
+    /// This micrograph failed; the batch goes on.
+    fn failed(&mut self, job: &Job, error: &anyhow::Error);
+}
+
+/// Picks every micrograph of a source and writes its files. One that fails does not end the batch.
+pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut dyn Told) {
+    each(source, worker, settings.sight(), |job, seen| {
+        let done = seen.and_then(|seen| finish(&job, &seen.ready, &seen.peaks, settings).map(|found| (seen, found)));
+        match done {
+            Ok((seen, found)) => told.finished(&job, &seen, found),
+            Err(error) => told.failed(&job, &error),
+        }
+    });
+}
+
+/// Shows every micrograph of a source to the network, and gives its peaks, or why there are none, to `consume`.
+pub fn each<J: AsRef<Input> + Send>(source: Source<J>, worker: &mut Worker, sight: Sight, mut consume: impl FnMut(J, Result<Seen>)) {
+    let Source { jobs, is_stopped } = source;
+    let Worker { finders, slots } = worker;
+    ahead(
+        jobs.take_while(|_| !is_stopped()),
+        |job| prepare(job.as_ref(), sight, slots.as_ref()),
+        |job, ready| {
+            // This one was prepared while the last was worked on; nobody is to wait for it.
+            if is_stopped() {
+                return ControlFlow::Break(());
+            }
+            let seen = ready.and_then(|ready| see(finders, ready, &job.as_ref().name));
+            consume(job, seen);
+            ControlFlow::Continue(())
+        },
+    );
+}
+
+fn see(finders: &mut PeakFinders, mut ready: Ready, name: &str) -> Result<Seen> {
+    let start = Instant::now();
+    let peaks = finders.get(ready.frame()).and_then(|finder| ready.peaks_of_frame(finder)).with_context(|| name.to_string())?;
+    Ok(Seen { ready, peaks, network_seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Picks of candidates: those that pass the limits, best first.
 pub fn picks_of(candidates: &[Candidate], limits: &Limits, size: [usize; 2], sides: Sides, compat: &Compat) -> Vec<Pick> {
     let kept = filter(candidates, limits, size, sides.test_m_px, compat);
     kept.into_iter().map(|i| Pick::from_candidate(&candidates[i], sides.written_m_px)).collect()
 }
 
-/// Sides of the constant box, micrograph pixels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sides {
-    /// In the border test.
-    pub test_m_px: f64,
-    /// In files and pictures.
-    pub written_m_px: f64,
-}
-
-impl Settings {
-    /// What a pick of this micrograph must pass.
-    pub fn limits_of(&self, geometry: &Geometry) -> Limits {
-        let in_sides = |sides: f64| sides_as_distance(sides, side_n_to_m(self.side_n_px, geometry), geometry.nx);
-        Limits { min_distance: self.distance_sides.map_or(self.limits.min_distance, in_sides), ..self.limits }
-    }
-
-    /// Sides of the constant box on this micrograph.
-    ///
-    /// Errors: a diameter was asked for, and the pixel size is unknown.
-    pub fn sides(&self, geometry: &Geometry, pixel_size_angstrom: Option<f64>) -> Result<Sides> {
-        let test_m_px = side_n_to_m(self.side_n_px, geometry);
-        let written_m_px = match (self.written_side, pixel_size_angstrom) {
-            (WrittenSide::Pixels(side), _) => side,
-            (WrittenSide::Asked { diameter_angstrom } | WrittenSide::OfModel { diameter_angstrom }, Some(pixel_size)) => {
-                diameter_angstrom / pixel_size
-            }
-            (WrittenSide::Asked { .. }, None) => {
-                anyhow::bail!("pixel size unknown, which --diameter needs; expected one in the header; give it with --angpix")
-            }
-            (WrittenSide::OfModel { .. } | WrittenSide::OfNetwork, None) | (WrittenSide::OfNetwork, Some(_)) => test_m_px,
-        };
-        // The original writes its box as it tests it; ours are even, so that they have a centre pixel.
-        let as_original = self.rule.compat.has(Fault::BoxCorners);
-        let written_m_px = if as_original { written_m_px } else { output::even(written_m_px).max(2.0) };
-        Ok(Sides { test_m_px, written_m_px })
-    }
-}
-
-/// A micrograph, ready for the network, with what its outputs need.
+/// A micrograph that is ready for the network, with all that its outputs need.
 #[derive(Debug)]
 pub struct Ready {
     prepared: Prepared,
-    /// A GPU prepares it: what it finds is in `prepared` after `peaks`.
-    on_gpu: Option<OnGpu>,
+    /// Set while a GPU prepares the micrograph; what the GPU finds is in `prepared` after `peaks`.
+    in_slot: Option<InSlot>,
     pixel_size_angstrom: Option<f64>,
-    /// What only this micrograph's candidates file says.
+    /// The facts that only this micrograph's candidates file says.
     facts: Facts,
     /// The file's name, for messages.
     name: String,
-    /// What the user should know, one line each; complete after `peaks`.
+    /// What the user should know, one line each. The list is complete after `peaks`.
     pub warnings: Vec<String>,
-    /// Why the frame is what it is, where that was chosen.
+    /// Why the frame has its width, where somebody chose it.
     pub reason: Option<String>,
     /// Seconds that reading and preprocessing took.
     pub seconds: f64,
 }
 
 impl Ready {
-    /// network -> decode: the peaks, in descending order of score; none where all pixels are equal.
+    /// network -> decode: the peaks, in descending order of score. An image whose pixels are all equal has none.
     ///
     /// Errors: the device fails; or 1 % or more of the pixels are no numbers, where a GPU was to prepare them.
-    pub fn peaks(&mut self, picker: &mut PeakFinder) -> Result<Vec<Peak>> {
-        let Some(on_gpu) = self.on_gpu.take() else {
-            return if self.is_constant() { Ok(Vec::new()) } else { picker.run(self.image()) };
+    pub fn peaks(&mut self, finder: &mut PeakFinder) -> Result<Vec<Peak>> {
+        let Some(in_slot) = self.in_slot.take() else {
+            return if self.is_constant() { Ok(Vec::new()) } else { finder.run(self.image()) };
         };
-        let (prepared, peaks) = on_gpu.peaks(picker)?;
+        let (prepared, peaks) = in_slot.peaks(finder)?;
         self.warnings.extend(prepared.warnings.iter().map(|text| format!("{}: {text}", self.name)));
         self.prepared = prepared;
         Ok(peaks)
     }
 
-    /// The same, of a frame that may be cut into tiles.
+    /// The same for a frame that may be cut into tiles.
     ///
     /// Errors: as [`Ready::peaks`].
-    pub fn peaks_of_frame(&mut self, picker: &mut FramePeakFinder) -> Result<Vec<Peak>> {
-        match picker.whole() {
+    pub fn peaks_of_frame(&mut self, finder: &mut FramePeakFinder) -> Result<Vec<Peak>> {
+        match finder.whole() {
             Some(whole) => self.peaks(whole),
-            None if self.on_gpu.is_some() => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),
+            None if self.in_slot.is_some() => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),
             None if self.is_constant() => Ok(Vec::new()),
-            None => picker.run(self.image()),
+            None => finder.run(self.image()),
         }
     }
 
@@ -208,7 +241,7 @@ impl Ready {
         self.prepared.geometry.frame
     }
 
-    /// True if there is nothing to pick: all pixels are equal.
+    /// True if all pixels are equal, so that there is nothing to pick.
     pub fn is_constant(&self) -> bool {
         self.prepared.constant
     }
@@ -217,46 +250,36 @@ impl Ready {
 /// read -> preprocess; with `slots` on a GPU where it can, without waiting for it.
 ///
 /// Errors: the micrograph cannot be read or used; the message names it.
-pub fn prepare(job: &Job, settings: &Settings, slots: Option<&Arc<Slots>>) -> Result<Ready> {
+pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Result<Ready> {
     let start = Instant::now();
-    let name = || job.path.display().to_string();
-    let read = ReadOptions { sections: job.sections, ..settings.read };
-    let micrograph = read_micrograph(&job.path, &read)?;
-    let pixel_size_angstrom = job.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
+    let name = || input.path.display().to_string();
+    let read = ReadOptions { sections: input.sections, ..*sight.read };
+    let micrograph = read_micrograph(&input.path, &read)?;
+    let pixel_size_angstrom = input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
     let size = [micrograph.nx, micrograph.ny];
-    let frame = settings.scale.frame(size, pixel_size_angstrom).with_context(name)?;
-    let reason = settings.scale.reason(frame, size, pixel_size_angstrom);
-    let (compat, is_shown) = (&settings.rule.compat, job.picture.is_some() || settings.report.is_some());
-    // Tiles are cut from an image of the host.
-    let on_gpu = match slots.filter(|_| frame <= ALWAYS_WHOLE && suits(&micrograph.pixels, compat)) {
-        Some(slots) => Some(slots.prepare(&micrograph, frame, compat, is_shown).with_context(name)?),
+    let frame = sight.scale.frame(size, pixel_size_angstrom).with_context(name)?;
+    let reason = sight.scale.reason(frame, size, pixel_size_angstrom);
+    // A frame above ALWAYS_WHOLE may be cut into tiles, and tiles are cut from an image in the host's memory.
+    let in_slot = match slots.filter(|_| frame <= ALWAYS_WHOLE && suits(&micrograph.pixels, sight.compat)) {
+        Some(slots) => Some(slots.prepare(&micrograph, frame, sight.compat, sight.is_shown).with_context(name)?),
         None => None,
     };
-    let prepared = match &on_gpu {
-        Some(on_gpu) => Prepared::to_come(on_gpu.geometry()),
-        None => preprocess(&micrograph, frame, compat).with_context(name)?,
+    let prepared = match &in_slot {
+        Some(in_slot) => Prepared::to_come(in_slot.geometry()),
+        None => preprocess(&micrograph, frame, sight.compat).with_context(name)?,
     };
     let mut facts = Facts::default();
-    facts.set(key::MICROGRAPH, &job.name);
-    facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&job.path).map_or(0, |metadata| metadata.len()));
+    facts.set(key::MICROGRAPH, &input.name);
+    facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&input.path).map_or(0, |metadata| metadata.len()));
     facts.set(key::SIZE_X, micrograph.nx);
     facts.set(key::SIZE_Y, micrograph.ny);
-    facts.set("Sections", sections_text(job.sections, micrograph.sections));
+    facts.set("Sections", sections_text(input.sections, micrograph.sections));
     facts.set(key::PIXEL_SIZE, pixel_size_angstrom.map_or("none".to_string(), |size| size.to_string()));
     facts.set("Frame", micrograph.orientation);
     facts.set(key::NET_SIZE_X, prepared.geometry.frame);
     facts.set("NetSizeY", prepared.geometry.height_d);
     let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
-    Ok(Ready { prepared, on_gpu, name: name(), pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
-}
-
-/// Micrographs to try scales on; those that cannot be read fail when their turn comes.
-pub fn samples(jobs: &[Job], settings: &Settings) -> Vec<Sample> {
-    let sample = |job: &Job| {
-        let micrograph = read_micrograph(&job.path, &ReadOptions { sections: job.sections, ..settings.read }).ok()?;
-        Some(Sample { pixel_size_angstrom: job.pixel_size_angstrom.or(micrograph.pixel_size_angstrom), micrograph })
-    };
-    jobs.iter().filter_map(sample).collect()
+    Ok(Ready { prepared, in_slot, name: name(), pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
 }
 
 fn sections_text(which: Sections, count: usize) -> String {
@@ -267,15 +290,16 @@ fn sections_text(which: Sections, count: usize) -> String {
     }
 }
 
-/// decode -> filter -> write: all files of one micrograph. The output file comes last, so that it stands for all.
+/// decode -> filter -> write: all files of one micrograph. The output file comes last, so that it stands for all of them.
 ///
 /// `peaks` are in descending order of score.
 ///
 /// Errors: a pixel size is needed and unknown, or a file cannot be written.
 pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> Result<Found> {
+    let start = Instant::now();
     let geometry = &ready.prepared.geometry;
     let compat = &settings.rule.compat;
-    let name = || job.path.display().to_string();
+    let name = || job.input.path.display().to_string();
     let sides = settings.sides(geometry, ready.pixel_size_angstrom).with_context(name)?;
     let limits = settings.limits_of(geometry);
     let mut candidates = candidates_of(peaks, geometry, compat);
@@ -290,7 +314,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     let traced = output::trace(&picks, &settings.rule, geometry.nx);
     if let Some(path) = &job.candidates {
         let mut facts = ready.facts.clone();
-        facts.extend(&settings.facts);
+        facts.extend(&settings.facts());
         facts.set(key::CAPPED, u8::from(candidates.len() >= most_peaks(settings.cap, geometry.frame)));
         facts.set(key::MIN_DISTANCE, limits.min_distance);
         facts.set(key::BOX_WRITTEN, sides.written_m_px);
@@ -300,15 +324,15 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
         write_in_folder(path, &draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry)?)?;
     }
     let entry = |count: usize| {
-        // Everything down to the lowest score kept: the page has its own threshold.
+        // Everything down to the lowest score that is kept, because the page has its own threshold.
         let limits = Limits { vis_thresh: settings.floor, ..limits };
         let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
-        Entry::new(&job.name, &ready.prepared.equalised, geometry, &peaks, count)
+        Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, count)
     };
     let entry = settings.report.map(entry).transpose()?;
     let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
     write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
-    Ok(Found { picks: picks.len(), fibers: traced.fibers, entry })
+    Ok(Found { picks: picks.len(), fibers: traced.fibers, entry, write_seconds: start.elapsed().as_secs_f64() })
 }
 
 fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {

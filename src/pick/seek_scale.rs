@@ -7,10 +7,11 @@
 //! Source: docs/options.md, "Scale".
 
 use crate::compat::Compat;
-use crate::formats::image::Micrograph;
+use crate::formats::image::{Micrograph, ReadOptions, read_micrograph};
 use crate::net::PeakFinders;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
+use crate::pick::run::Input;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::preprocess;
 use crate::preprocess::scale::{Diameter, MOST_FRAME, Scale};
@@ -75,6 +76,16 @@ impl Scale {
 pub fn sample_indices(count: usize) -> Vec<usize> {
     let samples = count.min(MOST_SAMPLES);
     (0..samples).map(|i| (2 * i + 1) * count / (2 * samples)).collect()
+}
+
+/// Micrographs to try scales on. Those that cannot be read fail when their turn to be picked comes.
+pub fn samples(inputs: &[Input], read: &ReadOptions) -> Vec<Sample> {
+    let sample = |i: usize| {
+        let input = &inputs[i];
+        let micrograph = read_micrograph(&input.path, &ReadOptions { sections: input.sections, ..*read }).ok()?;
+        Some(Sample { pixel_size_angstrom: input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom), micrograph })
+    };
+    sample_indices(inputs.len()).into_iter().filter_map(sample).collect()
 }
 
 /// The diameter at which a network that knows particles of `side_n_px` sees most; none if it sees nothing at any.

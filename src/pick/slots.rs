@@ -29,12 +29,12 @@ struct Slot {
 
 /// A micrograph in one of the places, which is free again when this is dropped.
 #[derive(Debug)]
-pub struct OnGpu {
+pub struct InSlot {
     slots: Arc<Slots>,
     slot: Option<Slot>,
     geometry: Geometry,
     is_shown: bool,
-    /// Its work has been waited for.
+    /// True once its work has been waited for.
     is_done: bool,
 }
 
@@ -57,7 +57,7 @@ impl Slots {
     /// Waits for a free place, and puts all work of pre-processing into the stream. `is_shown`: frame D comes back, too.
     ///
     /// Errors: as `Preprocessor::start`.
-    pub fn prepare(self: &Arc<Self>, micrograph: &Micrograph, frame: usize, compat: &Compat, is_shown: bool) -> Result<OnGpu> {
+    pub fn prepare(self: &Arc<Self>, micrograph: &Micrograph, frame: usize, compat: &Compat, is_shown: bool) -> Result<InSlot> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = loop {
             match free.pop() {
@@ -67,12 +67,12 @@ impl Slots {
         };
         drop(free);
         let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
-        let mut on = OnGpu { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_done: false };
-        if let Some(slot) = &mut on.slot {
+        let mut in_slot = InSlot { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_done: false };
+        if let Some(slot) = &mut in_slot.slot {
             slot.preprocessor.start(&self.gpu, micrograph, frame, compat)?;
             self.gpu.record_again(&slot.ready)?;
         }
-        Ok(on)
+        Ok(in_slot)
     }
 }
 
@@ -82,14 +82,14 @@ impl Drop for Slots {
     }
 }
 
-impl OnGpu {
+impl InSlot {
     /// Sizes of all frames.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// network -> decode, on the picker's stream: what `preprocess` says of the micrograph, and its peaks, of which one
-    /// without any difference between its pixels has none. The place is free then.
+    /// network -> decode, on the picker's stream: what `preprocess` says of the micrograph, and its peaks. A micrograph whose
+    /// pixels are all equal has no peaks. The place is free afterwards.
     ///
     /// Errors: 1 % or more of the pixels are no numbers, or the device fails.
     pub fn peaks(mut self, picker: &mut PeakFinder) -> Result<(Prepared, Vec<Peak>)> {
@@ -97,7 +97,8 @@ impl OnGpu {
         let gpu = picker.gpu().context("a micrograph on a GPU, and a picker on the CPU")?.clone();
         let found = self.peaks_of(&mut slot, &gpu, picker);
         if !self.is_done {
-            // What was put into the stream may still write to the place; the error is the one above.
+            // Work that was put into the stream may still write to the place, so it is waited for before the place is given
+            // to another. If waiting fails too, the error that is told is the first one.
             let _ = gpu.synchronize();
         }
         self.slot = Some(slot);
@@ -116,11 +117,12 @@ impl OnGpu {
     }
 }
 
-impl Drop for OnGpu {
+impl Drop for InSlot {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
         if !self.is_done {
-            // Whoever comes next writes to the pinned memory; an error of this work is that of nobody.
+            // The next micrograph will overwrite the pinned memory, so the copies from it have to end first. Nobody wants
+            // this micrograph any more, so nobody is told if its work failed.
             let _ = slot.ready.synchronize();
         }
         self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);

@@ -66,7 +66,7 @@ pub fn preprocess(micrograph: &Micrograph, frame: usize, compat: &Compat) -> Res
         quantise(&image_d, &micrograph.pixels, compat.has(Fault::IntCast))
     };
     let equalised = equalise(&quantised);
-    let image = normalise(&letterbox(&equalised, &geometry), Normalisation::Picking);
+    let image = network_input(&equalised, &geometry);
     Ok(Prepared { geometry, image, equalised, constant, warnings })
 }
 
@@ -299,6 +299,13 @@ pub fn equalise_table(histogram: &[usize; 256]) -> [u8; 256] {
         table[level] = (sum as f32 * scale).round_ties_even() as u8;
     }
     table
+}
+
+/// The network's input (frame N) of equalised grey levels (frame D), for everything that shows a network an image.
+///
+/// Shapes: frame x height_d levels into frame x frame values.
+pub fn network_input(equalised: &[u8], geometry: &Geometry) -> Vec<f32> {
+    normalise(&letterbox(equalised, geometry), Normalisation::Picking)
 }
 
 /// Frame D put into frame N on black: shifted, or shrunk where it is higher than wide.

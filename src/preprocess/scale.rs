@@ -47,7 +47,7 @@ pub enum Scale {
         /// Width of D.
         frame: usize,
         /// Who said so.
-        by: Chosen,
+        by: FixedBy,
     },
     /// Particles have the size that the network knows.
     OfParticles {
@@ -60,16 +60,16 @@ pub enum Scale {
 
 /// Who chose a fixed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chosen {
+pub enum FixedBy {
     /// The command line.
-    ByUser,
+    User,
     /// The model was trained with it.
-    ByModel,
+    Model,
     /// Nobody: the original's.
-    ByDefault,
+    Default,
     /// Nobody, although the model knows the size of its particles: the diameter is missing, so that the scale can only be
     /// sought.
-    ForWantOfDiameter,
+    WantOfDiameter,
 }
 
 impl Scale {
@@ -77,18 +77,18 @@ impl Scale {
     /// own diameter, where pixel sizes are known (`has_pixel_size`, of angstrom alone); the original's frame.
     pub fn choose(frame: Option<usize>, diameter: Option<Diameter>, facts: &ModelFacts, has_pixel_size: bool) -> Scale {
         if let Some(frame) = frame {
-            return Scale::Fixed { frame, by: Chosen::ByUser };
+            return Scale::Fixed { frame, by: FixedBy::User };
         }
         if let Some(frame) = facts.frame {
-            return Scale::Fixed { frame, by: Chosen::ByModel };
+            return Scale::Fixed { frame, by: FixedBy::Model };
         }
         let Some(side_h_px) = facts.particle_size_h_px else {
-            return Scale::Fixed { frame: ORIGINAL_FRAME, by: Chosen::ByDefault };
+            return Scale::Fixed { frame: ORIGINAL_FRAME, by: FixedBy::Default };
         };
         let of_model = facts.diameter_angstrom.filter(|_| has_pixel_size).map(Diameter::Angstrom);
         match diameter.or(of_model) {
             Some(diameter) => Scale::OfParticles { side_n_px: 4.0 * side_h_px, diameter },
-            None => Scale::Fixed { frame: ORIGINAL_FRAME, by: Chosen::ForWantOfDiameter },
+            None => Scale::Fixed { frame: ORIGINAL_FRAME, by: FixedBy::WantOfDiameter },
         }
     }
 
@@ -114,7 +114,7 @@ impl Scale {
 
     /// True if only trying can tell.
     pub fn is_to_be_sought(&self) -> bool {
-        matches!(self, Scale::Fixed { by: Chosen::ForWantOfDiameter, .. })
+        matches!(self, Scale::Fixed { by: FixedBy::WantOfDiameter, .. })
     }
 
     /// True if particles have the size that the network knows.
@@ -125,9 +125,9 @@ impl Scale {
     /// A line that says why a micrograph has this frame; none where nothing was chosen.
     pub fn reason(&self, frame: usize, size: [usize; 2], pixel_size_angstrom: Option<f64>) -> Option<String> {
         match *self {
-            Scale::Fixed { by: Chosen::ByUser | Chosen::ByDefault, .. } => None,
-            Scale::Fixed { by: Chosen::ByModel, .. } => Some(format!("frame {frame}: the model was trained with it")),
-            Scale::Fixed { by: Chosen::ForWantOfDiameter, .. } => {
+            Scale::Fixed { by: FixedBy::User | FixedBy::Default, .. } => None,
+            Scale::Fixed { by: FixedBy::Model, .. } => Some(format!("frame {frame}: the model was trained with it")),
+            Scale::Fixed { by: FixedBy::WantOfDiameter, .. } => {
                 Some(format!("frame {frame}: the particles' diameter is not known; give it with --diameter"))
             }
             Scale::OfParticles { diameter, .. } => {
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(frame_of(choose(None, asked, &facts(None, Some(63.0), None))), 1024, "the original's models know no size");
         assert_eq!(frame_of(choose(None, Some(Diameter::Pixels(84.0)), &general)), 352);
         let missing = choose(None, None, &facts(Some(6.0), None, None));
-        assert_eq!(missing, Scale::Fixed { frame: 1024, by: Chosen::ForWantOfDiameter });
+        assert_eq!(missing, Scale::Fixed { frame: 1024, by: FixedBy::WantOfDiameter });
         // Without pixel sizes a model's diameter says nothing.
         assert_eq!(Scale::choose(None, None, &general, false), missing);
     }

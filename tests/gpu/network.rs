@@ -22,9 +22,10 @@ use epicker::ops::losses::HeatMapLoss;
 use epicker::pick::decode::candidates;
 use epicker::pick::filter::Limits;
 use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
-use epicker::pick::run::{self, Job, Settings, WrittenSide};
+use epicker::pick::run::{self, Input, Job};
+use epicker::pick::settings::{Settings, WrittenSide};
 use epicker::pick::slots::Slots;
-use epicker::preprocess::scale::{Chosen as ByWhom, Scale};
+use epicker::preprocess::scale::{FixedBy, Scale};
 use epicker::random::noise;
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
@@ -397,7 +398,7 @@ fn micrographs(folder: &Path) -> Vec<Job> {
         let path = folder.join(format!("{name}.mrc"));
         std::fs::write(&path, crate::common::micrographs::mrc(size, mode, 1.5, &bytes)).unwrap();
         let (name, output) = (name.to_string(), folder.join(format!("{name}.thi")));
-        Job { path, output, candidates: None, picture: None, sections: Sections::Mean, name, pixel_size_angstrom: None }
+        Job { input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None }, output, candidates: None, picture: None }
     };
     files.into_iter().map(job).collect()
 }
@@ -419,13 +420,15 @@ fn settings() -> Settings {
         limits,
         distance_sides: None,
         rule,
-        scale: Scale::Fixed { frame: PICK_FRAME, by: ByWhom::ByUser },
+        scale: Scale::Fixed { frame: PICK_FRAME, by: FixedBy::User },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: ReadOptions::default(),
         floor: 0.3,
         cap: 500,
-        facts: Default::default(),
+        suffix: String::new(),
+        model: Default::default(),
+        is_shown: false,
         report: None,
     }
 }
@@ -441,10 +444,10 @@ fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
     let (settings, mut all) = (settings(), Vec::new());
     ahead(
         jobs,
-        |job| run::prepare(job, &settings, slots.as_ref()),
+        |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {
-                let peaks = ready.peaks(&mut picker).with_context(|| job.path.display().to_string())?;
+                let peaks = ready.peaks(&mut picker).with_context(|| job.input.path.display().to_string())?;
                 run::finish(job, &ready, &peaks, &settings)?;
                 let found = candidates(&peaks, &ready.geometry(), &Compat::default());
                 Ok((found.into_iter().filter(|pick| pick.score > 0.3).collect(), ready.warnings))
@@ -466,27 +469,27 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
         let ((expected, said), (found, found_said)) = match (expected, found) {
             (Ok(expected), Ok(found)) => (expected, found),
             (expected, found) => {
-                assert_eq!(found.as_ref().err(), expected.as_ref().err(), "{}", job.name);
-                assert_eq!(job.name, "nan");
+                assert_eq!(found.as_ref().err(), expected.as_ref().err(), "{}", job.input.name);
+                assert_eq!(job.input.name, "nan");
                 continue;
             }
         };
-        assert_eq!(found_said, said, "{}", job.name);
-        assert_eq!(expected.is_empty(), job.name == "equal", "{}: {} picks", job.name, expected.len());
-        assert_eq!(found.len(), expected.len(), "{}", job.name);
+        assert_eq!(found_said, said, "{}", job.input.name);
+        assert_eq!(expected.is_empty(), job.input.name == "equal", "{}: {} picks", job.input.name, expected.len());
+        assert_eq!(found.len(), expected.len(), "{}", job.input.name);
         for pick in expected {
             let near = |other: &&Candidate| (other.x - pick.x).abs() <= 0.5 && (other.y - pick.y).abs() <= 0.5;
-            let other = found.iter().find(near).unwrap_or_else(|| panic!("{}: {pick:?} was not picked", job.name));
-            assert!((other.score - pick.score).abs() <= 1e-3, "{}: {other:?}, expected {pick:?}", job.name);
+            let other = found.iter().find(near).unwrap_or_else(|| panic!("{}: {pick:?} was not picked", job.input.name));
+            assert!((other.score - pick.score).abs() <= 1e-3, "{}: {other:?}, expected {pick:?}", job.input.name);
         }
     }
     // A stopped batch leaves no place taken: whoever waits for one goes on.
     let model = Model::load(&golden("models/trained.pth")).unwrap();
     let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
-    let prepare = |job: &Job| run::prepare(job, &settings(), Some(&slots)).map(|_| ());
+    let prepare = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots)).map(|_| ());
     ahead(&jobs, |job| prepare(job), |_, _| ControlFlow::Break(()));
-    let kept = |job: &Job| run::prepare(job, &settings(), Some(&slots));
+    let kept = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots));
     ahead(&jobs, |job| kept(job), |_, _| ControlFlow::Break(()));
 }
 
@@ -499,7 +502,7 @@ fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
     let mut picker = PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
     let mut one = || {
-        let mut ready = run::prepare(job, &settings(), Some(&slots)).unwrap();
+        let mut ready = run::prepare(&job.input, settings().sight(), Some(&slots)).unwrap();
         let prepared = host.take_calls();
         let peaks = ready.peaks(&mut picker).unwrap();
         (prepared, host.take_calls(), peaks)

@@ -4,15 +4,15 @@ use crate::common::fixtures::{Run, golden, runs};
 use crate::common::micrographs;
 use epicker::compat::{Compat, FAULTS, Fault};
 use epicker::device::Device;
-use epicker::formats::candidates::Facts;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
 use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::filter::Limits;
 use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
-use epicker::pick::run::{Job, Ready, Settings, WrittenSide, finish, prepare};
-use epicker::preprocess::scale::{Chosen, Scale};
+use epicker::pick::run::{Input, Job, Ready, finish, prepare};
+use epicker::pick::settings::{Settings, WrittenSide};
+use epicker::preprocess::scale::{FixedBy, Scale};
 use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ struct Picked {
 
 fn job(path: PathBuf, output: PathBuf) -> Job {
     let name = path.display().to_string();
-    Job { path, output, candidates: None, picture: None, sections: Sections::Mean, name, pixel_size_angstrom: None }
+    Job { input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None }, output, candidates: None, picture: None }
 }
 
 fn settings(run: &Run, compat: Compat) -> Settings {
@@ -48,13 +48,15 @@ fn settings(run: &Run, compat: Compat) -> Settings {
             compat,
         },
         distance_sides: None,
-        scale: Scale::Fixed { frame: 1024, by: Chosen::ByUser },
+        scale: Scale::Fixed { frame: 1024, by: FixedBy::User },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: ReadOptions::default(),
         floor: 0.0,
         cap: 4000,
-        facts: Facts::default(),
+        suffix: String::new(),
+        model: Default::default(),
+        is_shown: false,
         report: None,
     }
 }
@@ -73,7 +75,7 @@ fn picked() -> &'static BTreeMap<String, Picked> {
             assert_eq!(sha256, recipe.sha256, "the formula makes another micrograph {letter}");
             let path = folder.path().join(format!("{}.mrc", recipe.name));
             std::fs::write(&path, bytes).unwrap();
-            let ready = prepare(&job(path, PathBuf::new()), &settings(any_run, Compat::all()), None).unwrap();
+            let ready = prepare(&job(path, PathBuf::new()).input, settings(any_run, Compat::all()).sight(), None).unwrap();
             let mut peaks = picker.run(ready.image()).unwrap();
             if letter != "c" {
                 peaks.iter_mut().for_each(|peak| peak.size = None); // only c is for vesicles
@@ -141,8 +143,8 @@ fn a_constant_of_100_sigma_changes_no_pick() {
     let folder = tempfile::tempdir().unwrap();
     let mut picks = |bytes: &[u8]| {
         let job = job(folder.path().join("c.mrc"), folder.path().join("c.thi"));
-        std::fs::write(&job.path, bytes).unwrap();
-        let ready = prepare(&job, &settings, None).unwrap();
+        std::fs::write(&job.input.path, bytes).unwrap();
+        let ready = prepare(&job.input, settings.sight(), None).unwrap();
         let peaks = picker.run(ready.image()).unwrap();
         finish(&job, &ready, &peaks, &settings).unwrap();
         rows(&std::fs::read_to_string(&job.output).unwrap())

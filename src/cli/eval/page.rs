@@ -7,6 +7,7 @@ use crate::formats::coordinates::Kind;
 use crate::pick::report::{self, Entry, Heading};
 use crate::preprocess::geometry::Geometry;
 use crate::train::cache::ImageCache;
+use crate::train::labels::Labelled;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use std::path::Path;
@@ -17,7 +18,7 @@ const SHOWN_WIDTH: usize = 1024;
 /// Writes a page for each data set: `report.html`, or `report_1.html` and so on where there are several.
 ///
 /// Errors: a micrograph cannot be read, or a page cannot be written.
-pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet], say: &impl Fn(&str)) -> Result<()> {
+pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet], say: &dyn Fn(&str)) -> Result<()> {
     let Some(folder) = &args.output else { return Ok(()) };
     std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the rights above it", folder.display()))?;
     for (i, (data_set, judged)) in data_sets.iter().zip(judged).enumerate() {
@@ -25,7 +26,8 @@ pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet]
         let path = folder.join(name);
         let all = judged.items.iter().map(|item| shown(item, &judged.settings)).collect::<Result<Vec<Shown>>>()?;
         let range = range_of(&all);
-        let entries = entries(args, data_set, &all, range)?;
+        let micrographs: Vec<&Labelled> = judged.judged.iter().map(|&j| &data_set.micrographs[j]).collect();
+        let entries = entries(args, &micrographs, &all, range)?;
         report::write(&path, &heading(args, i, judged, range), &entries)?;
         say(&format!("a page to look at: {}", path.display()));
     }
@@ -34,9 +36,9 @@ pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet]
 
 /// Pictures and picks of a data set. The micrographs are read once more, two at a time, so that memory does not grow with
 /// their number.
-fn entries(args: &EvalArgs, data_set: &DataSet, all: &[Shown], range: [f32; 2]) -> Result<Vec<Entry>> {
+fn entries(args: &EvalArgs, micrographs: &[&Labelled], all: &[Shown], range: [f32; 2]) -> Result<Vec<Entry>> {
     let cache = ImageCache::new(None, 0, SHOWN_WIDTH, Default::default(), args.compat.clone())?;
-    let both: Vec<_> = data_set.micrographs.iter().zip(all).collect();
+    let both: Vec<_> = micrographs.iter().zip(all).collect();
     let mut entries = Vec::with_capacity(both.len());
     for few in both.chunks(2) {
         let made: Result<Vec<Entry>> = few

@@ -1,99 +1,89 @@
 //! What `epicker pick` is going to do: its micrographs, the names of its outputs, and what is done already.
 
-use super::PickArgs;
-use crate::formats::candidates::{Facts, key};
-use crate::formats::image::{Sections, read_info};
+use super::{Asked, PickArgs};
+use crate::formats::image::{ReadOptions, Sections, read_info};
 use crate::io::find::{Found, find_micrographs};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
-use crate::net::Model;
-use crate::pick::output::OutputType;
+use crate::pick::output::{Helix, OutputType};
 use crate::pick::relion::RelionJob;
-use crate::pick::run::{Job, Settings, WrittenSide};
-use crate::pick::seek_scale::sample_indices;
+use crate::pick::run::{Input, Job};
+use crate::pick::settings::WrittenSide;
 use anyhow::{Context, Result, ensure};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The work of a run.
 pub struct Batch {
+    /// The folder that the outputs go to.
+    pub folder: PathBuf,
     /// Micrographs to pick.
     pub jobs: Vec<Job>,
-    /// Micrographs left alone because they are done.
+    /// All micrographs, those that are done among them, so that a batch that goes on finds the same scale.
+    pub inputs: Vec<Input>,
+    /// Micrographs that are left alone because they are done.
     pub skipped: usize,
     /// Outputs of an earlier run that will be replaced.
     pub replaced: usize,
-    /// Micrographs to try scales on: of all, whether they are done or not, so that a batch that goes on finds the same scale.
-    pub samples: Vec<Job>,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
-    /// Every micrograph with its output, in order, and which job it is, if it is one.
-    all: Vec<(Listed, Option<usize>)>,
+    /// Every micrograph with its output, in order, and whether it is still to be picked.
+    all: Vec<(Listed, bool)>,
 }
 
 impl Batch {
-    /// Micrographs that have an output now, in the order they were given.
-    pub fn listed(&self, finished: &[bool]) -> Vec<Listed> {
-        let is_done = |job: &Option<usize>| job.is_none_or(|job| finished[job]);
-        self.all.iter().filter(|(_, job)| is_done(job)).map(|(listed, _)| listed.clone()).collect()
-    }
-
-    /// The folder that the outputs go to.
-    pub fn folder<'a>(&self, output: &'a Path, relion: Option<&'a RelionJob>) -> &'a Path {
-        relion.map_or(output, |job| &job.folder)
-    }
-}
-
-/// Makes the output folder and sees whether it can be written to.
-///
-/// Errors: it cannot.
-pub fn make_folder(folder: &Path) -> Result<()> {
-    let name = || format!("--output {}: cannot be written to; expected a folder with rights to write", folder.display());
-    std::fs::create_dir_all(folder).with_context(name)?;
-    tempfile::Builder::new().prefix(".epicker-").tempfile_in(folder).with_context(name)?;
-    Ok(())
-}
-
-/// Finds the micrographs and names their outputs. Writes nothing.
-///
-/// Errors: no micrograph, two with one name, files that must not be replaced, or an unknown pixel size where one is
-/// needed.
-pub fn batch(args: &PickArgs, settings: &Settings, relion: Option<&RelionJob>) -> Result<Batch> {
-    let data = args.in_mics.as_ref().or(args.data.as_ref()).context("--data: missing; expected a path")?;
-    let found = find_micrographs(data, args.skip_missing)?;
-    let mut warnings = found.warnings;
-    let jobs = jobs(args, settings, &found.micrographs, relion, &mut warnings)?;
-    need_pixel_size(args, settings, &found.micrographs)?;
-    let samples = sample_indices(jobs.len()).into_iter().map(|i| jobs[i].clone()).collect();
-    let (mut skipped, mut replaced, mut clobbered) = (0, 0, None);
-    let (mut todo, mut all) = (Vec::new(), Vec::new());
-    for job in jobs {
-        let exists = job.output.exists();
-        let is_done = args.skip_done && exists && is_complete(&job.output, settings.rule.output_type);
-        let listed = Listed { micrograph: PathBuf::from(&job.name), coordinates: job.output.clone() };
-        if is_done {
-            skipped += 1;
-            all.push((listed, None));
-            continue;
+    /// Finds the micrographs and names their outputs. Writes nothing.
+    ///
+    /// Errors: no micrograph, two with one name, files that must not be replaced, or an unknown pixel size where one is
+    /// needed.
+    pub fn find(args: &PickArgs, asked: &Asked, relion: Option<&RelionJob>) -> Result<Batch> {
+        let data = args.in_mics.as_ref().or(args.data.as_ref()).context("--data: missing; expected a path")?;
+        let found = find_micrographs(data, args.skip_missing)?;
+        let mut warnings = found.warnings;
+        let jobs = jobs(args, asked, &found.micrographs, relion, &mut warnings)?;
+        need_pixel_size(args, asked, &found.micrographs)?;
+        let inputs = jobs.iter().map(|job| job.input.clone()).collect();
+        let (mut skipped, mut replaced, mut clobbered) = (0, 0, None);
+        let (mut todo, mut all) = (Vec::new(), Vec::new());
+        for job in jobs {
+            let exists = job.output.exists();
+            let is_done = args.skip_done && exists && is_complete(&job.output, asked.rule.output_type);
+            let listed = Listed { micrograph: PathBuf::from(&job.input.name), coordinates: job.output.clone() };
+            all.push((listed, !is_done));
+            if is_done {
+                skipped += 1;
+                continue;
+            }
+            replaced += usize::from(exists);
+            let files = [Some(&job.output), job.candidates.as_ref(), job.picture.as_ref()];
+            clobbered = clobbered.or_else(|| files.into_iter().flatten().find(|file| file.exists()).cloned());
+            todo.push(job);
         }
-        replaced += usize::from(exists);
-        let files = [Some(&job.output), job.candidates.as_ref(), job.picture.as_ref()];
-        clobbered = clobbered.or_else(|| files.into_iter().flatten().find(|file| file.exists()).cloned());
-        all.push((listed, Some(todo.len())));
-        todo.push(job);
+        if let (true, Some(file)) = (args.no_clobber, clobbered) {
+            anyhow::bail!("{}: exists already; expected no file with --no-clobber; give another --output", file.display());
+        }
+        let folder = relion.map_or(&args.output, |job| &job.folder).clone();
+        Ok(Batch { folder, jobs: todo, inputs, skipped, replaced, warnings, all })
     }
-    if let (true, Some(file)) = (args.no_clobber, clobbered) {
-        anyhow::bail!("{}: exists already; expected no file with --no-clobber; give another --output", file.display());
+
+    /// Makes the output folder and sees whether it can be written to.
+    ///
+    /// Errors: it cannot.
+    pub fn make_folder(&self) -> Result<()> {
+        let name = || format!("--output {}: cannot be written to; expected a folder with rights to write", self.folder.display());
+        std::fs::create_dir_all(&self.folder).with_context(name)?;
+        tempfile::Builder::new().prefix(".epicker-").tempfile_in(&self.folder).with_context(name)?;
+        Ok(())
     }
-    Ok(Batch { jobs: todo, skipped, replaced, samples, warnings, all })
+
+    /// Micrographs that have an output now, in the order they were given. `finished`: the outputs that this run wrote.
+    pub fn listed(&self, finished: &HashSet<PathBuf>) -> Vec<Listed> {
+        let has_output = |(listed, is_to_do): &&(Listed, bool)| !is_to_do || finished.contains(&listed.coordinates);
+        self.all.iter().filter(has_output).map(|(listed, _)| listed.clone()).collect()
+    }
 }
 
-fn jobs(
-    args: &PickArgs,
-    settings: &Settings,
-    micrographs: &[Found],
-    relion: Option<&RelionJob>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Job>> {
+fn jobs(args: &PickArgs, asked: &Asked, micrographs: &[Found], relion: Option<&RelionJob>, warnings: &mut Vec<String>) -> Result<Vec<Job>> {
     let paths: Vec<PathBuf> = micrographs.iter().map(|found| found.path.clone()).collect();
     let suffix = args.limits.suffix.as_deref().unwrap_or_default();
     let stem = |path: &Path| micrograph_stem(path).text;
@@ -113,27 +103,30 @@ fn jobs(
             (outputs, candidates, pictures)
         }
         None => {
-            let extension = settings.rule.output_type.name();
+            let extension = asked.rule.output_type.name();
             let outputs = name_all(&args.output, suffix, extension)?;
             (outputs, name_all(&args.output.join("candidates"), "", "star")?, name_all(&args.output, suffix, "png")?)
         }
     };
     let mut jobs = Vec::with_capacity(micrographs.len());
     for (i, found) in micrographs.iter().enumerate() {
-        let job = Job {
+        let input = Input {
             path: found.path.clone(),
+            name: found.name.clone(),
+            sections: asked.read.sections,
+            pixel_size_angstrom: args.angpix.or(found.pixel_size_angstrom),
+        };
+        let job = Job {
+            input,
             output: outputs[i].clone(),
             candidates: (!args.no_candidates).then(|| candidates[i].clone()),
             picture: args.visual.then(|| pictures[i].clone()),
-            sections: settings.read.sections,
-            name: found.name.clone(),
-            pixel_size_angstrom: args.angpix.or(found.pixel_size_angstrom),
         };
         if let Some(picture) = job.picture.as_ref().filter(|picture| paths.contains(picture)) {
             anyhow::bail!("{}: --visual would replace this micrograph; give another --output", picture.display());
         }
         // A file that cannot be read fails when its turn comes.
-        let count = if args.sections == "each" { read_info(&job.path, &settings.read).map_or(1, |info| info.sections) } else { 1 };
+        let count = if args.sections == "each" { read_info(&job.input.path, &asked.read).map_or(1, |info| info.sections) } else { 1 };
         if count > 1 {
             jobs.extend((0..count).map(|section| one_section(&job, section, count)));
         } else {
@@ -156,33 +149,26 @@ fn one_section(job: &Job, section: usize, count: usize) -> Job {
         output: with_number(&job.output),
         candidates: job.candidates.as_ref().map(with_number),
         picture: job.picture.as_ref().map(with_number),
-        sections: Sections::One(section),
-        ..job.clone()
+        input: Input { sections: Sections::One(section), ..job.input.clone() },
     }
 }
 
 /// Looks into the first header, so that a missing `--angpix` is told before the network runs.
-fn need_pixel_size(args: &PickArgs, settings: &Settings, micrographs: &[Found]) -> Result<()> {
-    let needed = match (settings.written_side, settings.rule.helix) {
+fn need_pixel_size(args: &PickArgs, asked: &Asked, micrographs: &[Found]) -> Result<()> {
+    let needed = match (asked.written_side, asked.rule.helix) {
         (WrittenSide::Asked { .. }, _) => "--diameter",
-        (_, crate::pick::output::Helix::Segments(_)) => "--helix segments",
+        (_, Helix::Segments(_)) => "--helix segments",
         _ => return Ok(()),
     };
     let Some(first) = micrographs.first() else { return Ok(()) };
     // A first file that cannot be read fails later, alone.
-    let is_unknown = read_info(&first.path, &settings.read).is_ok_and(|info| info.pixel_size_angstrom.is_none());
+    let is_unknown = read_info(&first.path, &asked.read).is_ok_and(|info| info.pixel_size_angstrom.is_none());
     ensure!(
         args.angpix.or(first.pixel_size_angstrom).is_some() || !is_unknown,
         "{}: pixel size unknown, which {needed} needs; expected one in the header; give it with --angpix",
         first.path.display()
     );
     Ok(())
-}
-
-/// Pixel size of a job's micrograph, where it is known: as given, else that of the header.
-pub fn pixel_size(job: &Job, settings: &Settings) -> Option<f64> {
-    // A file that cannot be read fails when its turn comes.
-    job.pixel_size_angstrom.or_else(|| read_info(&job.path, &settings.read).ok().and_then(|info| info.pixel_size_angstrom))
 }
 
 /// True if an output was written to its end. Files appear under their name only when they are whole; the end mark also
@@ -192,28 +178,4 @@ fn is_complete(output: &Path, output_type: OutputType) -> bool {
         OutputType::Thi => std::fs::read(output).is_ok_and(|bytes| bytes.trim_ascii_end().ends_with(b"[End]")),
         _ => output.is_file(),
     }
-}
-
-/// Facts that are the same in every candidates file of a run.
-pub fn facts(settings: &Settings, model: &Model, args: &PickArgs) -> Facts {
-    let (limits, rule) = (&settings.limits, &settings.rule);
-    let mut facts = Facts::default();
-    facts.set(key::MODE, rule.kind);
-    facts.set(key::BOX_NET, settings.side_n_px);
-    facts.set(key::MODEL_SHA256, model.sha256());
-    facts.set("ModelName", model.name());
-    facts.set(key::FLOOR, settings.floor);
-    facts.set("Cap", settings.cap);
-    facts.set(key::K, limits.k);
-    facts.set(key::VIS_THRESH, limits.vis_thresh);
-    facts.set(key::EDGE, limits.edge);
-    facts.set(key::MIN_DISTANCE, limits.min_distance);
-    facts.set(key::ANG_THRESH, rule.ang_thresh_rad);
-    facts.set(key::TRACER, rule.tracer.name());
-    facts.set(key::OUTPUT_TYPE, rule.output_type.name());
-    facts.set(key::SUBPIXEL, u8::from(rule.subpixel));
-    facts.set(key::SUFFIX, args.limits.suffix.as_deref().unwrap_or_default());
-    facts.set(key::COMPAT, rule.compat.names());
-    facts.set("Program", concat!("epicker ", env!("CARGO_PKG_VERSION")));
-    facts
 }
