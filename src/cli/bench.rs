@@ -126,12 +126,14 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
         output: folder.path().join(format!("{i}.thi")),
         candidates: Some(folder.path().join(format!("{i}.star"))),
         picture: None,
+        entry: None,
     };
     let jobs: Vec<Job> = found.micrographs.iter().enumerate().map(job).collect();
     let settings = Settings {
         limits: super::limits::DEFAULT_LIMITS,
         rule: super::limits::default_rule(Kind::Particle),
         distance_sides: None,
+        in_angstrom: Default::default(),
         scale: Scale::Fixed { frame, by: FixedBy::User },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,

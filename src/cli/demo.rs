@@ -66,8 +66,9 @@ pub fn run(args: &DemoArgs) -> Result<u8> {
     let (labels, diameter) = simulated(&folder.join("micrographs/particle_0001.jsonl"))?;
     let diameter = format!("{diameter:.0}");
 
-    status::print("\n2. Picking: all that is told to the program is the diameter");
-    let mut found: Vec<&str> = vec!["pick", "--data", &micrographs, "--diameter", &diameter, "--output", &picks, "--visual", "--report"];
+    status::print("\n2. Picking: all that is told to the program is the diameter, and that a pixel is 1 angstrom");
+    let mut found: Vec<&str> = vec!["pick", "--data", &micrographs, "--diameter", &diameter, "--angpix", "1"];
+    found.extend(["--output", &picks, "--visual", "--report"]);
     if args.load_model != "particle" {
         found.extend(["--load_model", &args.load_model]);
     }

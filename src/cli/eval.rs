@@ -8,7 +8,7 @@ mod page;
 use super::device::Chosen;
 use super::label_args::tell;
 use super::progress::counted;
-use super::settle::{self, Asked, Looking};
+use super::settle::{self, Asked, Looking, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::compat::Compat;
@@ -26,7 +26,7 @@ use crate::io::write::write_whole;
 use crate::net::Model;
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
-use crate::preprocess::scale::Diameter;
+use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, Source, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -51,6 +51,10 @@ pub struct EvalArgs {
     /// What to compare with: an earlier model, or earlier picks of each data set
     #[arg(long = "against", value_name = "PATH", num_args = 1..)]
     against: Vec<PathBuf>,
+    /// With --against: how many of the data sets are old, the first ones given; forgetting is counted over them [default: all but
+    /// the last of several]
+    #[arg(long = "old", value_name = "COUNT", requires = "against", value_parser = values::count)]
+    old: Option<usize>,
     /// Format of the picks: thi, star, box, coord, cbox, topaz, json or helicon [default: told by the content]
     #[arg(long = "format", value_name = "FORMAT")]
     format: Option<Family>,
@@ -63,12 +67,12 @@ pub struct EvalArgs {
     /// particle, vesicle or fiber [default: the model's, else what the labels are]
     #[arg(long = "mode", value_name = "MODE")]
     mode: Option<Kind>,
-    /// Diameter of the particles, angstrom
-    #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
-    diameter: Option<f64>,
-    /// Diameter of the particles, micrograph pixels
-    #[arg(long = "diameter_px", value_name = "PIXELS", value_parser = values::positive)]
-    diameter_px: Option<f64>,
+    /// Diameter of the particles, angstrom: one for all data sets, or one for each
+    #[arg(long = "diameter", value_name = "ANGSTROM", num_args = 1.., value_parser = values::positive)]
+    diameter: Vec<f64>,
+    /// Diameter of the particles, micrograph pixels: one for all data sets, or one for each
+    #[arg(long = "diameter_px", value_name = "PIXELS", num_args = 1.., value_parser = values::positive)]
+    diameter_px: Vec<f64>,
     /// Pixel size, angstrom, whatever the micrographs say
     #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
     angpix: Option<f64>,
@@ -79,7 +83,7 @@ pub struct EvalArgs {
     #[arg(long = "ignore-border", value_name = "RADII", default_value_t = 1.0, value_parser = values::distance)]
     ignore_border: f64,
     /// Threshold with which the picks are shipped [default: the model's, else 0]
-    #[arg(long = "vis_thresh", value_name = "SCORE")]
+    #[arg(long = "vis_thresh", alias = "threshold", value_name = "SCORE")]
     vis_thresh: Option<f32>,
     /// Rounds of resampling the micrographs for the intervals; 0 leaves them out
     #[arg(long = "bootstrap", value_name = "ROUNDS", default_value_t = 1000)]
@@ -138,6 +142,8 @@ struct DataSet {
 struct JudgedSet {
     /// Which micrographs of the data set were judged; those that could not be picked are not among them.
     judged: Vec<usize>,
+    /// At which scale a model picked them.
+    scale: Option<Scale>,
     items: Vec<Item>,
     settings: Settings,
     report: Report,
@@ -188,9 +194,9 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         say(report.text().trim_end());
     }
     if let Some(before) = &before {
-        say(table(&data_sets, before, &now).trim_end());
+        say(table(&data_sets, before, &now, args.old()).trim_end());
     }
-    let json = summary(&data_sets, &now, before.as_deref());
+    let json = summary(&data_sets, &now, before.as_deref(), args.old());
     if let Some(folder) = &args.output {
         write_output(folder, &data_sets, &now, before.as_deref(), &json)?;
     }
@@ -216,6 +222,19 @@ fn model_of(path: &Path) -> ModelSource {
     path.as_os_str().to_owned().into()
 }
 
+/// What is told of a scale, as lines.
+struct Lines<'a>(&'a dyn Fn(&str));
+
+impl Voice for Lines<'_> {
+    fn say(&self, line: &str) {
+        self.0(line);
+    }
+
+    fn warn(&self, line: &str) {
+        status::tell(&format!("warning: {line}"));
+    }
+}
+
 /// The picks of a micrograph.
 struct Picked {
     picks: Coordinates,
@@ -238,6 +257,18 @@ impl EvalArgs {
             );
             Ok(())
         };
+        let one_or_each = |option: &str, given: usize| -> Result<()> {
+            ensure!(
+                given <= 1 || given == count,
+                "{option}: {given} diameters for {count} of --label; expected one for all data sets, or one for each"
+            );
+            Ok(())
+        };
+        one_or_each("--diameter", self.diameter.len())?;
+        one_or_each("--diameter_px", self.diameter_px.len())?;
+        if let Some(old) = self.old {
+            ensure!(old <= count, "--old {old}: there are {count} data sets; expected at most as many");
+        }
         fits("--data", &self.data)?;
         fits("--picks", &self.picks)?;
         if !matches!(self.against.as_slice(), [one] if is_model(one)) {
@@ -249,6 +280,19 @@ impl EvalArgs {
             ensure!(!self.coco, "--data: missing; expected the micrographs, whose size --coco needs; give their folder");
         }
         Ok(())
+    }
+
+    /// The diameter of the particles of a data set, angstrom and micrograph pixels, as far as it is given.
+    fn diameters(&self, data_set: usize) -> [Option<f64>; 2] {
+        [&self.diameter, &self.diameter_px].map(|given| given.get(data_set).or(given.first()).copied())
+    }
+
+    /// How many of the data sets, the first ones, are old: a later model may have forgotten them.
+    fn old(&self) -> usize {
+        self.old.unwrap_or(match self.label.len() {
+            1 => 1,
+            several => several - 1,
+        })
     }
 
     /// The model whose picks are judged, and the one that it is compared with, where there are such models.
@@ -295,15 +339,15 @@ impl EvalArgs {
     fn reports(&self, data_sets: &[DataSet], whose: &Whose, say: &dyn Fn(&str)) -> Result<(Vec<JudgedSet>, usize)> {
         let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
-            let (found, kind, model) = match whose {
+            let (found, kind, model, scale) = match whose {
                 Whose::Model(model, device) => {
-                    let (found, kind) = self.picks_of_model(model, device, data_set, say)?;
-                    (found, Some(kind), Some(*model))
+                    let (found, kind, scale) = self.picks_of_model(model, device, (i, data_set), say)?;
+                    (found, Some(kind), Some(*model), Some(scale))
                 }
                 Whose::Files(picks, format) => {
                     let found = self.picks_of_files(&picks[i], *format, data_set, say).or_usage()?;
                     let picked = |picks| Some(Picked { picks, frame: None });
-                    (found.into_iter().map(picked).collect(), self.mode, None)
+                    (found.into_iter().map(picked).collect(), self.mode, None, None)
                 }
             };
             let (mut judged, mut items) = (Vec::new(), Vec::new());
@@ -321,16 +365,17 @@ impl EvalArgs {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
                 return Err(Usage::because(empty).into());
             }
-            let settings = self.settings(model, &items);
+            let settings = self.settings(i, model, &items);
             let report = evaluate(&items, &settings).or_usage()?;
-            reports.push(JudgedSet { judged, items, settings, report });
+            reports.push(JudgedSet { judged, scale, items, settings, report });
         }
         Ok((reports, failures))
     }
 
-    fn settings(&self, model: Option<&Model>, items: &[Item]) -> Settings {
+    fn settings(&self, data_set: usize, model: Option<&Model>, items: &[Item]) -> Settings {
         let facts = model.map(|model| model.facts().clone()).unwrap_or_default();
-        let asked = self.diameter.is_some() || self.diameter_px.is_some();
+        let [diameter_angstrom, diameter_px] = self.diameters(data_set);
+        let asked = diameter_angstrom.is_some() || diameter_px.is_some();
         let is_vesicle = items.iter().any(|item| item.labels.kind == Kind::Vesicle);
         // A label's own box says more than the box that every model of the original was trained with.
         let has_own = items.iter().all(|item| item.labels.points.iter().all(|label| label.radius().is_some()));
@@ -340,8 +385,8 @@ impl EvalArgs {
         Settings {
             rule: Rule { reach: self.reach, border: self.ignore_border },
             size: SizeSource {
-                diameter_angstrom: self.diameter,
-                diameter_px: self.diameter_px,
+                diameter_angstrom,
+                diameter_px,
                 model_diameter_angstrom: facts.diameter_angstrom,
                 model_side_h_px: model_side,
                 own_first: is_vesicle && !asked,
@@ -359,20 +404,21 @@ impl EvalArgs {
         &self,
         model: &Model,
         device: &Device,
-        data_set: &DataSet,
+        (i, data_set): (usize, &DataSet),
         say: &dyn Fn(&str),
-    ) -> Result<(Vec<Option<Picked>>, Kind)> {
+    ) -> Result<(Vec<Option<Picked>>, Kind, Scale)> {
         let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
-        let diameter = self.diameter_px.map(Diameter::Pixels).or(self.diameter.map(Diameter::Angstrom));
+        let [in_angstrom, in_px] = self.diameters(i);
+        let diameter = in_px.map(Diameter::Pixels).or(in_angstrom.map(Diameter::Angstrom));
         let asked = Asked { model, kind, frame: self.frame, diameter };
         let (inputs, read) = (data_set.inputs(), ReadOptions::default());
-        let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat };
+        let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat, folder: None, may_try: true };
         let mut worker = Worker::new(device, model, kind == Kind::Vesicle, self.k)?;
         let given = asked.scale_given(looking, &mut worker).or_usage()?;
         for one in &data_set.micrographs {
             given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
         }
-        let scale = asked.scale(given, looking, &mut worker, say)?;
+        let scale = asked.scale(given, looking, &mut worker, &Lines(say))?;
         let options = ModelOptions {
             k: self.k,
             kind,
@@ -398,7 +444,7 @@ impl EvalArgs {
                 all.push(None);
             }
         });
-        Ok((all, kind))
+        Ok((all, kind, scale))
     }
 
     fn picks_of_files(&self, path: &Path, format: Option<Family>, data_set: &DataSet, say: &dyn Fn(&str)) -> Result<Vec<Coordinates>> {
@@ -486,24 +532,26 @@ fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
 }
 
 /// Before and after, and what was forgotten, in points of a hundred.
-fn table(data_sets: &[DataSet], before: &[Report], now: &[Report]) -> String {
+fn table(data_sets: &[DataSet], before: &[Report], now: &[Report], old: usize) -> String {
     let mut out = String::from("AP before   after  points  data set\n");
     for ((data_set, before), now) in data_sets.iter().zip(before).zip(now) {
         let (before, now) = (100.0 * before.main_number(), 100.0 * now.main_number());
         let _ = writeln!(out, "{before:9.2} {now:7.2} {:+7.2}  {}", now - before, data_set.name);
     }
-    let _ = writeln!(out, "forgetting: {:.2} points (the mean of what was lost)", forgetting(before, now));
+    let over = if old < data_sets.len() { format!(", {} as old", counted(old, "data set")) } else { String::new() };
+    let _ = writeln!(out, "forgetting: {:.2} points (the mean of what was lost{over})", forgetting(before, now, old));
     out
 }
 
-/// Mean loss in points of a hundred; a data set that gained counts as no loss.
+/// Mean loss over the first `old` data sets in points of a hundred. A set that gained counts as no loss; one that is new to the
+/// later model cannot have been forgotten, so it does not count.
 /// Source: Chaudhry et al. 2018, arXiv:1801.10112, section 3.
-fn forgetting(before: &[Report], now: &[Report]) -> f64 {
-    let losses = before.iter().zip(now).map(|(before, now)| (100.0 * (before.main_number() - now.main_number())).max(0.0));
-    losses.sum::<f64>() / before.len().max(1) as f64
+fn forgetting(before: &[Report], now: &[Report], old: usize) -> f64 {
+    let losses = before.iter().zip(now).take(old).map(|(before, now)| (100.0 * (before.main_number() - now.main_number())).max(0.0));
+    losses.sum::<f64>() / before.len().min(old).max(1) as f64
 }
 
-fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>) -> Value {
+fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>, old: usize) -> Value {
     let one = |i: usize| {
         let mut object = now[i].json();
         object["data"] = json!(data_sets[i].name);
@@ -515,7 +563,7 @@ fn summary(data_sets: &[DataSet], now: &[Report], before: Option<&[Report]>) -> 
     };
     let mut all = if now.len() == 1 { one(0) } else { json!({ "data_sets": (0..now.len()).map(one).collect::<Vec<_>>() }) };
     if let Some(before) = before {
-        all["forgetting_points"] = json!(forgetting(before, now));
+        all["forgetting_points"] = json!(forgetting(before, now, old));
     }
     all
 }

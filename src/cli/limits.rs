@@ -5,11 +5,50 @@ use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
 use crate::pick::filter::Limits;
 use crate::pick::output::{Helix, OutputRule, OutputType, Tracer};
+use crate::pick::settings::InAngstrom;
 use crate::preprocess::scale::Scale;
 use anyhow::{Result, ensure};
 
 /// Most peaks that are ever taken from a 256 x 256 heat map.
 const MOST_PEAKS: usize = 65_536;
+
+/// A distance as it is given on the command line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Length {
+    /// Pixels of the 1024-wide image.
+    Pixels(f64),
+    /// Angstrom.
+    Angstrom(f64),
+}
+
+impl Length {
+    fn pixels(self) -> Option<f64> {
+        if let Length::Pixels(pixels) = self { Some(pixels) } else { None }
+    }
+
+    fn angstrom(self) -> Option<f64> {
+        if let Length::Angstrom(angstrom) = self { Some(angstrom) } else { None }
+    }
+}
+
+/// The number before a unit of angstrom, if there is one.
+fn before_angstrom(text: &str) -> Option<&str> {
+    ["angstrom", "\u{c5}", "\u{212b}", "A"].iter().find_map(|unit| text.trim().strip_suffix(unit)).map(str::trim_end)
+}
+
+fn edge(text: &str) -> Result<Length, String> {
+    match before_angstrom(text) {
+        Some(number) => values::distance(number).map(Length::Angstrom),
+        None => values::edge(text).map(Length::Pixels),
+    }
+}
+
+fn min_distance(text: &str) -> Result<Length, String> {
+    match before_angstrom(text) {
+        Some(number) => values::distance(number).map(Length::Angstrom),
+        None => values::distance(text).map(Length::Pixels),
+    }
+}
 
 /// What a pick must pass, and how picks are written. None: not given.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -18,16 +57,16 @@ pub struct LimitArgs {
     #[arg(long = "K", value_name = "COUNT", value_parser = values::count)]
     pub k: Option<usize>,
     /// Keep picks with a score above it, 0 to 1 [default: the model's own, else 0]
-    #[arg(long = "vis_thresh", value_name = "SCORE", value_parser = values::score)]
+    #[arg(long = "vis_thresh", alias = "threshold", value_name = "SCORE", value_parser = values::score)]
     pub vis_thresh: Option<f32>,
-    /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511 [default: 25; 0 where the scale is
-    /// that of the particles]
-    #[arg(long = "edge", value_name = "PIXELS", value_parser = values::edge)]
-    pub edge: Option<f64>,
-    /// Picks at this distance or less from a better one are dropped, pixels of the 1024-wide image [default: 0; half a
-    /// particle where the scale is that of the particles]
-    #[arg(long = "min_distance", value_name = "PIXELS", value_parser = values::distance)]
-    pub min_distance: Option<f64>,
+    /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511, or angstrom as in 30A [default: 25;
+    /// 0 where the scale is that of the particles]
+    #[arg(long = "edge", value_name = "PIXELS", value_parser = edge)]
+    pub edge: Option<Length>,
+    /// Picks at this distance or less from a better one are dropped, pixels of the 1024-wide image, or angstrom as in 80A [default:
+    /// 0; half a particle where the scale is that of the particles]
+    #[arg(long = "min_distance", value_name = "PIXELS", value_parser = min_distance)]
+    pub min_distance: Option<Length>,
     /// Fibers: largest turn per step, 0 to 1.57 radians [default: 0.3]
     #[arg(long = "ang_thresh", value_name = "RADIANS", value_parser = values::bend)]
     pub ang_thresh: Option<f64>,
@@ -68,9 +107,15 @@ impl LimitArgs {
         Limits {
             k: self.k.map_or(base.k, |k| k.min(MOST_PEAKS)),
             vis_thresh: self.vis_thresh.unwrap_or(base.vis_thresh),
-            edge: self.edge.unwrap_or(base.edge),
-            min_distance: self.min_distance.unwrap_or(base.min_distance),
+            edge: self.edge.and_then(Length::pixels).unwrap_or(base.edge),
+            min_distance: self.min_distance.and_then(Length::pixels).unwrap_or(base.min_distance),
         }
+    }
+
+    /// The distances that are given in angstrom.
+    pub fn in_angstrom(&self) -> InAngstrom {
+        let [edge, min_distance] = [self.edge, self.min_distance].map(|length| length.and_then(Length::angstrom));
+        InAngstrom { edge, min_distance }
     }
 
     /// What the user should know of these options, one line each.

@@ -14,6 +14,7 @@ pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
+pub mod record; //      the record of a run, beside its outputs
 pub mod rethreshold;
 pub mod settle; //      what `pick` and `eval` settle before they begin: what is looked for, and its scale
 pub mod simulate; //    micrographs with known truth

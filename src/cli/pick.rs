@@ -4,7 +4,9 @@ mod batch; // which micrographs, and where their files go
 mod told; //  who hears of the run
 
 use super::limits::{LimitArgs, default_rule, limits_at};
-use super::settle::{self, Looking};
+use super::progress::counted;
+use super::record::Record;
+use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::{device, threads, values};
 use crate::convolutions::Conv;
@@ -14,9 +16,10 @@ use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
 use crate::net::Model;
 use crate::pick::filter::Limits;
+use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
 use crate::pick::relion::{Ending, RelionJob, Version};
-use crate::pick::report;
+use crate::pick::report::{self, Heading, Part};
 use crate::pick::run::{self, Source, Worker};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
 use crate::preprocess::scale::{Diameter, Scale};
@@ -31,9 +34,12 @@ use told::Teller;
 /// The command line of `epicker pick`.
 #[derive(Debug, clap::Args)]
 pub struct PickArgs {
-    /// Micrographs: one file, a folder (its .mrc files), or a list ending in .thi or .star
-    #[arg(long = "data", value_name = "PATH", required_unless_present = "in_mics")]
-    data: Option<PathBuf>,
+    /// Micrographs, as --data takes them
+    #[arg(value_name = "MICROGRAPHS", conflicts_with = "in_mics")]
+    micrographs: Vec<PathBuf>,
+    /// Micrographs: files, folders (their .mrc files), or lists ending in .thi or .star
+    #[arg(long = "data", value_name = "PATH", num_args = 1.., conflicts_with = "in_mics")]
+    data: Vec<PathBuf>,
     /// Model: a .pth or .safetensors, or the general model particle, vesicle or fiber [default: the general model of --mode]
     #[arg(long = "load_model", value_name = "MODEL")]
     load_model: Option<ModelSource>,
@@ -41,14 +47,14 @@ pub struct PickArgs {
     #[arg(long = "mode", value_name = "MODE")]
     mode: Option<Kind>,
     /// Output folder, made if it is not there
-    #[arg(long = "output", value_name = "FOLDER", default_value = "./output")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER", default_value = "./output")]
     output: PathBuf,
     #[command(flatten)]
     limits: LimitArgs,
     /// Write a picture of each micrograph with its picks, <output>/<name>.png
     #[arg(long = "visual")]
     visual: bool,
-    /// Write one page to look at, <output>/report.html: all micrographs of this run with their picks, and a threshold to move
+    /// Write one page to look at, <output>/report.html: all micrographs of the folder with their picks, and a threshold to move
     #[arg(long = "report")]
     report: bool,
     /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
@@ -80,7 +86,7 @@ pub struct PickArgs {
     /// Arithmetic of the network: fp32
     #[arg(long = "precision", value_name = "NAME", value_parser = ["fp32"], default_value = "fp32")]
     precision: String,
-    /// Go on with a batch: leave micrographs alone whose output is there and complete
+    /// Go on with a batch: leave micrographs alone whose output is there, complete, and made as this run would make it
     #[arg(long = "skip-done")]
     skip_done: bool,
     /// Refuse to replace files
@@ -107,8 +113,11 @@ pub struct PickArgs {
     /// One JSON object per line on standard output, plain text on standard error
     #[arg(long = "json")]
     json: bool,
+    /// Say nothing but warnings and errors
+    #[arg(long = "quiet")]
+    quiet: bool,
     /// RELION External job: STAR file with the micrographs
-    #[arg(long = "in_mics", value_name = "FILE", conflicts_with = "data", requires = "o")]
+    #[arg(long = "in_mics", value_name = "FILE", requires = "o")]
     in_mics: Option<PathBuf>,
     /// RELION External job: folder of the job
     #[arg(long = "o", value_name = "FOLDER", requires = "in_mics")]
@@ -162,33 +171,32 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let batch = Batch::find(args, &asked, relion).or_usage()?;
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
     let mut worker = Worker::new(&chosen.device, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
-    let looking = Looking { inputs: &batch.inputs, read: &asked.read, compat: &asked.rule.compat };
+    let looking = batch.looking(&asked);
     let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
     batch.make_folder().or_usage()?;
 
-    let mut told = Teller::new(batch.jobs.len(), asked.rule.kind, args.json);
+    let mut told = Teller::new(args, &batch);
     told.beginning(args, &asked, &batch, &chosen);
-    let has_work = !batch.jobs.is_empty();
-    let scale = if has_work { asked.of_model.scale(given, looking, &mut worker, &|line| told.say(line))? } else { given };
+    let scale = asked.of_model.scale(given, looking, &mut worker, &told)?;
     let settings = args.settings(asked, scale, &batch);
+    batch.refuse_mixture(&settings).or_usage()?;
+    told.judge(write_record(&settings, &batch));
     let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
     let is_stopped = || interrupt.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
     run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
-    told.finish_bar();
-    chosen.keep().iter().for_each(|line| told.say(line));
 
-    told.judge(write_lists(&batch.listed(&told.finished), &settings, relion, &batch.folder));
+    let stopped = told.micrographs_end(&settings) < batch.jobs.len();
+    chosen.keep().iter().for_each(|line| told.say(line));
+    let look = || batch.covered(&told.finished, &told.failed, &settings);
+    let written = write_covering(look, |covered| write_lists(covered, &settings, relion, &batch.folder));
+    told.judge(written);
     if args.report {
-        told.judge(write_report(args, &settings, &batch.folder, &told));
+        told.judge(write_report(args, &settings, &batch, &told));
     }
     let nothing_failed = told.end(batch.skipped);
-    let stopped = told.count() < batch.jobs.len();
     if let Some(job) = relion {
-        job.end(match (stopped, told.finished.len() + batch.skipped > 0 || !has_work) {
-            (true, _) => Ending::Aborted,
-            (false, true) => Ending::Success,
-            (false, false) => Ending::Failure,
-        })?;
+        let has_output = told.finished.len() + batch.skipped > 0 || batch.jobs.is_empty();
+        job.end(Ending::of(stopped, has_output))?;
     }
     Ok(match (stopped, nothing_failed) {
         (true, _) => status::INTERRUPTED,
@@ -197,22 +205,78 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     })
 }
 
-/// Writes the lists of all micrographs that have an output now.
-fn write_lists(listed: &[Listed], settings: &Settings, relion: Option<&RelionJob>, folder: &Path) -> Result<()> {
+/// Writes the lists of all micrographs that have an output in the folder.
+fn write_lists(covered: &[Covered], settings: &Settings, relion: Option<&RelionJob>, folder: &Path) -> Result<()> {
+    let listed: Vec<Listed> = covered.iter().map(|covered| covered.listed.clone()).collect();
     if let Some(job) = relion {
-        return job.write_lists(listed, settings.rule.kind == Kind::Fiber);
+        return job.write_lists(&listed, settings.rule.kind == Kind::Fiber);
     }
     if settings.rule.output_type == OutputType::Star {
-        lists::write_coordinate_files(folder, listed)?;
+        lists::write_coordinate_files(folder, &listed)?;
     }
-    lists::write_merge_results(folder, listed)
+    lists::write_merge_results(folder, &listed)
 }
 
-fn write_report(args: &PickArgs, settings: &Settings, folder: &Path, told: &Teller) -> Result<()> {
-    let path = folder.join("report.html");
-    report::write(&path, &told::heading(args, settings, folder, told.entries.len()), &told.entries)?;
+/// Writes the page of all micrographs of the folder that have a part of it.
+fn write_report(args: &PickArgs, settings: &Settings, batch: &Batch, told: &Teller) -> Result<()> {
+    let path = batch.folder.join("report.html");
+    let look = || batch.covered(&told.finished, &told.failed, settings);
+    write_covering(look, |covered| {
+        let (with, without): (Vec<_>, Vec<_>) = covered.iter().partition(|covered| covered.entry.is_file());
+        let parts = with.iter().map(|covered| Part::read(&covered.entry));
+        report::write(&path, &heading(args, settings, &batch.folder, with.len()), false, parts)?;
+        if !without.is_empty() {
+            let (was, is) = if without.len() == 1 { ("was", "is") } else { ("were", "are") };
+            let count = counted(without.len(), "micrograph");
+            told.say(&format!("{count} of the folder {was} picked without --report, and {is} not on the page"));
+        }
+        Ok(())
+    })?;
     told.say(&format!("a page to look at: {}", path.display()));
     Ok(())
+}
+
+/// What the page of `--report` says above the micrographs.
+fn heading(args: &PickArgs, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
+    let (kind, model) = (settings.rule.kind, &settings.model.name);
+    let micrographs = counted(micrographs, "micrograph");
+    let about = format!("{micrographs}, mode {kind}, model {model}, epicker {}", env!("CARGO_PKG_VERSION"));
+    let mut note = "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
+    if kind == Kind::Fiber {
+        note.push_str(" Circles are the points that fibers are traced through.");
+    }
+    if args.no_candidates {
+        note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
+    }
+    let folder = folder.display().to_string();
+    let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
+    Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
+}
+
+/// Leaves a record of this run in the folder: how it was asked for, and what it settled.
+fn write_record(settings: &Settings, batch: &Batch) -> Result<()> {
+    let Settings { limits, in_angstrom, rule, .. } = settings;
+    let length = |pixels: f64, angstrom: Option<f64>| match angstrom {
+        Some(angstrom) => format!("{angstrom} angstrom"),
+        None => format!("{pixels} pixels of the 1024-wide image"),
+    };
+    let least = match settings.distance_sides {
+        Some(sides) => format!("{sides} boxes"),
+        None => length(limits.min_distance, in_angstrom.min_distance),
+    };
+    let mut record = Record::new();
+    record.add("model", format!("{}, SHA-256 {}", settings.model.name, settings.model.sha256));
+    record.add("micrographs", format!("{} to pick, {} done before", batch.jobs.len(), batch.skipped));
+    record.add("mode", rule.kind);
+    record.add("scale", &settings.scale);
+    record.add("K", limits.k);
+    record.add("threshold", limits.vis_thresh);
+    record.add("edge", length(limits.edge, in_angstrom.edge));
+    record.add("least distance", least);
+    record.add("border box", format!("{} network pixels", settings.side_n_px));
+    record.add("output type", rule.output_type.name());
+    record.add("faults repeated", if rule.compat.names().is_empty() { "none".to_string() } else { rule.compat.names() });
+    record.write(&batch.folder.join("runs"))
 }
 
 /// What the command line and the model say of the run, before any micrograph has been looked at.
@@ -292,6 +356,7 @@ impl PickArgs {
         let model = asked.of_model.model;
         Settings {
             limits,
+            in_angstrom: self.limits.in_angstrom(),
             distance_sides: asked.of_model.distance_sides(&scale).filter(|_| self.limits.min_distance.is_none()),
             suffix: self.limits.suffix.clone().unwrap_or_default(),
             scale,

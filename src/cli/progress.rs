@@ -9,6 +9,8 @@ use std::time::Instant;
 /// Says how a run of `total` micrographs goes.
 pub struct Progress {
     json: bool,
+    /// Only warnings and errors are told; programs that read `--json` still get all of it.
+    silent: bool,
     bar: Option<ProgressBar>,
     total: usize,
     done: usize,
@@ -23,12 +25,17 @@ impl Progress {
             let shape = "{bar:30} {pos}/{len} micrographs, {per_sec}, {eta} left  {msg}";
             bar.with_style(ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Progress { json, bar, total, done: 0, start: Instant::now() }
+        Progress { json, silent: false, bar, total, done: 0, start: Instant::now() }
     }
 
     /// Tells only of failures, and of the end.
     pub fn quiet(total: usize, json: bool) -> Self {
-        Progress { json, bar: None, total, done: 0, start: Instant::now() }
+        Progress { json, silent: false, bar: None, total, done: 0, start: Instant::now() }
+    }
+
+    /// Tells only of warnings and errors.
+    pub fn silent(total: usize, json: bool) -> Self {
+        Progress { silent: true, ..Progress::quiet(total, json) }
     }
 
     /// The last word: micrographs done, picks, failures, and micrographs left alone because they were done before.
@@ -50,6 +57,9 @@ impl Progress {
 
     /// A line of plain text: standard output, or standard error with `--json`.
     pub fn say(&self, line: &str) {
+        if self.silent {
+            return;
+        }
         if self.json { self.line_to_stderr(line) } else { self.with_bar_hidden(|| print_line(line)) }
     }
 

@@ -27,7 +27,7 @@ pub struct RethresholdArgs {
     #[arg(long = "data", value_name = "FOLDER", required = true)]
     data: PathBuf,
     /// Folder for the new outputs [default: the same]
-    #[arg(long = "output", value_name = "FOLDER")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER")]
     output: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
@@ -130,6 +130,10 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
         edge: or(facts, key::EDGE, DEFAULT_LIMITS.edge)?,
         min_distance: or(facts, key::MIN_DISTANCE, DEFAULT_LIMITS.min_distance)?,
     });
+    let size: [usize; 2] = [facts.need(key::SIZE_X)?, facts.need(key::SIZE_Y)?];
+    ensure!(size[0] > 0 && size[1] > 0, "a micrograph of {} x {}; expected more; pick again", size[0], size[1]);
+    let pixel_size_angstrom = facts.get(key::PIXEL_SIZE).and_then(|text| text.parse().ok());
+    let limits = args.limits.in_angstrom().replace_in(limits, size[0], pixel_size_angstrom)?;
     let rule = args.limits.rule(kind, &then)?;
     ensure!(!then.compat.is_all(), "was picked with --compat all, which tests values that candidates do not hold; pick again");
     let of_pixels = [Fault::Narrow, Fault::IntCast, Fault::HotPixel, Fault::YScale];
@@ -149,8 +153,6 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
         "--K {}: only the best {rows} candidates were kept; pick again with this K",
         limits.k
     );
-    let size: [usize; 2] = [facts.need(key::SIZE_X)?, facts.need(key::SIZE_Y)?];
-    ensure!(size[0] > 0 && size[1] > 0, "a micrograph of {} x {}; expected more; pick again", size[0], size[1]);
     let side_n_px: f64 = facts.need(key::BOX_NET)?;
     let geometry = Geometry::new(size[0], size[1], facts.need(key::NET_SIZE_X)?);
     ensure!(geometry.frame > 0, "fact {} is 0; pick again", key::NET_SIZE_X);
@@ -172,7 +174,7 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
         size,
         sides: Sides { test_m_px, written_m_px },
         side_n_px,
-        pixel_size_angstrom: facts.get(key::PIXEL_SIZE).and_then(|text| text.parse().ok()),
+        pixel_size_angstrom,
     })
 }
 

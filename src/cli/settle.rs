@@ -4,14 +4,16 @@
 
 use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
-use crate::formats::image::{ReadOptions, read_info};
+use crate::formats::image::{ImageInfo, ReadOptions, read_info};
 use crate::net::Model;
 use crate::pick::filter::DISTANCE_SIDES;
+use crate::pick::folder::KeptScale;
 use crate::pick::run::{Input, Worker};
-use crate::pick::seek_scale::{samples, seek};
+use crate::pick::seek_scale::{Sought, samples, seek};
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use anyhow::Result;
+use std::path::Path;
 
 /// What the command line and the model together ask for, before any micrograph has been looked at.
 #[derive(Clone, Debug)]
@@ -26,7 +28,7 @@ pub struct Asked<'a> {
     pub diameter: Option<Diameter>,
 }
 
-/// How a batch is read, and who tells what is found out about its scale.
+/// The micrographs that a scale is for, and how they are read.
 #[derive(Clone, Copy)]
 pub struct Looking<'a> {
     /// All micrographs of the batch, whether they are still to be picked or not.
@@ -35,6 +37,18 @@ pub struct Looking<'a> {
     pub read: &'a ReadOptions,
     /// Faults of the original to repeat.
     pub compat: &'a Compat,
+    /// The output folder, which keeps a scale that had to be sought for all later runs into it.
+    pub folder: Option<&'a Path>,
+    /// False if nothing is left to do, so that it is not worth while to try scales.
+    pub may_try: bool,
+}
+
+/// Who hears of what is found out about the scale.
+pub trait Voice {
+    /// A line for the log.
+    fn say(&self, line: &str);
+    /// A warning.
+    fn warn(&self, line: &str);
 }
 
 /// What is looked for: what the command line says, else what the model was trained for.
@@ -44,6 +58,15 @@ pub fn kind(mode: Option<Kind>, model: &Model) -> Result<Option<Kind>> {
     let of_model = model.facts().mode.as_deref().map(str::parse).transpose().map_err(anyhow::Error::msg)?;
     Ok(mode.or(of_model))
 }
+
+/// Particles of fewer micrograph pixels than this are hardly seen, and a diameter in nm looks so.
+const LEAST_DIAMETER_PX: f64 = 15.0;
+/// Particles of a larger share of the micrograph's shorter side than this are hardly ever recorded.
+const MOST_DIAMETER_SHARE: f64 = 1.0 / 3.0;
+/// A frame so many times as wide as the micrograph shows nothing but enlarged noise.
+const MOST_ENLARGED: usize = 2;
+/// A diameter that trying finds within this factor of the one that was given agrees with it.
+const MOST_OFF: f64 = 1.5;
 
 impl Asked<'_> {
     /// The size at which the network knows its particles, network pixels.
@@ -61,24 +84,85 @@ impl Asked<'_> {
     ///
     /// Errors: the network cannot be planned for the frame.
     pub fn scale_given(&self, looking: Looking, worker: &mut Worker) -> Result<Scale> {
-        let scale = Scale::choose(self.frame, self.diameter, self.model.facts(), looking.has_pixel_size());
+        let has_pixel_size = looking.first().is_some_and(|first| first.pixel_size_angstrom.is_some());
+        let scale = Scale::choose(self.frame, self.diameter, self.model.facts(), has_pixel_size);
         if let Scale::Fixed { frame, .. } = scale {
             worker.finders().get(frame)?;
         }
         Ok(scale)
     }
 
-    /// The scale of the whole run: `given`, or the one that trying finds, where only trying can tell. `say` hears what was tried.
+    /// The scale of the whole run: `given`; or what the output folder keeps, or what trying finds, where nothing is given. A
+    /// given scale that looks odd is questioned.
     ///
-    /// Errors: the network cannot run.
-    pub fn scale(&self, given: Scale, looking: Looking, worker: &mut Worker, say: &dyn Fn(&str)) -> Result<Scale> {
+    /// Errors: the network cannot run, or what the folder keeps cannot be read or written.
+    pub fn scale(&self, given: Scale, looking: Looking, worker: &mut Worker, voice: &dyn Voice) -> Result<Scale> {
         if !given.is_to_be_sought() {
+            if looking.may_try {
+                self.question(&given, looking, worker)?.iter().for_each(|question| voice.warn(question));
+            }
             return Ok(given);
         }
         let side_n_px = self.side_n_px();
-        let sought = seek(worker.finders(), &samples(looking.inputs, looking.read), side_n_px, looking.compat)?;
-        sought.iter().for_each(|sought| say(&sought.text()));
-        Ok(given.or_sought(sought.as_ref(), side_n_px))
+        let kept = looking.folder.map(KeptScale::read).transpose()?.flatten();
+        if let (Some(kept), Some(folder)) = (kept, looking.folder) {
+            let found = kept.diameter.map_or("the original's frame".to_string(), |diameter| format!("a diameter of {}", rounded(diameter)));
+            voice.say(&format!("{}: {found}, which an earlier run sought; give --diameter if you know better", folder.display()));
+            return Ok(Scale::sought(kept.diameter, side_n_px));
+        }
+        if !looking.may_try {
+            return Ok(given);
+        }
+        let sought = seek(worker.finders(), &samples(looking.inputs, looking.read, looking.compat), side_n_px, looking.compat)?;
+        sought.iter().for_each(|sought| voice.say(&sought.text()));
+        let own = sought.as_ref().map(|sought| sought.diameter);
+        let Some(folder) = looking.folder else { return Ok(Scale::sought(own, side_n_px)) };
+        let kept = KeptScale::keep(folder, sought.as_ref())?.diameter;
+        if kept.map(rounded) != own.map(rounded) {
+            let kept = kept.map_or("the original's frame".to_string(), |diameter| format!("a diameter of {}", rounded(diameter)));
+            voice.say(&format!("{}: another run was the first to seek the scale; {kept} is taken, as it found", folder.display()));
+        }
+        Ok(Scale::sought(kept, side_n_px))
+    }
+
+    /// What is suspicious about a scale that was given, and what to do; none if nothing is. One micrograph is looked at, and
+    /// scales are tried on it where the model can tell.
+    fn question(&self, scale: &Scale, looking: Looking, worker: &mut Worker) -> Result<Option<String>> {
+        let Some(first) = looking.first() else { return Ok(None) };
+        let First { input, info, pixel_size_angstrom } = &first;
+        let Some(diameter) = scale.diameter().or(self.diameter) else { return Ok(None) };
+        let Ok(diameter_px) = diameter.m_px(*pixel_size_angstrom) else { return Ok(None) };
+        let (longer, shorter) = (info.nx.max(info.ny), info.nx.min(info.ny));
+        let frame = scale.frame([info.nx, info.ny], *pixel_size_angstrom).unwrap_or(usize::MAX);
+        let is_enlarged = scale.is_of_particles() && frame > MOST_ENLARGED * longer;
+        let name = input.path.display();
+        let is_one =
+            matches!(diameter, Diameter::Angstrom(_)) && input.pixel_size_angstrom.is_none() && info.pixel_size_angstrom == Some(1.0);
+        let what = match () {
+            () if diameter_px < LEAST_DIAMETER_PX || diameter_px > MOST_DIAMETER_SHARE * shorter as f64 => {
+                format!("a diameter of {diameter} is {diameter_px:.1} pixels of {name}, which has {} x {}", info.nx, info.ny)
+            }
+            () if is_enlarged => {
+                format!("a diameter of {diameter} makes a frame of {frame} of {name}, which has only {} x {} pixels", info.nx, info.ny)
+            }
+            () if is_one => format!("{name}: its header says 1 angstrom per pixel, as files do whose pixel size nobody knew"),
+            () => return Ok(None),
+        };
+        let sought = if scale.is_of_particles() { self.try_one(input, looking, worker)? } else { None };
+        let found_px = sought.as_ref().and_then(|sought| sought.diameter.m_px(*pixel_size_angstrom).ok());
+        if found_px.is_some_and(|found| (found / diameter_px).max(diameter_px / found) <= MOST_OFF) {
+            return Ok(None); // odd as it looks, it is what the network sees
+        }
+        let found = sought.map_or(String::new(), |sought| format!("; trying scales on it finds particles of {}", rounded(sought.diameter)));
+        Ok(Some(format!(
+            "{what}{found}; expected the diameter of the particles in angstrom (not in nm) and the pixel size of these micrographs; check \
+             --diameter and --angpix"
+        )))
+    }
+
+    fn try_one(&self, input: &Input, looking: Looking, worker: &mut Worker) -> Result<Option<Sought>> {
+        let one = samples(std::slice::from_ref(input), looking.read, looking.compat);
+        seek(worker.finders(), &one, self.side_n_px(), looking.compat)
     }
 
     /// The least distance of two particles, in sides of their box, where the scale is that of the particles: then half a
@@ -88,14 +172,28 @@ impl Asked<'_> {
     }
 }
 
-impl Looking<'_> {
-    /// True if pixel sizes are known, as the first micrograph that can be read tells for all.
-    fn has_pixel_size(&self) -> bool {
-        let known = |input: &Input| match input.pixel_size_angstrom {
-            Some(_) => Some(true),
-            // A file that cannot be read fails when its turn comes, and says nothing about the others.
-            None => read_info(&input.path, self.read).ok().map(|info| info.pixel_size_angstrom.is_some()),
-        };
-        self.inputs.iter().find_map(known).unwrap_or(false)
+/// The first micrograph of a batch that can be read.
+struct First<'a> {
+    input: &'a Input,
+    info: ImageInfo,
+    pixel_size_angstrom: Option<f64>,
+}
+
+impl<'a> Looking<'a> {
+    /// A file that cannot be read fails when its turn comes, and says nothing about the others: the next one is looked at.
+    fn first(&self) -> Option<First<'a>> {
+        self.inputs.iter().find_map(|input| {
+            let info = read_info(&input.path, self.read).ok()?;
+            let pixel_size_angstrom = input.pixel_size_angstrom.or(info.pixel_size_angstrom);
+            Some(First { input, info, pixel_size_angstrom })
+        })
+    }
+}
+
+/// A diameter for people.
+fn rounded(diameter: Diameter) -> String {
+    match diameter {
+        Diameter::Angstrom(diameter) => format!("{diameter:.0} angstrom"),
+        Diameter::Pixels(diameter) => format!("{diameter:.0} micrograph pixels"),
     }
 }

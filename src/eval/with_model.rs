@@ -6,7 +6,6 @@ use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::inference::frames::PeakFinders;
 use crate::net::model::Model;
-
 use crate::ops::heat_map::Peak;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{Limits, filter, sides_as_distance};

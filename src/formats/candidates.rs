@@ -6,6 +6,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 /// One candidate of frame M.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,6 +55,14 @@ impl Facts {
         self.entries.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
+    fn is_of_this_version(&self) -> Result<()> {
+        match self.get("Format") {
+            Some(FORMAT) => Ok(()),
+            Some(other) => bail!("fact Format is {other}; this program reads {FORMAT}; use the program that wrote it"),
+            None => bail!("no line '#epk Format'; expected a candidates file of epicker"),
+        }
+    }
+
     /// The value of a fact that must be there and be of type `T`.
     ///
     /// Errors: the fact is missing or cannot be read as a `T`.
@@ -82,6 +92,8 @@ pub mod key {
     pub const MICROGRAPH: &str = "Micrograph";
     /// Bytes of its file.
     pub const MICROGRAPH_BYTES: &str = "MicrographBytes";
+    /// When its file was last written, seconds since 1970.
+    pub const MICROGRAPH_TIME: &str = "MicrographTime";
     /// Columns of the micrograph.
     pub const SIZE_X: &str = "SizeX";
     /// Rows of the micrograph.
@@ -90,12 +102,16 @@ pub mod key {
     pub const PIXEL_SIZE: &str = "PixelSize";
     /// Columns of the downscaled image: the frame.
     pub const NET_SIZE_X: &str = "NetSizeX";
+    /// The particles' diameter that gave the frame, with its unit; not there where the frame was given otherwise.
+    pub const DIAMETER: &str = "Diameter";
     /// particle, vesicle or fiber.
     pub const MODE: &str = "Mode";
     /// Side of the constant box, network pixels.
     pub const BOX_NET: &str = "BoxNet";
     /// Side of the written boxes, micrograph pixels.
     pub const BOX_WRITTEN: &str = "BoxWritten";
+    /// The model's name.
+    pub const MODEL_NAME: &str = "ModelName";
     /// The model's fingerprint.
     pub const MODEL_SHA256: &str = "ModelSha256";
     /// Candidates at this score or below were not kept.
@@ -150,6 +166,22 @@ pub fn write(facts: &Facts, rows: &[Candidate]) -> String {
     text
 }
 
+/// The facts of a candidates file, without reading its rows: they come first, so a few kilobytes are enough.
+///
+/// Errors: the file cannot be read, is no candidates file, or is one of another version.
+pub fn read_facts(path: &Path) -> Result<Facts> {
+    let file = std::fs::File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let mut facts = Facts::default();
+    for line in BufReader::with_capacity(2048, file).lines() {
+        let line = line.with_context(|| format!("{}: cannot be read", path.display()))?;
+        let Some(fact) = line.strip_prefix(MARK) else { break };
+        let (key, value) = fact.split_once(' ').unwrap_or((fact, ""));
+        facts.entries.push((key.to_string(), decode(value).with_context(|| path.display().to_string())?));
+    }
+    facts.is_of_this_version().with_context(|| path.display().to_string())?;
+    Ok(facts)
+}
+
 /// Facts and rows of a candidates file.
 ///
 /// Rows are in descending order, so reading stops at the first that is not wanted.
@@ -181,11 +213,7 @@ pub fn read(bytes: &[u8], wanted: Wanted) -> Result<(Facts, Vec<Candidate>)> {
             bail!("line {}: found '{}'; expected a candidates file of epicker", i + 1, shorten(line));
         }
     }
-    match facts.get("Format") {
-        Some(FORMAT) => {}
-        Some(other) => bail!("fact Format is {other}; this program reads {FORMAT}; use the program that wrote it"),
-        None => bail!("no line '#epk Format'; expected a candidates file of epicker"),
-    }
+    facts.is_of_this_version()?;
     let expected = ["_rlnCoordinateX", "_rlnCoordinateY", "_rlnAutopickFigureOfMerit", "_epkWidth", "_epkHeight"];
     ensure!(
         labels == expected[..3] || labels == expected,

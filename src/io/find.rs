@@ -56,6 +56,30 @@ pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographLis
     Ok(list)
 }
 
+/// Finds the micrographs that several paths mean, in the order of the paths. One that two of them mean is taken once.
+///
+/// Errors: as [`find_micrographs`], of any path.
+pub fn find_all(data: &[PathBuf], skip_missing: bool) -> Result<MicrographList> {
+    if let [one] = data {
+        return find_micrographs(one, skip_missing);
+    }
+    let mut all = MicrographList::default();
+    let mut seen = HashSet::new();
+    let mut repeated = 0;
+    for path in data {
+        let list = find_micrographs(path, skip_missing)?;
+        all.missing.extend(list.missing);
+        all.warnings.extend(list.warnings);
+        for found in list.micrographs {
+            if seen.insert(found.path.clone()) { all.micrographs.push(found) } else { repeated += 1 }
+        }
+    }
+    if repeated > 0 {
+        all.warnings.push(format!("{repeated} of the micrographs are given more than once; each is taken once"));
+    }
+    Ok(all)
+}
+
 /// True for the names of lists.
 pub fn is_list(path: &Path) -> bool {
     ["thi", "star"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))

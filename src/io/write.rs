@@ -1,7 +1,8 @@
 //! Writing a file whole or not at all.
 
 use anyhow::{Context, Result};
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
@@ -11,7 +12,7 @@ use std::path::Path;
 ///
 /// Errors: the folder is not writable, the disk is full, or the file cannot be renamed; the temporary file is removed.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes, true)
+    write(path, true, |file| file.write_all(bytes))
 }
 
 /// As [`write_whole`], without waiting for the disk: for files that a moment's work makes again. After a loss of power
@@ -19,15 +20,37 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// Errors: as [`write_whole`].
 pub fn write_whole_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes, false)
+    write(path, false, |file| file.write_all(bytes))
 }
 
-fn write(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+/// As [`write_whole`], for a file that is too large to be put together in memory: `fill` writes it piece by piece.
+///
+/// Errors: as [`write_whole`], or those of `fill`.
+pub fn write_whole_by(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut failed = None;
+    let written = write(path, true, |file| {
+        let mut out = BufWriter::new(file);
+        match fill(&mut out) {
+            Ok(()) => out.flush(),
+            Err(error) => {
+                failed = Some(error);
+                Err(std::io::ErrorKind::Other.into())
+            }
+        }
+    });
+    match failed {
+        // What `fill` met says more than that the file could not be filled.
+        Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
+        None => written,
+    }
+}
+
+fn write(path: &Path, sync: bool, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let write = || -> std::io::Result<()> {
+    let write = move || -> std::io::Result<()> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".epicker-").suffix(".part");
         #[cfg(unix)]
@@ -37,7 +60,7 @@ fn write(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
+        fill(file.as_file_mut())?;
         if sync {
             file.as_file().sync_all()?;
         }

@@ -4,6 +4,7 @@ pub mod decode; //     peaks of the heat map (frame H) to detections in frames D
 pub mod draw; //       the picture of --visual
 pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
+pub mod folder; //     what lies in an output folder: the work of one run or of many
 pub mod output; //     picks as the text of a coordinate file
 pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report

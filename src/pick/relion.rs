@@ -44,6 +44,15 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// How a job ended that RELION stopped or did not, and that has an output of at least one micrograph or has none.
+    pub fn of(is_stopped: bool, has_output: bool) -> Ending {
+        match (is_stopped, has_output) {
+            (true, _) => Ending::Aborted,
+            (false, true) => Ending::Success,
+            (false, false) => Ending::Failure,
+        }
+    }
+
     fn file(self) -> &'static str {
         match self {
             Ending::Success => "RELION_JOB_EXIT_SUCCESS",

@@ -7,7 +7,7 @@ use crate::ahead::ahead;
 use crate::compat::Compat;
 use crate::device::Device;
 use crate::formats::candidates::{self, Candidate, Facts, key};
-use crate::formats::image::{ReadOptions, Sections, read_micrograph};
+use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
 use crate::io::write::write_whole;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::{Model, PeakFinder, PeakFinders};
@@ -15,6 +15,7 @@ use crate::ops::heat_map::Peak;
 use crate::pick::decode::{boxes_d, candidates as candidates_of};
 use crate::pick::draw;
 use crate::pick::filter::{Limits, filter, filter_d};
+use crate::pick::folder::FileState;
 use crate::pick::output::{self, Pick};
 use crate::pick::report::Entry;
 use crate::pick::settings::{Settings, Sides, Sight};
@@ -22,6 +23,7 @@ use crate::pick::slots::{InSlot, Slots};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::suits;
 use crate::preprocess::{Prepared, preprocess};
+use crate::with_pixels;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ pub struct Job {
     pub candidates: Option<PathBuf>,
     /// Its picture, if one is wanted.
     pub picture: Option<PathBuf>,
+    /// Where its part of the page of `--report` goes, or would go: without a page an earlier one is removed from there.
+    pub entry: Option<PathBuf>,
 }
 
 impl AsRef<Input> for Input {
@@ -119,14 +123,12 @@ pub struct Seen {
 }
 
 /// What one micrograph gave.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Found {
     /// Picks that passed.
     pub picks: usize,
     /// In fiber mode, the fibers that they make.
     pub fibers: usize,
-    /// Its part of the page of `--report`, if one is wanted.
-    pub entry: Option<Entry>,
     /// Seconds that finding and writing took after the network.
     pub write_seconds: f64,
 }
@@ -134,7 +136,7 @@ pub struct Found {
 /// Who is informed while a batch runs: the terminal, a program that reads JSON, the page of `--report`, RELION.
 pub trait Told {
     /// All files of this micrograph are written.
-    fn finished(&mut self, job: &Job, seen: &Seen, found: Found);
+    fn finished(&mut self, job: &Job, seen: &Seen, found: &Found);
     /// This micrograph failed; the batch goes on.
     fn failed(&mut self, job: &Job, error: &anyhow::Error);
 }
@@ -144,7 +146,7 @@ pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: 
     each(source, worker, settings.sight(), |job, seen| {
         let done = seen.and_then(|seen| finish(&job, &seen.ready, &seen.peaks, settings).map(|found| (seen, found)));
         match done {
-            Ok((seen, found)) => told.finished(&job, &seen, found),
+            Ok((seen, found)) => told.finished(&job, &seen, &found),
             Err(error) => told.failed(&job, &error),
         }
     });
@@ -254,6 +256,8 @@ pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Resul
     let start = Instant::now();
     let name = || input.path.display().to_string();
     let read = ReadOptions { sections: input.sections, ..*sight.read };
+    // Seen before the file is read: if somebody writes to it meanwhile, it counts as changed.
+    let state = FileState::of(&input.path);
     let micrograph = read_micrograph(&input.path, &read)?;
     let pixel_size_angstrom = input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
     let size = [micrograph.nx, micrograph.ny];
@@ -270,7 +274,10 @@ pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Resul
     };
     let mut facts = Facts::default();
     facts.set(key::MICROGRAPH, &input.name);
-    facts.set(key::MICROGRAPH_BYTES, std::fs::metadata(&input.path).map_or(0, |metadata| metadata.len()));
+    if let Some(state) = state {
+        facts.set(key::MICROGRAPH_BYTES, state.bytes);
+        facts.set(key::MICROGRAPH_TIME, state.time);
+    }
     facts.set(key::SIZE_X, micrograph.nx);
     facts.set(key::SIZE_Y, micrograph.ny);
     facts.set("Sections", sections_text(input.sections, micrograph.sections));
@@ -278,8 +285,29 @@ pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Resul
     facts.set("Frame", micrograph.orientation);
     facts.set(key::NET_SIZE_X, prepared.geometry.frame);
     facts.set("NetSizeY", prepared.geometry.height_d);
-    let warnings = micrograph.warnings.iter().chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
+    let copied = unfinished_copy(&micrograph);
+    let warnings = micrograph.warnings.iter().chain(&copied).chain(&prepared.warnings).map(|text| format!("{}: {text}", name())).collect();
     Ok(Ready { prepared, in_slot, name: name(), pixel_size_angstrom, facts, warnings, reason, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// More rows of one value than this share of all are no border that was masked.
+const MOST_CONSTANT_ROWS: f64 = 0.03;
+
+/// What is told of a micrograph of which many rows hold a single value: a file that is being copied has its full length long
+/// before it has all of its rows.
+fn unfinished_copy(micrograph: &Micrograph) -> Option<String> {
+    let (nx, ny) = (micrograph.nx, micrograph.ny);
+    let constant = with_pixels!(&micrograph.pixels, values => {
+        values.chunks_exact(nx.max(1)).filter(|row| row.iter().all(|value| *value == row[0])).count()
+    });
+    // A micrograph of one value is told elsewhere.
+    let is_suspicious = constant < ny && nx > 1 && constant as f64 > MOST_CONSTANT_ROWS * ny as f64;
+    is_suspicious.then(|| {
+        format!(
+            "{constant} of {ny} rows hold a single value each, as in a file that is still being copied; if it is, pick again with --skip-done \
+             once it is whole"
+        )
+    })
 }
 
 fn sections_text(which: Sections, count: usize) -> String {
@@ -301,7 +329,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     let compat = &settings.rule.compat;
     let name = || job.input.path.display().to_string();
     let sides = settings.sides(geometry, ready.pixel_size_angstrom).with_context(name)?;
-    let limits = settings.limits_of(geometry);
+    let limits = settings.limits_of(geometry, ready.pixel_size_angstrom).with_context(name)?;
     let mut candidates = candidates_of(peaks, geometry, compat);
     candidates.retain(|candidate| candidate.score > settings.floor);
     let picks = if compat.is_all() {
@@ -316,6 +344,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
         let mut facts = ready.facts.clone();
         facts.extend(&settings.facts());
         facts.set(key::CAPPED, u8::from(candidates.len() >= most_peaks(settings.cap, geometry.frame)));
+        facts.set(key::EDGE, limits.edge);
         facts.set(key::MIN_DISTANCE, limits.min_distance);
         facts.set(key::BOX_WRITTEN, sides.written_m_px);
         write_in_folder(path, candidates::write(&facts, &candidates).as_bytes())?;
@@ -323,16 +352,21 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     if let Some(path) = &job.picture {
         write_in_folder(path, &draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry)?)?;
     }
-    let entry = |count: usize| {
-        // Everything down to the lowest score that is kept, because the page has its own threshold.
-        let limits = Limits { vis_thresh: settings.floor, ..limits };
-        let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
-        Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, count)
-    };
-    let entry = settings.report.map(entry).transpose()?;
+    match (&job.entry, settings.report) {
+        (Some(path), Some(count)) => {
+            // Everything down to the lowest score that is kept, because the page has its own threshold.
+            let limits = Limits { vis_thresh: settings.floor, ..limits };
+            let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
+            let entry = Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, count)?;
+            write_in_folder(path, entry.to_part(false).json.as_bytes())?;
+        }
+        // What an earlier run left there shows other picks. Most often there is nothing.
+        (Some(path), None) => drop(std::fs::remove_file(path)),
+        (None, _) => {}
+    }
     let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
     write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
-    Ok(Found { picks: picks.len(), fibers: traced.fibers, entry, write_seconds: start.elapsed().as_secs_f64() })
+    Ok(Found { picks: picks.len(), fibers: traced.fibers, write_seconds: start.elapsed().as_secs_f64() })
 }
 
 fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
 use crate::pick::run::Input;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::preprocess;
-use crate::preprocess::scale::{Diameter, MOST_FRAME, Scale};
+use crate::preprocess::scale::{Diameter, FixedBy, ORIGINAL_FRAME, Scale};
 use anyhow::{Context, Result};
 
 /// Frames of the first sample that are tried: steps of a square root of two, as near as multiples of 32 come.
@@ -66,9 +66,10 @@ impl Sought {
 }
 
 impl Scale {
-    /// The scale that is left when seeking it is over: that of the diameter found, else this one.
-    pub fn or_sought(self, sought: Option<&Sought>, side_n_px: f64) -> Scale {
-        sought.map_or(self, |sought| Scale::OfParticles { side_n_px, diameter: sought.diameter })
+    /// The scale that is left when seeking it is over: that of the diameter found, else the original's.
+    pub fn sought(found: Option<Diameter>, side_n_px: f64) -> Scale {
+        let nothing = Scale::Fixed { frame: ORIGINAL_FRAME, by: FixedBy::NothingSeen };
+        found.map_or(nothing, |diameter| Scale::OfParticles { side_n_px, diameter })
     }
 }
 
@@ -78,20 +79,27 @@ pub fn sample_indices(count: usize) -> Vec<usize> {
     (0..samples).map(|i| (2 * i + 1) * count / (2 * samples)).collect()
 }
 
-/// Micrographs to try scales on. Those that cannot be read fail when their turn to be picked comes.
-pub fn samples(inputs: &[Input], read: &ReadOptions) -> Vec<Sample> {
-    let sample = |i: usize| {
-        let input = &inputs[i];
+/// Micrographs that are tried in place of a sample that is of no use.
+const MOST_TRIED: usize = 8;
+
+/// Micrographs to try scales on, spread evenly. One that cannot be read, that cannot be prepared or in which all pixels are
+/// equal tells nothing of the scale, so the next one stands in for it. It fails, if it fails, when its turn to be picked comes.
+pub fn samples(inputs: &[Input], read: &ReadOptions, compat: &Compat) -> Vec<Sample> {
+    let sample = |input: &Input| {
         let micrograph = read_micrograph(&input.path, &ReadOptions { sections: input.sections, ..*read }).ok()?;
-        Some(Sample { pixel_size_angstrom: input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom), micrograph })
+        let prepared = preprocess(&micrograph, FRAMES[0], compat).ok()?;
+        let pixel_size_angstrom = input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
+        (!prepared.constant).then_some(Sample { micrograph, pixel_size_angstrom })
     };
-    sample_indices(inputs.len()).into_iter().filter_map(sample).collect()
+    let places = sample_indices(inputs.len());
+    let ends = places.iter().skip(1).copied().chain([inputs.len()]);
+    places.iter().zip(ends).filter_map(|(&from, end)| inputs[from..end].iter().take(MOST_TRIED).find_map(sample)).collect()
 }
 
 /// The diameter at which a network that knows particles of `side_n_px` sees most; none if it sees nothing at any.
 ///
-/// Deterministic: the same samples in the same order give the same bits. Samples without any structure are passed over.
-/// Errors: a sample cannot be prepared, or the network cannot run.
+/// Deterministic: the same samples in the same order give the same bits.
+/// Errors: the network cannot run.
 pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, compat: &Compat) -> Result<Option<Sought>> {
     let Some(first) = samples.first() else { return Ok(None) };
     let in_angstrom = samples.iter().all(|sample| sample.pixel_size_angstrom.is_some());
@@ -146,11 +154,9 @@ fn vertex(tried: &[(f64, f64)], at: usize) -> f64 {
 /// The scores of the picks of a sample at a scale.
 fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
     let Micrograph { nx, ny, .. } = sample.micrograph;
-    let frame = scale.frame([nx, ny], sample.pixel_size_angstrom)?.min(MOST_FRAME);
-    let prepared = preprocess(&sample.micrograph, frame, compat)?;
-    if prepared.constant {
-        return Ok(Vec::new());
-    }
+    // A sample that has no frame at this scale shows nothing there.
+    let Ok(frame) = scale.frame([nx, ny], sample.pixel_size_angstrom) else { return Ok(Vec::new()) };
+    let Ok(prepared) = preprocess(&sample.micrograph, frame, compat) else { return Ok(Vec::new()) };
     let geometry: &Geometry = &prepared.geometry;
     let peaks = pickers.get(frame).and_then(|picker| picker.run(&prepared.image)).context("seeking the scale")?;
     let found = candidates(&peaks, geometry, compat);

@@ -8,7 +8,7 @@ use crate::pick::filter::{Limits, sides_as_distance};
 use crate::pick::output::{self, OutputRule};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::scale::Scale;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// What holds for every micrograph of a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The least distance of two picks, in sides of the constant box; where it is given, it replaces that of `limits`.
     pub distance_sides: Option<f64>,
+    /// Distances that were given in angstrom, which replace those of `limits`.
+    pub in_angstrom: InAngstrom,
     /// How picks are written.
     pub rule: OutputRule,
     /// Text before the extension of output files; candidates repeat it, so that `rethreshold` finds the names again.
@@ -37,8 +39,36 @@ pub struct Settings {
     pub model: ModelName,
     /// True if somebody will look at the micrographs: then a GPU brings the small image back, too.
     pub is_shown: bool,
-    /// How many micrographs the page of `--report` will show; none without a page.
+    /// How many micrographs of this run the page of `--report` will show; none without a page.
     pub report: Option<usize>,
+}
+
+/// Distances in angstrom: how many pixels they are is known only of a micrograph.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct InAngstrom {
+    /// Clear margin between a pick's box and the border.
+    pub edge: Option<f64>,
+    /// The least distance of two picks.
+    pub min_distance: Option<f64>,
+}
+
+impl InAngstrom {
+    /// These limits for a micrograph of `nx` columns, whose distances are counted in pixels of the 1024-wide image.
+    ///
+    /// Errors: a distance in angstrom, and the pixel size is unknown.
+    pub fn replace_in(&self, limits: Limits, nx: usize, pixel_size_angstrom: Option<f64>) -> Result<Limits> {
+        if self == &InAngstrom::default() {
+            return Ok(limits);
+        }
+        let pixel_size = pixel_size_angstrom
+            .context("pixel size unknown, which a distance in angstrom needs; expected one in the header; give it with --angpix")?;
+        let in_pixels = |angstrom: f64| sides_as_distance(1.0, angstrom / pixel_size, nx);
+        Ok(Limits {
+            edge: self.edge.map_or(limits.edge, in_pixels),
+            min_distance: self.min_distance.map_or(limits.min_distance, in_pixels),
+            ..limits
+        })
+    }
 }
 
 /// A model as files name it.
@@ -98,9 +128,12 @@ impl Settings {
     }
 
     /// What a pick of this micrograph must pass.
-    pub fn limits_of(&self, geometry: &Geometry) -> Limits {
+    ///
+    /// Errors: a distance was given in angstrom, and the pixel size is unknown.
+    pub fn limits_of(&self, geometry: &Geometry, pixel_size_angstrom: Option<f64>) -> Result<Limits> {
         let in_sides = |sides: f64| sides_as_distance(sides, side_n_to_m(self.side_n_px, geometry), geometry.nx);
-        Limits { min_distance: self.distance_sides.map_or(self.limits.min_distance, in_sides), ..self.limits }
+        let limits = Limits { min_distance: self.distance_sides.map_or(self.limits.min_distance, in_sides), ..self.limits };
+        self.in_angstrom.replace_in(limits, geometry.nx, pixel_size_angstrom)
     }
 
     /// Sides of the constant box on this micrograph.
@@ -131,7 +164,8 @@ impl Settings {
         facts.set(key::MODE, rule.kind);
         facts.set(key::BOX_NET, self.side_n_px);
         facts.set(key::MODEL_SHA256, &self.model.sha256);
-        facts.set("ModelName", &self.model.name);
+        facts.set(key::MODEL_NAME, &self.model.name);
+        self.scale.diameter().iter().for_each(|diameter| facts.set(key::DIAMETER, diameter));
         facts.set(key::FLOOR, self.floor);
         facts.set("Cap", self.cap);
         facts.set(key::K, limits.k);

@@ -6,6 +6,7 @@
 
 use crate::formats::state_dict::ModelFacts;
 use anyhow::{Context, Result};
+use std::fmt;
 
 /// The original's frame.
 pub const ORIGINAL_FRAME: usize = 1024;
@@ -23,6 +24,15 @@ pub enum Diameter {
     Angstrom(f64),
     /// Micrograph pixels.
     Pixels(f64),
+}
+
+impl fmt::Display for Diameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Diameter::Angstrom(diameter) => write!(f, "{diameter} angstrom"),
+            Diameter::Pixels(diameter) => write!(f, "{diameter} micrograph pixels"),
+        }
+    }
 }
 
 impl Diameter {
@@ -70,6 +80,17 @@ pub enum FixedBy {
     /// Nobody, although the model knows the size of its particles: the diameter is missing, so that the scale can only be
     /// sought.
     WantOfDiameter,
+    /// Nobody, because the network saw nothing at any of the scales that were tried: the original's.
+    NothingSeen,
+}
+
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scale::Fixed { frame, .. } => write!(f, "a frame of {frame} pixels for every micrograph"),
+            Scale::OfParticles { side_n_px, diameter } => write!(f, "particles of {diameter} are {side_n_px} pixels to the network"),
+        }
+    }
 }
 
 impl Scale {
@@ -112,6 +133,14 @@ impl Scale {
         }
     }
 
+    /// The diameter that gives the frames, if one does.
+    pub fn diameter(&self) -> Option<Diameter> {
+        match self {
+            Scale::OfParticles { diameter, .. } => Some(*diameter),
+            Scale::Fixed { .. } => None,
+        }
+    }
+
     /// True if only trying can tell.
     pub fn is_to_be_sought(&self) -> bool {
         matches!(self, Scale::Fixed { by: FixedBy::WantOfDiameter, .. })
@@ -127,7 +156,7 @@ impl Scale {
         match *self {
             Scale::Fixed { by: FixedBy::User | FixedBy::Default, .. } => None,
             Scale::Fixed { by: FixedBy::Model, .. } => Some(format!("frame {frame}: the model was trained with it")),
-            Scale::Fixed { by: FixedBy::WantOfDiameter, .. } => {
+            Scale::Fixed { by: FixedBy::WantOfDiameter | FixedBy::NothingSeen, .. } => {
                 Some(format!("frame {frame}: the particles' diameter is not known; give it with --diameter"))
             }
             Scale::OfParticles { diameter, .. } => {

@@ -17,12 +17,12 @@ use tempfile::TempDir;
 const NARROW: Architecture = Architecture { channels: [4, 4, 8, 8, 8, 16], head: 8 };
 
 /// A program of its own with models beside it, and micrographs.
-struct Place {
+pub struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // Below target/, so that the program can be linked instead of copied.
         let place = Place { folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
         ["bin", "mics", "share/epicker/weights"].iter().for_each(|name| fs::create_dir_all(place.path(name)).unwrap());
@@ -30,20 +30,20 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn micrograph(&self, name: &str, size: [usize; 2]) {
+    pub fn micrograph(&self, name: &str, size: [usize; 2]) {
         fs::write(self.path("mics").join(name), small(name, size)).unwrap();
     }
 
     /// Puts a model where `--load_model NAME` finds it.
-    fn general(&self, name: &str, facts: &ModelFacts) {
+    pub fn general(&self, name: &str, facts: &ModelFacts) {
         write_model(&self.path("share/epicker/weights").join(format!("{name}.safetensors")), facts);
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         Command::new(self.path("bin/epicker")).args(args).current_dir(self.folder.path()).output().unwrap()
     }
 
@@ -52,7 +52,7 @@ impl Place {
         self.run(&[&["pick", "--gpus", "-1", "--data", "mics"], args].concat())
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 }
@@ -63,15 +63,15 @@ fn write_model(path: &Path, facts: &ModelFacts) {
     fs::write(path, safetensors_file::write(&state).unwrap()).unwrap();
 }
 
-fn facts(mode: &str) -> ModelFacts {
+pub fn facts(mode: &str) -> ModelFacts {
     ModelFacts { mode: Some(mode.to_owned()), ..ModelFacts::default() }
 }
 
-fn told(result: &Output) -> String {
+pub fn told(result: &Output) -> String {
     String::from_utf8_lossy(&result.stderr).into_owned() + &String::from_utf8_lossy(&result.stdout)
 }
 
-fn is_done(result: &Output) -> String {
+pub fn is_done(result: &Output) -> String {
     assert_eq!(result.status.code(), Some(0), "{}", told(result));
     told(result)
 }
@@ -114,7 +114,7 @@ fn a_general_model_serves_every_command() {
 }
 
 /// A model that knows particles of 24 network pixels.
-fn knows_size() -> ModelFacts {
+pub fn knows_size() -> ModelFacts {
     ModelFacts { particle_size_h_px: Some(6.0), ..facts("particle") }
 }
 

@@ -15,3 +15,4 @@ mod relion;
 mod rethreshold;
 mod simulate;
 mod tutorial;
+mod unattended;

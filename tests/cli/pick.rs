@@ -70,7 +70,7 @@ fn is_done(result: &Output) {
 fn a_folder_gives_a_file_each_candidates_and_a_list() {
     let place = Place::with(&["b.MRC", "a.mrc", "ignored.txt"]);
     is_done(&place.pick(&["--edge", "0"]));
-    assert_eq!(place.names("out"), ["a.thi", "b.thi", "candidates", "merge_results.thi"]);
+    assert_eq!(place.names("out"), ["a.thi", "b.thi", "candidates", "merge_results.thi", "runs"]);
     assert_eq!(place.names("out/candidates"), ["a.star", "b.star"]);
     let thi = place.text("out/a.thi");
     assert!(thi.starts_with("[Particle Coordinates: X Y Value]\n") && thi.ends_with("[End]\n") && thi.lines().count() > 3, "{thi}");
@@ -261,7 +261,7 @@ fn one_bad_micrograph_does_not_end_the_batch() {
     }));
     assert_eq!((of("done")[0]["micrographs"].as_u64(), of("done")[0]["failures"].as_u64()), (Some(2), Some(9)));
     assert!(of("image")[0]["picks"].as_u64().unwrap() > 0 && of("image")[0]["seconds"]["network"].as_f64().unwrap() > 0.0);
-    assert_eq!(place.names("out"), ["a.thi", "candidates", "merge_results.thi", "z.thi"]);
+    assert_eq!(place.names("out"), ["a.thi", "candidates", "merge_results.thi", "runs", "z.thi"]);
     assert_eq!(place.text("out/merge_results.thi").lines().count(), 3 + 2);
 }
 
@@ -455,7 +455,17 @@ fn sections_mixed_sizes_and_pictures_work() {
     is_done(&result);
     assert_eq!(
         place.names("out"),
-        ["candidates", "merge_results.thi", "stack_z01.png", "stack_z01.thi", "stack_z02.png", "stack_z02.thi", "wide.png", "wide.thi"]
+        [
+            "candidates",
+            "merge_results.thi",
+            "runs",
+            "stack_z01.png",
+            "stack_z01.thi",
+            "stack_z02.png",
+            "stack_z02.thi",
+            "wide.png",
+            "wide.thi"
+        ]
     );
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(place.path("out/wide.png")).unwrap()));
     let reader = decoder.read_info().unwrap();

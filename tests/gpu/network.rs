@@ -398,7 +398,13 @@ fn micrographs(folder: &Path) -> Vec<Job> {
         let path = folder.join(format!("{name}.mrc"));
         std::fs::write(&path, crate::common::micrographs::mrc(size, mode, 1.5, &bytes)).unwrap();
         let (name, output) = (name.to_string(), folder.join(format!("{name}.thi")));
-        Job { input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None }, output, candidates: None, picture: None }
+        Job {
+            input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None },
+            output,
+            candidates: None,
+            picture: None,
+            entry: None,
+        }
     };
     files.into_iter().map(job).collect()
 }
@@ -419,6 +425,7 @@ fn settings() -> Settings {
     Settings {
         limits,
         distance_sides: None,
+        in_angstrom: Default::default(),
         rule,
         scale: Scale::Fixed { frame: PICK_FRAME, by: FixedBy::User },
         side_n_px: 19.0,

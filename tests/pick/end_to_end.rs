@@ -26,7 +26,13 @@ struct Picked {
 
 fn job(path: PathBuf, output: PathBuf) -> Job {
     let name = path.display().to_string();
-    Job { input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None }, output, candidates: None, picture: None }
+    Job {
+        input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None },
+        output,
+        candidates: None,
+        picture: None,
+        entry: None,
+    }
 }
 
 fn settings(run: &Run, compat: Compat) -> Settings {
@@ -48,6 +54,7 @@ fn settings(run: &Run, compat: Compat) -> Settings {
             compat,
         },
         distance_sides: None,
+        in_angstrom: Default::default(),
         scale: Scale::Fixed { frame: 1024, by: FixedBy::User },
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,

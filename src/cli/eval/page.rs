@@ -4,8 +4,9 @@ use super::{DataSet, EvalArgs, JudgedSet};
 use crate::cli::status;
 use crate::eval::page::{Shown, shown};
 use crate::formats::coordinates::Kind;
-use crate::pick::report::{self, Entry, Heading};
+use crate::pick::report::{self, Entry, Heading, Part};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::cache::ImageCache;
 use crate::train::labels::Labelled;
 use anyhow::{Context, Result};
@@ -27,31 +28,31 @@ pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet]
         let all = judged.items.iter().map(|item| shown(item, &judged.settings)).collect::<Result<Vec<Shown>>>()?;
         let range = range_of(&all);
         let micrographs: Vec<&Labelled> = judged.judged.iter().map(|&j| &data_set.micrographs[j]).collect();
-        let entries = entries(args, &micrographs, &all, range)?;
-        report::write(&path, &heading(args, i, judged, range), &entries)?;
+        let mut parts = parts(args, &micrographs, &all, range)?;
+        report::write(&path, &heading(args, i, data_set, judged, range), true, &mut parts)?;
         say(&format!("a page to look at: {}", path.display()));
     }
     Ok(())
 }
 
-/// Pictures and picks of a data set. The micrographs are read once more, two at a time, so that memory does not grow with
-/// their number.
-fn entries(args: &EvalArgs, micrographs: &[&Labelled], all: &[Shown], range: [f32; 2]) -> Result<Vec<Entry>> {
+/// Pictures and picks of a data set. The micrographs are read once more, two at a time and only when the page comes to them, so
+/// that memory does not grow with their number.
+fn parts<'a>(
+    args: &EvalArgs,
+    micrographs: &'a [&'a Labelled],
+    all: &'a [Shown],
+    range: [f32; 2],
+) -> Result<impl Iterator<Item = Result<Part>>> {
     let cache = ImageCache::new(None, 0, SHOWN_WIDTH, Default::default(), args.compat.clone())?;
-    let both: Vec<_> = micrographs.iter().zip(all).collect();
-    let mut entries = Vec::with_capacity(both.len());
-    for few in both.chunks(2) {
-        let made: Result<Vec<Entry>> = few
-            .par_iter()
-            .map(|(one, shown)| {
-                let image = cache.get(&one.path, &mut Vec::new()).context("--report")?; // its warnings were told before
-                let geometry = Geometry::new(one.size[0], one.size[1], SHOWN_WIDTH);
-                Entry::judged(&one.stem, &image.levels, &geometry, (&shown.marks, &shown.truth), range, both.len())
-            })
-            .collect();
-        entries.extend(made?);
-    }
-    Ok(entries)
+    let count = micrographs.len();
+    let part = move |(one, shown): (&&Labelled, &Shown)| -> Result<Part> {
+        let image = cache.get(&one.path, &mut Vec::new()).context("--report")?; // its warnings were told before
+        let geometry = Geometry::new(one.size[0], one.size[1], SHOWN_WIDTH);
+        let entry = Entry::judged(&one.stem, &image.levels, &geometry, (&shown.marks, &shown.truth), range, count)?;
+        Ok(entry.to_part(true))
+    };
+    let pairs = micrographs.chunks(2).zip(all.chunks(2));
+    Ok(pairs.flat_map(move |(few, shown)| few.par_iter().zip(shown).map(&part).collect::<Vec<Result<Part>>>()))
 }
 
 /// 0 and 1 for scores that are shares; other programs' scores have ends of their own.
@@ -66,7 +67,7 @@ fn range_of(all: &[Shown]) -> [f32; 2] {
     [low - room, high]
 }
 
-fn heading(args: &EvalArgs, i: usize, judged: &JudgedSet, range: [f32; 2]) -> Heading {
+fn heading(args: &EvalArgs, i: usize, data_set: &DataSet, judged: &JudgedSet, range: [f32; 2]) -> Heading {
     let report = &judged.report;
     let kind = judged.items.iter().find(|item| !item.labels.points.is_empty()).map_or(Kind::Particle, |item| item.labels.kind);
     let data = args.data[i].display().to_string();
@@ -88,7 +89,12 @@ fn heading(args: &EvalArgs, i: usize, judged: &JudgedSet, range: [f32; 2]) -> He
     }
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_string()).collect::<Vec<_>>();
     let command = match &args.load_model {
-        Some(model) => words(&["epicker", "pick", "--data", &data, "--load_model", &model.to_string(), "--vis_thresh"]),
+        Some(model) => {
+            let mut command = words(&["epicker", "pick", "--data", &data, "--load_model", &model.to_string()]);
+            command.extend(repeated(args, data_set, judged));
+            command.push("--vis_thresh".to_string());
+            command
+        }
         None => match folder_of_candidates(&args.picks[i]) {
             Some(folder) => words(&["epicker", "rethreshold", "--data", &folder.display().to_string(), "--vis_thresh"]),
             None => Vec::new(),
@@ -100,6 +106,26 @@ fn heading(args: &EvalArgs, i: usize, judged: &JudgedSet, range: [f32; 2]) -> He
         status::tell("warning: --report: picks without a score count as 1, so the threshold of the page moves nothing");
     }
     Heading { about, note, command, threshold, range }
+}
+
+/// The options with which `epicker pick` picks as this evaluation did: the same mode, scale and pixel size.
+fn repeated(args: &EvalArgs, data_set: &DataSet, judged: &JudgedSet) -> Vec<String> {
+    let mut options = Vec::new();
+    let mut add = |name: &str, value: Option<String>| options.extend(value.into_iter().flat_map(|value| [name.to_string(), value]));
+    add("--mode", args.mode.map(|mode| mode.to_string()));
+    add("--angpix", args.angpix.map(|size| size.to_string()));
+    let first = judged.judged.first().map(|&j| &data_set.micrographs[j]);
+    match judged.scale {
+        Some(Scale::OfParticles { diameter: Diameter::Angstrom(diameter), .. }) => add("--diameter", Some(diameter.to_string())),
+        // Picking takes a diameter in angstrom alone; without a pixel size the frame stands for it.
+        Some(Scale::OfParticles { diameter: Diameter::Pixels(diameter), .. }) => match first.and_then(|one| one.pixel_size_angstrom) {
+            Some(pixel_size) => add("--diameter", Some((diameter * pixel_size).to_string())),
+            None => add("--frame", judged.items.first().and_then(|item| item.frame).map(|frame| frame.to_string())),
+        },
+        Some(Scale::Fixed { frame, .. }) => add("--frame", Some(frame.to_string())),
+        None => {}
+    }
+    options
 }
 
 /// The output folder of `epicker pick` that picks are from: given itself, or its folder of candidates.

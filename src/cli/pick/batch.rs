@@ -1,16 +1,19 @@
-//! What `epicker pick` is going to do: its micrographs, the names of its outputs, and what is done already.
+//! What `epicker pick` is going to do: its micrographs, the names of their files, and what is done already.
 
 use super::{Asked, PickArgs};
-use crate::formats::image::{ReadOptions, Sections, read_info};
-use crate::io::find::{Found, find_micrographs};
+use crate::cli::progress::counted;
+use crate::cli::settle::Looking;
+use crate::formats::image::{Sections, read_info};
+use crate::io::find::{Found, find_all};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
+use crate::pick::folder::{Covered, Picked, entry_of, picked_into};
 use crate::pick::output::{Helix, OutputType};
 use crate::pick::relion::RelionJob;
 use crate::pick::run::{Input, Job};
-use crate::pick::settings::WrittenSide;
+use crate::pick::settings::{InAngstrom, Settings, WrittenSide};
 use anyhow::{Context, Result, ensure};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// The work of a run.
@@ -19,7 +22,7 @@ pub struct Batch {
     pub folder: PathBuf,
     /// Micrographs to pick.
     pub jobs: Vec<Job>,
-    /// All micrographs, those that are done among them, so that a batch that goes on finds the same scale.
+    /// All micrographs, those that are done among them.
     pub inputs: Vec<Input>,
     /// Micrographs that are left alone because they are done.
     pub skipped: usize,
@@ -27,8 +30,29 @@ pub struct Batch {
     pub replaced: usize,
     /// What the user should know, one line each.
     pub warnings: Vec<String>,
-    /// Every micrograph with its output, in order, and whether it is still to be picked.
-    all: Vec<(Listed, bool)>,
+    /// Every micrograph of this run, in order.
+    own: Vec<Own>,
+    /// What lies in the folder and is not of this run.
+    others: Vec<Picked>,
+    output_type: OutputType,
+}
+
+/// A micrograph of this run.
+struct Own {
+    covered: Covered,
+    candidates: PathBuf,
+    /// True if it is still to be picked.
+    is_to_do: bool,
+    /// What the folder says of it from an earlier run.
+    earlier: Option<Picked>,
+    pixel_size_angstrom: Option<f64>,
+}
+
+/// The names of a micrograph's files.
+struct Names {
+    output: PathBuf,
+    candidates: PathBuf,
+    picture: PathBuf,
 }
 
 impl Batch {
@@ -37,33 +61,102 @@ impl Batch {
     /// Errors: no micrograph, two with one name, files that must not be replaced, or an unknown pixel size where one is
     /// needed.
     pub fn find(args: &PickArgs, asked: &Asked, relion: Option<&RelionJob>) -> Result<Batch> {
-        let data = args.in_mics.as_ref().or(args.data.as_ref()).context("--data: missing; expected a path")?;
-        let found = find_micrographs(data, args.skip_missing)?;
-        let mut warnings = found.warnings;
-        let jobs = jobs(args, asked, &found.micrographs, relion, &mut warnings)?;
-        need_pixel_size(args, asked, &found.micrographs)?;
-        let inputs = jobs.iter().map(|job| job.input.clone()).collect();
-        let (mut skipped, mut replaced, mut clobbered) = (0, 0, None);
-        let (mut todo, mut all) = (Vec::new(), Vec::new());
-        for job in jobs {
+        let data: Vec<PathBuf> = args.in_mics.iter().chain(&args.micrographs).chain(&args.data).cloned().collect();
+        ensure!(!data.is_empty(), "--data: missing; expected micrographs: a file, a folder or a list");
+        let found = find_all(&data, args.skip_missing)?;
+        let folder = relion.map_or(&args.output, |job| &job.folder).clone();
+        let mut batch = Batch {
+            jobs: Vec::new(),
+            inputs: Vec::new(),
+            skipped: 0,
+            replaced: 0,
+            warnings: found.warnings,
+            own: Vec::new(),
+            others: Vec::new(),
+            output_type: asked.rule.output_type,
+            folder,
+        };
+        let jobs = batch.jobs(args, asked, &found.micrographs, relion)?;
+        need_pixel_size(args, asked, &jobs)?;
+        batch.sort_out(jobs, args)?;
+        Ok(batch)
+    }
+
+    /// Tells what is to do from what is done.
+    fn sort_out(&mut self, jobs: Vec<(Job, PathBuf)>, args: &PickArgs) -> Result<()> {
+        let mut picked: HashMap<PathBuf, Picked> =
+            picked_into(&self.folder)?.into_iter().map(|picked| (picked.candidates.clone(), picked)).collect();
+        let (mut clobbered, mut changed, mut unknown) = (None, 0, 0);
+        for (job, candidates) in jobs {
             let exists = job.output.exists();
-            let is_done = args.skip_done && exists && is_complete(&job.output, asked.rule.output_type);
+            let earlier = picked.remove(&candidates);
+            let mut is_done = args.skip_done && exists && is_complete(&job.output, self.output_type);
+            if is_done && earlier.as_ref().is_some_and(|earlier| earlier.has_changed(&job.input.path)) {
+                changed += 1;
+                is_done = false;
+            }
+            if is_done && earlier.is_none() {
+                // Candidates that are there and say nothing were damaged, so the micrograph is picked again.
+                is_done = !candidates.exists();
+                unknown += usize::from(is_done);
+            }
             let listed = Listed { micrograph: PathBuf::from(&job.input.name), coordinates: job.output.clone() };
-            all.push((listed, !is_done));
+            self.own.push(Own {
+                covered: Covered { listed, entry: entry_of(&candidates, &self.folder) },
+                candidates,
+                is_to_do: !is_done,
+                earlier,
+                pixel_size_angstrom: job.input.pixel_size_angstrom,
+            });
+            self.inputs.push(job.input.clone());
             if is_done {
-                skipped += 1;
+                self.skipped += 1;
                 continue;
             }
-            replaced += usize::from(exists);
+            self.replaced += usize::from(exists);
             let files = [Some(&job.output), job.candidates.as_ref(), job.picture.as_ref()];
             clobbered = clobbered.or_else(|| files.into_iter().flatten().find(|file| file.exists()).cloned());
-            todo.push(job);
+            self.jobs.push(job);
         }
         if let (true, Some(file)) = (args.no_clobber, clobbered) {
             anyhow::bail!("{}: exists already; expected no file with --no-clobber; give another --output", file.display());
         }
-        let folder = relion.map_or(&args.output, |job| &job.folder).clone();
-        Ok(Batch { folder, jobs: todo, inputs, skipped, replaced, warnings, all })
+        if changed > 0 {
+            let have = if changed == 1 { "has" } else { "have" };
+            self.warnings
+                .push(format!("{} {have} changed since the last run, so the picks are made again", counted(changed, "micrograph")));
+        }
+        if unknown > 0 {
+            let have = if unknown == 1 { "has" } else { "have" };
+            self.warnings.push(format!(
+                "{} {have} no candidates that say how it was made; --skip-done leaves the file alone all the same",
+                counted(unknown, "output")
+            ));
+        }
+        self.others = picked.into_values().filter(|picked| picked.output.exists()).collect();
+        self.others.sort_by(|a, b| a.candidates.cmp(&b.candidates));
+        Ok(())
+    }
+
+    /// Refuses a run that would leave picks of another model, scale or threshold among its own.
+    ///
+    /// Errors: there are such picks; the message says what to do.
+    pub fn refuse_mixture(&self, settings: &Settings) -> Result<()> {
+        for own in self.own.iter().filter(|own| !own.is_to_do) {
+            own.earlier.iter().try_for_each(|earlier| earlier.refuse_to_skip(settings, own.pixel_size_angstrom, &self.folder))?;
+        }
+        self.others.iter().try_for_each(|other| other.refuse_other_scale(settings, None))
+    }
+
+    /// The micrographs that the scale of the run is for.
+    pub fn looking<'a>(&'a self, asked: &'a Asked) -> Looking<'a> {
+        Looking {
+            inputs: &self.inputs,
+            read: &asked.read,
+            compat: &asked.rule.compat,
+            folder: Some(&self.folder),
+            may_try: !self.jobs.is_empty(),
+        }
     }
 
     /// Makes the output folder and sees whether it can be written to.
@@ -76,97 +169,126 @@ impl Batch {
         Ok(())
     }
 
-    /// Micrographs that have an output now, in the order they were given. `finished`: the outputs that this run wrote.
-    pub fn listed(&self, finished: &HashSet<PathBuf>) -> Vec<Listed> {
-        let has_output = |(listed, is_to_do): &&(Listed, bool)| !is_to_do || finished.contains(&listed.coordinates);
-        self.all.iter().filter(has_output).map(|(listed, _)| listed.clone()).collect()
+    /// Every micrograph that has an output in the folder now, whichever run made it. `finished`: the outputs that this run
+    /// wrote. Those of this run are in the order they were given; where there are others, all are in the order of their names.
+    ///
+    /// Errors: the folder cannot be listed.
+    pub fn covered(&self, finished: &HashSet<PathBuf>, failed: &HashSet<PathBuf>, settings: &Settings) -> Result<Vec<Covered>> {
+        let stands = |own: &&Own| {
+            let is_as_asked = |earlier: &Picked| earlier.refuse_to_skip(settings, own.pixel_size_angstrom, &self.folder).is_ok();
+            let output = &own.covered.listed.coordinates;
+            // An interrupted run did not come to all; what an earlier run made of the others still counts if it is alike.
+            let is_left = || !failed.contains(output) && output.exists() && own.earlier.as_ref().is_some_and(is_as_asked);
+            !own.is_to_do || finished.contains(output) || is_left()
+        };
+        let mut covered: Vec<Covered> = self.own.iter().filter(stands).map(|own| own.covered.clone()).collect();
+        let own: HashSet<&PathBuf> = self.own.iter().map(|own| &own.candidates).collect();
+        let others = picked_into(&self.folder)?.into_iter().filter(|picked| !own.contains(&picked.candidates));
+        let others: Vec<Picked> = others.filter(|picked| picked.output_type == self.output_type && picked.output.exists()).collect();
+        if !others.is_empty() {
+            covered.extend(others.into_iter().map(Covered::from));
+            covered.sort_by(|a, b| (&a.listed.micrograph, &a.listed.coordinates).cmp(&(&b.listed.micrograph, &b.listed.coordinates)));
+        }
+        Ok(covered)
     }
-}
 
-fn jobs(args: &PickArgs, asked: &Asked, micrographs: &[Found], relion: Option<&RelionJob>, warnings: &mut Vec<String>) -> Result<Vec<Job>> {
-    let paths: Vec<PathBuf> = micrographs.iter().map(|found| found.path.clone()).collect();
-    let suffix = args.limits.suffix.as_deref().unwrap_or_default();
-    let stem = |path: &Path| micrograph_stem(path).text;
-    for path in paths.iter().filter(|path| !micrograph_stem(path).is_known) {
-        warnings.push(format!("{}: its extension is none of an image; it is kept in the names of outputs", path.display()));
+    /// The job of every micrograph, and where its candidates go or would go.
+    fn jobs(&mut self, args: &PickArgs, asked: &Asked, micrographs: &[Found], relion: Option<&RelionJob>) -> Result<Vec<(Job, PathBuf)>> {
+        let paths: HashSet<&PathBuf> = micrographs.iter().map(|found| &found.path).collect();
+        let names = self.names(args, micrographs, relion)?;
+        let mut jobs = Vec::with_capacity(micrographs.len());
+        for (found, names) in micrographs.iter().zip(names) {
+            let input = Input {
+                path: found.path.clone(),
+                name: found.name.clone(),
+                sections: asked.read.sections,
+                pixel_size_angstrom: args.angpix.or(found.pixel_size_angstrom),
+            };
+            if args.visual && paths.contains(&names.picture) {
+                anyhow::bail!("{}: --visual would replace this micrograph; give another --output", names.picture.display());
+            }
+            // A file that cannot be read fails when its turn comes.
+            let count = if args.sections == "each" { read_info(&input.path, &asked.read).map_or(1, |info| info.sections) } else { 1 };
+            let mut job = |input: Input, names: Names| {
+                let job = Job {
+                    input,
+                    output: names.output,
+                    candidates: (!args.no_candidates).then(|| names.candidates.clone()),
+                    picture: args.visual.then_some(names.picture),
+                    entry: Some(entry_of(&names.candidates, &self.folder)),
+                };
+                jobs.push((job, names.candidates));
+            };
+            if count <= 1 {
+                job(input, names);
+                continue;
+            }
+            for section in 0..count {
+                job(Input { sections: Sections::One(section), ..input.clone() }, names.of_section(section, count));
+            }
+        }
+        Ok(jobs)
     }
-    let name_all = |folder: &Path, suffix: &str, extension: &str| {
-        OutputNames { folder, suffix, extension, keep_dirs: args.keep_dirs }.outputs(&paths, stem)
-    };
-    let (outputs, candidates, pictures) = match relion {
-        Some(job) => {
+
+    fn names(&mut self, args: &PickArgs, micrographs: &[Found], relion: Option<&RelionJob>) -> Result<Vec<Names>> {
+        let paths: Vec<PathBuf> = micrographs.iter().map(|found| found.path.clone()).collect();
+        let suffix = args.limits.suffix.as_deref().unwrap_or_default();
+        let stem = |path: &Path| micrograph_stem(path).text;
+        for path in paths.iter().filter(|path| !micrograph_stem(path).is_known) {
+            self.warnings.push(format!("{}: its extension is none of an image; it is kept in the names of outputs", path.display()));
+        }
+        let kept = self.folder.join("candidates");
+        if let Some(job) = relion {
             let names: Vec<String> = micrographs.iter().map(|found| found.name.clone()).collect();
-            let outputs = job.outputs(&names)?;
-            let below = |path: &PathBuf| path.strip_prefix(&job.folder).unwrap_or(path).to_path_buf();
-            let candidates = outputs.iter().map(|path| job.folder.join("candidates").join(below(path))).collect();
-            let pictures = outputs.iter().map(|path| path.with_extension("png")).collect();
-            (outputs, candidates, pictures)
+            let names_of = |output: PathBuf| Names {
+                candidates: kept.join(output.strip_prefix(&job.folder).unwrap_or(&output)),
+                picture: output.with_extension("png"),
+                output,
+            };
+            return Ok(job.outputs(&names)?.into_iter().map(names_of).collect());
         }
-        None => {
-            let extension = asked.rule.output_type.name();
-            let outputs = name_all(&args.output, suffix, extension)?;
-            (outputs, name_all(&args.output.join("candidates"), "", "star")?, name_all(&args.output, suffix, "png")?)
-        }
-    };
-    let mut jobs = Vec::with_capacity(micrographs.len());
-    for (i, found) in micrographs.iter().enumerate() {
-        let input = Input {
-            path: found.path.clone(),
-            name: found.name.clone(),
-            sections: asked.read.sections,
-            pixel_size_angstrom: args.angpix.or(found.pixel_size_angstrom),
+        let name_all = |folder: &Path, suffix: &str, extension: &str| {
+            OutputNames { folder, suffix, extension, keep_dirs: args.keep_dirs }.outputs(&paths, stem)
         };
-        let job = Job {
-            input,
-            output: outputs[i].clone(),
-            candidates: (!args.no_candidates).then(|| candidates[i].clone()),
-            picture: args.visual.then(|| pictures[i].clone()),
-        };
-        if let Some(picture) = job.picture.as_ref().filter(|picture| paths.contains(picture)) {
-            anyhow::bail!("{}: --visual would replace this micrograph; give another --output", picture.display());
-        }
-        // A file that cannot be read fails when its turn comes.
-        let count = if args.sections == "each" { read_info(&job.input.path, &asked.read).map_or(1, |info| info.sections) } else { 1 };
-        if count > 1 {
-            jobs.extend((0..count).map(|section| one_section(&job, section, count)));
-        } else {
-            jobs.push(job);
-        }
-    }
-    Ok(jobs)
-}
-
-/// The job of one section: `_z01` and so on at the end of the names of its files.
-fn one_section(job: &Job, section: usize, count: usize) -> Job {
-    let digits = count.to_string().len().max(2);
-    let number = section + 1;
-    let with_number = |path: &PathBuf| {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        path.with_file_name(format!("{stem}_z{number:0digits$}.{extension}"))
-    };
-    Job {
-        output: with_number(&job.output),
-        candidates: job.candidates.as_ref().map(with_number),
-        picture: job.picture.as_ref().map(with_number),
-        input: Input { sections: Sections::One(section), ..job.input.clone() },
+        let outputs = name_all(&self.folder, suffix, self.output_type.name())?;
+        let (candidates, pictures) = (name_all(&kept, "", "star")?, name_all(&self.folder, suffix, "png")?);
+        let names = outputs.into_iter().zip(candidates).zip(pictures);
+        Ok(names.map(|((output, candidates), picture)| Names { output, candidates, picture }).collect())
     }
 }
 
-/// Looks into the first header, so that a missing `--angpix` is told before the network runs.
-fn need_pixel_size(args: &PickArgs, asked: &Asked, micrographs: &[Found]) -> Result<()> {
+impl Names {
+    /// The names of one section: they end in `_z01` and so on.
+    fn of_section(&self, section: usize, count: usize) -> Names {
+        let digits = count.to_string().len().max(2);
+        let number = section + 1;
+        let with_number = |path: &Path| {
+            let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            path.with_file_name(format!("{stem}_z{number:0digits$}.{extension}"))
+        };
+        Names { output: with_number(&self.output), candidates: with_number(&self.candidates), picture: with_number(&self.picture) }
+    }
+}
+
+/// Looks into the first header that can be read, so that a missing `--angpix` is told before the network runs. A file that
+/// cannot be read fails alone when its turn comes, and says nothing about the others.
+fn need_pixel_size(args: &PickArgs, asked: &Asked, jobs: &[(Job, PathBuf)]) -> Result<()> {
     let needed = match (asked.written_side, asked.rule.helix) {
         (WrittenSide::Asked { .. }, _) => "--diameter",
         (_, Helix::Segments(_)) => "--helix segments",
+        _ if args.limits.in_angstrom() != InAngstrom::default() => "a distance in angstrom",
         _ => return Ok(()),
     };
-    let Some(first) = micrographs.first() else { return Ok(()) };
-    // A first file that cannot be read fails later, alone.
-    let is_unknown = read_info(&first.path, &asked.read).is_ok_and(|info| info.pixel_size_angstrom.is_none());
+    if args.angpix.is_some() {
+        return Ok(());
+    }
+    let first = jobs.iter().find_map(|(job, _)| Some((job, read_info(&job.input.path, &asked.read).ok()?)));
+    let Some((job, info)) = first else { return Ok(()) };
     ensure!(
-        args.angpix.or(first.pixel_size_angstrom).is_some() || !is_unknown,
+        job.input.pixel_size_angstrom.or(info.pixel_size_angstrom).is_some(),
         "{}: pixel size unknown, which {needed} needs; expected one in the header; give it with --angpix",
-        first.path.display()
+        job.input.path.display()
     );
     Ok(())
 }

@@ -1,36 +1,40 @@
-//! Who hears of a run of `epicker pick`: the terminal, a program that reads `--json`, and the page of `--report`.
+//! Who hears of a run of `epicker pick`: the terminal, a program that reads `--json`, and the record in the output folder.
 
 use super::batch::Batch;
 use super::{Asked, PickArgs};
 use crate::cli::device::Chosen;
-use crate::cli::progress::Progress;
+use crate::cli::progress::{Progress, counted};
+use crate::cli::settle::Voice;
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::pick::output::what_is_lost;
-use crate::pick::report::{Entry, Heading};
 use crate::pick::run::{Found, Job, Seen, Told};
 use crate::pick::settings::Settings;
 use anyhow::Result;
 use serde_json::json;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The progress of a run, and what is to be told at its end.
 pub struct Teller {
     progress: Progress,
     is_fiber: bool,
-    /// Output files that were written.
+    /// `--K`: a micrograph with so many picks has more.
+    k: usize,
+    /// Outputs that were written.
     pub finished: HashSet<PathBuf>,
-    /// Parts of the page of `--report`.
-    pub entries: Vec<Entry>,
+    /// Outputs of the micrographs that failed.
+    pub failed: HashSet<PathBuf>,
     picks: usize,
+    without_picks: usize,
+    with_all_picks: usize,
     failures: Vec<String>,
     /// Width of the last micrograph's frame: why it has its width is told again only when it changes.
     frame_told: Option<usize>,
 }
 
 impl Told for Teller {
-    fn finished(&mut self, job: &Job, seen: &Seen, found: Found) {
+    fn finished(&mut self, job: &Job, seen: &Seen, found: &Found) {
         let (ready, name) = (&seen.ready, &job.input.name);
         if self.frame_told.replace(ready.frame()) != Some(ready.frame()) {
             ready.reason.iter().for_each(|reason| self.progress.say(&format!("{reason} ({name})")));
@@ -45,10 +49,11 @@ impl Told for Teller {
             "seconds": { "read": ready.seconds, "network": seen.network_seconds, "write": found.write_seconds },
         });
         self.progress.event("image", fields);
-        self.progress.step(name, &format!("{} picks", found.picks));
+        self.progress.step(name, &counted(found.picks, "pick"));
         self.picks += found.picks;
+        self.without_picks += usize::from(found.picks == 0);
+        self.with_all_picks += usize::from(found.picks >= self.k);
         self.finished.insert(job.output.clone());
-        self.entries.extend(found.entry);
     }
 
     fn failed(&mut self, job: &Job, error: &anyhow::Error) {
@@ -56,35 +61,46 @@ impl Told for Teller {
         self.progress.error(&job.input.name, &message);
         self.progress.step(&job.input.name, "failed");
         self.failures.push(message);
+        self.failed.insert(job.output.clone());
+    }
+}
+
+impl Voice for Teller {
+    fn say(&self, line: &str) {
+        self.progress.say(line);
+    }
+
+    fn warn(&self, line: &str) {
+        self.progress.warn(line);
     }
 }
 
 impl Teller {
-    /// Tells of so many micrographs, as plain text or as JSON.
-    pub fn new(micrographs: usize, kind: Kind, json: bool) -> Self {
+    /// Tells of a batch.
+    pub fn new(args: &PickArgs, batch: &Batch) -> Self {
+        let micrographs = batch.jobs.len();
         Teller {
-            progress: Progress::new(micrographs, json),
-            is_fiber: kind == Kind::Fiber,
+            progress: if args.quiet { Progress::silent(micrographs, args.json) } else { Progress::new(micrographs, args.json) },
+            is_fiber: false,
+            k: args.limits.k(),
             finished: HashSet::new(),
-            entries: Vec::new(),
+            failed: HashSet::new(),
             picks: 0,
+            without_picks: 0,
+            with_all_picks: 0,
             failures: Vec::new(),
             frame_told: None,
         }
     }
 
-    /// A line of plain text.
-    pub fn say(&self, line: &str) {
-        self.progress.say(line);
-    }
-
     /// Says what is about to happen, and what the user should know.
-    pub fn beginning(&self, args: &PickArgs, asked: &Asked, batch: &Batch, chosen: &Chosen) {
+    pub fn beginning(&mut self, args: &PickArgs, asked: &Asked, batch: &Batch, chosen: &Chosen) {
+        let (model, kind) = (asked.of_model.model, asked.of_model.kind);
+        self.is_fiber = kind == Kind::Fiber;
         let progress = &self.progress;
         chosen.lines.iter().for_each(|line| progress.say(line));
         chosen.warnings.iter().for_each(|warning| progress.warn(warning));
         args.limits.warnings().iter().chain(&batch.warnings).for_each(|warning| progress.warn(warning));
-        let (model, kind) = (asked.of_model.model, asked.of_model.kind);
         if let Some(lost) = what_is_lost(kind, asked.rule.output_type) {
             progress.warn(&format!("{} files cannot hold {lost}", asked.rule.output_type.name()));
         }
@@ -100,13 +116,15 @@ impl Teller {
             _ => "",
         };
         let (threads, vis_thresh) = (rayon::current_num_threads(), args.limits.vis_thresh.unwrap_or(asked.of_model.threshold()));
-        let counts = format!("{} micrographs, {} done before", batch.jobs.len(), batch.skipped);
+        let counts = format!("{}, {} done before", counted(batch.jobs.len(), "micrograph"), batch.skipped);
         progress.say(&format!(
-            "model {}, mode {kind}, threshold {vis_thresh}{threshold}, fp32, {device}, {threads} threads; {counts}",
+            "model {}, mode {kind}, threshold {vis_thresh}{threshold}, fp32, {device}, {}; {counts}",
             model.name(),
+            counted(threads, "thread"),
         ));
         if batch.replaced > 0 {
-            progress.say(&format!("{} outputs of an earlier run are replaced", batch.replaced));
+            let (outputs, are) = (counted(batch.replaced, "output"), if batch.replaced == 1 { "is" } else { "are" });
+            progress.say(&format!("{outputs} of an earlier run {are} replaced"));
         }
         let fields = json!({
             "micrographs": batch.jobs.len(),
@@ -118,14 +136,35 @@ impl Teller {
             "precision": args.precision,
             "device": device,
             "threads": threads,
-            "output": args.o.as_ref().unwrap_or(&args.output),
+            "output": batch.folder,
         });
         progress.event("start", fields);
     }
 
-    /// How many micrographs were worked on, whether they failed or not.
-    pub fn count(&self) -> usize {
-        self.finished.len() + self.failures.len()
+    /// The micrographs are done; what follows is told line by line. Returns how many were worked on, failures among them.
+    pub fn micrographs_end(&self, settings: &Settings) -> usize {
+        self.progress.finish();
+        self.question(settings).iter().for_each(|question| self.progress.warn(question));
+        self.finished.len() + self.failed.len()
+    }
+
+    /// What is suspicious about the numbers of picks: a wrong scale shows in most micrographs.
+    fn question(&self, settings: &Settings) -> Option<String> {
+        let all = self.finished.len();
+        let is_most = |count: usize| all >= FEWEST_JUDGED && 2 * count > all;
+        let what = match (is_most(self.without_picks), is_most(self.with_all_picks)) {
+            (true, _) => format!("{} of {all} micrographs have no pick", self.without_picks),
+            (_, true) => format!("{} of {all} micrographs have as many picks as --K allows, {}", self.with_all_picks, self.k),
+            _ => return None,
+        };
+        let scale = match settings.scale.diameter() {
+            Some(diameter) => format!("a diameter of {diameter}"),
+            None => self.frame_told.map_or("the frame".to_string(), |frame| format!("a frame of {frame} pixels")),
+        };
+        Some(format!(
+            "{what}: the scale may be wrong, which is that of {scale}; check --diameter (in angstrom, not in nm) and --angpix, look at a \
+             picture (--visual), and if the scale is right give another --vis_thresh or model"
+        ))
     }
 
     /// The result of something that belongs to no micrograph; an error is told, and counts as a failure.
@@ -134,11 +173,6 @@ impl Teller {
             self.progress.error("", &format!("{error:#}"));
             self.failures.push(format!("{error:#}"));
         }
-    }
-
-    /// The micrographs are done; what follows is told line by line.
-    pub fn finish_bar(&self) {
-        self.progress.finish();
     }
 
     /// The last word. True if nothing failed.
@@ -152,18 +186,5 @@ impl Teller {
     }
 }
 
-/// What the page of `--report` says above the micrographs.
-pub fn heading(args: &PickArgs, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
-    let (kind, model) = (settings.rule.kind, &settings.model.name);
-    let about = format!("{micrographs} micrographs, mode {kind}, model {model}, epicker {}", env!("CARGO_PKG_VERSION"));
-    let mut note = "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
-    if kind == Kind::Fiber {
-        note.push_str(" Circles are the points that fibers are traced through.");
-    }
-    if args.no_candidates {
-        note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
-    }
-    let folder = folder.display().to_string();
-    let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
-    Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
-}
+/// Fewer micrographs than this say nothing about the scale: any one of them may be empty.
+const FEWEST_JUDGED: usize = 3;

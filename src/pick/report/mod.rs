@@ -3,10 +3,12 @@
 //! The page holds a small picture of each micrograph and its peaks down to a low score, so the slider counts and
 //! draws at once; the files themselves change only by the `epicker rethreshold` command that the page shows.
 
+use crate::io::write::write_whole_by;
 use crate::pick::output::Pick;
 use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::Path;
 
 const PAGE: &str = include_str!("page.html");
@@ -147,6 +149,11 @@ impl Entry {
         Ok(Entry { name: name.to_string(), size, thumbnail, picks, fates: Vec::new(), labels: Vec::new(), complete_above: 0.0 })
     }
 
+    /// What this micrograph adds to a page; with its truth, where that is known.
+    pub fn to_part(&self, has_truth: bool) -> Part {
+        Part { json: self.to_json(has_truth).to_string(), complete_above: self.complete_above }
+    }
+
     fn to_json(&self, has_truth: bool) -> Value {
         let numbers = |values: &mut dyn Iterator<Item = u16>| base64(&values.flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
         let mut object = json!({
@@ -173,12 +180,45 @@ fn packed(mark: &Mark, size: [usize; 2], [low, high]: [f32; 2]) -> [u16; 4] {
     [share(mark.centre[0], size[0]), share(mark.centre[1], size[1]), share(mark.radius, size[0]), score]
 }
 
-/// The page. With the truth if any of the micrographs has labels or fates.
-pub fn page(heading: &Heading, entries: &[Entry]) -> String {
-    let has_truth = entries.iter().any(|entry| !entry.fates.is_empty() || !entry.labels.is_empty());
-    let micrographs: Vec<Value> = entries.iter().map(|entry| entry.to_json(has_truth)).collect();
-    let lowest = entries.iter().map(|entry| entry.complete_above).fold(f64::from(heading.range[0]), f64::max);
-    let data = json!({
+/// What a micrograph adds to the page, as text: it may wait in a file of its own until the page is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// An object of the page's data.
+    pub json: String,
+    /// Scores above this are all there.
+    complete_above: f64,
+}
+
+impl Part {
+    /// A part that picking left in a file.
+    ///
+    /// Errors: the file cannot be read, or holds no object: it was damaged, and the page would be.
+    pub fn read(path: &Path) -> Result<Part> {
+        let json = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(&json);
+        object.with_context(|| {
+            format!("{}: is no part of a report; remove it, and pick its micrograph again with --report", path.display())
+        })?;
+        Ok(Part { json, complete_above: 0.0 })
+    }
+}
+
+/// Writes the page into `out`, part after part, so that memory does not grow with the number of micrographs. `has_truth`: the
+/// parts say what became of each pick.
+///
+/// Errors: a part cannot be had, or `out` cannot be written.
+pub fn fill(out: &mut dyn Write, heading: &Heading, has_truth: bool, parts: impl Iterator<Item = Result<Part>>) -> Result<()> {
+    let (before, after) = PAGE.split_once("@DATA@").unwrap_or((PAGE, ""));
+    // A name such as `</script>` must not end the data.
+    let harmless = |json: &str| json.replace('<', "\\u003c");
+    write!(out, "{before}{{\"micrographs\":[")?;
+    let mut lowest = f64::from(heading.range[0]);
+    for (i, part) in parts.enumerate() {
+        let part = part?;
+        lowest = lowest.max(part.complete_above);
+        write!(out, "{}{}", if i > 0 { "," } else { "" }, harmless(&part.json))?;
+    }
+    let rest = json!({
         "about": heading.about,
         "note": heading.note,
         "command": heading.command.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" "),
@@ -186,17 +226,17 @@ pub fn page(heading: &Heading, entries: &[Entry]) -> String {
         "range": heading.range,
         "lowest": lowest,
         "truth": has_truth,
-        "micrographs": micrographs,
     });
-    // A name such as `</script>` must not end the data.
-    PAGE.replace("@DATA@", &data.to_string().replace('<', "\\u003c"))
+    // The rest is an object of its own, whose opening brace the list above stands for.
+    write!(out, "],{}{after}", &harmless(&rest.to_string())[1..])?;
+    Ok(())
 }
 
-/// Writes the page.
+/// Writes the page to a file, as [`fill`] does.
 ///
-/// Errors: the file cannot be written.
-pub fn write(path: &Path, heading: &Heading, entries: &[Entry]) -> Result<()> {
-    crate::io::write::write_whole(path, page(heading, entries).as_bytes())
+/// Errors: as [`fill`], or the file cannot be written.
+pub fn write(path: &Path, heading: &Heading, has_truth: bool, parts: impl Iterator<Item = Result<Part>>) -> Result<()> {
+    write_whole_by(path, |out| fill(out, heading, has_truth, parts))
 }
 
 /// A word as a shell takes it.
@@ -284,7 +324,9 @@ mod tests {
         assert_eq!(entry.picks[0], [32768, 32768, 320, 58981]);
         let heading =
             Heading { about: "model m".into(), command: vec!["x".into(), "out put".into()], threshold: Some(0.25), ..Heading::default() };
-        let page = page(&heading, &[entry]);
+        let mut page = Vec::new();
+        fill(&mut page, &heading, false, std::iter::once(Ok(entry.to_part(false)))).unwrap();
+        let page = String::from_utf8(page).unwrap();
         assert!(!page.contains("@DATA@") && !page.contains("</script><b>"));
         let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
