@@ -1,7 +1,8 @@
 //! Checkpoints: `model_last.pth` with the optimiser and the place where the training stands, `.safetensors` beside it
 //! to pick with, `model_best` of the best score. Each is written whole or not at all.
 
-use super::run::{Position, Snapshot};
+use super::run::{Best, Position, Snapshot, Standing};
+use super::schedule::Schedule;
 use crate::formats::model_file::load_checkpoint_file;
 use crate::formats::pth::{self, Adam, WriteOptions};
 use crate::formats::safetensors_file;
@@ -11,11 +12,13 @@ use anyhow::{Context, Result};
 use std::path::Path;
 
 const STEP: &str = "epicker.train.step";
+const START: &str = "epicker.train.start";
 const BEST: &str = "epicker.train.best";
+const BEST_EPOCH: &str = "epicker.train.best_epoch";
 const OPTIONS: &str = "epicker.train.options";
 
 /// What a resumed training must have in common with the interrupted one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Terms {
     /// Options and data, as a fingerprint.
     pub fingerprint: String,
@@ -23,17 +26,31 @@ pub struct Terms {
     pub frame: usize,
     /// Side of the crops, pixels of frame N.
     pub side_n: usize,
+    /// Images of a step; none in older checkpoints.
+    pub batch: Option<usize>,
+    /// Learning rates and steps; none in older checkpoints.
+    pub schedule: Option<Schedule>,
 }
 
 impl Terms {
+    /// Words with blanks between: fingerprint, frame, side, batch, and the words of the schedule.
     fn text(&self) -> String {
-        format!("{} {} {}", self.fingerprint, self.frame, self.side_n)
+        let mut text = format!("{} {} {}", self.fingerprint, self.frame, self.side_n);
+        if let (Some(batch), Some(schedule)) = (self.batch, &self.schedule) {
+            text.push_str(&format!(" {batch} {}", schedule.to_text()));
+        }
+        text
     }
 
     fn read(text: &str) -> Option<Terms> {
-        let mut words = text.split(' ');
-        let (fingerprint, frame, side_n) = (words.next()?, words.next()?, words.next()?);
-        Some(Terms { fingerprint: fingerprint.to_owned(), frame: frame.parse().ok()?, side_n: side_n.parse().ok()? })
+        let words: Vec<&str> = text.splitn(5, ' ').collect();
+        Some(Terms {
+            fingerprint: (*words.first()?).to_owned(),
+            frame: words.get(1)?.parse().ok()?,
+            side_n: words.get(2)?.parse().ok()?,
+            batch: words.get(3).and_then(|word| word.parse().ok()),
+            schedule: words.get(4).and_then(|text| Schedule::from_text(text)),
+        })
     }
 }
 
@@ -52,12 +69,19 @@ pub fn save(folder: &Path, name: &str, snapshot: &Snapshot, facts: &ModelFacts, 
     let plain = safetensors_file::write(&state)?;
     // A threshold applies to .safetensors alone: callers of the original expect every peak of a .pth.
     state.metadata.remove("epicker.threshold");
-    state.metadata.insert(STEP.to_owned(), snapshot.position.step.to_string());
-    state.metadata.insert(OPTIONS.to_owned(), terms.text());
-    if let Some(best) = snapshot.best {
-        state.metadata.insert(BEST.to_owned(), format!("{best:?}")); // the shortest text that reads back to the same bits
+    let Standing { position, start, best } = snapshot.standing;
+    let mut note = |key: &str, value: String| state.metadata.insert(key.to_owned(), value);
+    note(STEP, position.step.to_string());
+    note(OPTIONS, terms.text());
+    // A float in debug form is the shortest text that reads back to the same bits.
+    if let Some(start) = start {
+        note(START, format!("{start:?}"));
     }
-    let epoch = Some(u64::from(snapshot.position.epoch));
+    if let Some(best) = best {
+        note(BEST, format!("{:?}", best.value));
+        note(BEST_EPOCH, best.epoch.to_string());
+    }
+    let epoch = Some(u64::from(position.epoch));
     let write = WriteOptions { bare: false, epoch, optimizer: Some(&snapshot.adam) };
     write_whole(&folder.join(format!("{name}.pth")), &pth::write(&state, &write)?)?;
     write_whole(&folder.join(format!("{name}.safetensors")), &plain)
@@ -70,10 +94,8 @@ pub struct Resumed {
     pub state: StateDict,
     /// The optimiser.
     pub adam: Adam,
-    /// Where the training stood.
-    pub position: Position,
-    /// The best score so far.
-    pub best: Option<f64>,
+    /// Where the training stood, and how good it was so far.
+    pub standing: Standing,
     /// The terms it ran on; none of checkpoints of the original.
     pub terms: Option<Terms>,
 }
@@ -87,9 +109,12 @@ pub fn load(path: &Path) -> Result<Resumed> {
         format!("{}: no optimiser in it; expected a checkpoint of a training; start from it with --load_model instead", path.display())
     })?;
     let mut state = checkpoint.state;
-    let step = state.metadata.remove(STEP).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let best = state.metadata.remove(BEST).and_then(|text| text.parse().ok());
-    let terms = state.metadata.remove(OPTIONS).and_then(|text| Terms::read(&text));
+    let mut text = |key: &str| state.metadata.remove(key);
+    let step = text(STEP).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let start = text(START).and_then(|text| text.parse().ok());
+    let best_epoch = text(BEST_EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let best = text(BEST).and_then(|text| text.parse().ok()).map(|value| Best { epoch: best_epoch, value });
+    let terms = text(OPTIONS).and_then(|text| Terms::read(&text));
     let epoch = u32::try_from(checkpoint.epoch.unwrap_or(0)).with_context(|| format!("{}: epoch", path.display()))?;
-    Ok(Resumed { state, adam, position: Position { epoch, step }, best, terms })
+    Ok(Resumed { state, adam, standing: Standing { position: Position { epoch, step }, start, best }, terms })
 }

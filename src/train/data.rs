@@ -72,6 +72,24 @@ impl Batch {
     }
 }
 
+/// One image as one step sees it: which image, and the two numbers that decide how it is cropped and turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Index of the image.
+    pub image: usize,
+    /// The epoch, or the round of an endless row.
+    pub epoch: u64,
+    /// Tells several samples of one image within an epoch apart.
+    pub pass: u64,
+}
+
+impl Draw {
+    /// Draws of several images in one pass of an epoch.
+    pub fn of(images: &[usize], epoch: u64, pass: u64) -> Vec<Draw> {
+        images.iter().map(|&image| Draw { image, epoch, pass }).collect()
+    }
+}
+
 const ORDER: u64 = 0x6f72_6465;
 const SAMPLE: u64 = 0x7361_6d70;
 
@@ -105,15 +123,28 @@ impl Data {
         order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
     }
 
+    /// A stretch of the endless row of images: all in random order, then all again in another, and so on. Where a draw stands in
+    /// the row decides everything about it, so a training may go on anywhere.
+    pub fn endless(&self, stretch: std::ops::Range<usize>) -> Vec<Draw> {
+        let count = self.images.len().max(1);
+        let mut draws = Vec::with_capacity(stretch.len());
+        for round in stretch.start / count..stretch.end.div_ceil(count) {
+            let order = self.steps(round as u64 + 1, 0, count).into_iter().flatten();
+            let within = order.enumerate().filter(|(i, _)| stretch.contains(&(round * count + i)));
+            draws.extend(within.map(|(_, image)| Draw { image, epoch: round as u64 + 1, pass: 0 }));
+        }
+        draws
+    }
+
     /// The samples of a step.
     ///
     /// Errors: an image cannot be read.
-    pub fn batch(&self, images: &[usize], epoch: u64, pass: u64) -> Result<Batch> {
+    pub fn batch(&self, draws: &[Draw]) -> Result<Batch> {
         let DataOptions { side_n, normalisation, clip, .. } = self.options;
         let side_h = side_n / 4;
-        let sampled: Vec<(Vec<f32>, Targets)> = images
+        let sampled: Vec<(Vec<f32>, Targets)> = draws
             .par_iter()
-            .map(|&i| {
+            .map(|&Draw { image: i, epoch, pass }| {
                 let image = self.image(i)?;
                 let crop = Crop::new(image.size, self.options.frame, side_n);
                 let mut random = Random::new(self.options.seed, &[SAMPLE, epoch, pass, i as u64]);

@@ -26,6 +26,8 @@ pub struct Options {
     pub skip_missing: bool,
     /// Pixel size of all micrographs, angstrom, whatever the files say.
     pub pixel_size_angstrom: Option<f64>,
+    /// Leaves out micrographs that cannot be read, and names them in [`Gathered::unreadable`].
+    pub leave_out_unreadable: bool,
 }
 
 /// The coordinates of one micrograph, and where they come from.
@@ -71,6 +73,8 @@ pub struct Gathered {
     pub lone_micrographs: Vec<String>,
     /// Coordinate files without a micrograph.
     pub lone_labels: Vec<String>,
+    /// Why micrographs cannot be read that were left out for it, a line each.
+    pub unreadable: Vec<String>,
     /// How names were matched, and other things to know, a line each.
     pub notes: Vec<String>,
     /// What may be wrong, a line each.
@@ -100,7 +104,13 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     );
     for (i, source) in pairs {
         let (one, source) = (&found.micrographs[i], &sources[source]);
-        let info = image::read_info(&one.path, &options.image)?;
+        let info = match image::read_info(&one.path, &options.image) {
+            Err(error) if options.leave_out_unreadable => {
+                gathered.unreadable.push(format!("{error:#}"));
+                continue;
+            }
+            info => info?,
+        };
         let pixel_sizes = [options.pixel_size_angstrom, source.set.pixel_size_angstrom, one.pixel_size_angstrom, info.pixel_size_angstrom];
         let mut coordinates = source.set.coordinates.clone();
         let outside = drop_outside(&mut coordinates, [info.nx, info.ny]);
@@ -115,6 +125,13 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
             outside,
         });
     }
+    ensure!(
+        !gathered.labelled.is_empty(),
+        "{}: none of the {} micrographs with coordinates can be read; the first: {}",
+        data.display(),
+        gathered.unreadable.len(),
+        gathered.unreadable.first().map_or("", String::as_str)
+    );
     Ok(gathered)
 }
 

@@ -10,6 +10,7 @@ pub mod memory; //  how much a training needs
 pub mod mirror; //  whether labels lie on something
 pub mod options; // what a training is made for
 pub mod run; //     epochs, replay, when to save
+pub mod schedule; // how fast and how long, and which images a step sees
 pub mod split; //   which images train, validate, test
 pub mod step; //    one step: losses, gradients, Adam
 pub mod targets; // what the network is to answer

@@ -5,6 +5,7 @@
 //! one that was not.
 
 use super::data::{Batch, Data};
+use super::schedule::{Replay, Schedule, Work, work_of_epoch};
 use super::step::{Losses, Trainer};
 use super::targets::Targets;
 use crate::ahead::ahead;
@@ -68,53 +69,6 @@ fn named(losses: &Losses) -> [(&'static str, f64); 5] {
     ]
 }
 
-/// How fast it learns, and how long.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
-    /// Adam's step in the first epochs.
-    pub learning_rate: f64,
-    /// After each of these epochs the step is a tenth.
-    pub drops: Vec<u32>,
-    /// Epochs in all.
-    pub epochs: u32,
-}
-
-/// The guide's epochs and drops.
-const EPOCHS: u32 = 140;
-const DROPS: [u32; 2] = [70, 90];
-
-impl Schedule {
-    /// The schedule that options mean: the guide's 140 epochs with drops after 70 and 90. Where only the number of
-    /// epochs is given, the drops move with it, and a line says so.
-    ///
-    /// Errors: drops that do not increase.
-    pub fn from_options(learning_rate: f64, drops: Option<Vec<u32>>, epochs: Option<u32>) -> Result<(Schedule, Option<String>)> {
-        let epochs_now = epochs.unwrap_or(EPOCHS);
-        let (drops, note) = match drops {
-            Some(drops) => {
-                ensure!(drops.windows(2).all(|pair| pair[0] < pair[1]), "--lr_step {drops:?}: expected epochs in ascending order");
-                (drops, None)
-            }
-            None if epochs_now == EPOCHS => (DROPS.to_vec(), None),
-            None => {
-                let scaled = |drop: u32| ((u64::from(drop) * u64::from(epochs_now) + u64::from(EPOCHS) / 2) / u64::from(EPOCHS)) as u32;
-                let mut drops: Vec<u32> = DROPS.map(|drop| scaled(drop).max(1)).to_vec();
-                drops.dedup();
-                let told: Vec<String> = drops.iter().map(u32::to_string).collect();
-                let note = format!("learning rate drops after epoch {} (70 and 90 of 140, scaled with --num_epoch)", told.join(" and "));
-                (drops, Some(note))
-            }
-        };
-        Ok((Schedule { learning_rate, drops, epochs: epochs_now }, note))
-    }
-
-    /// The learning rate within an epoch, counted from 1.
-    pub fn rate(&self, epoch: u32) -> f64 {
-        let passed = self.drops.iter().filter(|drop| **drop < epoch).count();
-        self.learning_rate * 0.1f64.powi(passed as i32)
-    }
-}
-
 /// Where a training stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -124,38 +78,58 @@ pub struct Position {
     pub step: usize,
 }
 
+/// How good a network is on the micrographs that judge it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// Average precision; of fibers F1 by length.
+    pub value: f64,
+    /// The same of as many picks at random places; 0 where that is not computed.
+    pub random: f64,
+}
+
+/// Of what there is to gain over random picks a network must gain this share, else it counts as no better than they. Peaks of a
+/// heat map keep apart from each other, so even a network that has learnt nothing finds a little more than picks that may lie on
+/// one another.
+const LEAST_GAIN: f64 = 0.05;
+
+impl Score {
+    /// True if the network finds more than random picks do.
+    pub fn is_better_than_random(&self) -> bool {
+        self.value - self.random > LEAST_GAIN * (1.0 - self.random)
+    }
+}
+
+/// The best network so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    /// After which epoch it was saved; 0 is the network that the training started with.
+    pub epoch: u32,
+    /// Its score.
+    pub value: f64,
+}
+
+/// All that a training which goes on has to know of what was before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Where it stands.
+    pub position: Position,
+    /// The score of the network that it started with, if that network was judged.
+    pub start: Option<f64>,
+    /// The best network so far; none while no network is better than random picks.
+    pub best: Option<Best>,
+}
+
 /// How a training runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
     /// Most images of a step.
     pub batch: usize,
-    /// Learning rates and epochs.
+    /// Learning rates and steps.
     pub schedule: Schedule,
-    /// Most steps of an epoch.
-    pub most_steps: Option<usize>,
     /// When exemplars are replayed, where there are any.
     pub replay: Replay,
-}
-
-/// When the exemplars of earlier data sets are replayed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Replay {
-    /// As the original does: in steps of their own, all of them after every eighth step.
-    #[default]
-    Apart,
-    /// In every step: so many of its images are exemplars, and come first.
-    Mixed(usize),
-}
-
-impl Replay {
-    /// Every step shares its images between new ones and exemplars: at least one of each. Steps of one image cannot, and
-    /// replay apart.
-    pub fn of_share(share: f64, batch: usize) -> Self {
-        match batch {
-            0 | 1 => Replay::Apart,
-            _ => Replay::Mixed(((share * batch as f64).round() as usize).clamp(1, batch - 1)),
-        }
-    }
+    /// Judges the network that the training starts with, as epoch 0: it stays the best until another one is better.
+    pub judges_start: bool,
 }
 
 /// A step, told.
@@ -188,14 +162,16 @@ pub struct EpochReport {
     pub replay_loss: Option<f64>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Score on the validation part, if there is one.
-    pub validation: Option<f64>,
-    /// True if no epoch before had a better score.
+    /// Score on the micrographs that judge, if there are any.
+    pub validation: Option<Score>,
+    /// True if the network is better than random picks, and no network before it was as good, that of the start included.
     pub is_best: bool,
     /// Images a second.
     pub images_per_second: f64,
-    /// Seconds it took.
+    /// Seconds that its steps took.
     pub seconds: f64,
+    /// Seconds until the last epoch is done and judged, if all go on like those so far.
+    pub seconds_left: f64,
 }
 
 /// What is to be saved.
@@ -205,16 +181,19 @@ pub struct Snapshot {
     pub state: StateDict,
     /// The optimiser.
     pub adam: Adam,
-    /// Where the training stands.
-    pub position: Position,
-    /// The best score so far.
-    pub best: Option<f64>,
+    /// Where the training stands, and how good it was so far.
+    pub standing: Standing,
     /// True if this is the network of the best score.
     pub is_best: bool,
 }
 
 /// What surrounds a training: telling, judging, saving.
 pub trait Hooks {
+    /// The network that the training starts with was judged.
+    ///
+    /// Errors: a log cannot be written.
+    fn start(&mut self, score: &Score) -> Result<()>;
+
     /// A step is done.
     fn step(&mut self, report: &StepReport);
 
@@ -223,10 +202,10 @@ pub trait Hooks {
     /// Errors: a log cannot be written.
     fn epoch(&mut self, report: &EpochReport) -> Result<()>;
 
-    /// The score of the network on the validation part; `None` without one.
+    /// The score of the network on the micrographs that judge; `None` without any.
     ///
     /// Errors: an image cannot be read, or the network fails.
-    fn validate(&mut self, state: &StateDict) -> Result<Option<f64>>;
+    fn validate(&mut self, state: &StateDict) -> Result<Option<Score>>;
 
     /// Saves, whole or not at all.
     ///
@@ -243,10 +222,7 @@ pub enum End {
     Stopped,
 }
 
-/// After so many steps the exemplars are replayed; epochs of no more steps replay them after the first.
-const REPLAY_EVERY: usize = 8;
-
-/// Trains from `start` to the last epoch. `stop` ends it after the step in hand. `best` is the best score before.
+/// Trains from where `standing` says to the last epoch, and returns where it stands then. `stop` ends it after the step in hand.
 ///
 /// Errors: an image cannot be read, a loss is no number (the last checkpoint stays as it was), or saving fails.
 pub fn run(
@@ -254,26 +230,30 @@ pub fn run(
     data: &Data,
     replay: Option<&Data>,
     options: &RunOptions,
-    start: Position,
-    mut best: Option<f64>,
+    mut standing: Standing,
     hooks: &mut dyn Hooks,
     stop: &AtomicBool,
-) -> Result<End> {
+) -> Result<(End, Standing)> {
     ensure!(!data.is_empty(), "no image to train on; expected at least one with labels; check --data and --train_pct");
     let replay = replay.filter(|replay| !replay.is_empty());
-    let mut first = start.step;
-    for epoch in start.epoch + 1..=options.schedule.epochs {
-        let learning_rate = options.schedule.rate(epoch);
-        let begun = Instant::now();
-        let work = epoch_work(data, replay, options, epoch, first);
+    let schedule = &options.schedule;
+    if options.judges_start && standing.position == Position::default() {
+        judge_start(learner, schedule, &mut standing, hooks)?;
+    }
+    let (begun, begun_at) = (Instant::now(), standing.position);
+    let mut first = begun_at.step;
+    for epoch in begun_at.epoch + 1..=schedule.epochs {
+        let steps_before = (epoch as usize - 1) * schedule.epoch_steps;
+        let epoch_begun = Instant::now();
+        let work = work_of_epoch(data, replay, (options.replay, options.batch, schedule), epoch, first);
         let mut sums = Sums::default();
-        let stopped = with_batches(&work, data, replay, epoch, |work, batch| {
+        let stopped = with_batches(&work, data, replay, |work, batch| {
             let exemplar: Vec<bool> = (0..batch.n).map(|i| i < work.exemplars.len()).collect();
-            let losses = learner.step(&batch.images, &batch.targets, &exemplar, learning_rate)?;
+            let losses = learner.step(&batch.images, &batch.targets, &exemplar, schedule.rate(steps_before + work.step))?;
             let report = StepReport {
                 epoch,
                 step: work.step + 1,
-                steps: work.steps,
+                steps: schedule.epoch_steps,
                 images: batch.n,
                 exemplars: work.exemplars.len(),
                 losses,
@@ -284,23 +264,25 @@ pub fn run(
             hooks.step(&report);
             Ok(work.is_last_of_step && stop.load(Ordering::Relaxed))
         })?;
-        if let Some(step) = stopped {
-            let is_whole = step + 1 == work.last().map_or(0, |work| work.steps);
-            if !is_whole {
-                let position = Position { epoch: epoch - 1, step: step + 1 };
-                let (state, adam) = (learner.state_dict()?, learner.adam(learning_rate)?);
-                hooks.save(&Snapshot { state, adam, position, best, is_best: false })?;
-                return Ok(End::Stopped);
-            }
+        if let Some(step) = stopped.filter(|step| step + 1 < schedule.epoch_steps) {
+            standing.position = Position { epoch: epoch - 1, step: step + 1 };
+            let (state, adam) = (learner.state_dict()?, learner.adam(schedule.rate(steps_before + step))?);
+            hooks.save(&Snapshot { state, adam, standing, is_best: false })?;
+            return Ok((End::Stopped, standing));
         }
         first = 0;
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = epoch_begun.elapsed().as_secs_f64();
+        let learning_rate = schedule.rate(steps_before + schedule.epoch_steps - 1);
         let state = learner.state_dict()?;
         let validation = hooks.validate(&state)?;
-        let is_best = validation.is_some_and(|score| best.is_none_or(|best| score > best));
-        if is_best {
-            best = validation;
+        let is_best =
+            validation.is_some_and(|score| score.is_better_than_random() && standing.best.is_none_or(|best| score.value > best.value));
+        if let Some(score) = validation.filter(|_| is_best) {
+            standing.best = Some(Best { epoch, value: score.value });
         }
+        standing.position = Position { epoch, step: 0 };
+        let steps_done = epoch as usize * schedule.epoch_steps - (begun_at.epoch as usize * schedule.epoch_steps + begun_at.step);
+        let steps_left = (schedule.epochs - epoch) as usize * schedule.epoch_steps;
         let report = EpochReport {
             epoch,
             losses: sums.mean(),
@@ -310,75 +292,26 @@ pub fn run(
             is_best,
             images_per_second: sums.images / seconds.max(1e-9),
             seconds,
+            seconds_left: begun.elapsed().as_secs_f64() / steps_done.max(1) as f64 * steps_left as f64,
         };
         hooks.epoch(&report)?;
-        let position = Position { epoch, step: 0 };
-        hooks.save(&Snapshot { state, adam: learner.adam(learning_rate)?, position, best, is_best })?;
-        if stop.load(Ordering::Relaxed) && epoch < options.schedule.epochs {
-            return Ok(End::Stopped);
+        hooks.save(&Snapshot { state, adam: learner.adam(learning_rate)?, standing, is_best })?;
+        if stop.load(Ordering::Relaxed) && epoch < schedule.epochs {
+            return Ok((End::Stopped, standing));
         }
     }
-    Ok(End::Done)
+    Ok((End::Done, standing))
 }
 
-/// One call of the network.
-#[derive(Default)]
-struct Work {
-    /// The step of the epoch that it belongs to, from 0; a replay belongs to the step before it.
-    step: usize,
-    /// Steps of the epoch.
-    steps: usize,
-    /// The new images.
-    images: Vec<usize>,
-    /// The exemplars, which come first.
-    exemplars: Vec<usize>,
-    /// Tells several samples of one exemplar within an epoch apart.
-    pass: u64,
-    /// A training may stop only here, so that a replay is never cut in two.
-    is_last_of_step: bool,
-}
-
-fn epoch_work(data: &Data, replay: Option<&Data>, options: &RunOptions, epoch: u32, first: usize) -> Vec<Work> {
-    let mixed = match (replay, options.replay) {
-        (Some(replay), Replay::Mixed(count)) => Some((replay, count.min(replay.len()).min(options.batch.saturating_sub(1)))),
-        _ => None,
-    };
-    let mut steps = data.steps(u64::from(epoch), 0, options.batch - mixed.map_or(0, |(_, count)| count));
-    steps.truncate(options.most_steps.unwrap_or(usize::MAX).max(1));
-    let count = steps.len();
-    let mut all = Vec::new();
-    let mut drawn = mixed.map(|(replay, count)| drawn_exemplars(replay, count, u64::from(epoch)));
-    for (step, images) in steps.into_iter().enumerate() {
-        let pass = step as u64 + 1;
-        let exemplars = drawn.as_mut().and_then(Iterator::next).unwrap_or_default();
-        all.push(Work { step, steps: count, images, exemplars, pass, is_last_of_step: true });
-        let is_replayed = if count > REPLAY_EVERY { (step + 1) % REPLAY_EVERY == 0 } else { step == 0 };
-        let Some(replay) = replay.filter(|_| is_replayed && mixed.is_none()) else { continue };
-        if let Some(last) = all.last_mut() {
-            last.is_last_of_step = false;
-        }
-        for exemplars in replay.steps(u64::from(epoch), pass, options.batch.min(replay.len())) {
-            all.push(Work { step, steps: count, exemplars, pass, ..Work::default() });
-        }
-        if let Some(last) = all.last_mut() {
-            last.is_last_of_step = true;
-        }
-    }
-    all.retain(|work| work.step >= first);
-    all
-}
-
-/// `count` exemplars for each step of an epoch: all in random order, then all again in another.
-fn drawn_exemplars(replay: &Data, count: usize, epoch: u64) -> impl Iterator<Item = Vec<usize>> {
-    let mut order: Vec<usize> = Vec::new();
-    let mut round = 0;
-    std::iter::from_fn(move || {
-        while order.len() < count {
-            round += 1;
-            order.extend(replay.steps(epoch, round, replay.len()).into_iter().flatten());
-        }
-        Some(order.drain(..count).collect())
-    })
+/// Judges the network before its first step, and saves it: it is the best until another one is better.
+fn judge_start(learner: &dyn Learner, schedule: &Schedule, standing: &mut Standing, hooks: &mut dyn Hooks) -> Result<()> {
+    let state = learner.state_dict()?;
+    let Some(score) = hooks.validate(&state)? else { return Ok(()) };
+    standing.start = Some(score.value);
+    let is_best = score.is_better_than_random();
+    standing.best = is_best.then_some(Best { epoch: 0, value: score.value });
+    hooks.start(&score)?;
+    hooks.save(&Snapshot { state, adam: learner.adam(schedule.rate(0))?, standing: *standing, is_best })
 }
 
 /// Calls `each` with every piece of work and its batch, the next batch being made meanwhile; ends early where it says
@@ -387,15 +320,14 @@ fn with_batches(
     work: &[Work],
     data: &Data,
     replay: Option<&Data>,
-    epoch: u32,
     mut each: impl FnMut(&Work, &Batch) -> Result<bool>,
 ) -> Result<Option<usize>> {
     let make = |one: &Work| -> Result<Batch> {
         let exemplars = match replay {
-            Some(replay) => replay.batch(&one.exemplars, u64::from(epoch), one.pass)?,
+            Some(replay) => replay.batch(&one.exemplars)?,
             None => Batch::default(),
         };
-        Ok(exemplars.followed_by(data.batch(&one.images, u64::from(epoch), 0)?))
+        Ok(exemplars.followed_by(data.batch(&one.images)?))
     };
     let stopped = ahead(
         work,

@@ -79,7 +79,7 @@ fn killed_and_resumed_gives_the_bits_of_an_unbroken_training() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let epochs_done = || checkpoint::load(&bench.last("killed")).map_or(0, |checkpoint| checkpoint.position.epoch);
+    let epochs_done = || checkpoint::load(&bench.last("killed")).map_or(0, |checkpoint| checkpoint.standing.position.epoch);
     wait_until(|| epochs_done() >= 2);
     child.kill().unwrap(); // SIGKILL: nothing can be saved any more
     assert_eq!(child.wait().unwrap().code(), None, "ended by the signal");

@@ -9,3 +9,4 @@ mod data;
 mod faults;
 mod run;
 mod targets;
+mod unwatched;

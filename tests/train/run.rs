@@ -12,8 +12,9 @@ use epicker::net::{Architecture, Model, fresh};
 use epicker::preprocess::Normalisation;
 use epicker::train::cache::{ImageCache, grey_png};
 use epicker::train::checkpoint;
-use epicker::train::data::{Data, DataOptions, TrainingImage};
-use epicker::train::run::{End, EpochReport, Hooks, Learner, Position, Replay, RunOptions, Schedule, Snapshot, StepReport, run};
+use epicker::train::data::{Data, DataOptions, Draw, TrainingImage};
+use epicker::train::run::{Best, End, EpochReport, Hooks, Learner, Position, RunOptions, Score, Snapshot, Standing, StepReport, run};
+use epicker::train::schedule::{Asked, Beginning, Fall, Order, Recipe, Replay, Schedule};
 use epicker::train::{Losses, Targets, Trainer, TrainerOptions, augment};
 use serde_json::Value;
 use std::path::Path;
@@ -80,18 +81,25 @@ struct Watch<'a> {
     steps: Vec<StepReport>,
     epochs: Vec<EpochReport>,
     saved: Vec<Snapshot>,
-    scores: Vec<f64>,
+    /// What judging says, in turn; the first is that of the start where the start is judged.
+    scores: Vec<Score>,
+    starts: Vec<Score>,
     stop_after: Option<usize>,
     stop: &'a AtomicBool,
 }
 
 impl<'a> Watch<'a> {
     fn new(stop: &'a AtomicBool) -> Self {
-        Watch { steps: Vec::new(), epochs: Vec::new(), saved: Vec::new(), scores: Vec::new(), stop_after: None, stop }
+        Watch { steps: Vec::new(), epochs: Vec::new(), saved: Vec::new(), scores: Vec::new(), starts: Vec::new(), stop_after: None, stop }
     }
 }
 
 impl Hooks for Watch<'_> {
+    fn start(&mut self, score: &Score) -> anyhow::Result<()> {
+        self.starts.push(*score);
+        Ok(())
+    }
+
     fn step(&mut self, report: &StepReport) {
         self.steps.push(*report);
         if Some(self.steps.len()) == self.stop_after {
@@ -104,8 +112,8 @@ impl Hooks for Watch<'_> {
         Ok(())
     }
 
-    fn validate(&mut self, _: &StateDict) -> anyhow::Result<Option<f64>> {
-        Ok(self.scores.get(self.epochs.len()).copied())
+    fn validate(&mut self, _: &StateDict) -> anyhow::Result<Option<Score>> {
+        Ok(self.scores.get(self.starts.len() + self.epochs.len()).copied())
     }
 
     fn save(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
@@ -114,26 +122,102 @@ impl Hooks for Watch<'_> {
     }
 }
 
-fn run_options(batch: usize, epochs: u32) -> RunOptions {
-    let schedule = Schedule { learning_rate: 1e-3, drops: vec![1], epochs };
-    RunOptions { batch, schedule, most_steps: None, replay: Replay::Apart }
+/// Passes over `images` images, `new_images` of them in a step of `batch`; the rate falls after the first epoch.
+fn passes(images: usize, new_images: usize, batch: usize, epochs: u32, replay: Replay) -> RunOptions {
+    let asked = Asked { learning_rate: Some(1e-3), drops: Some(vec![1]), epochs: Some(epochs), ..Asked::default() };
+    RunOptions { batch, schedule: asked.in_passes(1.0, images, new_images).0, replay, judges_start: false }
+}
+
+fn run_options(images: usize, batch: usize, epochs: u32) -> RunOptions {
+    passes(images, batch, batch, epochs, Replay::Apart)
+}
+
+/// From the first step, without a best network.
+fn run_all(learner: &mut dyn Learner, data: &Data, replay: Option<&Data>, options: &RunOptions, watch: &mut Watch) -> (End, Standing) {
+    let stop = watch.stop;
+    run(learner, data, replay, options, Standing::default(), watch, stop).unwrap()
 }
 
 #[test]
-fn the_schedule_is_the_guides_and_moves_with_the_epochs() {
-    let of = |drops: Option<Vec<u32>>, epochs| Schedule::from_options(1e-4, drops, epochs).unwrap();
+fn the_guides_schedule_falls_after_its_epochs_and_moves_with_their_number() {
+    let of = |drops: Option<Vec<u32>>, epochs| Asked { drops, epochs, ..Asked::default() }.in_passes(1e-4, 9, 4);
     let (guide, note) = of(None, None);
-    assert_eq!((guide.epochs, guide.drops.clone(), note), (140, vec![70, 90], None));
-    let rates = [1, 70, 71, 90, 91, 140].map(|epoch| guide.rate(epoch));
+    assert_eq!((guide.epochs, guide.epoch_steps, guide.steps(), note), (140, 3, 420, None), "nine images in steps of four");
+    assert_eq!((guide.fall.clone(), guide.warm_up, guide.order), (Fall::Tenths(vec![210, 270]), 0, Order::Passes));
+    // The last step before each drop has the old rate, the first after it the new one.
+    let rates = [0, 209, 210, 269, 270, 419].map(|step| guide.rate(step));
     for (rate, expected) in rates.iter().zip([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6]) {
         assert!((rate / expected - 1.0).abs() < 1e-12);
     }
     let (short, note) = of(None, Some(14));
-    assert_eq!(short.drops, [7, 9]);
+    assert_eq!(short.fall, Fall::Tenths(vec![21, 27]));
     assert!(note.unwrap().contains("after epoch 7 and 9"));
-    assert_eq!(of(None, Some(1)).0.drops, [1]);
-    assert_eq!(of(Some(vec![5]), Some(14)), (Schedule { learning_rate: 1e-4, drops: vec![5], epochs: 14 }, None));
-    assert!(Schedule::from_options(1e-4, Some(vec![9, 7]), None).is_err());
+    assert_eq!(of(None, Some(1)).0.fall, Fall::Tenths(vec![3]));
+    let (given, note) = of(Some(vec![5]), Some(14));
+    assert_eq!((given.fall, given.epochs, note), (Fall::Tenths(vec![15]), 14, None));
+    assert_eq!(Asked { most_steps: Some(2), ..Asked::default() }.in_passes(1e-4, 9, 4).0.epoch_steps, 2);
+    assert!(Asked { drops: Some(vec![9, 7]), ..Asked::default() }.check().is_err());
+    assert!(Asked { epochs: Some(9), steps: Some(9), ..Asked::default() }.check().unwrap_err().to_string().contains("--steps"));
+}
+
+#[test]
+fn without_epochs_the_schedule_counts_steps_whatever_the_number_of_micrographs() {
+    let of = |beginning, images| Recipe::of(beginning, 128, images);
+    for beginning in [Beginning::Nothing, Beginning::Model] {
+        let [five, fifty, many] = [5, 50, 500].map(|images| of(beginning, images));
+        assert_eq!(five.steps, fifty.steps, "five micrographs take as many steps as fifty");
+        assert!(five.steps >= 200 && many.steps >= five.steps, "{five:?} {many:?}");
+        // Every one of five hundred is shown eight times in steps of four.
+        assert!(many.steps * 4 >= 8 * 500, "{many:?}");
+    }
+    assert!(of(Beginning::Nothing, 5).steps > of(Beginning::Model, 5).steps);
+    assert!(of(Beginning::Nothing, 5).learning_rate > of(Beginning::Model, 5).learning_rate);
+    // A full network takes smaller steps than a narrow one.
+    assert!(Recipe::of(Beginning::Nothing, 512, 5).learning_rate < of(Beginning::Nothing, 5).learning_rate);
+
+    let recipe = Recipe { learning_rate: 1e-3, warm_up: 10, steps: 110 };
+    let schedule = Asked::default().in_steps(&recipe, 11);
+    assert_eq!((schedule.epochs, schedule.epoch_steps, schedule.steps(), schedule.order), (11, 10, 110, Order::Endless));
+    // Up to the full rate with the tenth step, down to a hundredth of it at the last, in between half of it at half way.
+    for (step, expected) in [(0, 1e-4), (4, 5e-4), (9, 1e-3), (10, 1e-3), (109, 1e-5)] {
+        assert!((schedule.rate(step) / expected - 1.0).abs() < 1e-9, "step {step}: {} for {expected}", schedule.rate(step));
+    }
+    let half_way = (schedule.rate(59) + schedule.rate(60)) / 2.0;
+    assert!((half_way / (1e-3 * (0.01 + 0.99 / 2.0)) - 1.0).abs() < 1e-3, "{half_way}");
+    assert!((10..109).all(|step| schedule.rate(step + 1) < schedule.rate(step)));
+    // What is asked for is taken, the rest is the recipe's.
+    let asked = Asked { steps: Some(30), learning_rate: Some(7e-4), ..Asked::default() }.in_steps(&recipe, 4);
+    assert_eq!((asked.learning_rate, asked.warm_up, asked.epochs, asked.epoch_steps), (7e-4, 6, 4, 8));
+    for schedule in [schedule, asked, Asked::default().in_passes(1e-4, 9, 4).0] {
+        assert_eq!(Schedule::from_text(&schedule.to_text()), Some(schedule));
+    }
+    assert_eq!(Schedule::from_text("0.1 0 cosine endless 0 3"), None);
+}
+
+#[test]
+fn an_endless_row_shows_every_image_equally_often_in_full_steps_and_goes_on_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let few = data(folder.path(), 3, 1);
+    let stop = AtomicBool::new(false);
+    let schedule = Asked::default().in_steps(&Recipe { learning_rate: 1e-3, warm_up: 0, steps: 9 }, 3);
+    let options = RunOptions { batch: 4, schedule, replay: Replay::Apart, judges_start: false };
+    let go = |standing: Standing| {
+        let (mut parrot, mut watch) = (Parrot::default(), Watch::new(&stop));
+        run(&mut parrot, &few, None, &options, standing, &mut watch, &stop).unwrap();
+        parrot.seen
+    };
+    let seen = go(Standing::default());
+    assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [4; 9], "more images in a step than there are");
+    let draws = few.endless(0..36);
+    assert!((0..3).all(|image| draws.iter().filter(|draw| draw.image == image).count() == 12), "{draws:?}");
+    assert_eq!([few.endless(0..10), few.endless(10..36)].concat(), draws);
+    // No two of them are the same sample, not even those of one image in one step.
+    let mut sums: Vec<u32> = seen.iter().flatten().map(|(_, sum)| sum.to_bits()).collect();
+    sums.sort_unstable();
+    sums.dedup();
+    assert_eq!(sums.len(), 36);
+    let position = Position { epoch: 1, step: 2 };
+    assert_eq!(go(Standing { position, ..Standing::default() }), seen[5..]);
 }
 
 #[test]
@@ -143,7 +227,7 @@ fn exemplars_are_replayed_after_every_eighth_step_or_after_the_first() {
     let stop = AtomicBool::new(false);
     let calls = |data: &Data, replay: Option<&Data>| {
         let (mut parrot, mut watch) = (Parrot::default(), Watch::new(&stop));
-        let end = run(&mut parrot, data, replay, &run_options(1, 1), Position::default(), None, &mut watch, &stop).unwrap();
+        let (end, _) = run_all(&mut parrot, data, replay, &run_options(data.len(), 1, 1), &mut watch);
         assert_eq!(end, End::Done);
         parrot.calls.iter().map(|(_, replay, _)| if *replay { 'r' } else { '.' }).collect::<String>()
     };
@@ -152,7 +236,7 @@ fn exemplars_are_replayed_after_every_eighth_step_or_after_the_first() {
     assert_eq!(calls(&few, None), "...");
     // Batches are never mixed, and no larger than the exemplars are many.
     let (mut parrot, mut watch) = (Parrot::default(), Watch::new(&stop));
-    run(&mut parrot, &many, Some(&old), &run_options(8, 2), Position::default(), None, &mut watch, &stop).unwrap();
+    run_all(&mut parrot, &many, Some(&old), &run_options(17, 8, 2), &mut watch);
     let sizes: Vec<(usize, bool)> = parrot.calls.iter().map(|(n, replay, _)| (*n, *replay)).collect();
     assert_eq!(sizes[..4], [(8, false), (3, true), (8, false), (1, false)], "the last short batch is kept");
     let rates: Vec<f64> = parrot.calls.iter().map(|(_, _, rate)| *rate).collect();
@@ -167,8 +251,8 @@ fn mixed_replay_puts_exemplars_into_every_step_and_takes_all_in_turn() {
     let stop = AtomicBool::new(false);
     let go = |replay: Replay, position: Position| {
         let (mut parrot, mut watch) = (Parrot::default(), Watch::new(&stop));
-        let options = RunOptions { replay, ..run_options(4, 1) };
-        run(&mut parrot, &new, Some(&old), &options, position, None, &mut watch, &stop).unwrap();
+        let options = passes(7, 4 - replay.in_each_step(5, 4), 4, 1, replay);
+        run(&mut parrot, &new, Some(&old), &options, Standing { position, ..Standing::default() }, &mut watch, &stop).unwrap();
         (parrot.seen, watch.steps)
     };
     let (seen, steps) = go(Replay::Mixed(2), Position::default());
@@ -188,23 +272,68 @@ fn mixed_replay_puts_exemplars_into_every_step_and_takes_all_in_turn() {
     assert_eq!(Replay::of_share(0.5, 1), Replay::Apart);
 }
 
+/// Scores where as many random picks reach 0.1.
+fn scores(values: &[f64]) -> Vec<Score> {
+    values.iter().map(|&value| Score { value, random: 0.1 }).collect()
+}
+
 #[test]
 fn the_best_is_kept_and_a_nan_ends_it_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path(), 2, 1);
     let stop = AtomicBool::new(false);
     let mut watch = Watch::new(&stop);
-    watch.scores = vec![0.3, 0.5, 0.5, 0.4];
-    run(&mut Parrot::default(), &data, None, &run_options(2, 4), Position::default(), None, &mut watch, &stop).unwrap();
+    watch.scores = scores(&[0.3, 0.5, 0.5, 0.4]);
+    let (_, standing) = run_all(&mut Parrot::default(), &data, None, &run_options(2, 2, 4), &mut watch);
     assert_eq!(watch.saved.iter().map(|saved| saved.is_best).collect::<Vec<_>>(), [true, true, false, false]);
-    assert_eq!(watch.saved[3].best, Some(0.5));
-    assert_eq!(watch.saved[3].position, Position { epoch: 4, step: 0 });
+    assert_eq!(standing.best, Some(Best { epoch: 2, value: 0.5 }));
+    assert_eq!(standing.position, Position { epoch: 4, step: 0 });
+    assert_eq!(watch.saved[3].standing, standing);
 
     let mut broken = Parrot { nan_at: Some(3), ..Parrot::default() };
     let mut watch = Watch::new(&stop);
-    let error = run(&mut broken, &data, None, &run_options(1, 4), Position::default(), None, &mut watch, &stop).unwrap_err().to_string();
+    let error = run(&mut broken, &data, None, &run_options(2, 1, 4), Standing::default(), &mut watch, &stop).unwrap_err().to_string();
     assert!(error.contains("epoch 2, step 1 of 2") && error.contains("--lr") && error.contains("--resume"), "{error}");
     assert_eq!(watch.saved.len(), 1, "the checkpoint of the first epoch stays the last");
+}
+
+#[test]
+fn the_start_is_judged_as_epoch_0_and_stays_the_best_until_something_beats_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path(), 2, 1);
+    let stop = AtomicBool::new(false);
+    let go = |values: &[f64], standing: Standing| {
+        let mut watch = Watch::new(&stop);
+        watch.scores = scores(values);
+        let options = RunOptions { judges_start: true, ..run_options(2, 2, 2) };
+        let (_, standing) = run(&mut Parrot::default(), &data, None, &options, standing, &mut watch, &stop).unwrap();
+        (watch, standing)
+    };
+    let (watch, standing) = go(&[0.6, 0.4, 0.6], Standing::default());
+    assert_eq!((standing.start, standing.best), (Some(0.6), Some(Best { epoch: 0, value: 0.6 })), "an equal score beats nobody");
+    assert_eq!(watch.starts, scores(&[0.6]));
+    assert_eq!(watch.saved.iter().map(|saved| saved.is_best).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(watch.saved[0].standing.position, Position::default());
+
+    let (_, standing) = go(&[0.6, 0.4, 0.7], Standing::default());
+    assert_eq!((standing.start, standing.best), (Some(0.6), Some(Best { epoch: 2, value: 0.7 })));
+
+    // A training that goes on has its start behind it.
+    let (watch, _) = go(&[0.9], Standing { position: Position { epoch: 1, step: 0 }, ..standing });
+    assert!(watch.starts.is_empty() && watch.epochs.len() == 1);
+}
+
+#[test]
+fn nothing_is_called_the_best_that_is_no_better_than_random_picks() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path(), 2, 1);
+    let stop = AtomicBool::new(false);
+    let mut watch = Watch::new(&stop);
+    // Random picks reach 0.1; of the 0.9 that are left a twentieth is the least that counts.
+    watch.scores = scores(&[0.1, 0.05, 0.144, 0.146]);
+    let (_, standing) = run_all(&mut Parrot::default(), &data, None, &run_options(2, 2, 4), &mut watch);
+    assert_eq!(watch.epochs.iter().map(|epoch| epoch.is_best).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(standing.best, Some(Best { epoch: 4, value: 0.146 }));
 }
 
 #[test]
@@ -214,12 +343,12 @@ fn batches_depend_on_seed_epoch_and_image_alone() {
     assert_eq!(a.steps(3, 0, 2), b.steps(3, 0, 2));
     assert_eq!(a.steps(3, 0, 2).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
     assert_ne!(a.steps(3, 0, 2), a.steps(4, 0, 2));
-    let both = a.batch(&[1, 4], 3, 0).unwrap();
-    let alone = b.batch(&[4], 3, 0).unwrap();
+    let both = a.batch(&Draw::of(&[1, 4], 3, 0)).unwrap();
+    let alone = b.batch(&Draw::of(&[4], 3, 0)).unwrap();
     assert_eq!(both.images[SIDE * SIDE..], alone.images[..]);
     assert_eq!(both.targets.heat_map[(SIDE / 4).pow(2)..], alone.targets.heat_map[..]);
-    assert_ne!(alone, a.batch(&[4], 4, 0).unwrap());
-    assert_ne!(alone, other.batch(&[4], 3, 0).unwrap());
+    assert_ne!(alone, a.batch(&Draw::of(&[4], 4, 0)).unwrap());
+    assert_ne!(alone, other.batch(&Draw::of(&[4], 3, 0)).unwrap());
 }
 
 /// A network so narrow that a step takes milliseconds.
@@ -237,7 +366,7 @@ fn a_training_stopped_within_an_epoch_goes_on_to_the_same_bits() {
     let stop = AtomicBool::new(false);
     let mut watch = Watch::new(&stop);
     let mut unbroken = trainer(&start);
-    assert_eq!(run(&mut unbroken, &data, None, &run_options(2, 3), Position::default(), None, &mut watch, &stop).unwrap(), End::Done);
+    assert_eq!(run_all(&mut unbroken, &data, None, &run_options(5, 2, 3), &mut watch).0, End::Done);
     assert!(watch.epochs.iter().all(|epoch| epoch.losses.total.is_finite()));
 
     // Stopped after the second step of the second epoch, and after the last step of the first.
@@ -246,17 +375,18 @@ fn a_training_stopped_within_an_epoch_goes_on_to_the_same_bits() {
         let mut watch = Watch::new(&stop);
         watch.stop_after = Some(stop_after);
         let mut broken = trainer(&start);
-        let end = run(&mut broken, &data, None, &run_options(2, 3), Position::default(), None, &mut watch, &stop).unwrap();
-        assert_eq!((end, watch.saved.last().unwrap().position), (End::Stopped, position));
-        let terms = checkpoint::Terms { fingerprint: "as_before".to_owned(), frame: 64, side_n: 32 };
+        let (end, _) = run_all(&mut broken, &data, None, &run_options(5, 2, 3), &mut watch);
+        assert_eq!((end, watch.saved.last().unwrap().standing.position), (End::Stopped, position));
+        let schedule = Some(run_options(5, 2, 3).schedule);
+        let terms = checkpoint::Terms { fingerprint: "as_before".to_owned(), frame: 64, side_n: 32, batch: Some(2), schedule };
         checkpoint::save(folder.path(), checkpoint::LAST, watch.saved.last().unwrap(), &Default::default(), &terms).unwrap();
 
         stop.store(false, Ordering::Relaxed);
         let resumed = checkpoint::load(&folder.path().join("model_last.pth")).unwrap();
-        assert_eq!((resumed.position, resumed.terms.as_ref()), (position, Some(&terms)));
+        assert_eq!((resumed.standing.position, resumed.terms.as_ref()), (position, Some(&terms)));
         let mut goes_on = trainer(&resumed.state);
         goes_on.set_adam(&resumed.adam).unwrap();
-        run(&mut goes_on, &data, None, &run_options(2, 3), resumed.position, resumed.best, &mut Watch::new(&stop), &stop).unwrap();
+        run(&mut goes_on, &data, None, &run_options(5, 2, 3), resumed.standing, &mut Watch::new(&stop), &stop).unwrap();
         assert_eq!(goes_on.state_dict().unwrap().sha256(), unbroken.state_dict().unwrap().sha256());
         assert_eq!(goes_on.adam(0.1).unwrap(), unbroken.adam(0.1).unwrap());
     }
@@ -284,23 +414,8 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     let train = |exp_id: &str, more: &[&str]| {
         let exp_id = text(&folder.path().join(exp_id));
         let mics = text(&mics);
-        let common = [
-            "train",
-            "--data",
-            &mics,
-            "--exp_id",
-            &exp_id,
-            "--frame",
-            "64",
-            "--width",
-            "0.25",
-            "--batch_size",
-            "2",
-            "--lr_step",
-            "70,90",
-            "--diameter",
-            "24",
-        ];
+        let common =
+            ["train", "--data", &mics, "--exp_id", &exp_id, "--batch_size", "2", "--lr", "1e-4", "--lr_step", "70,90", "--diameter", "24"];
         let result = epicker(&[&common[..], more].concat());
         (result.status.code(), String::from_utf8_lossy(&result.stdout).into_owned(), String::from_utf8_lossy(&result.stderr).into_owned())
     };
@@ -335,7 +450,7 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     let model = text(&whole.join("model_last.pth"));
     let (status, stdout, stderr) = train("again", &["--num_epoch", "1", "--load_model", &model, "--train_pct", "100"]);
     assert_eq!(status, Some(0), "{stderr}");
-    assert!(stdout.contains("398 of 398 tensors taken") && stdout.contains("neither a validation nor a test part"), "{stdout}");
+    assert!(stdout.contains("392 of 392 tensors taken") && stdout.contains("neither a validation nor a test part"), "{stdout}");
     let described = epicker(&["convert", &model]);
     let described = String::from_utf8_lossy(&described.stdout).into_owned();
     assert!(described.contains("epicker.mode: particle") && described.contains("epicker.diameter_angstrom: 24"), "{described}");
@@ -416,7 +531,8 @@ fn a_new_network_is_as_wide_as_asked_and_never_narrower_than_told() {
     micrographs(&mics);
     let [mics, exp_id] = [text(&mics), text(&exp)];
     let widths = ["--width", "0.25", "--min_channels", "12"];
-    let common = ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "64", "--diameter", "24", "--num_epoch", "1"];
+    let common =
+        ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "64", "--diameter", "24", "--num_epoch", "1", "--train_pct", "100"];
     let result = epicker(&[&common[..], &widths].concat());
     assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
     let model = Model::load(&exp.join("model_last.safetensors")).unwrap();
@@ -445,11 +561,11 @@ fn ctrl_c_saves_and_stops_and_resume_goes_on() {
     wait_until(|| exp.join("model_last.safetensors").is_file());
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let stopped = checkpoint::load(&exp.join("model_last.pth")).unwrap().position;
+    let stopped = checkpoint::load(&exp.join("model_last.pth")).unwrap().standing.position;
     let epochs = (stopped.epoch + 1).to_string();
     let result = epicker(&[&common[..], &["--num_epoch", &epochs, "--train_pct", "100", "--resume"]].concat());
     assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
     let told = String::from_utf8_lossy(&result.stdout).into_owned();
     assert!(told.contains(&format!("going on after epoch {}, step {}", stopped.epoch, stopped.step)), "{told}");
-    assert_eq!(checkpoint::load(&exp.join("model_last.pth")).unwrap().position, Position { epoch: stopped.epoch + 1, step: 0 });
+    assert_eq!(checkpoint::load(&exp.join("model_last.pth")).unwrap().standing.position, Position { epoch: stopped.epoch + 1, step: 0 });
 }

@@ -1,22 +1,15 @@
-//! The options of `epicker train`, and what they mean before any file is read.
+//! The command line of `epicker train`. What is not given stays `None`, and what it then means is settled in settings.rs.
 
 use crate::cli::values;
-use crate::compat::{Compat, Fault};
+use crate::compat::Compat;
 use crate::convolutions::Conv;
 use crate::formats::coordinates::Kind;
 use crate::formats::label_file::Family;
-use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
-use crate::net::Architecture;
 use crate::ops::losses::HeatMapLoss;
-use crate::preprocess::Normalisation;
-use crate::preprocess::scale::{Diameter, ORIGINAL_FRAME, Scale};
-use crate::train::data::DataOptions;
-use crate::train::labels::{BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, reference};
-use crate::train::run::Replay;
-use crate::train::{Continual, LossWeights, TrainerOptions, augment};
-use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use crate::train::Continual;
+use crate::train::schedule::Asked;
+use std::path::PathBuf;
 
 /// The command line of `epicker train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,31 +29,47 @@ pub struct TrainArgs {
     /// particle, vesicle or fiber
     #[arg(long = "mode", value_name = "MODE", default_value = "particle")]
     pub(super) mode: Kind,
-    /// Model to start from, a file or the general model particle, vesicle or fiber: all tensors that fit are taken
-    #[arg(long = "load_model", value_name = "MODEL")]
+    /// Model to start from, a file or the general model particle, vesicle or fiber: all tensors that fit are taken [default:
+    /// the general model of the mode]
+    #[arg(long = "load_model", value_name = "MODEL", conflicts_with = "from_scratch")]
     pub(super) load_model: Option<ModelSource>,
+    /// Start with a new network, which knows nothing
+    #[arg(long = "from-scratch")]
+    pub(super) from_scratch: bool,
+    /// What is not given is as in EPicker's guide: a new network of full width, 140 epochs, rate 1e-4, whole images 1024 pixels
+    /// wide; epicker_train.sh passes this
+    #[arg(long = "guide")]
+    pub(super) guide: bool,
     /// Go on with an interrupted training: EXP_ID/model_last.pth, bit by bit as if it had not been
     #[arg(long = "resume")]
     pub(super) resume: bool,
-    /// Width of a new network: 1, 0.5 or 0.25 of the usual channels
-    #[arg(long = "width", value_name = "SHARE", default_value = "1", value_parser = ["1", "0.5", "0.25"])]
-    pub(super) width: String,
-    /// Fewest channels of a new network at any level: what a narrow one needs most at fine resolution
-    #[arg(long = "min_channels", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub(super) min_channels: u16,
-    /// Learning rate
-    #[arg(long = "lr", value_name = "RATE", default_value_t = 1e-4, value_parser = values::positive)]
-    pub(super) lr: f64,
-    /// Epochs after which the learning rate is a tenth [default: 70,90, scaled with --num_epoch]
+    /// Replace the models and logs of an earlier training in EXP_ID
+    #[arg(long = "overwrite", conflicts_with = "resume")]
+    pub(super) overwrite: bool,
+    /// Width of a new network: 1, 0.5 or 0.25 of the usual channels; asks for one [default: 0.25, that of the general models]
+    #[arg(long = "width", value_name = "SHARE", value_parser = ["1", "0.5", "0.25"])]
+    pub(super) width: Option<String>,
+    /// Fewest channels of a new network at any level: what a narrow one needs most at fine resolution; asks for a new network
+    /// [default: 1; of a new network whose width is not given 16]
+    #[arg(long = "min_channels", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(super) min_channels: Option<u16>,
+    /// Steps in all, the rate rising at first and then falling along a cosine [default: by what the training starts with and by
+    /// the number of micrographs]
+    #[arg(long = "steps", value_name = "COUNT", value_parser = values::count)]
+    pub(super) steps: Option<usize>,
+    /// Learning rate [default: by what the training starts with]
+    #[arg(long = "lr", value_name = "RATE", value_parser = values::positive)]
+    pub(super) lr: Option<f64>,
+    /// In place of --steps: epochs after which the learning rate is a tenth [default: 70,90, scaled with --num_epoch]
     #[arg(long = "lr_step", value_name = "EPOCHS", value_delimiter = ',')]
     pub(super) lr_step: Option<Vec<u32>>,
-    /// Images of a step
-    #[arg(long = "batch_size", value_name = "COUNT", default_value_t = 4, value_parser = values::count)]
-    pub(super) batch_size: usize,
-    /// Epochs [default: 140]
+    /// Images of a step [default: 4]
+    #[arg(long = "batch_size", value_name = "COUNT", value_parser = values::count)]
+    pub(super) batch_size: Option<usize>,
+    /// In place of --steps: passes over the images [default with --lr_step or --num_iters: 140]
     #[arg(long = "num_epochs", alias = "num_epoch", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) num_epochs: Option<u32>,
-    /// Most steps of an epoch; -1 for all
+    /// Most steps of such an epoch; -1 for all
     #[arg(long = "num_iters", value_name = "COUNT", default_value_t = -1)]
     pub(super) num_iters: i64,
     /// Share of the images to train on, percent [default: 80]
@@ -79,7 +88,7 @@ pub struct TrainArgs {
     /// sparse]
     #[arg(long = "heat_map_loss", value_name = "NAME")]
     pub(super) heat_map_loss: Option<HeatMapLoss>,
-    /// Diameter of the particles, angstrom: sets their boxes, and with --load_model the scale
+    /// Diameter of the particles, angstrom: sets their boxes and the scale
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) diameter: Option<f64>,
     /// Box of the particles, heat-map pixels; given, it is the size by which the model knows particles [default: 4.75]
@@ -110,12 +119,12 @@ pub struct TrainArgs {
     /// Weight of the distance from the earlier network's parameters
     #[arg(long = "pull_weight", value_name = "WEIGHT", default_value_t = Continual::PULL_WEIGHT, value_parser = values::distance)]
     pub(super) pull_weight: f64,
-    /// Width of the downscaled micrographs [default: what makes particles of --diameter as large as the model of --load_model
-    /// knows them, or the frame it was trained with; else 1024]
+    /// Width of the downscaled micrographs [default: what makes particles of --diameter as large as the model that the training
+    /// starts from knows them, a new network 24 pixels; or the frame that model was trained with; else 1024]
     #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
     pub(super) frame: Option<usize>,
-    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for the frame [default: -1; where the
-    /// frame follows from --diameter at most 512]
+    /// Side of the crops to train on, at the downscaled micrographs' own scale; -1 for the frame [default: some ten particles,
+    /// 256 to 512 pixels]
     #[arg(long = "input_res", value_name = "PIXELS", allow_hyphen_values = true)]
     pub(super) input_res: Option<i64>,
     /// Probability of mirroring in x
@@ -177,111 +186,19 @@ pub struct TrainArgs {
     pub(super) json: bool,
 }
 
-/// Sides of crops where nobody asks: a step of more pixels takes long on a CPU, and particles of a known size need no more.
-const MOST_CROP: usize = 512;
-
 fn share(text: &str) -> Result<f64, String> {
     values::number_in(text, 0.0..=1.0)
 }
 
 impl TrainArgs {
-    pub(super) fn side_n(&self) -> Result<usize> {
-        let (frame, asked) = (self.frame(), self.input_res.unwrap_or(-1));
-        if asked == -1 {
-            return Ok(frame);
+    /// What is said of the learning rate and of the length.
+    pub(super) fn asked(&self) -> Asked {
+        Asked {
+            learning_rate: self.lr,
+            drops: self.lr_step.clone(),
+            epochs: self.num_epochs,
+            most_steps: usize::try_from(self.num_iters).ok().filter(|&count| count > 0),
+            steps: self.steps,
         }
-        let side = usize::try_from(asked).ok().filter(|side| (32..=frame).contains(side) && side % 32 == 0);
-        side.with_context(|| format!("--input_res {asked}: expected a multiple of 32 from 32 to {frame}, or -1"))
-    }
-
-    /// Width of frame D; [`TrainArgs::settled`] has chosen it.
-    pub(super) fn frame(&self) -> usize {
-        self.frame.unwrap_or(ORIGINAL_FRAME)
-    }
-
-    /// The same with all that was not given and follows from the micrographs and from the model to start with: the frame,
-    /// the side of the crops, and a diameter that only the model knows.
-    ///
-    /// Errors: a diameter, but no pixel size; or a frame beyond all bounds.
-    pub(super) fn settled(&self, gathered: &Gathered, of_model: &ModelFacts, say: &impl Fn(&str), warn: &impl Fn(&str)) -> Result<Self> {
-        let Some(one) = reference(gathered) else { return Ok(self.clone()) };
-        let asked = self.diameter.map(Diameter::Angstrom);
-        let scale = Scale::choose(self.frame, asked, of_model, one.pixel_size_angstrom.is_some());
-        let frame = scale.frame(one.size, one.pixel_size_angstrom).with_context(|| one.path.display().to_string())?;
-        let mut args = TrainArgs { frame: Some(frame), ..self.clone() };
-        scale.reason(frame, one.size, one.pixel_size_angstrom).iter().for_each(|reason| say(&format!("{reason} ({})", one.stem)));
-        if !scale.is_of_particles() {
-            return Ok(args);
-        }
-        if self.diameter.is_none() && self.particle_size.is_none() {
-            args.diameter = of_model.diameter_angstrom;
-            say("the diameter is that of the model; give another with --diameter");
-        }
-        args.input_res = self.input_res.or(i64::try_from(frame.min(MOST_CROP)).ok());
-        let far = |one: &&Labelled| {
-            let own = scale.frame(one.size, one.pixel_size_angstrom).unwrap_or(frame);
-            own.abs_diff(frame) * 10 > frame
-        };
-        let others = gathered.labelled.iter().filter(far).count();
-        if others > 0 {
-            warn(&format!(
-                "{others} of {} micrographs would need other frames than {frame} for particles of the same size, by more than a tenth",
-                gathered.labelled.len()
-            ));
-        }
-        Ok(args)
-    }
-
-    pub(super) fn side(&self) -> BoxSide {
-        self.diameter.map_or(BoxSide::HeatMapPixels(self.particle_size.unwrap_or(ORIGINAL_SIDE_H_PX)), BoxSide::Angstrom)
-    }
-
-    pub(super) fn architecture(&self) -> Architecture {
-        let divisor = match self.width.as_str() {
-            "0.5" => 2,
-            "0.25" => 4,
-            _ => 1,
-        };
-        let full = Architecture::DLA34;
-        Architecture { channels: full.channels.map(|c| (c / divisor).max(self.min_channels.into())), head: full.head / divisor }
-    }
-
-    pub(super) fn trainer_options(&self, side_n: usize) -> TrainerOptions {
-        TrainerOptions {
-            heat_map_loss: self.heat_map_loss.unwrap_or(match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
-                (false, _) => HeatMapLoss::Focal,
-                (true, true) => HeatMapLoss::SparseOriginal,
-                (true, false) => HeatMapLoss::Sparse(Default::default()),
-            }),
-            weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
-            checkpoint_activations: self.checkpoint_activations,
-            ..TrainerOptions::new(self.mode, self.batch_size, [side_n; 2])
-        }
-    }
-
-    pub(super) fn data_options(&self, side_n: usize) -> DataOptions {
-        DataOptions {
-            frame: self.frame(),
-            side_n,
-            augment: augment::Options {
-                flip_x: self.flip,
-                flip_y: self.flip_y,
-                turn: self.turn,
-                contrast: self.contrast,
-                random_centre: !self.not_rand_crop,
-            },
-            clip: self.compat.has(Fault::ClipCentre),
-            normalisation: if self.compat.has(Fault::TrainNorm) { Normalisation::Training } else { Normalisation::Picking },
-            seed: self.seed,
-        }
-    }
-
-    pub(super) fn replay_rule(&self) -> Replay {
-        if self.replay_share == 0.0 { Replay::Apart } else { Replay::of_share(self.replay_share, self.batch_size) }
-    }
-
-    /// Where the files of this training go.
-    pub(super) fn folder(&self) -> &Path {
-        &self.exp_id
     }
 }

@@ -1,10 +1,12 @@
 //! What surrounds a training: the progress bar, the logs, the curves, judging and saving.
 
-use super::TrainArgs;
+use super::args::TrainArgs;
+use super::forecast::duration;
+use super::settings::Settings;
 use crate::cli::status;
 use crate::device::Device;
 use crate::eval::chart::{Chart, Series};
-use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
+use crate::eval::report::{Item, Report, Settings as ReportSettings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options};
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::{ModelFacts, StateDict};
@@ -12,8 +14,9 @@ use crate::io::write::write_whole;
 use crate::net::Model;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint::{self, BEST_NAME, LAST, Terms};
-use crate::train::labels::{Gathered, Labelled, ORIGINAL_SIDE_H_PX};
-use crate::train::run::{EpochReport, Hooks, Snapshot, StepReport};
+use crate::train::labels::{Labelled, ORIGINAL_SIDE_H_PX};
+use crate::train::run::{EpochReport, Hooks, Score, Snapshot, StepReport};
+use crate::train::schedule::Schedule;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -23,42 +26,47 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Tells, judges and saves.
-pub struct TrainHooks {
-    args: TrainArgs,
+pub(super) struct TrainHooks<'a> {
+    settings: &'a Settings,
+    is_json: bool,
+    saves_all: bool,
     device: Device,
     judged: Vec<Labelled>,
     cache: ImageCache,
     facts: ModelFacts,
     terms: Terms,
+    schedule: Schedule,
     bar: Option<ProgressBar>,
     log: File,
     lines: File,
     /// By epoch: epoch, loss, score.
     curve: Vec<(f64, f64, Option<f64>)>,
     threshold: Option<f64>,
-    has_best: bool,
+    /// The last score.
+    last: Option<Score>,
     epoch: u32,
     epoch_begun: Instant,
     images_seen: usize,
 }
 
 const JSON_LOG: &str = "log.jsonl";
+/// Most picks of a micrograph that are judged.
+const MOST_PICKS: usize = 4000;
 
-impl TrainHooks {
-    /// Opens the logs; a resumed training goes on with those that are there.
+impl<'a> TrainHooks<'a> {
+    /// Opens the logs; a resumed training goes on with those that are there. `judged` are the micrographs on which the network is
+    /// judged while it learns, as indices.
     ///
     /// Errors: a log cannot be opened.
-    pub fn new(
+    pub(super) fn new(
+        settings: &'a Settings,
         args: &TrainArgs,
         device: &Device,
-        gathered: &Gathered,
-        judged: &[usize],
         cache: ImageCache,
-        facts: ModelFacts,
-        terms: Terms,
-        images: usize,
+        judged: &[usize],
+        (facts, terms, schedule): (ModelFacts, Terms, Schedule),
     ) -> Result<Self> {
-        let logs = args.folder().join("logs");
+        let logs = settings.folder.join("logs");
         let open = |name: &str| {
             let path = logs.join(name);
             let file = if args.resume { File::options().append(true).create(true).open(&path) } else { File::create(&path) };
@@ -66,25 +74,28 @@ impl TrainHooks {
         };
         let curve = if args.resume { earlier_curve(&logs.join(JSON_LOG)) } else { Vec::new() };
         let (log, lines) = (open("log.txt")?, open(JSON_LOG)?);
-        write_whole(&args.folder().join("opt.txt"), format!("{args:#?}\n").as_bytes())?;
+        write_whole(&settings.folder.join("opt.txt"), format!("{args:#?}\n").as_bytes())?;
         let bar = (!args.json && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(images as u64), ProgressDrawTarget::stderr());
-            let shape = "{prefix} {bar:24} {pos}/{len} images, {per_sec}, {eta} left in the epoch  {msg}";
+            let bar = ProgressBar::with_draw_target(Some(schedule.steps() as u64), ProgressDrawTarget::stderr());
+            let shape = "{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}";
             bar.with_style(ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         Ok(TrainHooks {
-            args: args.clone(),
+            settings,
+            is_json: args.json,
+            saves_all: args.save_all,
             device: device.clone(),
-            judged: judged.iter().map(|&i| gathered.labelled[i].clone()).collect(),
+            judged: judged.iter().map(|&i| settings.gathered.labelled[i].clone()).collect(),
             cache,
             facts,
             terms,
+            schedule,
             bar,
             log,
             lines,
             curve,
             threshold: None,
-            has_best: args.resume && args.folder().join(format!("{BEST_NAME}.pth")).is_file(),
+            last: None,
             epoch: 0,
             epoch_begun: Instant::now(),
             images_seen: 0,
@@ -92,35 +103,35 @@ impl TrainHooks {
     }
 
     /// Takes the bar away.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    /// True if a model of this training was the best of one.
-    pub fn has_best(&self) -> bool {
-        self.has_best
+    /// The score of the last epoch that was judged.
+    pub(super) fn last_score(&self) -> Option<Score> {
+        self.last
     }
 
-    /// Judges a model file on a part of the micrographs.
+    /// Judges a model file on some of the micrographs.
     ///
     /// Errors: a file cannot be read, or the network fails.
-    pub fn evaluate_file(&self, model: &Path, gathered: &Gathered, part: &[usize]) -> Result<Report> {
-        let labelled: Vec<Labelled> = part.iter().map(|&i| gathered.labelled[i].clone()).collect();
+    pub(super) fn evaluate_file(&self, model: &Path, part: &[usize]) -> Result<Report> {
+        let labelled: Vec<Labelled> = part.iter().map(|&i| self.settings.gathered.labelled[i].clone()).collect();
         self.evaluate(&Model::load(model)?, &labelled, 1000)
     }
 
     fn evaluate(&self, model: &Model, labelled: &[Labelled], bootstrap: usize) -> Result<Report> {
-        let kind = self.args.mode;
+        let kind = self.settings.kind;
         let side_h_px = self.facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX);
         let options = Options {
-            k: 4000,
+            k: MOST_PICKS,
             kind,
             fiber_threshold: 0.2, // that of the original's fiber examples; a new network has no threshold of its own
             side_n_px: 4.0 * side_h_px,
-            distance_sides: None,
-            compat: self.args.compat.clone(),
+            distance_sides: self.settings.distance_sides,
+            compat: self.settings.compat.clone(),
         };
         let mut picker = ModelPicks::new(&self.device, model, options);
         let mut items = Vec::with_capacity(labelled.len());
@@ -139,24 +150,27 @@ impl TrainHooks {
                 stem: one.stem.clone(),
                 size: Some(one.size),
                 pixel_size_angstrom: one.pixel_size_angstrom,
-                frame: Some(self.args.frame()),
+                frame: Some(self.settings.frame),
                 labels,
                 picks,
             });
         }
         let size = SizeSource {
-            diameter_angstrom: self.args.diameter.filter(|_| labelled.iter().all(|one| one.pixel_size_angstrom.is_some())),
+            diameter_angstrom: self.settings.diameter_angstrom.filter(|_| labelled.iter().all(|one| one.pixel_size_angstrom.is_some())),
             model_side_h_px: Some(side_h_px),
             own_first: kind == Kind::Vesicle,
             ..SizeSource::default()
         };
         let shipped_threshold = Some(model.facts().threshold.unwrap_or(0.0) as f32);
-        evaluate(&items, &Settings { size, shipped_threshold, bootstrap, seed: self.args.seed, ..Settings::default() })
+        evaluate(&items, &ReportSettings { size, shipped_threshold, bootstrap, seed: self.settings.seed, ..ReportSettings::default() })
     }
 
-    fn tell(&mut self, line: &str) -> Result<()> {
-        writeln!(self.log, "{line}").context("log.txt: cannot be written; check the free space")?;
-        let print = || if self.args.json { status::tell(line) } else { status::print(line) };
+    /// Says a line, and keeps it in the log. Warnings go to standard error, as those of every command do.
+    ///
+    /// Errors: the log cannot be written.
+    pub(super) fn say(&mut self, line: &str) -> Result<()> {
+        self.note(line)?;
+        let print = || if self.is_json || line.starts_with("warning: ") { status::tell(line) } else { status::print(line) };
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -164,13 +178,23 @@ impl TrainHooks {
         Ok(())
     }
 
-    fn json_line(&mut self, event: &str, fields: Value) -> Result<()> {
+    /// Keeps a line in the log that was said already.
+    ///
+    /// Errors: the log cannot be written.
+    pub(super) fn note(&mut self, line: &str) -> Result<()> {
+        writeln!(self.log, "{line}").context("log.txt: cannot be written; check the free space")
+    }
+
+    /// Keeps an event in the log for programs, and prints it with `--json`.
+    ///
+    /// Errors: the log cannot be written.
+    pub(super) fn event(&mut self, event: &str, fields: Value) -> Result<()> {
         let mut object = json!({ "event": event });
         if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
             object.extend(fields);
         }
         writeln!(self.lines, "{object}").with_context(|| format!("{JSON_LOG}: cannot be written; check the free space"))?;
-        if self.args.json {
+        if self.is_json {
             // A reader that went away is no reason to stop.
             let _ = writeln!(std::io::stdout(), "{object}");
         }
@@ -191,14 +215,14 @@ impl TrainHooks {
                 y: y.unwrap_or_else(|| [0.0, Chart::range_of(&series, 1)[1].max(1e-9)]),
                 series,
             };
-            write_whole(&self.args.folder().join(format!("{name}.svg")), chart.svg().as_bytes())
+            write_whole(&self.settings.folder.join(format!("{name}.svg")), chart.svg().as_bytes())
         };
         draw("loss", loss, None)?;
         if ap.points.is_empty() { Ok(()) } else { draw("AP", ap, Some([0.0, 1.0])) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.args.folder().join(format!("{name}.pth"))
+        self.settings.folder.join(format!("{name}.pth"))
     }
 }
 
@@ -216,7 +240,21 @@ fn earlier_curve(path: &Path) -> Vec<(f64, f64, Option<f64>)> {
     curve
 }
 
-impl Hooks for TrainHooks {
+/// What is said of a score beside the number.
+fn remark(score: &Score, is_best: bool) -> String {
+    match (is_best, score.is_better_than_random()) {
+        (true, _) => " (best)".to_owned(),
+        (false, true) => String::new(),
+        (false, false) => format!(" (no better than random picks, which reach {:.4})", score.random),
+    }
+}
+
+impl Hooks for TrainHooks<'_> {
+    fn start(&mut self, score: &Score) -> Result<()> {
+        self.say(&format!("epoch 0: the model that the training starts with, AP {:.4}{}", score.value, remark(score, false)))?;
+        self.event("start", json!({ "epoch": 0, "validation": score.value, "random": score.random }))
+    }
+
     fn step(&mut self, report: &StepReport) {
         let losses = &report.losses;
         let message = format!("loss {:.4} (heat map {:.4}, offset {:.4})", losses.total, losses.heat_map, losses.offset);
@@ -231,7 +269,7 @@ impl Hooks for TrainHooks {
         match &self.bar {
             Some(bar) => {
                 bar.set_prefix(format!("epoch {}", report.epoch));
-                bar.set_position(self.images_seen as u64);
+                bar.set_position(((report.epoch as usize - 1) * self.schedule.epoch_steps + report.step) as u64);
                 bar.set_message(message);
             }
             None if report.step == report.steps || report.step.is_multiple_of(20) => {
@@ -248,7 +286,7 @@ impl Hooks for TrainHooks {
             "loss": losses.total, "heat_map": losses.heat_map, "offset": losses.offset, "size": losses.size, "exemplar": losses.exemplar,
         });
         // A log that cannot be written shows at the end of the epoch.
-        let _ = self.json_line("step", fields);
+        let _ = self.event("step", fields);
     }
 
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
@@ -262,30 +300,31 @@ impl Hooks for TrainHooks {
         if let Some(replay) = report.replay_loss {
             line.push_str(&format!(", replay {replay:.4}"));
         }
-        if let Some(score) = report.validation {
-            line.push_str(&format!(", AP {score:.4}{}", if report.is_best { " (best)" } else { "" }));
+        if let Some(score) = &report.validation {
+            line.push_str(&format!(", AP {:.4}{}", score.value, remark(score, report.is_best)));
         }
-        let epochs_left = self.args.num_epochs.unwrap_or(140).saturating_sub(report.epoch);
         line.push_str(&format!(
-            ", lr {:.1e}, {:.2} images a second, {:.0} minutes left",
+            ", lr {:.1e}, {:.2} images a second, {} left",
             report.learning_rate,
             report.images_per_second,
-            f64::from(epochs_left) * report.seconds / 60.0
+            duration(report.seconds_left)
         ));
-        self.tell(&line)?;
-        self.json_line(
+        self.say(&line)?;
+        let value = report.validation.map(|score| score.value);
+        self.event(
             "epoch",
             json!({
                 "epoch": report.epoch, "loss": losses.total, "heat_map": losses.heat_map, "offset": losses.offset, "size": losses.size,
-                "replay": report.replay_loss, "learning_rate": report.learning_rate, "validation": report.validation,
-                "is_best": report.is_best, "images_per_second": report.images_per_second, "seconds": report.seconds,
+                "replay": report.replay_loss, "learning_rate": report.learning_rate, "validation": value,
+                "random": report.validation.map(|score| score.random), "is_best": report.is_best,
+                "images_per_second": report.images_per_second, "seconds": report.seconds, "seconds_left": report.seconds_left,
             }),
         )?;
-        self.curve.push((f64::from(report.epoch), losses.total, report.validation));
+        self.curve.push((f64::from(report.epoch), losses.total, value));
         self.draw_curves()
     }
 
-    fn validate(&mut self, state: &StateDict) -> Result<Option<f64>> {
+    fn validate(&mut self, state: &StateDict) -> Result<Option<Score>> {
         if self.judged.is_empty() {
             return Ok(None);
         }
@@ -294,21 +333,26 @@ impl Hooks for TrainHooks {
         let model = Model::from_state(&state, "the network in training".to_owned(), String::new())?;
         let report = self.evaluate(&model, &self.judged, 0)?;
         self.threshold = report.best.map(|(_, threshold)| f64::from(threshold));
-        Ok(report.ap.or(report.lengths.map(|lengths| lengths.f1())))
+        self.last = match (report.ap, report.lengths) {
+            (Some(value), _) => Some(Score { value, random: report.random[0] }),
+            // Picks at random places are no fibers, and have no length in common with them.
+            (None, Some(lengths)) => Some(Score { value: lengths.f1(), random: 0.0 }),
+            (None, None) => None,
+        };
+        Ok(self.last)
     }
 
     fn save(&mut self, snapshot: &Snapshot) -> Result<()> {
         let mut facts = self.facts.clone();
         facts.threshold = self.threshold;
-        checkpoint::save(self.args.folder(), LAST, snapshot, &facts, &self.terms)?;
+        checkpoint::save(&self.settings.folder, LAST, snapshot, &facts, &self.terms)?;
         if snapshot.is_best {
-            checkpoint::save(self.args.folder(), BEST_NAME, snapshot, &facts, &self.terms)?;
-            self.has_best = true;
+            checkpoint::save(&self.settings.folder, BEST_NAME, snapshot, &facts, &self.terms)?;
         }
-        let epoch = snapshot.position.epoch;
-        if self.args.save_all && snapshot.position.step == 0 && epoch.is_multiple_of(5) {
-            std::fs::copy(self.path(LAST), self.path(&format!("model_{epoch}")))
-                .with_context(|| format!("model_{epoch}.pth: cannot be written"))?;
+        let position = snapshot.standing.position;
+        if self.saves_all && position.step == 0 && position.epoch > 0 && position.epoch.is_multiple_of(5) {
+            std::fs::copy(self.path(LAST), self.path(&format!("model_{}", position.epoch)))
+                .with_context(|| format!("model_{}.pth: cannot be written", position.epoch))?;
         }
         Ok(())
     }

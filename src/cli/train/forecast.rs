@@ -1,0 +1,79 @@
+//! What a training will do, in one line, before it begins: what it learns from, how long it takes, how much memory it needs.
+//!
+//! The time is measured on a step that nobody keeps, on a network of its own, so that it changes no result.
+
+use super::settings::{JUDGING_COST, Settings};
+use crate::device::Device;
+use crate::net::engine::DeviceEngine;
+use crate::train::run::Learner;
+use crate::train::schedule::{Order, Schedule};
+use crate::train::{Targets, Trainer};
+use anyhow::Result;
+use std::time::Instant;
+
+/// A first step is slower than the others, because memory is touched for the first time; where it took no longer than this, a
+/// second one is measured.
+const SHORT_SECONDS: f64 = 2.0;
+
+impl Settings {
+    /// Seconds of a step.
+    ///
+    /// Errors: the device fails.
+    pub(super) fn seconds_of_a_step(&self, device: &Device) -> Result<f64> {
+        let engine = DeviceEngine::<f32>::on(device.clone());
+        let mut trainer = Trainer::new(engine, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
+        let (batch, side) = (self.batch, self.data.side_n);
+        let images = crate::random::noise(batch * side * side, 1);
+        let targets = Targets::new([batch, side / 4, side / 4]);
+        let exemplars = self.exemplars.as_ref().map_or(0, |exemplar| self.replay.in_each_step(exemplar.entries.len(), batch));
+        let is_exemplar: Vec<bool> = (0..batch).map(|i| i < exemplars).collect();
+        let mut measured = || -> Result<f64> {
+            let begun = Instant::now();
+            Learner::step(&mut trainer, &images, &targets, &is_exemplar, 0.0)?;
+            Ok(begun.elapsed().as_secs_f64())
+        };
+        let first = measured()?;
+        if first > SHORT_SECONDS { Ok(first) } else { measured() }
+    }
+
+    /// The line that says what this training will do.
+    pub(super) fn headline(&self, schedule: &Schedule, judged: usize, seconds_of_a_step: f64) -> String {
+        let labels: usize = self.parts.train.iter().map(|&i| self.gathered.labelled[i].coordinates.points.len()).sum();
+        let what = match (&self.start.resumed, &self.start.name) {
+            (Some(resumed), _) => {
+                format!("goes on with the training in {} after epoch {}", self.folder.display(), resumed.standing.position.epoch)
+            }
+            (None, Some(name)) => format!("trains {name} further"),
+            (None, None) => "trains a new network, which knows nothing,".to_owned(),
+        };
+        let (batch, side) = (self.batch as f64, self.data.side_n as f64);
+        let learnt_px = batch * side * side;
+        let judged_px = (judged * self.frame * self.frame) as f64;
+        let epoch = seconds_of_a_step * (schedule.epoch_steps as f64 + JUDGING_COST * judged_px / learnt_px);
+        let an_epoch = match schedule.order {
+            Order::Passes => format!("an epoch, which is one pass over them in {} steps,", schedule.epoch_steps),
+            Order::Endless => format!("an epoch of {} steps", schedule.epoch_steps),
+        };
+        format!(
+            "{what} on {} micrographs with {labels} labels: {} steps of {} crops of {side} x {side} pixels; {an_epoch} takes about {}, all {} \
+             about {}; {:.1} GiB of memory",
+            self.parts.train.len(),
+            schedule.steps(),
+            self.batch,
+            duration(epoch),
+            schedule.epochs,
+            duration(epoch * f64::from(schedule.epochs)),
+            self.memory.total() as f64 / f64::from(1 << 30)
+        )
+    }
+}
+
+/// Seconds in the unit that a reader wants.
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => "a second".to_owned(),
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
+    }
+}
