@@ -1,9 +1,9 @@
 //! One compilation in a process of its own, whose memory lies where it always lies.
 //!
 //! NVRTC's machine code depends a little on where its memory is: with random addresses one compilation in six of a large
-//! file has other registers and other loops. So the build script starts itself again for each file, with an empty
-//! environment and without random addresses, and the same source gives the same bytes every time. Where the system
-//! forbids that (`personality` in some containers), addresses stay random.
+//! file has other registers and other loops. So the build script starts itself again for each file, without random
+//! addresses, without a path and with hardly any environment, and the same source gives the same bytes every time. Where
+//! the system forbids that (`personality` in some containers), addresses stay random.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -30,7 +30,7 @@ pub fn serve() -> Result<bool> {
         return Ok(false);
     }
     if args.len() == 1 {
-        start_again_without_random_addresses();
+        start_again_without_random_addresses()?;
     }
     // Of one size, so that what is allocated later lies where it always lies.
     let mut input = Vec::with_capacity(4 << 20);
@@ -104,10 +104,14 @@ pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, Str
     Ok(Some(Compiled { cubin, ptx: String::from_utf8(ptx)?, log: String::from_utf8_lossy(&log).into_owned() }))
 }
 
-/// Starts this program again without random addresses and with hardly any environment (which lies above the stack and
-/// moves it); comes back where that is not to be had.
+/// Starts this program again without random addresses; comes back where the system does not allow that.
+///
+/// What lies in memory before the first line of `main` must not depend on where this program lies and who called it, or
+/// else NVRTC's memory would begin somewhere else. The start of every process reads the paths of its files from
+/// /proc/self/maps into memory of their length, and arguments and environment lie above the stack. So the program goes on as
+/// a copy that has no path, with the same words and hardly any environment.
 #[cfg(target_os = "linux")]
-fn start_again_without_random_addresses() {
+fn start_again_without_random_addresses() -> Result<()> {
     use std::ffi::{c_int, c_ulong};
     use std::os::unix::process::CommandExt;
     unsafe extern "C" {
@@ -120,13 +124,67 @@ fn start_again_without_random_addresses() {
         let now = personality(ASK);
         now >= 0 && personality(now as c_ulong | NO_RANDOM_ADDRESSES) >= 0
     };
-    if is_set {
-        let libraries = std::env::var_os("LD_LIBRARY_PATH").map(|folders| ("LD_LIBRARY_PATH", folders));
-        // By a name of its own and a path that is the same everywhere: both lie above the stack, too. It returns only if it
-        // fails; then this process does the work.
-        let _ = Command::new("/proc/self/exe").arg0(COMMAND).args([COMMAND, FIXED]).env_clear().envs(libraries).exec();
+    if !is_set {
+        return Ok(());
     }
+    let libraries = folders_of_libraries().map(|folders| ("LD_LIBRARY_PATH", folders));
+    // `exec` returns only if it fails: some systems start no program that lies in memory.
+    let start = |program: &Path| Command::new(program).arg0(COMMAND).args([COMMAND, FIXED]).env_clear().envs(libraries.clone()).exec();
+    if let Some(copy) = copy_without_a_path() {
+        start(&copy);
+    }
+    // To go on here with random addresses would be to make other bytes once in a while, without a word.
+    Err(start(Path::new("/proc/self/exe"))).context("the build script cannot start itself to compile the kernels")
+}
+
+/// A copy of this program in memory, as a path that starts it. None where the system has no such files.
+#[cfg(target_os = "linux")]
+fn copy_without_a_path() -> Option<PathBuf> {
+    use std::ffi::{c_int, c_long, c_uint};
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, FromRawFd};
+    unsafe extern "C" {
+        fn syscall(number: c_long, ...) -> c_long;
+        fn dup2(from: c_int, to: c_int) -> c_int;
+    }
+    // memfd_create by its number, because glibc before 2.27 has no function of that name.
+    let memfd_create: c_long = if cfg!(target_arch = "x86_64") {
+        319
+    } else if cfg!(target_arch = "aarch64") {
+        279
+    } else {
+        return None;
+    };
+    const CLOSED_BY_EXEC: c_uint = 1;
+    /// The path has this number in it, and so has always the same length.
+    const NUMBER: c_int = 100;
+    // SAFETY: the name ends in NUL.
+    let descriptor = unsafe { syscall(memfd_create, c"compile".as_ptr(), CLOSED_BY_EXEC) };
+    let descriptor = c_int::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?;
+    // SAFETY: the descriptor was made above and belongs to nobody else.
+    let mut file = unsafe { File::from_raw_fd(descriptor) };
+    std::io::copy(&mut File::open("/proc/self/exe").ok()?, &mut file).ok()?;
+    // SAFETY: this process is about to be replaced and has opened no file of that number.
+    let is_done = unsafe { dup2(file.as_raw_fd(), NUMBER) } == NUMBER;
+    is_done.then(|| PathBuf::from(format!("/proc/self/fd/{NUMBER}")))
+}
+
+/// Those folders of LD_LIBRARY_PATH from which this program was loaded. Cargo adds others, which are longer or shorter from
+/// clone to clone.
+#[cfg(target_os = "linux")]
+fn folders_of_libraries() -> Option<OsString> {
+    let folders = std::env::var_os("LD_LIBRARY_PATH")?;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let paths: Vec<&Path> = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..]))).collect();
+    let serves = |folder: &PathBuf| {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        paths.iter().any(|path| path.parent() == Some(&folder))
+    };
+    let kept: Vec<PathBuf> = std::env::split_paths(&folders).filter(serves).collect();
+    if kept.is_empty() { None } else { std::env::join_paths(kept).ok() }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn start_again_without_random_addresses() {}
+fn start_again_without_random_addresses() -> Result<()> {
+    Ok(())
+}

@@ -167,21 +167,34 @@ fn machine_code_that_is_none_is_refused() {
     assert_eq!(cubin::kernels(&broken).unwrap(), cubin::kernels(&cubin).unwrap());
 }
 
-/// What the build script makes of the program's largest file, in a process of its own with another environment.
-fn compiled_apart(program: &Path, library: &Path, environment: &str) -> Vec<u8> {
+/// What the build script makes of the program's largest file, in a process of its own: machine code, then PTX. `folders` is
+/// LD_LIBRARY_PATH.
+fn compiled_apart(program: &Path, library: &Path, environment: &str, folders: &str) -> [Vec<u8>; 2] {
     let images = Images::of_program().unwrap();
-    let text = |form, arch, name: &str, file: &str| {
+    let largest = images.files().into_iter().max_by_key(|file| images.source(file).unwrap().len()).unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let names = std::fs::read_dir(kernels).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let packed = |form, name: String, file: &str| {
         let text = images.source(file).unwrap();
-        (form, arch, name.to_string(), text.len(), pack::compress(text.as_bytes()).unwrap())
+        (form, 80, name, text.len(), pack::compress(text.as_bytes()).unwrap())
     };
-    let input = [text(Form::Header, 0, "kernel.h", "kernel.h"), text(Form::Source, 80, "kernels/conv.cu", "conv")];
+    let mut input: Vec<_> = names.filter(|name| name.ends_with(".h")).map(|name| packed(Form::Header, name.clone(), &name)).collect();
+    input.sort_by(|a, b| a.2.cmp(&b.2));
+    input.push(packed(Form::Source, format!("kernels/{largest}.cu"), largest));
     let piped = || Stdio::piped();
     let mut command = Command::new(program);
-    let mut process = command.arg("compile").env("LONGER", environment).stdin(piped()).stdout(piped()).spawn().unwrap();
+    command.arg("compile").env("LONGER", environment).env("LD_LIBRARY_PATH", folders);
+    let mut process = command.stdin(piped()).stdout(piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(&pack::write(library.to_str().unwrap(), &input)).unwrap();
     let output = process.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
-    output.stdout
+    let mut rest = &output.stdout[..];
+    [(); 2].map(|()| {
+        let (length, behind) = rest.split_first_chunk::<8>().unwrap();
+        let (part, behind) = behind.split_at(u64::from_le_bytes(*length) as usize);
+        rest = behind;
+        part.to_vec()
+    })
 }
 
 #[test]
@@ -192,18 +205,25 @@ fn a_kernel_compiles_to_the_same_bytes_every_time() {
         println!("no NVRTC here, or no fixed addresses");
         return;
     };
-    // With another environment, another path of the build script and another path of the library, too.
+    // With another environment, another path of the build script and another path of the library, too, all much longer.
     let (program, folder) = (Path::new(env!("EPICKER_BUILD_SCRIPT")), tempfile::tempdir().unwrap());
-    let other = folder.path().join("the_same_program_by_quite_another_name");
+    let deep = folder.path().join("a_folder_with_quite_a_long_name/".repeat(6));
+    std::fs::create_dir_all(&deep).unwrap();
+    let other = deep.join("the_same_program_by_quite_another_name");
     std::fs::copy(program, &other).unwrap();
-    let folder = folder.path().join("the_same_library");
-    std::os::unix::fs::symlink(library.parent().unwrap(), &folder).unwrap();
-    let other_library = folder.join(library.file_name().unwrap());
-    let compiled: Vec<Vec<u8>> = std::thread::scope(|scope| {
-        let ways = [(program, &library, ""), (&other, &other_library, "and longer")];
-        let started = ways.map(|(program, library, environment)| scope.spawn(move || compiled_apart(program, library, environment)));
-        started.into_iter().map(|thread| thread.join().unwrap()).collect()
+    let link = folder.path().join("the_same_library");
+    std::os::unix::fs::symlink(library.parent().unwrap(), &link).unwrap();
+    let other_library = link.join(library.file_name().unwrap());
+    let folders = deep.display().to_string();
+    let [one, two] = std::thread::scope(|scope| {
+        let ways = [(program, &library, "", ""), (&other, &other_library, "and longer", &folders)];
+        let started = ways.map(|(program, library, more, folders)| scope.spawn(move || compiled_apart(program, library, more, folders)));
+        started.map(|thread| thread.join().unwrap())
     });
-    assert!(compiled[0].len() > 100_000, "{} bytes", compiled[0].len());
-    assert!(compiled[0] == compiled[1], "other bytes");
+    assert!(one[0].len() > 20_000, "{} bytes of machine code", one[0].len());
+    for (what, one, two) in [("machine code", &one[0], &two[0]), ("PTX", &one[1], &two[1])] {
+        // If it ever fails: the first place that differs says which kernel to look at.
+        let same = one.iter().zip(two).take_while(|(a, b)| a == b).count();
+        assert!(one == two, "other {what} from byte {same} on: {} and {} bytes", one.len(), two.len());
+    }
 }
