@@ -109,8 +109,8 @@ pub struct EvalArgs {
     /// Folder for eval.json, pr.csv, PR.svg and PR.png
     #[arg(long = "output", value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Write one page to look at, <output>/report.html: all micrographs with right and false picks and missed labels, and
-    /// precision, recall and F1 at a threshold to move
+    /// Write one page to look at, report.html in the output folder: all micrographs with right and false picks and missed
+    /// labels, and precision, recall and F1 at a threshold to move
     #[arg(long = "report", requires_all = ["output", "data"])]
     report: bool,
     /// Leaves out entries of a list that do not exist

@@ -51,10 +51,11 @@ pub struct PickArgs {
     output: PathBuf,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Write a picture of each micrograph with its picks, <output>/<name>.png
+    /// Write a picture of each micrograph with its picks, NAME.png in the output folder
     #[arg(long = "visual")]
     visual: bool,
-    /// Write one page to look at, <output>/report.html: all micrographs of the folder with their picks, and a threshold to move
+    /// Write one page to look at, report.html in the output folder: all micrographs of the folder with their picks, and a threshold
+    /// to move
     #[arg(long = "report")]
     report: bool,
     /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]

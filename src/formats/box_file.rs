@@ -6,7 +6,7 @@ use super::text;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write;
 
-/// How [`write`] and [`write_helix`] write.
+/// How [`write()`] and [`write_helix`] write.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions {
     /// Rule for the integers.

@@ -6,7 +6,7 @@ use super::{star, text};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 
-/// How [`write`] writes.
+/// How [`write()`] writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions {
     /// Side of every box in micrograph pixels; else each point's own box.

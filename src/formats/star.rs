@@ -1,6 +1,6 @@
 //! STAR files: tables of named columns, as RELION, crYOLO, cryoSPARC's exporters and others write them.
 //!
-//! This file is the grammar: text to blocks and back. [`read`] knows what RELION's labels mean, [`write`] lays
+//! This file is the grammar: text to blocks and back. [`read`] knows what RELION's labels mean, [`write`](mod@write) lays
 //! out the tables that other programs expect.
 //! Source: Hall 1991 (STAR), and docs/formats.md, "STAR".
 

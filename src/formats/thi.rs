@@ -8,7 +8,7 @@ use super::text;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write;
 
-/// How [`write`] writes.
+/// How [`write()`] writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions {
     /// Rule for the integer columns X, Y and Radius.

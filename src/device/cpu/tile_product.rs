@@ -23,7 +23,7 @@ pub struct Tile {
     pub tap_count: usize,
     /// Channels summed at each tap.
     pub channels: usize,
-    /// Weights: [tap][channel][lane], as many lanes as the panel has.
+    /// Weights: `[tap][channel][lane]`, as many lanes as the panel has.
     pub weights: *const f32,
     /// Output value of row 0, lane 0.
     pub out: *mut f32,

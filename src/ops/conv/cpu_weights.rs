@@ -62,7 +62,7 @@ pub(super) fn scratch_len(shape: ConvShape, set: InstructionSet) -> usize {
     cut.parts * cut.groups * cut.task_values()
 }
 
-/// Adds the gradient of the weights, [co][ci][k][k].
+/// Adds the gradient of the weights, `[co][ci][k][k]`.
 pub(super) fn backward_weights(
     shape: ConvShape,
     inp: TensorRef,
@@ -101,7 +101,7 @@ pub(super) fn backward_weights(
     });
 }
 
-/// Sums of one part and one group of input channels: [tap][input][lane].
+/// Sums of one part and one group of input channels: `[tap][input][lane]`.
 fn sum_rows(
     shape: ConvShape,
     cut: &Cut,
