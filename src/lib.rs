@@ -4,6 +4,9 @@
 //! The modules stand in the order in which data flows: **read -> preprocess -> network -> decode -> filter -> write**.
 //! ARCHITECTURE.md has the map, the ways of a micrograph and of a label, and the invariants.
 
+// The macros that print panic on a closed pipe and on a full disk; `cli::print` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 // A command settles what is to be done.
 pub mod cli; // one file a command: its arguments, and its story on one screen
 

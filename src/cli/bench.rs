@@ -1,5 +1,6 @@
 //! `epicker bench`: how fast this machine picks.
 
+use super::print::print;
 use super::status::{self, OrUsage};
 use super::{threads, values};
 use crate::ahead::ahead;
@@ -83,15 +84,15 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
         });
-        println!("{report}");
+        print(&report.to_string());
         return Ok(status::DONE);
     }
-    println!("model {}, frame {frame}, {}", model.name(), chosen.device.describe());
-    println!("network and peaks  {network_ms:.1} ms (median of {})", args.runs);
-    println!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9);
-    println!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20));
+    print(&format!("model {}, frame {frame}, {}", model.name(), chosen.device.describe()));
+    print(&format!("network and peaks  {network_ms:.1} ms (median of {})", args.runs));
+    print(&format!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9));
+    print(&format!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20)));
     if let Some(Pipeline { micrographs, micrograph_ms }) = pipeline {
-        println!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)");
+        print(&format!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)"));
     }
     Ok(status::DONE)
 }

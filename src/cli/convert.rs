@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::print;
 use super::status::{DONE, OrUsage, Usage};
 use crate::formats::model_file::{ModelFormat, load_checkpoint_file, sha256_of_file};
 use crate::formats::pth::{self, Checkpoint, WriteOptions};
@@ -49,7 +50,7 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
         );
     }
     let mut checkpoint = load_checkpoint_file(&args.input, true)?;
-    print!("{}", describe(&args.input, &checkpoint)?);
+    print::text(&describe(&args.input, &checkpoint)?);
 
     let (Some(output), Some(format)) = (args.output.as_deref(), format) else { return Ok(DONE) };
     if args.half {
@@ -67,11 +68,18 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
         }
     };
     write_whole(output, &bytes)?;
-    println!("{}: written, {} bytes, SHA-256 {}", output.display(), bytes.len(), sha256_of_file(output)?);
+    print::print(&format!("{}: written, {} bytes, SHA-256 {}", output.display(), bytes.len(), sha256_of_file(output)?));
     if checkpoint.has_optimizer && (args.half || args.bare || format == ModelFormat::Safetensors) {
-        println!("  without the optimiser's state: a training cannot be resumed from it");
+        print::print("  without the optimiser's state: a training cannot be resumed from it");
     }
     Ok(DONE)
+}
+
+impl ConvertArgs {
+    /// True if the model is only described.
+    pub fn is_only_text(&self) -> bool {
+        self.output.is_none()
+    }
 }
 
 /// The format a file name asks for.

@@ -12,6 +12,7 @@ use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
 use crate::train::labels::{self, boxes_d, gather};
 use anyhow::{Result, bail};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// What is to be done.
@@ -64,6 +65,13 @@ pub struct ExemplarArgs {
     /// prune: stems or pictures that go
     #[arg(long = "drop", value_name = "NAME", num_args = 1..)]
     drop: Vec<String>,
+}
+
+impl ExemplarArgs {
+    /// True if the folder is only told of.
+    pub fn is_only_text(&self) -> bool {
+        self.action == Action::List
+    }
 }
 
 /// Runs the command; returns the exit status.
@@ -169,7 +177,7 @@ fn prune(args: &ExemplarArgs) -> Result<u8> {
     if let Some(keep) = args.keep {
         let counts: Vec<usize> = exemplar.entries.iter().map(|entry| entry.boxes.len()).collect();
         let chosen = select_by_coverage(&counts, keep, args.seed, None);
-        let kept: Vec<u64> = chosen.iter().map(|&i| exemplar.entries[i].id).collect();
+        let kept: HashSet<u64> = chosen.iter().map(|&i| exemplar.entries[i].id).collect();
         gone += exemplar.remove(|entry| !kept.contains(&entry.id))?;
     }
     status::print(&format!("{gone} images removed"));

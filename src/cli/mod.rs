@@ -13,6 +13,7 @@ pub mod label_args; // options shared by `check` and `exemplar`
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
+pub mod print; //       lines on standard output and standard error, without a panic
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod record; //      the record of a run, beside its outputs
 pub mod rethreshold;
@@ -67,18 +68,28 @@ enum Command {
     Plan(plan::PlanArgs),
 }
 
-/// Runs the program with the process's arguments; returns the exit status
-/// (0 done, 1 something failed, 2 wrong usage, 130 interrupted).
-pub fn run() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    match run_with(args.clone()) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            status::tell(&format!("error: {error:#}"));
-            pick::mark_failed_job(&args);
-            ExitCode::from(status_of(&error))
+impl Command {
+    /// True for commands that make no file: their text is all there is.
+    fn is_only_text(&self) -> bool {
+        match self {
+            Command::Doctor(_) | Command::Bench(_) | Command::Plan(_) => true,
+            Command::Convert(args) => args.is_only_text(),
+            Command::Exemplar(args) => args.is_only_text(),
+            _ => false,
         }
     }
+}
+
+/// Runs the program with the process's arguments; returns the exit status
+/// (0 done, 1 something failed, 2 wrong usage, 130 interrupted, 141 the reader of a text went away).
+pub fn run() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let status = run_with(args.clone()).unwrap_or_else(|error| {
+        status::tell(&format!("error: {error:#}"));
+        pick::mark_failed_job(&args);
+        print::conclude(status_of(&error), false)
+    });
+    ExitCode::from(status)
 }
 
 fn with_negative_numbers(arg: clap::Arg) -> clap::Arg {
@@ -89,8 +100,8 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
     // Values such as -1 are for the ranges to judge, not to be taken for options.
     let mut commands = Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(with_negative_numbers));
     if args.len() < 2 {
-        let _ = commands.print_help(); // a reader may close the pipe
-        return Ok(status::DONE);
+        print::note(commands.print_help());
+        return Ok(print::conclude(status::DONE, true));
     }
     let (args, ignored) = spelling::canonical(args, &commands)?;
     if let [_, name] = args.as_slice()
@@ -98,21 +109,22 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         && (command.get_arguments().any(clap::Arg::is_required_set) || name == "pick")
     {
         // The callers' wrapper without arguments: usage, and no error.
-        let _ = command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help();
-        return Ok(status::DONE);
+        print::note(command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help());
+        return Ok(print::conclude(status::DONE, true));
     }
     let cli = match commands.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(asked) if !asked.use_stderr() => {
-            let _ = asked.print(); // --help and --version
-            return Ok(status::DONE);
+            print::note(asked.print()); // --help and --version
+            return Ok(print::conclude(status::DONE, true));
         }
         Err(wrong) => return Err(Usage::because(status::one_line(&wrong)).into()),
     };
     if !ignored.is_empty() {
         status::tell(&format!("warning: {}: no meaning here; ignored", ignored.join(", ")));
     }
-    match cli.command {
+    let is_only_text = cli.command.is_only_text();
+    let status = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -126,5 +138,6 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Convert(args) => convert::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(&args),
-    }
+    }?;
+    Ok(print::conclude(status, is_only_text))
 }

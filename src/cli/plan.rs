@@ -1,6 +1,6 @@
 //! `epicker plan`: the network's steps, their shapes, operations and bytes, and the memory that a run or a training needs.
 
-use super::{status, status::OrUsage, values};
+use super::{print, status, status::OrUsage, values};
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::io::model_source::ModelSource;
@@ -43,11 +43,11 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         None => formula::model(Architecture::DLA34)?,
     };
     if args.train {
-        print!("{}", training_text(args, model.architecture())?);
+        print::text(&training_text(args, model.architecture())?);
         return Ok(status::DONE);
     }
     let picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
-    print!("{}", text(&picker, &model, args.frame));
+    print::text(&text(&picker, &model, args.frame));
     Ok(status::DONE)
 }
 

@@ -1,9 +1,10 @@
 //! Telling how far a run is: a bar with rate and time left on a terminal, plain lines otherwise, and with `--json`
 //! one object per line on standard output for programs.
 
+use super::print::{print, tell};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Instant;
 
 /// Says how a run of `total` micrographs goes.
@@ -60,7 +61,7 @@ impl Progress {
         if self.silent {
             return;
         }
-        if self.json { self.line_to_stderr(line) } else { self.with_bar_hidden(|| print_line(line)) }
+        if self.json { self.line_to_stderr(line) } else { self.with_bar_hidden(|| print(line)) }
     }
 
     /// A warning on standard error.
@@ -84,7 +85,7 @@ impl Progress {
         if let Value::Object(fields) = fields {
             object.extend(fields);
         }
-        print_line(&Value::Object(object).to_string());
+        print(&Value::Object(object).to_string());
     }
 
     /// Another micrograph is done; `what` says how.
@@ -109,7 +110,7 @@ impl Progress {
     }
 
     fn line_to_stderr(&self, line: &str) {
-        self.with_bar_hidden(|| super::status::tell(line));
+        self.with_bar_hidden(|| tell(line));
     }
 
     fn with_bar_hidden(&self, write: impl FnOnce()) {
@@ -118,13 +119,6 @@ impl Progress {
             None => write(),
         }
     }
-}
-
-/// A line on standard output. A reader that went away is no reason to stop: the files are what counts.
-fn print_line(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}");
-    let _ = out.flush();
 }
 
 /// A count with its noun: `1 micrograph`, `2 micrographs`.

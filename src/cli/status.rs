@@ -2,9 +2,10 @@
 
 use anyhow::Context;
 use std::fmt;
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+pub use super::print::{print, tell};
 
 /// Everything was done.
 pub const DONE: u8 = 0;
@@ -74,16 +75,6 @@ pub fn on_ctrl_c(what_is_finished: &'static str) -> anyhow::Result<Arc<AtomicBoo
 /// Exit status of a command that ended with this error.
 pub fn status_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { WRONG_USAGE } else { FAILED }
-}
-
-/// A line on standard error. That nobody can be told (a full disk, a closed pipe) is no reason to stop.
-pub fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// A line on standard output, with the same indifference.
-pub fn print(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Clap's message on one line, without the usage that follows it.
