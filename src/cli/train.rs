@@ -49,9 +49,9 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     chosen.warnings.iter().chain(&settings.warnings).for_each(|line| said.warning(line));
 
     settings.make_folder(args.overwrite)?;
-    let images = settings.folder.join("images");
-    let cache =
-        || ImageCache::new(Some(images.clone()), (args.cache * 1e9) as u64, settings.frame, Default::default(), args.compat.clone());
+    let images = Some(settings.folder.join("images"));
+    let cache = ImageCache::new(images, (args.cache * 1e9) as u64, settings.frame, Default::default(), args.compat.clone())?;
+    let cache = || anyhow::Ok(cache.clone());
     let Readable { parts, training, left_out, warnings } = read_all(&settings, &cache()?)?;
     warnings.iter().for_each(|line| said.warning(line));
     left_out.iter().for_each(|line| said.warning(&format!("{line}; left out")));

@@ -1,9 +1,13 @@
-//! Writing a file whole or not at all.
+//! Writing a file whole or not at all, and clearing away what a killed run could not finish.
 
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
+
+/// Beginning and end of the names of temporary files. They are hidden, and do not end as any file that we write.
+const TEMPORARY: [&str; 2] = [".epicker-", ".part"];
 
 /// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
 ///
@@ -23,6 +27,29 @@ pub fn write_whole_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, false, |file| file.write_all(bytes))
 }
 
+/// As [`write_whole`] for each of many files; the results are in their order.
+///
+/// The disk is waited for once they have all been given to it: it then writes them together, which for thousands of small
+/// files takes much less time than waiting after each of them.
+pub fn write_many_whole(files: &[(&Path, String)]) -> Vec<Result<()>> {
+    // Every file stays open until it has its name, and a process may have about a thousand open.
+    const TOGETHER: usize = 256;
+    let mut results = Vec::with_capacity(files.len());
+    for files in files.chunks(TOGETHER) {
+        let begun: Vec<io::Result<NamedTempFile>> =
+            files.iter().map(|(path, text)| begin(path, |file| file.write_all(text.as_bytes()))).collect();
+        let synced: Vec<io::Result<NamedTempFile>> =
+            begun.into_iter().map(|file| file.and_then(|file| file.as_file().sync_all().map(|()| file))).collect();
+        results.extend(
+            synced
+                .into_iter()
+                .zip(files)
+                .map(|(file, (path, _))| file.and_then(|file| name(file, path)).with_context(|| not_written(path))),
+        );
+    }
+    results
+}
+
 /// As [`write_whole`], for a file that is too large to be put together in memory: `fill` writes it piece by piece.
 ///
 /// Errors: as [`write_whole`], or those of `fill`.
@@ -34,7 +61,7 @@ pub fn write_whole_by(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(
             Ok(()) => out.flush(),
             Err(error) => {
                 failed = Some(error);
-                Err(std::io::ErrorKind::Other.into())
+                Err(io::ErrorKind::Other.into())
             }
         }
     });
@@ -45,27 +72,68 @@ pub fn write_whole_by(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(
     }
 }
 
-fn write(path: &Path, sync: bool, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let write = move || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".epicker-").suffix(".part");
-        #[cfg(unix)]
-        {
-            // The usual rights of a new file (less the umask); a temporary file's own are 0600.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder)?;
-        fill(file.as_file_mut())?;
+fn write(path: &Path, sync: bool, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let file = begin(path, fill)?;
         if sync {
             file.as_file().sync_all()?;
         }
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        name(file, path)
     };
-    write().with_context(|| format!("{}: cannot be written; check the folder's rights and the free space", path.display()))
+    write().with_context(|| not_written(path))
+}
+
+fn not_written(path: &Path) -> String {
+    format!("{}: cannot be written; check the folder's rights and the free space", path.display())
+}
+
+/// The temporary file of `path`, with its content.
+fn begin(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<NamedTempFile> {
+    let mut file = temporary_in(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    fill(file.as_file_mut())?;
+    Ok(file)
+}
+
+/// An empty temporary file in a folder, which [`remove_leftovers`] spares for as long as this process has it open.
+///
+/// Errors: the folder cannot be written to.
+pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY[0]).suffix(TEMPORARY[1]);
+    #[cfg(unix)]
+    {
+        // The usual rights of a new file (less the umask); a temporary file's own are 0600.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // The lock says that somebody is still writing; it ends with the process, however that ends. A file system without
+        // locks is no reason to fail: there nothing is ever cleared away.
+        let is_locked = file.as_file().lock().is_ok();
+        if !is_locked || file.path().exists() {
+            return Ok(file);
+        }
+        // Another run took it for a leftover, between its making and its lock.
+    }
+}
+
+fn name(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.persist(path).map(|_| ()).map_err(|error| error.error)
+}
+
+/// Removes from a folder the temporary files of runs that were killed while they wrote. Those of runs that still write, here
+/// or on another machine, are locked and stay; so does what cannot be removed.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_temporary = name.to_str().is_some_and(|name| name.starts_with(TEMPORARY[0]) && name.ends_with(TEMPORARY[1]));
+        // The lock is held until the file is gone: whoever has just made it waits, sees that it is gone, and makes another.
+        if is_temporary
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }

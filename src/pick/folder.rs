@@ -7,6 +7,7 @@
 use crate::formats::candidates::{Facts, key, read_facts};
 use crate::formats::coordinates::Kind;
 use crate::io::lists::{self, Listed};
+use crate::io::write::temporary_in;
 use crate::pick::output::OutputType;
 use crate::pick::seek_scale::Sought;
 use crate::pick::settings::{ModelName, Settings};
@@ -241,7 +242,7 @@ impl KeptScale {
         let path = folder.join(SCALE_FILE);
         let text = format!("{:#}\n", kept_text(sought));
         let name = || format!("{}: cannot be written; check the folder's rights and the free space", path.display());
-        let mut file = tempfile::Builder::new().prefix(".epicker-").suffix(".part").tempfile_in(folder).with_context(name)?;
+        let mut file = temporary_in(folder).with_context(name)?;
         file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(name)?;
         match file.persist_noclobber(&path) {
             Ok(_) => {}

@@ -83,8 +83,10 @@ pub fn save(folder: &Path, name: &str, snapshot: &Snapshot, facts: &ModelFacts, 
     }
     let epoch = Some(u64::from(position.epoch));
     let write = WriteOptions { bare: false, epoch, optimizer: Some(&snapshot.adam) };
-    write_whole(&folder.join(format!("{name}.pth")), &pth::write(&state, &write)?)?;
-    write_whole(&folder.join(format!("{name}.safetensors")), &plain)
+    // The .pth says where the training stands, so it comes last: what is killed between the two goes on from the one before,
+    // and writes both again.
+    write_whole(&folder.join(format!("{name}.safetensors")), &plain)?;
+    write_whole(&folder.join(format!("{name}.pth")), &pth::write(&state, &write)?)
 }
 
 /// A checkpoint to go on from.

@@ -7,6 +7,7 @@ use crate::formats::image::{Sections, read_info};
 use crate::io::find::{Found, find_all};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
+use crate::io::write::{remove_leftovers, temporary_in};
 use crate::pick::folder::{Covered, Picked, entry_of, picked_into};
 use crate::pick::output::{Helix, OutputType};
 use crate::pick::relion::RelionJob;
@@ -159,13 +160,17 @@ impl Batch {
         }
     }
 
-    /// Makes the output folder and sees whether it can be written to.
+    /// Makes the output folder, sees whether it can be written to, and clears away what a killed run left in it.
     ///
     /// Errors: it cannot.
     pub fn make_folder(&self) -> Result<()> {
         let name = || format!("--output {}: cannot be written to; expected a folder with rights to write", self.folder.display());
         std::fs::create_dir_all(&self.folder).with_context(name)?;
-        tempfile::Builder::new().prefix(".epicker-").tempfile_in(&self.folder).with_context(name)?;
+        temporary_in(&self.folder).with_context(name)?;
+        // The folders of the report, which a killed run may have left half a file in too.
+        [self.folder.clone(), self.folder.join("candidates"), self.folder.join("report")]
+            .iter()
+            .for_each(|folder| remove_leftovers(folder));
         Ok(())
     }
 

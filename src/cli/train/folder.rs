@@ -4,7 +4,7 @@ use super::args::TrainArgs;
 use super::settings::Settings;
 use crate::cli::status::Usage;
 use crate::formats::thi;
-use crate::io::write::write_whole;
+use crate::io::write::{remove_leftovers, write_whole};
 use crate::train::split::Split;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -42,13 +42,14 @@ pub(super) fn refuse_a_model(args: &TrainArgs) -> Result<()> {
 }
 
 impl Settings {
-    /// Makes the folder; with `--overwrite` the models and results of an earlier training go first, so that none of them is taken
+    /// Makes the folder, and clears away what a killed training left half written; with `--overwrite` the models and results of an earlier training go first, so that none of them is taken
     /// for one of this training.
     ///
     /// Errors: the folder cannot be made, or a file cannot be removed.
     pub(super) fn make_folder(&self, overwrite: bool) -> Result<()> {
         std::fs::create_dir_all(self.folder.join("logs"))
             .with_context(|| format!("{}: the folder cannot be made; check the rights above it", self.folder.display()))?;
+        [&self.folder, &self.folder.join("images")].into_iter().for_each(|folder| remove_leftovers(folder));
         if overwrite {
             let results = RESULTS.iter().chain(&LISTS).map(|name| self.folder.join(name)).filter(|path| path.is_file());
             for path in models(&self.folder).into_iter().chain(results) {

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -69,7 +69,7 @@ impl<'a> TrainHooks<'a> {
         let logs = settings.folder.join("logs");
         let open = |name: &str| {
             let path = logs.join(name);
-            let file = if args.resume { File::options().append(true).create(true).open(&path) } else { File::create(&path) };
+            let file = if args.resume { at_line_start(&path) } else { File::create(&path) };
             file.with_context(|| format!("{}: cannot be written; check the folder's rights", path.display()))
         };
         let curve = if args.resume { earlier_curve(&logs.join(JSON_LOG)) } else { Vec::new() };
@@ -195,8 +195,7 @@ impl<'a> TrainHooks<'a> {
         }
         writeln!(self.lines, "{object}").with_context(|| format!("{JSON_LOG}: cannot be written; check the free space"))?;
         if self.is_json {
-            // A reader that went away is no reason to stop.
-            let _ = writeln!(std::io::stdout(), "{object}");
+            status::print(&object.to_string());
         }
         Ok(())
     }
@@ -224,6 +223,20 @@ impl<'a> TrainHooks<'a> {
     fn path(&self, name: &str) -> PathBuf {
         self.settings.folder.join(format!("{name}.pth"))
     }
+}
+
+/// A log to go on with. A training that was killed while it wrote leaves half a line, which is ended first, so that the next
+/// line stands for itself.
+fn at_line_start(path: &Path) -> std::io::Result<File> {
+    let mut file = File::options().append(true).read(true).create(true).open(path)?;
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(-1)).is_ok() {
+        file.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }
 
 /// Epochs of an earlier log; lines that are cut off are passed over.
@@ -345,14 +358,17 @@ impl Hooks for TrainHooks<'_> {
     fn save(&mut self, snapshot: &Snapshot) -> Result<()> {
         let mut facts = self.facts.clone();
         facts.threshold = self.threshold;
-        checkpoint::save(&self.settings.folder, LAST, snapshot, &facts, &self.terms)?;
+        // The last model knows the best score, so it comes after the best model: a training that is killed between the two
+        // repeats the epoch, instead of going on with a best score that no file has.
         if snapshot.is_best {
             checkpoint::save(&self.settings.folder, BEST_NAME, snapshot, &facts, &self.terms)?;
         }
+        checkpoint::save(&self.settings.folder, LAST, snapshot, &facts, &self.terms)?;
         let position = snapshot.standing.position;
         if self.saves_all && position.step == 0 && position.epoch > 0 && position.epoch.is_multiple_of(5) {
-            std::fs::copy(self.path(LAST), self.path(&format!("model_{}", position.epoch)))
-                .with_context(|| format!("model_{}.pth: cannot be written", position.epoch))?;
+            let path = self.path(LAST);
+            let bytes = std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            write_whole(&self.path(&format!("model_{}", position.epoch)), &bytes)?;
         }
         Ok(())
     }

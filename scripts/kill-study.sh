@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Kills `epicker pick` and `epicker train` at random moments, by SIGKILL and by SIGTERM, lets each go on (`--skip-done`,
+# `--resume`), and sees that nothing is torn, that nothing finished is lost, and that the end is that of an unbroken run, byte
+# for byte. Usage: EPICKER=target/release/epicker scripts/kill-study.sh [KILLS [SEED]]; 1000 kills and seed 1 if not given.
+# The last line counts the kills and the faults; the exit status is 1 if there is a fault, and what a fault left is kept.
+set -uo pipefail
+E=$(realpath "${EPICKER:?the epicker binary to be killed}")
+kills=${1:-1000} seed=${2:-1}
+RANDOM=$seed
+work=$(mktemp -d)
+faults=0 done_kills=0
+
+fault() {
+    faults=$((faults + 1))
+    echo "FAULT after $done_kills kills: $*"
+    cp -r "$work/$side" "$work/fault-$faults-$side" 2>/dev/null
+}
+
+# Runs `command` to its end; sets `microseconds`.
+unbroken() {
+    local begin=${EPOCHREALTIME/./}
+    "${command[@]}" >"$work/log" 2>&1 || { cat "$work/log"; echo "an unbroken run fails: ${command[*]}"; exit 2; }
+    microseconds=$((${EPOCHREALTIME/./} - begin))
+}
+
+# Runs `command` and kills it after a random part of the given time. Sets `status`; 0 means that it was done before.
+killed() {
+    local longest=$1 signal=KILL
+    [ $((RANDOM % 2)) = 0 ] || signal=TERM
+    local delay=$(((RANDOM * 32768 + RANDOM) % longest))
+    "${command[@]}" >"$work/log" 2>&1 &
+    local process=$!
+    sleep "$(printf '%d.%06d' $((delay / 1000000)) $((delay % 1000000)))"
+    kill -s $signal $process 2>/dev/null && done_kills=$((done_kills + 1))
+    wait $process 2>/dev/null
+    status=$?
+    case $signal$status in
+        *0 | KILL137 | TERM143) ;;
+        *) fault "SIG$signal ended it with status $status: $(tail -1 "$work/log")" ;;
+    esac
+    ! grep -q panicked "$work/log" || fault "$(grep panicked "$work/log")"
+}
+
+# Every file of a folder with its SHA-256, but those whose lines tell of times and restarts.
+contents() { (cd "$1" && find . -type f ! -path './logs/*' ! -name opt.txt ! -name loss.svg -exec sha256sum {} + | sort -k2); }
+
+# ---- pick: twelve micrographs of 512 x 512
+pick() {
+    command=("$E" pick --data "$work/mics" --load_model "$work/tiny.safetensors" --frame 256 --output "$work/pick" --gpus -1 --threads 2
+        --skip-done)
+}
+
+# What is there must be whole and as in the unbroken run, and nothing of before may be gone.
+check_pick() {
+    local name
+    for name in "$work"/pick/*.thi "$work"/pick/candidates/*.star; do
+        [ -e "$name" ] || continue
+        case $name in
+            # Its lines are those of the unbroken run, as many as there are micrographs done.
+            */merge_results.thi) [ -z "$(comm -23 <(sort "$name") <(sort "$work/whole-pick/merge_results.thi"))" ] || fault "$name has other lines" ;;
+            *) cmp -s "$name" "$work/whole-pick/${name#"$work"/pick/}" || fault "$name is torn" ;;
+        esac
+    done
+    local now
+    now=$(cd "$work/pick" 2>/dev/null && ls ./*.thi 2>/dev/null)
+    [ -z "$(comm -23 <(echo "$before") <(echo "$now"))" ] || fault "lost of $before: there is $now"
+    before=$now
+}
+
+# ---- train: a quarter of the usual width, eight micrographs, three epochs
+train() {
+    command=("$E" train --data "$work/learn" --label "$work/learn" --exp_id "$work/train" --frame 128 --input_res 64 --width 0.25
+        --batch_size 2 --lr 1e-3 --lr_step 70 --num_epochs 3 --train_pct 75 --val_pct 25 --test_pct 0 --particle_size 4 --gpus -1
+        --threads 2 --seed 3)
+    [ ! -e "$work/train/model_last.pth" ] || command+=(--resume)
+}
+
+# The epoch of a checkpoint that can be read as a whole; the convert command reads all of it.
+epoch_of() { "$E" convert "$1" 2>>"$work/log" | sed -n 's/.*epoch[^0-9]*\([0-9]*\).*/\1/p' | head -1; }
+
+check_train() {
+    local name now=0
+    for name in "$work"/train/model_*.{pth,safetensors}; do
+        [ ! -e "$name" ] || "$E" convert "$name" >/dev/null 2>&1 || fault "$name cannot be read"
+    done
+    [ ! -e "$work/train/model_last.pth" ] || now=$(epoch_of "$work/train/model_last.pth")
+    [ "${now:-0}" -ge "${before:-0}" ] || fault "epoch $now after epoch $before"
+    before=${now:-0}
+}
+
+# ---- what is to be worked on, and the unbroken runs
+side=pick before=
+"$E" simulate --output "$work/simulated" --preset particle --diameter 60 --count 20 --size 512 --seed 5 --threads 2 >"$work/log" 2>&1 ||
+    { cat "$work/log"; exit 2; }
+mkdir "$work/mics" "$work/learn"
+micrographs=("$work"/simulated/*.mrc)
+cp "${micrographs[@]:0:12}" "$work/mics"
+cp "${micrographs[@]:12:8}" "$work/learn"
+for name in "$work"/learn/*.mrc; do cp "$work/simulated/truth/thi/$(basename "${name%.mrc}").thi" "$work/learn"; done
+cp "$(dirname "$0")/../tests/golden/models/tiny.safetensors" "$work/tiny.safetensors"
+declare -A time_of
+for side in pick train; do
+    $side
+    unbroken
+    time_of[$side]=$microseconds
+    mv "$work/$side" "$work/whole-$side"
+    echo "an unbroken $side takes $((microseconds / 1000)) ms"
+done
+
+# ---- killing: a run that gets to its end is compared, and another begins
+rounds=0
+while [ $done_kills -lt "$kills" ]; do
+    for side in pick train; do
+        rm -rf "${work:?}/$side"
+        before= status=1
+        while [ $status != 0 ] && [ $done_kills -lt "$kills" ]; do
+            $side
+            killed "${time_of[$side]}"
+            check_$side
+        done
+        # Enough was killed: the last one goes on to its end too.
+        if [ $status != 0 ]; then
+            $side
+            "${command[@]}" >"$work/log" 2>&1 || fault "going on fails: $(tail -1 "$work/log")"
+            check_$side
+        fi
+        difference=$(diff <(contents "$work/whole-$side") <(contents "$work/$side")) || fault "the end is not that of an unbroken run: $difference"
+        rounds=$((rounds + 1))
+    done
+done
+echo "$done_kills kills, $rounds runs to the end, $faults faults"
+if [ $faults = 0 ]; then rm -rf "$work"; else echo "what the faults left: $work"; exit 1; fi
