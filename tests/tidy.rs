@@ -441,3 +441,18 @@ fn the_rules_see_code_and_nothing_else() {
     let named = modules_named(&root().join("src/eval/mod.rs"), &code_of(text));
     assert_eq!(named.last().unwrap().1, "formats", "one `super` leads from a module's own file to the root");
 }
+
+#[test]
+fn lines_leave_the_program_through_one_place() {
+    for path in files("src", &[".rs"]).into_iter().filter(|path| !path.ends_with("cli/print.rs")) {
+        let text = without_comments(&read(&path));
+        let text = text.split("#[cfg(test)]").next().unwrap().replace("io::stderr().is_terminal()", "");
+        for word in ["print!(", "println!(", "dbg!(", "io::stdout()", "io::stderr()"] {
+            assert!(
+                !text.contains(word),
+                "{}: {word}..., which panics or is not heard of where nobody reads; use cli::print",
+                path.display()
+            );
+        }
+    }
+}

@@ -131,7 +131,11 @@ fn check_one(one: &Labelled, args: &CheckArgs, frame: usize, cache: &ImageCache,
     let outside = if one.outside > 0 { format!(", {} outside", one.outside) } else { String::new() };
     say(&format!("{} ({nx} x {ny}): {} labels{outside} of {}", one.stem, drawn.points.len(), one.label.display()));
     if !args.no_pictures {
-        write_whole(&args.output.join(format!("{}.png", one.stem)), &draw::picture(&image.levels, &drawn, &geometry)?)?;
+        let picture = args.output.join(format!("{}.png", one.stem));
+        if let Some(folder) = picture.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+        }
+        write_whole(&picture, &draw::picture(&image.levels, &drawn, &geometry)?)?;
     }
     Ok(())
 }

@@ -2,17 +2,20 @@
 //!
 //! The story: find the files, read them, bring the points into the wanted frame, settle all names, and only then write.
 
+use super::print::{print, tell};
 use super::status::{self, OrUsage};
 use super::values;
-use crate::formats::coordinates::{Content, Integers, Kind, ListedPair, Set, Size};
+use crate::formats::coordinates::{Integers, Kind, ListedPair, Set, Size};
 use crate::formats::image::{self, ImageInfo};
-use crate::formats::label_file::{self, BoxStyle, Family, ReadOptions};
+use crate::formats::label_file::{BoxStyle, Family, ReadOptions};
 use crate::formats::{box_file, cbox, coord, star, thi, topaz};
 use crate::io::find::{self, Found};
-use crate::io::names::{self, OutputNames};
-use crate::io::write::write_whole;
-use anyhow::{Context, Result, bail, ensure};
-use std::collections::{HashMap, HashSet};
+use crate::io::names::{self, OutputNames, folders_below_shared};
+use crate::io::pairing::{Name, match_names};
+use crate::io::sources::{Source, read_sources};
+use crate::io::write::{write_many_whole, write_whole};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Vertices of a fiber nearer to its path than this are left out where a format holds edges: half a pixel is less
@@ -30,7 +33,7 @@ pub struct CoordsArgs {
     to: To,
     /// Format to read; auto tells it by the content
     #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = parse_from)]
-    from: From,
+    from: FromFormat,
     /// Folder for the results, made if missing; for one merged table also its name (.star, .txt)
     #[arg(long, short, value_name = "FOLDER")]
     output: PathBuf,
@@ -77,7 +80,7 @@ pub struct CoordsArgs {
     /// Inserted before the extension of each output, such as _autopick
     #[arg(long, value_name = "TEXT", default_value = "")]
     suffix: String,
-    /// Keep the folders of the inputs below the one they share
+    /// Keep the folders of the inputs below the one they share, in a merged table in the micrographs' names
     #[arg(long = "keep-dirs", alias = "keep_dirs")]
     keep_dirs: bool,
     /// Refuse to overwrite files
@@ -151,19 +154,33 @@ enum Helix {
 
 /// The value of `--from`: a family, or none.
 #[derive(Clone, Copy, Debug)]
-struct From(Option<Family>);
+struct FromFormat(Option<Family>);
 
-fn parse_from(text: &str) -> Result<From, String> {
-    if text == "auto" { Ok(From(None)) } else { text.parse().map(|family| From(Some(family))).map_err(|error| format!("{error}, or auto")) }
+fn parse_from(text: &str) -> Result<FromFormat, String> {
+    if text == "auto" {
+        return Ok(FromFormat(None));
+    }
+    text.parse().map(|family| FromFormat(Some(family))).map_err(|error| format!("{error}, or auto"))
 }
 
 /// The coordinates of one micrograph on their way from a file to another.
 struct Item {
+    /// Names by which their micrograph is found.
+    name: Name,
     /// File they came from.
     source: PathBuf,
-    /// Name that the outputs are made of: of the micrograph if known, else of the source.
+    /// What the outputs are named after: the micrograph if known, else the source.
     named_after: PathBuf,
+    /// The micrograph, as an index into those of `--data`.
+    micrograph: Option<usize>,
     set: Set,
+}
+
+impl From<Source> for Item {
+    fn from(source: Source) -> Item {
+        let named_after = source.set.micrograph.as_ref().map_or_else(|| source.path.clone(), |name| name.replace('\\', "/").into());
+        Item { name: source.name, source: source.path, named_after, micrograph: None, set: source.set }
+    }
 }
 
 /// Failures so far: reported when they happen, counted for the exit status.
@@ -172,7 +189,7 @@ struct Failures(usize);
 
 impl Failures {
     fn report(&mut self, error: &anyhow::Error) {
-        eprintln!("error: {error:#}");
+        tell(&format!("error: {error:#}"));
         self.0 += 1;
     }
 }
@@ -183,26 +200,18 @@ impl Failures {
 pub fn run(args: &CoordsArgs) -> Result<u8> {
     let mut failures = Failures::default();
     let written = convert(args, &mut failures).or_usage()?;
-    println!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display());
+    print(&format!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display()));
     Ok(if failures.0 > 0 { status::FAILED } else { status::DONE })
 }
 
 /// The conversion. Errors are those of usage: nothing has been written then.
 fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     check_usage(args)?;
-    let mut paths = Vec::new();
-    for input in &args.inputs {
-        paths.extend(label_paths(input, args.from.0)?);
-    }
-    // `picks/*.thi` names the list of a run beside the files that it lists.
-    let named: HashSet<PathBuf> = paths.iter().filter_map(|(path, _)| path.canonicalize().ok()).collect();
-    let mut items = Vec::new();
-    for (path, is_named) in paths {
-        match read_items(&path, is_named, &named, args) {
-            Ok(found) => items.extend(found),
-            Err(error) => failures.report(&error),
-        }
-    }
+    let read = read_sources(&args.inputs, &read_options(args))?;
+    read.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    read.faults.iter().for_each(|fault| failures.report(&fault.error));
+    read.missing.into_iter().for_each(|line| failures.report(&anyhow!(line)));
+    let mut items: Vec<Item> = read.sources.into_iter().map(Item::from).collect();
     let micrographs = Micrographs::of(args)?;
     micrographs.name(&mut items)?;
     let mut ready = Vec::with_capacity(items.len());
@@ -246,71 +255,6 @@ fn check_usage(args: &CoordsArgs) -> Result<()> {
     Ok(())
 }
 
-/// Files of an input, each with whether the user named it: a folder gives its coordinate files, by name.
-fn label_paths(input: &Path, family: Option<Family>) -> Result<Vec<(PathBuf, bool)>> {
-    if !input.is_dir() {
-        ensure!(input.exists(), "{}: not found; expected a coordinate file or a folder; correct the path", input.display());
-        return Ok(vec![(input.to_path_buf(), true)]);
-    }
-    let wanted: &[&str] = match family {
-        None => &names::LABEL_EXTENSIONS,
-        Some(Family::Thi) => &["thi"],
-        Some(Family::Star) => &["star"],
-        Some(Family::Box) => &["box"],
-        Some(Family::Coord) => &["coord", "coords", "txt"],
-        Some(Family::Cbox) => &["cbox"],
-        Some(Family::Topaz | Family::Helicon) => &["txt"],
-        Some(Family::Json) => &["json"],
-    };
-    let entries = std::fs::read_dir(input).with_context(|| format!("{}: cannot be listed", input.display()))?;
-    let is_wanted = |path: &PathBuf| {
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-        path.is_file() && wanted.contains(&extension.as_str())
-    };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(is_wanted).collect();
-    paths.sort();
-    ensure!(
-        !paths.is_empty(),
-        "{}: no coordinate files in this folder; expected .{}; give another folder",
-        input.display(),
-        wanted.join(", .")
-    );
-    Ok(paths.into_iter().map(|path| (path, false)).collect())
-}
-
-/// Reads a file, or what a list names beside those that are `named` themselves. Lists in a folder are no labels: they are
-/// passed over.
-fn read_items(path: &Path, is_named: bool, named: &HashSet<PathBuf>, args: &CoordsArgs) -> Result<Vec<Item>> {
-    let file = label_file::read_path(path, &read_options(args))?;
-    for warning in &file.warnings {
-        eprintln!("warning: {}: {warning}", path.display());
-    }
-    match file.content {
-        Content::Coordinates(sets) => Ok(sets.into_iter().map(|set| Item::new(path, set)).collect()),
-        Content::Micrographs(_) | Content::Pairs(_) if !is_named => Ok(Vec::new()),
-        Content::Micrographs(_) => bail!("{}: this lists micrographs; expected coordinates; give it with --data", path.display()),
-        Content::Pairs(pairs) => {
-            let mut items = Vec::new();
-            for pair in pairs {
-                let listed = found_from(path, Path::new(&pair.coordinates));
-                if listed.canonicalize().is_ok_and(|listed| named.contains(&listed)) {
-                    continue;
-                }
-                let inner =
-                    label_file::read_path(&listed, &read_options(args)).with_context(|| format!("{}: listed here", path.display()))?;
-                let Content::Coordinates(sets) = inner.content else {
-                    bail!("{}: {} is a list too; expected coordinates; correct the list", path.display(), listed.display())
-                };
-                for mut set in sets {
-                    set.micrograph.get_or_insert_with(|| pair.micrograph.clone());
-                    items.push(Item::new(&listed, set));
-                }
-            }
-            Ok(items)
-        }
-    }
-}
-
 fn read_options(args: &CoordsArgs) -> ReadOptions {
     ReadOptions {
         family: args.from.0,
@@ -328,27 +272,6 @@ fn read_options(args: &CoordsArgs) -> ReadOptions {
     }
 }
 
-/// A path of a list: from the working directory, else from the list's folder.
-fn found_from(list: &Path, path: &Path) -> PathBuf {
-    let beside = list.parent().map(|folder| folder.join(path)).filter(|beside| !path.exists() && beside.exists());
-    beside.unwrap_or_else(|| path.to_path_buf())
-}
-
-impl Item {
-    fn new(source: &Path, set: Set) -> Item {
-        let named_after = set.micrograph.as_ref().map_or_else(|| source.to_path_buf(), PathBuf::from);
-        Item { source: source.to_path_buf(), named_after, set }
-    }
-
-    /// Stem as the files name it, before micrographs are known.
-    fn label_stem(&self) -> String {
-        match &self.set.micrograph {
-            Some(name) => names::micrograph_stem(Path::new(name)).text,
-            None => names::label_stem(&self.source),
-        }
-    }
-}
-
 /// The micrographs of `--data`.
 struct Micrographs {
     found: Vec<Found>,
@@ -359,7 +282,7 @@ impl Micrographs {
         let found = match &args.data {
             Some(data) => {
                 let list = find::find_micrographs(data, false)?;
-                list.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                list.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
                 list.micrographs
             }
             None => Vec::new(),
@@ -372,31 +295,28 @@ impl Micrographs {
         if self.found.is_empty() {
             return Ok(());
         }
-        let stems: Vec<String> = self.found.iter().map(|found| names::micrograph_stem(&found.path).text).collect();
-        let labels: Vec<String> = items.iter().map(Item::label_stem).collect();
-        let matching = names::match_labels(&stems, &labels)?;
-        matching.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let micrographs: Vec<Name> = self.found.iter().map(|found| Name::of_micrograph(&found.name, &found.path)).collect();
+        let labels: Vec<Name> = items.iter().map(|item| item.name.clone()).collect();
+        let matching = match_names(&micrographs, &labels)?;
+        matching.notes.iter().for_each(|note| tell(&format!("note: {note}")));
         for (micrograph, label) in matching.pairs {
             let found = &self.found[micrograph];
             let item = &mut items[label];
             item.named_after = found.path.clone();
+            item.micrograph = Some(micrograph);
             item.set.micrograph = Some(found.name.clone());
             item.set.pixel_size_angstrom = item.set.pixel_size_angstrom.or(found.pixel_size_angstrom);
         }
         for label in matching.lone_labels {
-            eprintln!("warning: {}: no micrograph in --data is called {}", items[label].source.display(), labels[label]);
+            tell(&format!("warning: {}: no micrograph in --data is called {}", items[label].source.display(), labels[label].stem));
         }
         Ok(())
-    }
-
-    fn holds(&self, item: &Item) -> bool {
-        self.found.iter().any(|found| found.path == item.named_after)
     }
 
     /// What the header of an item's micrograph says.
     fn info(&self, item: &Item) -> Result<ImageInfo> {
         ensure!(
-            self.holds(item),
+            item.micrograph.is_some(),
             "{}: its micrograph is not in --data, so its rows are unknown; expected one of that name; give --ny or the right --data",
             item.source.display()
         );
@@ -427,7 +347,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
     if let Some(angpix) = args.angpix {
         item.set.pixel_size_angstrom = Some(angpix);
     }
-    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && micrographs.holds(item) {
+    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && item.micrograph.is_some() {
         // 1.0 is what programs write that do not know it.
         item.set.pixel_size_angstrom = micrographs.info(item)?.pixel_size_angstrom.filter(|size| *size != 1.0);
     }
@@ -438,7 +358,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
     if coordinates.kind == Kind::Fiber && (args.to == To::Thi || args.to.needs_fibers()) {
         let lone = coordinates.drop_lone_vertices();
         if lone > 0 {
-            eprintln!("warning: {}: {lone} fibers of a single point have no direction; left out", item.source.display());
+            tell(&format!("warning: {}: {lone} fibers of a single point have no direction; left out", item.source.display()));
         }
     }
     ensure!(
@@ -463,7 +383,7 @@ fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs
         count += item.set.coordinates.points.len();
     }
     if count > 0 {
-        eprintln!("warning: all {count} points lie in the first half of x and y; if Topaz worked on downscaled images, give --scale");
+        tell(&format!("warning: all {count} points lie in the first half of x and y; if Topaz worked on downscaled images, give --scale"));
     }
 }
 
@@ -491,20 +411,30 @@ fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> R
     check_outputs(&planned, &items, args)?;
     make_folders(&planned)?;
     let mut lost_fibers = false;
-    let mut pairs = Vec::new();
-    for (item, output) in items.iter().zip(&outputs) {
+    let mut ready: Vec<(usize, String)> = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
         lost_fibers |= item.set.coordinates.kind == Kind::Fiber && !args.to.needs_fibers() && !matches!(args.to, To::Thi | To::Cbox);
-        let text = text_of(item, args).with_context(|| item.source.display().to_string());
-        match text.and_then(|text| write_whole(output, text.as_bytes())) {
-            Ok(()) => pairs.push(ListedPair { micrograph: micrograph_name(item), coordinates: output.to_string_lossy().into_owned() }),
+        match text_of(item, args).with_context(|| item.source.display().to_string()) {
+            Ok(text) => ready.push((i, text)),
+            Err(error) => failures.report(&error),
+        }
+    }
+    let files: Vec<(&Path, String)> = ready.iter_mut().map(|(i, text)| (outputs[*i].as_path(), std::mem::take(text))).collect();
+    let mut pairs = Vec::with_capacity(items.len());
+    for ((i, _), result) in ready.iter().zip(write_many_whole(&files)) {
+        match result {
+            Ok(()) => {
+                let coordinates = outputs[*i].to_string_lossy().into_owned();
+                pairs.push(ListedPair { micrograph: micrograph_name(&items[*i]), coordinates });
+            }
             Err(error) => failures.report(&error),
         }
     }
     if args.to == To::CoordinateFiles && items.iter().any(|item| item.set.micrograph.is_none()) {
-        eprintln!("warning: micrograph names are made of the files' names; RELION needs them exactly: name the micrographs with --data");
+        tell("warning: micrograph names are made of the files' names; RELION needs them exactly: name the micrographs with --data");
     }
     if lost_fibers {
-        eprintln!("warning: this format has no place for fibers; their points are written one by one");
+        tell("warning: this format has no place for fibers; their points are written one by one");
     }
     let mut written = pairs.len();
     if args.to == To::CoordinateFiles {
@@ -547,20 +477,10 @@ fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
 fn write_merged(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     let is_file = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(args.to.extension()));
     let output = if is_file { args.output.clone() } else { args.output.join(format!("particles{}.{}", args.suffix, args.to.extension())) };
+    let names = merged_names(&items, args)?;
     check_outputs(&[&output], &items, args)?;
     make_folders(&[&output])?;
-    let mut by_name: HashMap<String, PathBuf> = HashMap::new();
-    let mut sets = Vec::with_capacity(items.len());
-    for item in items {
-        let mut name = Path::new(&micrograph_name(&item)).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if args.to == To::Topaz {
-            name = names::micrograph_stem(Path::new(&name)).text;
-        }
-        if let Some(other) = by_name.insert(name.clone(), item.source.clone()).filter(|other| *other != item.source) {
-            bail!("{} and {}: both hold the micrograph {name}; expected each once; leave one out", other.display(), item.source.display());
-        }
-        sets.push(Set { micrograph: Some(name), ..item.set });
-    }
+    let sets: Vec<Set> = items.into_iter().zip(names).map(|(item, name)| Set { micrograph: Some(name), ..item.set }).collect();
     let text = if args.to == To::Topaz { topaz::write(&sets, Integers::Round) } else { star::write::merged(&sets) };
     match text.and_then(|text| write_whole(&output, text.as_bytes())) {
         Ok(()) => Ok(1),
@@ -571,6 +491,34 @@ fn write_merged(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) ->
     }
 }
 
+/// What each micrograph is called in a merged table: the name of its file, with `--keep-dirs` below the folder that all share.
+///
+/// Errors: two micrographs would have one name, so that nobody could tell their points apart any more.
+fn merged_names(items: &[Item], args: &CoordsArgs) -> Result<Vec<String>> {
+    let paths: Vec<PathBuf> = items.iter().map(|item| micrograph_name(item).into()).collect();
+    let folders = if args.keep_dirs { folders_below_shared(&paths) } else { vec![PathBuf::new(); paths.len()] };
+    let mut by_name: HashMap<String, usize> = HashMap::new();
+    let mut names = Vec::with_capacity(items.len());
+    for (i, (path, folder)) in paths.iter().zip(folders).enumerate() {
+        let file = match args.to {
+            To::Topaz => names::micrograph_stem(path).text.into(),
+            _ => path.file_name().unwrap_or_default().to_os_string(),
+        };
+        let name = folder.join(file).to_string_lossy().into_owned();
+        if let Some(first) = by_name.insert(name.clone(), i) {
+            let told = |i: usize| format!("{} of {}", paths[i].display(), items[i].source.display());
+            bail!(
+                "{} and {}: both would be called {name} in the table; expected each micrograph once; keep their folders with --keep-dirs, \
+                 or leave one out",
+                told(first),
+                told(i)
+            );
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
 /// The micrograph's name as far as it is known; else the name that a RELION project would most likely give it.
 fn micrograph_name(item: &Item) -> String {
     item.set.micrograph.clone().unwrap_or_else(|| format!("{}.mrc", names::label_stem(&item.source)))
@@ -578,12 +526,13 @@ fn micrograph_name(item: &Item) -> String {
 
 /// Refuses to write over an input, and with `--no-clobber` over anything.
 fn check_outputs(outputs: &[&Path], items: &[Item], args: &CoordsArgs) -> Result<()> {
+    let sources: BTreeSet<&Path> = items.iter().map(|item| item.source.as_path()).collect();
+    let sources: HashSet<PathBuf> = sources.into_iter().filter_map(|source| source.canonicalize().ok()).collect();
     for output in outputs {
         if args.no_clobber && output.exists() {
             bail!("{}: exists already; --no-clobber was given; choose another folder or leave --no-clobber out", output.display());
         }
-        let Ok(output) = output.canonicalize() else { continue };
-        if items.iter().any(|item| item.source.canonicalize().is_ok_and(|source| source == output)) {
+        if output.canonicalize().is_ok_and(|output| sources.contains(&output)) {
             bail!("{}: would be written over the file it is made of; expected another folder; change --output", output.display());
         }
     }
@@ -591,7 +540,8 @@ fn check_outputs(outputs: &[&Path], items: &[Item], args: &CoordsArgs) -> Result
 }
 
 fn make_folders(outputs: &[&Path]) -> Result<()> {
-    for folder in outputs.iter().filter_map(|output| output.parent()).filter(|folder| !folder.as_os_str().is_empty()) {
+    let folders: BTreeSet<&Path> = outputs.iter().filter_map(|output| output.parent()).collect();
+    for folder in folders.into_iter().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check --output", folder.display()))?;
     }
     Ok(())

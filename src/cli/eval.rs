@@ -22,12 +22,14 @@ use crate::formats::coordinates::{Coordinates, Kind};
 use crate::formats::image::ReadOptions;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
+use crate::io::pairing::{Name, distinct, refuse_twins};
+use crate::io::sources::Source;
 use crate::io::write::write_whole;
 use crate::net::Model;
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
 use crate::preprocess::scale::{Diameter, Scale};
-use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, Source, gather, pair, read_sources};
+use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, gather, pair, read_sources};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -327,7 +329,10 @@ impl EvalArgs {
             let sources = read_sources(labels, &options, &mut warnings)?;
             warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
             say(&format!("{}: no micrographs, so no border is left out", labels.display()));
-            let micrographs = sources.into_iter().map(|source| without_image(source, self.angpix)).collect();
+            let names: Vec<Name> = sources.iter().map(|source| source.name.clone()).collect();
+            refuse_twins(&names, |i| sources[i].path.display().to_string())?;
+            let stems = distinct(&names);
+            let micrographs = sources.into_iter().zip(stems).map(|(source, stem)| without_image(source, stem, self.angpix)).collect();
             return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false });
         };
         let gathered = gather(data, labels, &options)?;
@@ -453,18 +458,18 @@ impl EvalArgs {
         options.label.topaz_scale = self.scale;
         let mut gathered = Gathered::default();
         let sources = read_sources(path, &options, &mut gathered.warnings)?;
-        let stems: Vec<String> = data_set.micrographs.iter().map(|one| one.stem.clone()).collect();
-        let pairs = pair(&stems, &sources, &mut gathered)?;
+        let names: Vec<Name> = data_set.micrographs.iter().map(|one| one.name.clone()).collect();
+        let pairs = pair(&names, &sources, &mut gathered)?;
         ensure!(
             !pairs.is_empty(),
             "{}: none of its {} coordinate files fits one of the {} labelled micrographs; expected equal names; rename them",
             path.display(),
             sources.len(),
-            stems.len()
+            names.len()
         );
         gathered.warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
         gathered.notes.iter().for_each(|note| say(note));
-        let mut all = vec![Coordinates::default(); stems.len()];
+        let mut all = vec![Coordinates::default(); names.len()];
         for (i, source) in pairs {
             all[i] = sources[source].set.coordinates.clone();
         }
@@ -518,10 +523,11 @@ impl DataSet {
     }
 }
 
-fn without_image(source: Source, pixel_size_angstrom: Option<f64>) -> Labelled {
+fn without_image(source: Source, stem: String, pixel_size_angstrom: Option<f64>) -> Labelled {
     Labelled {
         path: PathBuf::new(),
-        stem: source.stem,
+        name: source.name,
+        stem,
         size: [0, 0],
         pixel_size_angstrom: pixel_size_angstrom.or(source.set.pixel_size_angstrom),
         label: source.path,

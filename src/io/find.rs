@@ -4,6 +4,7 @@
 
 use crate::formats::coordinates::{Content, ListedMicrograph};
 use crate::formats::label_file;
+use crate::io::lists::{self, Places};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -32,18 +33,19 @@ pub struct MicrographList {
 
 /// Endings of the micrographs of a folder, lower case.
 const FOLDER_ENDINGS: [&str; 3] = [".mrc", ".mrc.gz", ".mrc.bz2"];
-/// As many names as an error tells.
-const NAMES_TOLD: usize = 10;
 
 /// Finds the micrographs that `data` means.
 ///
 /// A file is itself; a folder means its files ending in .mrc, .mrc.gz or .mrc.bz2 (any case), not those of folders
-/// below; a file ending in .thi or .star is a list.
+/// below; a file ending in .thi, .star or .txt is a list.
 /// Errors: nothing is there; the folder or list holds no micrograph; the list holds coordinates; files of the list are
 /// missing (all are told at once) and `skip_missing` is not set.
 pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographList> {
     let metadata = std::fs::metadata(data).with_context(|| {
-        format!("{}: cannot be found; expected a micrograph, a folder of micrographs or a list ending in .thi or .star", data.display())
+        format!(
+            "{}: cannot be found; expected a micrograph, a folder of micrographs or a list ending in .thi, .star or .txt",
+            data.display()
+        )
     })?;
     let list = if metadata.is_dir() {
         of_folder(data)?
@@ -82,7 +84,7 @@ pub fn find_all(data: &[PathBuf], skip_missing: bool) -> Result<MicrographList> 
 
 /// True for the names of lists.
 pub fn is_list(path: &Path) -> bool {
-    ["thi", "star"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
+    ["thi", "star", "txt"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
 }
 
 fn found(path: PathBuf, name: String, pixel_size_angstrom: Option<f64>) -> Found {
@@ -128,11 +130,8 @@ struct Entries {
 fn read_list(list: &Path) -> Result<Entries> {
     let bytes = std::fs::read(list).with_context(|| format!("{}: cannot be read", list.display()))?;
     let extension = list.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    // The original reads lists without a header; their first line is a path, which no header can be.
-    if extension == "thi"
-        && let Ok(text) = std::str::from_utf8(&bytes)
-        && let Some(entries) = bare_list(text)
-    {
+    if let Some(paths) = lists::bare_list(&bytes, &extension) {
+        let entries = paths.into_iter().map(|path| ListedMicrograph { path, pixel_size_angstrom: None }).collect();
         return Ok(Entries { entries, warnings: Vec::new() });
     }
     let file = label_file::read(&bytes, &extension, &label_file::ReadOptions::default()).with_context(|| list.display().to_string())?;
@@ -148,62 +147,26 @@ fn read_list(list: &Path) -> Result<Entries> {
     Ok(Entries { entries, warnings: file.warnings.into_iter().map(|warning| format!("{}, {warning}", list.display())).collect() })
 }
 
-/// The lines of a list without header, if it is one: text whose first line is no header and no row of numbers.
-fn bare_list(text: &str) -> Option<Vec<ListedMicrograph>> {
-    let text = text.trim_start_matches('\u{feff}');
-    let mut lines =
-        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with(';')).peekable();
-    let first = lines.peek()?;
-    if first.starts_with('[') || first.split_whitespace().next().is_some_and(|token| token.parse::<f64>().is_ok()) {
-        return None;
-    }
-    let paths = lines.take_while(|line| !line.starts_with('['));
-    Some(paths.map(|path| ListedMicrograph { path: path.trim_matches(['"', '\'']).to_owned(), pixel_size_angstrom: None }).collect())
-}
-
-/// Looks for every entry: in the working directory (as the original), then in the list's folder, and for STAR in the
-/// folders above, one of which is the RELION project.
+/// Looks for the file of every entry (see [`Places`]).
 fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<MicrographList> {
     let mut result = MicrographList { warnings: entries.warnings, ..MicrographList::default() };
-    let folder = list.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let is_star = list.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("star"));
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let mut places = Places::of(list);
     let mut seen = HashSet::new();
-    let (mut repeated, mut ambiguous) = (0, None);
+    let mut repeated = 0;
     for ListedMicrograph { path: entry, pixel_size_angstrom } in entries.entries {
-        let given = PathBuf::from(&entry);
-        let beside = folder.join(&given);
-        let in_working_directory = given.is_file();
-        let path = if in_working_directory {
-            if given.is_relative() && beside.is_file() && !same_file(&given, &beside) {
-                ambiguous.get_or_insert_with(|| entry.clone());
-            }
-            Some(given)
-        } else if beside.is_file() {
-            Some(beside)
-        } else if is_star && given.is_relative() {
-            absolute.ancestors().skip(1).map(|above| above.join(&given)).find(|path| path.is_file())
-        } else {
-            None
-        };
-        match path {
+        match places.find(&entry) {
             Some(path) if seen.insert(path.clone()) => result.micrographs.push(found(path, entry, pixel_size_angstrom)),
             Some(_) => repeated += 1,
             None => result.missing.push(entry),
         }
     }
-    if let Some(entry) = ambiguous {
-        result.warnings.push(format!(
-            "{}: {entry} exists in the working directory and beside the list; the one in the working directory is taken",
-            list.display()
-        ));
-    }
+    result.warnings.extend(places.warning());
     if repeated > 0 {
         result.warnings.push(format!("{}: {repeated} entries are listed more than once; each is taken once", list.display()));
     }
     if !result.missing.is_empty() {
         let total = result.missing.len() + result.micrographs.len();
-        let names = told(&result.missing);
+        let names = lists::told(&result.missing);
         ensure!(
             skip_missing,
             "{}: {} of {total} micrographs are missing: {names}; expected all to be there; correct the list or give --skip-missing",
@@ -217,13 +180,4 @@ fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<Micro
         ));
     }
     Ok(result)
-}
-
-fn told(names: &[String]) -> String {
-    let told = names.iter().take(NAMES_TOLD).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > NAMES_TOLD { format!("{told} and {} more", names.len() - NAMES_TOLD) } else { told }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -1,10 +1,12 @@
-//! Lists that a run leaves beside its coordinate files, and finding files below a folder.
+//! Lists of files: those that a run leaves beside its coordinate files, what a list without a header holds, and where the
+//! files that a list names are looked for.
 
 use crate::formats::coordinates::ListedPair;
-use crate::formats::{star, thi};
+use crate::formats::{star, text, thi};
+use crate::io::names::{is_image_name, is_label_name, micrograph_stem};
 use crate::io::write::write_whole;
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A micrograph and its coordinate file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,118 @@ pub fn write_coordinate_files(folder: &Path, listed: &[Listed]) -> Result<()> {
         |one: &Listed| ListedPair { micrograph: one.micrograph.display().to_string(), coordinates: one.coordinates.display().to_string() };
     let pairs: Vec<ListedPair> = listed.iter().map(pair).collect();
     write_whole(&folder.join("autopick.star"), star::write::coordinate_files(&pairs).as_bytes())
+}
+
+/// Where the files that a list names are looked for: in the working directory, as the original does; then in the list's own
+/// folder; then in the folders above it, one of which is the project in which RELION wrote the list.
+#[derive(Debug)]
+pub struct Places {
+    list: PathBuf,
+    folder: PathBuf,
+    absolute: PathBuf,
+    /// An entry that is there twice, as another file each time.
+    ambiguous: Option<String>,
+}
+
+impl Places {
+    /// The places for the entries of this list.
+    pub fn of(list: &Path) -> Places {
+        let folder = list.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Places { list: list.to_owned(), folder: folder.to_owned(), absolute, ambiguous: None }
+    }
+
+    /// The file that an entry names; `None` if it is in none of the places.
+    pub fn find(&mut self, entry: &str) -> Option<PathBuf> {
+        let given = PathBuf::from(entry);
+        let beside = self.folder.join(&given);
+        if given.is_file() {
+            if given.is_relative() && self.ambiguous.is_none() && beside.is_file() && !is_same_file(&given, &beside) {
+                self.ambiguous = Some(entry.to_owned());
+            }
+            return Some(given);
+        }
+        if beside.is_file() {
+            return Some(beside);
+        }
+        let above = self.absolute.ancestors().skip(1).filter(|_| given.is_relative());
+        above.map(|above| above.join(&given)).find(|path| path.is_file())
+    }
+
+    /// What there is to say once all entries have been looked for.
+    pub fn warning(&self) -> Option<String> {
+        let entry = self.ambiguous.as_ref()?;
+        Some(format!(
+            "{}: {entry} exists in the working directory and beside the list; the one in the working directory is taken",
+            self.list.display()
+        ))
+    }
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The first of some names, and how many more there are.
+pub fn told(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let told = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST { format!("{told} and {} more", names.len() - MOST) } else { told }
+}
+
+/// The paths of a list without a header, one a line, if the text is one.
+///
+/// A `.thi` is one if its first line is neither a header nor a row of numbers, because the original reads such lists. A
+/// `.txt` may be many things, and is one only if its first line ends as the name of a micrograph or of a coordinate file.
+pub fn bare_list(bytes: &[u8], extension: &str) -> Option<Vec<String>> {
+    if extension != "thi" && extension != "txt" {
+        return None;
+    }
+    let text = text::decode(bytes).ok()?;
+    let is_comment = |line: &&str| line.starts_with('#') || line.starts_with(';');
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !is_comment(line)).map(unquoted).peekable();
+    let first = lines.peek()?;
+    if first.starts_with('[') || first.split_whitespace().next().is_some_and(|token| token.parse::<f64>().is_ok()) {
+        return None;
+    }
+    if extension == "txt" && !is_image_name(first) && !is_label_name(first) {
+        return None;
+    }
+    Some(lines.take_while(|line| !line.starts_with('[')).map(str::to_owned).collect())
+}
+
+fn unquoted(line: &str) -> &str {
+    line.trim_matches(['"', '\''])
+}
+
+/// A list of RELION 3.1, `coords_suffix_SUFFIX.star`: its only line names the table of the micrographs, and the coordinates
+/// of each lie beside the list, called after the micrograph with the suffix. Returns the table's path and the suffix.
+pub fn coords_suffix(list: &Path, bytes: &[u8]) -> Option<(String, String)> {
+    let suffix = list.file_name()?.to_str()?.strip_prefix("coords_suffix")?.strip_suffix(".star")?.to_owned();
+    let text = text::decode(bytes).ok()?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let table = lines.next().filter(|line| line.ends_with(".star"))?;
+    lines.next().is_none().then(|| (table.to_owned(), suffix))
+}
+
+/// A micrograph's path without extension and without the job of RELION that it came from (`MotionCorr/job002/`), as RELION
+/// names what later jobs make of it. Nothing of it leads out of a folder that it is joined to.
+pub fn below_job(micrograph: &str) -> PathBuf {
+    let parts = Path::new(micrograph).components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part),
+        _ => None,
+    });
+    let parts: Vec<_> = parts.collect();
+    let is_job = |name: &str| {
+        let number = name.strip_prefix("job");
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let after_job = match parts.as_slice() {
+        [_, job, rest @ ..] if !rest.is_empty() && job.to_str().is_some_and(is_job) => rest,
+        all => all,
+    };
+    let path: PathBuf = after_job.iter().collect();
+    path.with_file_name(micrograph_stem(&path).text)
 }
 
 /// All files below a folder with this extension, by path.

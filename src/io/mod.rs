@@ -1,7 +1,10 @@
-//! Files around the work: finding micrographs, pairing them with labels, writing whole files or none.
+//! Files around the work: finding micrographs and coordinates, pairing their names, writing whole files or none.
 
-pub mod find; //   which micrographs a path, folder or list means
-pub mod lists; //  merge_results.thi and autopick.star
+pub mod endings; // what other programs add to names
+pub mod find; //    which micrographs a path, folder or list means
+pub mod lists; //   lists of files: merge_results.thi, autopick.star, and where the files of a list are
 pub mod model_source; // a model's file, or a general model by its name
-pub mod names; //  stems, and which label belongs to which micrograph
-pub mod write; //  temporary name, fsync, rename
+pub mod names; //   stems, and what outputs are called
+pub mod pairing; // which coordinates belong to which micrograph
+pub mod sources; // which coordinates a path, folder or list means
+pub mod write; //   temporary name, fsync, rename

@@ -1,11 +1,11 @@
 //! An External job of RELION: where it wants the coordinates of a micrograph, and the files by which it sees that a
 //! job has ended and what it made. Source: docs/formats.md, "RELION External job".
 
-use crate::io::lists::{self, Listed};
+use crate::io::lists::{self, Listed, below_job};
 use crate::io::write::write_whole;
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The versions that name their nodes differently.
@@ -172,24 +172,4 @@ pub fn version_of_project(folder: &Path) -> Version {
         () if has_nodes && !text.contains("_rlnPipeLineNodeTypeLabel") => Version::V3,
         () => Version::V5,
     }
-}
-
-/// A micrograph's path without extension and without the job it came from.
-fn below_job(micrograph: &str) -> PathBuf {
-    // Nothing that leads out of the job's folder: no root, no `..`.
-    let parts = Path::new(micrograph).components().filter_map(|part| match part {
-        Component::Normal(part) => Some(part),
-        _ => None,
-    });
-    let parts: Vec<_> = parts.collect();
-    let is_job = |name: &str| {
-        let number = name.strip_prefix("job");
-        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let after_job = match parts.as_slice() {
-        [_, job, rest @ ..] if !rest.is_empty() && job.to_str().is_some_and(is_job) => rest,
-        all => all,
-    };
-    let path: PathBuf = after_job.iter().collect();
-    path.with_file_name(crate::io::names::micrograph_stem(&path).text)
 }

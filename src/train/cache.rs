@@ -11,6 +11,7 @@ use crate::preprocess::preprocess;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// A prepared image: frame D, equalised.
@@ -30,6 +31,8 @@ pub struct ImageCache {
     frame: usize,
     read: ReadOptions,
     compat: Compat,
+    /// Bytes of the images in the folder, as far as this cache and its clones know; `None` until it has been listed.
+    used_bytes: Arc<Mutex<Option<u64>>>,
 }
 
 /// Goes into every fingerprint; raised when the preparation changes.
@@ -45,7 +48,7 @@ impl ImageCache {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("{}: the folder cannot be made; check the rights above it", folder.display()))?;
         }
-        Ok(ImageCache { folder, cap_bytes, frame, read, compat })
+        Ok(ImageCache { folder, cap_bytes, frame, read, compat, used_bytes: Arc::default() })
     }
 
     /// The image of a micrograph, from the cache or made anew. Warnings come only when it is made.
@@ -83,6 +86,7 @@ impl ImageCache {
             }
         }
         let _ = std::fs::remove_dir(folder);
+        *self.used_bytes.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn prepare(&self, micrograph: &Micrograph) -> Result<ImageD> {
@@ -106,13 +110,25 @@ impl ImageCache {
 
     fn keep(&self, file: &Path, image: &ImageD) -> Result<()> {
         let bytes = grey_png(&image.levels, image.size)?;
+        if bytes.len() as u64 > self.cap_bytes {
+            return Ok(());
+        }
         self.make_room(bytes.len() as u64)?;
-        if bytes.len() as u64 <= self.cap_bytes { write_whole(file, &bytes) } else { Ok(()) }
+        write_whole(file, &bytes)
     }
 
-    /// Removes what was used longest ago until `wanted` more bytes fit. Only images of this cache are touched.
+    /// Removes what was used longest ago, if `wanted` more bytes do not fit, and counts them as used. Only images of this
+    /// cache are touched.
+    ///
+    /// The folder is listed once, and again where it seems full; then an eighth of it becomes free, so that a full cache is
+    /// not listed for every image.
     fn make_room(&self, wanted: u64) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
+        let mut used = self.used_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = used.as_mut().filter(|used| **used + wanted <= self.cap_bytes) {
+            *used += wanted;
+            return Ok(());
+        }
         let mut kept = Vec::new();
         for entry in std::fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))? {
             let entry = entry?;
@@ -124,13 +140,16 @@ impl ImageCache {
         }
         kept.sort();
         let mut total: u64 = kept.iter().map(|(_, _, len)| len).sum();
-        for (_, path, len) in kept {
-            if total + wanted <= self.cap_bytes {
-                break;
+        if total + wanted > self.cap_bytes {
+            for (_, path, len) in kept {
+                if total + wanted <= self.cap_bytes - self.cap_bytes / 8 {
+                    break;
+                }
+                std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+                total -= len;
             }
-            std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
-            total -= len;
         }
+        *used = Some(total + wanted);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::io::write::write_whole;
 use crate::random::Random;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Where an exemplar came from; nothing is known of those that the original made.
@@ -69,6 +69,10 @@ pub struct Exemplar {
     pub folder: PathBuf,
     /// The images, in the order of the file.
     pub entries: Vec<Entry>,
+    /// Stems of the images, so that a thousand more are added without looking through all of them for each.
+    stems: HashSet<String>,
+    /// A number that no image has, nor any after it.
+    next_id: u64,
 }
 
 const LABELS: &str = "exemplar.json";
@@ -77,7 +81,19 @@ const MANIFEST: &str = "manifest.json";
 impl Exemplar {
     /// A folder in which there is nothing yet.
     pub fn empty(folder: &Path) -> Self {
-        Exemplar { folder: folder.to_owned(), entries: Vec::new() }
+        Exemplar::of(folder, Vec::new())
+    }
+
+    fn of(folder: &Path, entries: Vec<Entry>) -> Self {
+        let stems = entries.iter().map(|entry| entry.stem().to_owned()).collect();
+        let next_id = entries.iter().map(|entry| entry.id.saturating_add(1)).max().unwrap_or(0);
+        Exemplar { folder: folder.to_owned(), entries, stems, next_id }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.stems.insert(entry.stem().to_owned());
+        self.entries.push(Entry { id: self.next_id, ..entry });
+        self.next_id = self.next_id.saturating_add(1);
     }
 
     /// True if the folder holds exemplars.
@@ -107,7 +123,7 @@ impl Exemplar {
                 entry.file
             );
         }
-        let mut exemplar = Exemplar { folder: folder.to_owned(), entries };
+        let mut exemplar = Exemplar::of(folder, entries);
         exemplar.read_manifest()?;
         Ok(exemplar)
     }
@@ -153,14 +169,15 @@ impl Exemplar {
     ///
     /// Errors: the picture cannot be written.
     pub fn add(&mut self, stem: &str, image: &ImageD, boxes: Vec<[f64; 4]>, origin: Origin, hour: &str) -> Result<bool> {
-        if self.entries.iter().any(|entry| entry.stem() == stem) {
+        // A stem that needs its folders to be told apart keeps them in its name; a picture has no folder.
+        let stem = stem.replace('/', "_");
+        if self.stems.contains(stem.as_str()) {
             return Ok(false);
         }
         std::fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder.display()))?;
         let file = format!("{stem}_{hour}.png");
         write_whole(&self.folder.join(&file), &grey_png(&image.levels, image.size)?)?;
-        let id = self.entries.iter().map(|entry| entry.id + 1).max().unwrap_or(0);
-        self.entries.push(Entry { id, file, size: image.size, boxes, origin });
+        self.push(Entry { id: 0, file, size: image.size, boxes, origin });
         Ok(true)
     }
 
@@ -170,14 +187,13 @@ impl Exemplar {
     pub fn add_all(&mut self, other: &Exemplar) -> Result<usize> {
         let mut added = 0;
         for entry in &other.entries {
-            if self.entries.iter().any(|own| own.stem() == entry.stem()) {
+            if self.stems.contains(entry.stem()) {
                 continue;
             }
             std::fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder.display()))?;
             let bytes = std::fs::read(other.folder.join(&entry.file)).with_context(|| entry.file.clone())?;
             write_whole(&self.folder.join(&entry.file), &bytes)?;
-            let id = self.entries.iter().map(|entry| entry.id + 1).max().unwrap_or(0);
-            self.entries.push(Entry { id, ..entry.clone() });
+            self.push(entry.clone());
             added += 1;
         }
         Ok(added)
@@ -189,7 +205,7 @@ impl Exemplar {
     /// Errors: a file cannot be written or removed.
     pub fn remove(&mut self, is_unwanted: impl Fn(&Entry) -> bool) -> Result<usize> {
         let (gone, kept): (Vec<Entry>, Vec<Entry>) = self.entries.drain(..).partition(is_unwanted);
-        self.entries = kept;
+        *self = Exemplar::of(&self.folder, kept);
         self.write()?;
         for entry in &gone {
             let path = self.folder.join(&entry.file);
@@ -252,6 +268,7 @@ impl Exemplar {
 fn read_images(json: &Value) -> Result<Vec<Entry>> {
     let images = json["images"].as_array().context("no list \"images\"; expected COCO annotations; check the file")?;
     let mut entries: Vec<Entry> = Vec::with_capacity(images.len());
+    let (mut ids, mut files) = (HashSet::new(), HashSet::new());
     for (i, image) in images.iter().enumerate() {
         let what = || format!("images, entry {}", i + 1);
         let side = |key: &str| {
@@ -265,7 +282,7 @@ fn read_images(json: &Value) -> Result<Vec<Entry>> {
             what()
         );
         let id = image["id"].as_u64().with_context(|| format!("{}: id is {}; expected a whole number", what(), image["id"]))?;
-        ensure!(entries.iter().all(|entry| entry.id != id && entry.file != file), "{}: {file} (id {id}) is there twice", what());
+        ensure!(ids.insert(id) && files.insert(file.clone()), "{}: {file} (id {id}) is there twice", what());
         let size = [side("height")? as usize, side("width")? as usize];
         entries.push(Entry { id, file, size, boxes: Vec::new(), origin: Origin::default() });
     }
@@ -301,7 +318,7 @@ pub fn select_by_coverage(counts: &[usize], wanted: usize, seed: u64, features: 
         return left;
     }
     let order = match features.filter(|features| features.len() == counts.len()) {
-        Some(features) => farthest_first(&left, features),
+        Some(features) => farthest_first(&left, features, |order| order.iter().map(|&i| counts[i]).sum::<usize>() >= wanted),
         None => {
             let start = Random::new(seed, &[0x6578_656d]).below(left.len());
             left.rotate_left(start);
@@ -339,7 +356,8 @@ fn evenly_spread(len: usize) -> Vec<usize> {
     places
 }
 
-fn farthest_first(images: &[usize], features: &[Vec<f32>]) -> Vec<usize> {
+/// The images from the most ordinary one to the next farthest, until `is_enough`.
+fn farthest_first(images: &[usize], features: &[Vec<f32>], is_enough: impl Fn(&[usize]) -> bool) -> Vec<usize> {
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
     let len = features[images[0]].len();
     let mean: Vec<f32> = (0..len)
@@ -349,14 +367,17 @@ fn farthest_first(images: &[usize], features: &[Vec<f32>]) -> Vec<usize> {
     let nearest = |least: usize, i: usize| if distance(&features[i], &mean) < distance(&features[least], &mean) { i } else { least };
     let mut order = vec![images.iter().copied().fold(images[0], nearest)];
     let mut nearest_taken: Vec<f64> = images.iter().map(|&i| distance(&features[i], &features[order[0]])).collect();
-    while order.len() < images.len() {
+    let mut is_taken: Vec<bool> = images.iter().map(|&i| i == order[0]).collect();
+    while order.len() < images.len() && !is_enough(&order) {
         let mut farthest: Option<usize> = None;
-        for (k, _) in images.iter().enumerate().filter(|(_, i)| !order.contains(i)) {
+        for k in (0..images.len()).filter(|&k| !is_taken[k]) {
             if farthest.is_none_or(|best| nearest_taken[k] > nearest_taken[best]) {
                 farthest = Some(k);
             }
         }
-        let Some(next) = farthest.map(|k| images[k]) else { break };
+        let Some(farthest) = farthest else { break };
+        let next = images[farthest];
+        is_taken[farthest] = true;
         order.push(next);
         for (k, &i) in images.iter().enumerate() {
             nearest_taken[k] = nearest_taken[k].min(distance(&features[i], &features[next]));

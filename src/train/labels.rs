@@ -4,15 +4,15 @@
 
 use super::augment::CornersD;
 use crate::compat::{Compat, Fault};
-use crate::formats::coordinates::{Content, Coordinate, Coordinates, Kind, Set};
+use crate::formats::coordinates::{Coordinate, Coordinates, Kind};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::image;
-use crate::formats::label_file::{self, Family};
+use crate::formats::label_file;
 use crate::io::find::find_micrographs;
-use crate::io::names::{LABEL_EXTENSIONS, label_stem, match_labels, micrograph_stem};
+use crate::io::pairing::{Name, distinct, match_names, refuse_twins};
+use crate::io::sources::{self, Source, Unreadable};
 use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// How coordinate files are found and read.
@@ -30,25 +30,14 @@ pub struct Options {
     pub leave_out_unreadable: bool,
 }
 
-/// The coordinates of one micrograph, and where they come from.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Name by which they are matched with a micrograph.
-    pub stem: String,
-    /// The file.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: CoordinateFormat,
-    /// The points.
-    pub set: Set,
-}
-
 /// A micrograph with its coordinates.
 #[derive(Clone, Debug)]
 pub struct Labelled {
     /// The file.
     pub path: PathBuf,
-    /// The name by which it was matched.
+    /// Names by which coordinates are paired with it.
+    pub name: Name,
+    /// What outputs and messages call it: its stem, with folders in front where several have the same.
     pub stem: String,
     /// Columns and rows.
     pub size: [usize; 2],
@@ -89,9 +78,10 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     let found = find_micrographs(data, options.skip_missing)?;
     let mut gathered = Gathered { warnings: found.warnings, ..Gathered::default() };
     let sources = read_sources(labels, options, &mut gathered.warnings)?;
-    let stems: Vec<String> = found.micrographs.iter().map(|one| micrograph_stem(&one.path).text).collect();
-    refuse_twins(&stems, |i| found.micrographs[i].path.display().to_string())?;
-    let pairs = pair(&stems, &sources, &mut gathered)?;
+    let names: Vec<Name> = found.micrographs.iter().map(|one| Name::of_micrograph(&one.name, &one.path)).collect();
+    refuse_twins(&names, |i| found.micrographs[i].path.display().to_string())?;
+    let stems = distinct(&names);
+    let pairs = pair(&names, &sources, &mut gathered)?;
     ensure!(
         !pairs.is_empty(),
         "{}: none of its {} coordinate files fits one of the {} micrographs of {} (for example {} and {}); expected equal names; rename them",
@@ -99,7 +89,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
         sources.len(),
         stems.len(),
         data.display(),
-        sources.first().map_or("", |source| source.stem.as_str()),
+        sources.first().map_or("", |source| source.name.stem.as_str()),
         stems.first().map_or("", String::as_str),
     );
     for (i, source) in pairs {
@@ -116,6 +106,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
         let outside = drop_outside(&mut coordinates, [info.nx, info.ny]);
         gathered.labelled.push(Labelled {
             path: one.path.clone(),
+            name: names[i].clone(),
             stem: stems[i].clone(),
             size: [info.nx, info.ny],
             pixel_size_angstrom: pixel_sizes.into_iter().flatten().next(),
@@ -135,123 +126,42 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     Ok(gathered)
 }
 
-/// Pairs names with coordinates: indices of both, by name. What is left over and how it was done goes to `gathered`.
+/// Pairs micrographs with coordinates: indices of both, by micrograph. What is left over and how it was done goes to
+/// `gathered`.
 ///
 /// Errors: a name fits several.
-pub fn pair(stems: &[String], sources: &[Source], gathered: &mut Gathered) -> Result<Vec<(usize, usize)>> {
-    let labels: Vec<String> = sources.iter().map(|source| source.stem.clone()).collect();
+pub fn pair(micrographs: &[Name], sources: &[Source], gathered: &mut Gathered) -> Result<Vec<(usize, usize)>> {
+    let labels: Vec<Name> = sources.iter().map(|source| source.name.clone()).collect();
     refuse_twins(&labels, |i| sources[i].path.display().to_string())?;
-    let matching = match_labels(stems, &labels)?;
+    let matching = match_names(micrographs, &labels)?;
+    let (stems, label_stems) = (distinct(micrographs), distinct(&labels));
     gathered.lone_micrographs = matching.lone_micrographs.iter().map(|&i| stems[i].clone()).collect();
-    gathered.lone_labels = matching.lone_labels.iter().map(|&i| labels[i].clone()).collect();
+    gathered.lone_labels = matching.lone_labels.iter().map(|&i| label_stems[i].clone()).collect();
     gathered.notes.extend(matching.notes);
     Ok(matching.pairs)
 }
 
-fn refuse_twins(stems: &[String], path: impl Fn(usize) -> String) -> Result<()> {
-    let mut seen = HashMap::new();
-    for (i, stem) in stems.iter().enumerate() {
-        if let Some(first) = seen.insert(stem, i) {
-            bail!("{} and {}: both are called {stem}; expected one; move one away, or name the format wanted", path(first), path(i));
-        }
-    }
-    Ok(())
-}
-
-/// Reads all coordinates of a folder, a table, a list or a file. Lists among the files of a folder are passed over.
+/// Reads all coordinates of a folder, a table, a list or a file. Files that a list names and that are not there are warned
+/// of: their micrographs have no labels.
 ///
 /// Errors: nothing is there, or a file cannot be read; a `.txt` or `.json` of a folder may be something else and is
 /// only warned of.
 pub fn read_sources(labels: &Path, options: &Options, warnings: &mut Vec<String>) -> Result<Vec<Source>> {
-    let metadata = std::fs::metadata(labels)
-        .with_context(|| format!("{}: cannot be found; expected coordinate files, or a folder of them", labels.display()))?;
-    let mut sources = Vec::new();
-    if metadata.is_dir() {
-        let files = label_files(labels, options.label.family)?;
-        ensure!(
-            !files.is_empty(),
-            "{}: no coordinate file; expected files ending in {}; check the folder and the format",
-            labels.display(),
-            endings(options.label.family).join(", ")
-        );
-        for file in files {
-            let may_be_else = file.extension().is_some_and(|extension| extension == "txt" || extension == "json");
-            match read_file(&file, options, warnings, 0) {
-                Ok(found) => sources.extend(found.unwrap_or_default()),
-                Err(error) if may_be_else => warnings.push(format!("{error:#}; passed over")),
-                Err(error) => return Err(error),
-            }
+    let read = sources::read_sources(&[labels.to_owned()], &options.label)?;
+    warnings.extend(read.warnings);
+    for Unreadable { error, may_be_else } in read.faults {
+        if !may_be_else {
+            return Err(error);
         }
-        ensure!(!sources.is_empty(), "{}: no file with coordinates, only lists; expected coordinate files", labels.display());
-    } else {
-        sources = read_file(labels, options, warnings, 1)?.unwrap_or_default();
+        warnings.push(format!("{error:#}; passed over"));
     }
-    Ok(sources)
-}
-
-fn endings(family: Option<Family>) -> &'static [&'static str] {
-    match family {
-        None => &LABEL_EXTENSIONS,
-        Some(Family::Thi) => &["thi"],
-        Some(Family::Star) => &["star"],
-        Some(Family::Box) => &["box"],
-        Some(Family::Coord) => &["coord", "coords", "txt"],
-        Some(Family::Cbox) => &["cbox"],
-        Some(Family::Topaz) => &["txt"],
-        Some(Family::Json) => &["json"],
-        Some(Family::Helicon) => &["txt", "box"],
-    }
-}
-
-fn label_files(folder: &Path, family: Option<Family>) -> Result<Vec<PathBuf>> {
-    let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
-        let path = entry.with_context(unreadable)?.path();
-        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        if !is_hidden && extension.is_some_and(|extension| endings(family).contains(&extension.as_str())) && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// The coordinates of a file; those of the files it lists if `depth` allows; else `None` for a list.
-fn read_file(path: &Path, options: &Options, warnings: &mut Vec<String>, depth: usize) -> Result<Option<Vec<Source>>> {
-    let file = label_file::read_path(path, &options.label)?;
-    warnings.extend(file.warnings.iter().map(|warning| format!("{}: {warning}", path.display())));
-    let beside = |entry: &str| {
-        let given = PathBuf::from(entry);
-        if given.exists() { given } else { path.parent().unwrap_or(Path::new("")).join(given) }
-    };
-    let mut sources = Vec::new();
-    match file.content {
-        Content::Coordinates(sets) => {
-            for set in sets {
-                let stem = match &set.micrograph {
-                    Some(name) => micrograph_stem(Path::new(&name.replace('\\', "/"))).text,
-                    None => label_stem(path),
-                };
-                sources.push(Source { stem, path: path.to_owned(), format: file.format, set });
-            }
-        }
-        Content::Pairs(_) | Content::Micrographs(_) if depth == 0 => return Ok(None),
-        Content::Pairs(pairs) => {
-            for entry in pairs {
-                let stem = micrograph_stem(Path::new(&entry.micrograph)).text;
-                let found = read_file(&beside(&entry.coordinates), options, warnings, 0)?.unwrap_or_default();
-                sources.extend(found.into_iter().map(|source| Source { stem: stem.clone(), ..source }));
-            }
-        }
-        Content::Micrographs(files) => {
-            for entry in files {
-                sources.extend(read_file(&beside(&entry.path), options, warnings, 0)?.unwrap_or_default());
-            }
-        }
-    }
-    Ok(Some(sources))
+    ensure!(
+        !read.sources.is_empty() || read.missing.is_empty(),
+        "{}; expected them in the working directory, beside the list or in a folder above it",
+        read.missing.join("; ")
+    );
+    warnings.extend(read.missing);
+    Ok(read.sources)
 }
 
 /// Drops points that lie farther outside than half their box; returns how many centres are outside at all.

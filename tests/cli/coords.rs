@@ -118,7 +118,7 @@ fn wrong_usage_writes_nothing() {
     for (words, wanted) in [
         ("@a.coord @d/a.coord --to star --output @out", "--keep-dirs"),
         ("@autopick.coord --to star --output @out", "our list"),
-        ("@nothing.coord --to star --output @out", "not found"),
+        ("@nothing.coord --to star --output @out", "cannot be found"),
         ("@empty --to star --output @out", "no coordinate files"),
         ("@a.coord --to nonsense --output @out", "nonsense"),
         ("@a.coord --to thi --merge --output @out", "--merge"),
@@ -220,5 +220,5 @@ fn four_columns_without_a_header_need_the_mode() {
 #[test]
 fn a_name_that_several_micrographs_fit_is_refused() {
     let place = workplace(&[("a.coord", POINTS)], &["m/a_DW.mrc", "m/a_noDW.mrc"]);
-    is_refused(&coords(place.path(), "@a.coord --to star --output @out --data @m"), "a_DW, a_noDW");
+    is_refused(&coords(place.path(), "@a.coord --to star --output @out --data @m"), "a_noDW.mrc");
 }

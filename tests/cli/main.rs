@@ -10,9 +10,12 @@ mod demo;
 mod eval;
 mod general;
 mod install;
+mod names_and_lists;
 mod pick;
 mod relion;
 mod rethreshold;
 mod simulate;
+#[cfg(target_os = "linux")]
+mod streams;
 mod tutorial;
 mod unattended;

@@ -9,3 +9,4 @@ mod images;
 mod labels;
 mod models;
 mod names;
+mod whole_files;

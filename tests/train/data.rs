@@ -7,6 +7,7 @@ use epicker::compat::{Compat, Fault};
 use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use epicker::formats::label_file;
 use epicker::formats::safetensors_file;
+use epicker::io::pairing::Name;
 use epicker::net::{Architecture, fresh};
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
@@ -30,6 +31,7 @@ fn labelled_of(name: &str) -> Labelled {
     let size = if name.starts_with("m3838") { [3838, 3710] } else { [4096, 4096] };
     Labelled {
         path: PathBuf::from("m.mrc"),
+        name: Name::of_micrograph("m.mrc", Path::new("m.mrc")),
         stem: "m".to_owned(),
         size,
         pixel_size_angstrom: Some(1.5),

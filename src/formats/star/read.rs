@@ -157,7 +157,7 @@ struct Gathered<'a> {
 fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warnings: &mut Warnings) -> Result<Vec<Set>> {
     let column = |label| table.column(label);
     let (x, y) = (column("rlnCoordinateX").unwrap_or_default(), column("rlnCoordinateY").unwrap_or_default());
-    let name = column("rlnMicrographName");
+    let names = MicrographNames::of(table, warnings);
     let score = column("rlnAutopickFigureOfMerit");
     let tube = column("rlnHelicalTubeID");
     let size = column("epkWidth").zip(column("epkHeight"));
@@ -167,8 +167,15 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
 
     let mut gathered: Vec<Gathered> = Vec::new();
     let mut places = HashMap::new();
+    let mut nameless = 0;
     for (line, row) in table.rows() {
-        let micrograph = name.map(|column| row[column]);
+        let micrograph = match names.of_row(row) {
+            Some(micrograph) => micrograph,
+            None => {
+                nameless += 1;
+                continue;
+            }
+        };
         let place = *places.entry(micrograph).or_insert_with(|| {
             gathered.push(Gathered { name: micrograph, ..Gathered::default() });
             gathered.len() - 1
@@ -190,6 +197,14 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
         set.tubes.extend(tube.map(|column| row[column]));
         set.lines.push(line);
         set.pixel_size_angstrom = set.pixel_size_angstrom.or(pixel_size);
+    }
+    if nameless > 0 {
+        ensure!(
+            !gathered.is_empty(),
+            "none of the {nameless} particles names its micrograph, as after an import of a stack, so nobody can say where they were; \
+             expected rlnMicrographName; give the table from before the import"
+        );
+        warnings.note(0, &format!("{nameless} particles name no micrograph and are left out"));
     }
     if gathered.is_empty() {
         gathered.push(Gathered::default());
@@ -218,6 +233,45 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
         })
     };
     gathered.into_iter().map(into_set).collect()
+}
+
+/// Where a table says to which micrograph a row belongs.
+struct MicrographNames {
+    column: Option<usize>,
+    /// The name is that of the stack of particles, behind `000001@`.
+    is_stack: bool,
+}
+
+impl MicrographNames {
+    /// By `rlnMicrographName`. Without it the stacks tell particles of several micrographs apart, because RELION and
+    /// cryoSPARC name a stack after its micrograph; one stack may hold particles of any number of them.
+    fn of(table: &Table, warnings: &mut Warnings) -> Self {
+        let column = table.column("rlnMicrographName");
+        let stack = table.column("rlnImageName").filter(|_| column.is_none());
+        let Some(stack) = stack else { return MicrographNames { column, is_stack: false } };
+        let mut stacks = table.rows().map(|(_, row)| stack_of(row[stack]));
+        let first = stacks.next();
+        if stacks.any(|stack| Some(stack) != first) {
+            warnings.note(0, "no micrograph is named; particles are told apart by the stacks of rlnImageName, and named after them");
+            return MicrographNames { column: Some(stack), is_stack: true };
+        }
+        if first.is_some() {
+            warnings.note(0, "no micrograph is named; all particles are taken as those of the one micrograph that the file is named after");
+        }
+        MicrographNames { column: None, is_stack: false }
+    }
+
+    /// The micrograph of a row: `None` where the row should name one and does not, `Some(None)` where no row does.
+    fn of_row<'a>(&self, row: &[&'a str]) -> Option<Option<&'a str>> {
+        let Some(column) = self.column else { return Some(None) };
+        let name = if self.is_stack { stack_of(row[column]) } else { row[column] };
+        (!text::is_absent(name) && !name.is_empty()).then_some(Some(name))
+    }
+}
+
+/// `Extract/job018/micA.mrcs` of `000001@Extract/job018/micA.mrcs`.
+fn stack_of(image: &str) -> &str {
+    image.split_once('@').map_or(image, |(_, stack)| stack)
 }
 
 /// Rows 1 and 2 are the first fiber, 3 and 4 the second; tube ids (of the first row of a pair) join pairs.
