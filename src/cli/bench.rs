@@ -1,5 +1,6 @@
 //! `epicker bench`: how fast this machine picks.
 
+use super::interrupt;
 use super::print::print;
 use super::status::{self, OrUsage};
 use super::{threads, values};
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// The command line of `epicker bench`.
@@ -58,7 +60,8 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
     let chosen = super::device::choose(args.gpus.as_ref(), args.conv)?;
-    chosen.warnings.iter().chain(&chosen.lines).for_each(|line| status::tell(line));
+    chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
+    chosen.lines.iter().for_each(|line| status::say(line, true));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
     let mut picker = PeakFinder::new(&chosen.device, &model, PeakFinderOptions { frame, sizes: false, k }).or_usage()?;
@@ -66,8 +69,13 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     let multiply_adds = picker.plan().multiply_adds();
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
+    // The outputs go to a temporary folder, which would stay behind if a signal ended the program at once.
+    let stop = interrupt::finishing("finishing the micrograph in hand");
     let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, frame)).transpose()?;
-    chosen.keep().iter().for_each(|line| status::tell(line));
+    if stop.load(Ordering::Relaxed) {
+        return Ok(interrupt::status());
+    }
+    chosen.keep().iter().for_each(|line| status::say(line, true));
     let (threads, set) = (rayon::current_num_threads(), InstructionSet::detect().name());
     if args.json {
         let report = json!({
@@ -84,7 +92,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
         });
-        print(&report.to_string());
+        status::print_json(&report);
         return Ok(status::DONE);
     }
     print(&format!("model {}, frame {frame}, {}", model.name(), chosen.device.describe()));
@@ -97,7 +105,8 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     Ok(status::DONE)
 }
 
-/// Milliseconds from an image to its peaks: the median, after a run that warms up caches and pages.
+/// Milliseconds from an image to its peaks, as the median of several runs. A run before them warms up caches and pages and
+/// is not counted.
 fn network_ms(picker: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64> {
     // Any numbers of the usual size do: no step of the network takes longer for some than for others.
     let image: Vec<f32> = (0..frame * frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
@@ -117,7 +126,7 @@ struct Pipeline {
     micrograph_ms: f64,
 }
 
-/// The whole way of `epicker pick`, with outputs in a folder that is removed afterwards.
+/// Times the whole way of `epicker pick`, from reading to writing. The outputs go to a folder that is removed afterwards.
 fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
     let data = args.data.as_deref().unwrap_or(".".as_ref());
     let found = find_micrographs(data, false).or_usage()?;
@@ -150,7 +159,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
     let mut result = Ok(());
     let start = Instant::now();
     ahead(
-        &jobs,
+        jobs.iter().take_while(|_| !interrupt::is_asked()),
         |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {

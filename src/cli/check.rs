@@ -15,6 +15,7 @@ use crate::preprocess::geometry::Geometry;
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Labelled, gather};
 use crate::train::mirror::{MirrorTest, Verdict};
+use crate::words::counted;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     labels: LabelArgs,
     /// Folder for the pictures
-    #[arg(long = "output", value_name = "FOLDER", default_value = "./check")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER", default_value = "./check")]
     output: PathBuf,
     /// Draws no pictures
     #[arg(long = "no-pictures")]
@@ -51,7 +52,7 @@ pub struct CheckArgs {
 ///
 /// Errors: nothing matches, or a label file cannot be read.
 pub fn run(args: &CheckArgs) -> Result<u8> {
-    let say = |line: &str| if args.json { status::tell(line) } else { status::print(line) };
+    let say = |line: &str| status::say(line, args.json);
     let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
     options.label.star.pixel_size_angstrom = args.labels.angpix;
@@ -103,7 +104,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
             "mirrored": match verdict { Verdict::Right => Some(false), Verdict::Mirrored => Some(true), Verdict::Undecided => None },
             "failures": failures,
         });
-        status::print(&object.to_string());
+        status::print_json(&object);
     }
     Ok(if failures == 0 { status::DONE } else { status::FAILED })
 }
@@ -129,7 +130,7 @@ fn check_one(one: &Labelled, args: &CheckArgs, frame: usize, cache: &ImageCache,
     }
     test.add(&image, &discs);
     let outside = if one.outside > 0 { format!(", {} outside", one.outside) } else { String::new() };
-    say(&format!("{} ({nx} x {ny}): {} labels{outside} of {}", one.stem, drawn.points.len(), one.label.display()));
+    say(&format!("{} ({nx} x {ny}): {}{outside} of {}", one.stem, counted(drawn.points.len(), "label"), one.label.display()));
     if !args.no_pictures {
         let picture = args.output.join(format!("{}.png", one.stem));
         if let Some(folder) = picture.parent() {

@@ -1,4 +1,4 @@
-//! `epicker convert`: model files from one format to the other, and what is in one.
+//! `epicker convert`: turns a model file into one of another format, and describes what it holds.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,8 @@ pub struct ConvertArgs {
     pub no_clobber: bool,
 }
 
-/// Reads, describes, and writes if there is something to write. Returns the exit status.
+/// Runs the command: the model is read and described, and written if there is a name to write it to. Returns the exit
+/// status.
 ///
 /// Errors: the input cannot be read or is no model, or the output cannot be written.
 pub fn run(args: &ConvertArgs) -> Result<u8> {
@@ -117,7 +118,7 @@ fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<String> {
     Ok(text)
 }
 
-/// `343 F32, 55 I64`
+/// How many tensors there are of each type: `343 F32, 55 I64`.
 fn types_of(state: &StateDict) -> String {
     let count = |name: &str| state.tensors.iter().filter(|tensor| tensor.values.type_name() == name).count();
     let counts = ["F64", "F32", "F16", "I64"].map(|name| (count(name), name));

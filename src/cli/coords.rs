@@ -2,6 +2,7 @@
 //!
 //! The story: find the files, read them, bring the points into the wanted frame, settle all names, and only then write.
 
+use super::interrupt;
 use super::print::{print, tell};
 use super::status::{self, OrUsage};
 use super::values;
@@ -14,6 +15,7 @@ use crate::io::names::{self, OutputNames, folders_below_shared};
 use crate::io::pairing::{Name, match_names};
 use crate::io::sources::{Source, read_sources};
 use crate::io::write::{write_many_whole, write_whole};
+use crate::words::counted;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -194,14 +196,18 @@ impl Failures {
     }
 }
 
-/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed.
+/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed, or that of a signal.
 ///
 /// Errors: wrong usage, before any file is written.
 pub fn run(args: &CoordsArgs) -> Result<u8> {
     let mut failures = Failures::default();
     let written = convert(args, &mut failures).or_usage()?;
-    print(&format!("{written} {} written to {}", if written == 1 { "file" } else { "files" }, args.output.display()));
-    Ok(if failures.0 > 0 { status::FAILED } else { status::DONE })
+    print(&format!("{} written to {}", counted(written, "file"), args.output.display()));
+    Ok(match failures.0 {
+        _ if interrupt::is_asked() => interrupt::status(),
+        0 => status::DONE,
+        _ => status::FAILED,
+    })
 }
 
 /// The conversion. Errors are those of usage: nothing has been written then.

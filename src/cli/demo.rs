@@ -1,10 +1,13 @@
 //! `epicker demo`: what this program does, shown on micrographs that it makes itself.
 //!
-//! simulate -> pick -> eval, each by the command that a user would type, and what to look at next.
+//! It simulates micrographs, picks them, and compares the picks with the truth, each by the command that a user would type.
+//! At the end it says what to look at, and how to go on with one's own micrographs.
 
+use super::interrupt;
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::formats::candidates::{self, Wanted, key};
+use crate::words::{agreeing, counted};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -14,12 +17,12 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     /// Folder for all that is made; it must not be there yet, or be empty
-    #[arg(long = "output", value_name = "FOLDER", default_value = "epicker-demo")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER", default_value = "epicker-demo")]
     output: PathBuf,
-    /// Micrographs
+    /// How many micrographs are made
     #[arg(long = "count", value_name = "COUNT", default_value_t = 6, value_parser = values::count)]
     count: usize,
-    /// Columns and rows of each, pixels of 1 angstrom
+    /// Columns and rows of each micrograph, pixels of 1 angstrom
     #[arg(long = "size", value_name = "PIXELS", default_value_t = 4096, value_parser = values::count)]
     size: usize,
     /// Seed: another one shows another kind of particle. None of the general model's training has the default
@@ -36,9 +39,10 @@ pub struct DemoArgs {
     threads: Option<usize>,
 }
 
-/// Diameters of the kinds of particles that are shown, angstrom: small ones and large ones need another pixel size.
+/// The diameters of the particles that are shown, angstrom. Much smaller or much larger ones would need another pixel size
+/// than the demo's.
 const DIAMETERS: &str = "140,200";
-/// The lowest score that candidates are kept above.
+/// `epicker pick` keeps candidates above this score, so no lower threshold can be asked for afterwards.
 const LOWEST: &str = "0.01";
 
 /// Runs the command; returns the exit status.
@@ -107,10 +111,13 @@ pub fn run(args: &DemoArgs) -> Result<u8> {
 fn command(words: &[&str]) -> Result<u8> {
     let shown: Vec<String> = words.iter().map(|word| crate::pick::report::shell_word(word)).collect();
     status::print(&format!("$ epicker {}", shown.join(" ")));
-    super::run_with(std::iter::once("epicker").chain(words.iter().copied()).map(Into::into).collect())
+    let status = super::run_with(std::iter::once("epicker").chain(words.iter().copied()).map(Into::into).collect())?;
+    // A signal during the last micrograph of a step leaves that step whole, and still means that no other shall follow.
+    Ok(if interrupt::is_asked() { interrupt::status() } else { status })
 }
 
-/// Labels of all micrographs and the diameter of their particles, angstrom, from the log of the simulation.
+/// The log of the simulation says how many labels all micrographs have together, and how large their particles are
+/// (angstrom).
 fn simulated(log: &Path) -> Result<(u64, f64)> {
     let text = std::fs::read_to_string(log).with_context(|| log.display().to_string())?;
     let (mut labels, mut diameter) = (0, 0.0_f64);
@@ -143,7 +150,7 @@ struct Summary<'a> {
     args: &'a DemoArgs,
     labels: u64,
     diameter: &'a str,
-    /// That picking took.
+    /// How long picking took.
     seconds: f64,
     report: &'a Value,
 }
@@ -153,12 +160,13 @@ impl Summary<'_> {
         let number = |key: &str| self.report[key].as_f64().unwrap_or(0.0);
         let folder = self.args.output.display();
         let DemoArgs { count, size, .. } = self.args;
-        let (labels, diameter) = (self.labels, self.diameter);
+        let (particles, diameter) = (counted(self.labels as usize, "particle"), self.diameter);
+        let (micrographs, were) = (counted(*count, "micrograph"), agreeing(*count, "was", "were"));
         let seconds = self.seconds / *count as f64;
         format!(
             "
 What was done
-  {count} micrographs of {size} x {size} pixels with {labels} particles of {diameter} angstrom were simulated, picked
+  {micrographs} of {size} x {size} pixels with {particles} of {diameter} angstrom {were} simulated, picked
   ({seconds:.1} seconds each) and compared with the truth. In all {all_seconds:.0} seconds.
     F1 {f1:.3} at the model's threshold {threshold:.3} (precision {precision:.3}, recall {recall:.3}); the best is {best:.3} at {best_at:.3}
     average precision {ap:.3}, centres off by {error:.1} angstrom (median)

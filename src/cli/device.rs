@@ -28,10 +28,10 @@ impl Chosen {
 }
 
 /// Chooses the device: the first one of `--gpus`, counted as the driver counts them (CUDA_VISIBLE_DEVICES included); the
-/// first GPU if there is no `--gpus`; the CPU for -1, and where there is no GPU at all. `conv`: who computes convolutions on
+/// first GPU if there is no `--gpus`, and the CPU where there is none; the CPU for -1. `conv`: who computes convolutions on
 /// a GPU.
 ///
-/// Errors: a GPU that is there cannot be used, or there is none of that number; exit status 2.
+/// Errors: a GPU that was asked for is not there, or one that is there cannot be used; exit status 2.
 pub fn choose(gpus: Option<&Devices>, conv: Conv) -> Result<Chosen> {
     let mut chosen = Chosen { device: Device::Cpu, lines: Vec::new(), warnings: Vec::new(), convolutions: None };
     let first = gpus.and_then(|devices| devices.0.first().copied());
@@ -58,15 +58,9 @@ pub fn choose(gpus: Option<&Devices>, conv: Conv) -> Result<Chosen> {
             }
             chosen.convolutions = Some(convolutions);
         }
-        Err(error) if cuda::is_absence(&error) => {
-            // Asked for or not, a machine without a GPU works with what it has.
-            let text = format!("{error:#}");
-            if first.is_some() {
-                chosen.warnings.push(format!("--gpus {index}: {text}; the CPU works instead"))
-            } else {
-                chosen.lines.push(text)
-            }
-        }
+        // Nobody asked for a GPU, and there is none: the CPU works, and what works is told anyway. `epicker doctor` says what
+        // is missing.
+        Err(error) if gpus.is_none() && cuda::is_absence(&error) => {}
         Err(error) => return Err(error).with_context(|| format!("--gpus {index} (-1 is the CPU)")).or_usage(),
     }
     Ok(chosen)

@@ -6,6 +6,7 @@ use crate::convolutions;
 use crate::device::Device;
 use crate::device::gpu::cuda;
 use crate::doctor::{self, Finding};
+use crate::words::counted;
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -71,7 +72,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
         }
     }
     let driver = match &driver {
-        Ok(version) => format!("CUDA {}.{}, {count} GPUs", version / 1000, version % 1000 / 10),
+        Ok(version) => format!("CUDA {}.{}, {}", version / 1000, version % 1000 / 10, counted(count, "GPU")),
         Err(error) => format!("{error:#}"),
     };
     if args.json {
@@ -80,7 +81,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
             "program": env!("CARGO_PKG_VERSION"), "kernels": kernels, "driver": driver,
             "devices": devices, "faults": faults,
         });
-        status::print(&report.to_string());
+        status::print_json(&report);
     } else {
         tell(&kernels, &driver, &examined, &faults);
     }
@@ -124,7 +125,8 @@ fn tell(kernels: &str, driver: &str, examined: &[Examined], faults: &[String]) {
         [] => status::print("\nEverything that is here computes what it should."),
         faults => {
             status::print("");
-            faults.iter().for_each(|fault| status::print(&format!("fault: {fault}")));
+            let say = if status::is_quiet() { status::tell } else { status::print };
+            faults.iter().for_each(|fault| say(&format!("fault: {fault}")));
             status::print("The CPU can be used in any case: --gpus -1.");
         }
     }

@@ -7,7 +7,6 @@ mod page;
 
 use super::device::Chosen;
 use super::label_args::tell;
-use super::progress::counted;
 use super::settle::{self, Asked, Looking, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::values;
@@ -30,6 +29,7 @@ use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, gather, pair, read_sources};
+use crate::words::counted;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -85,7 +85,7 @@ pub struct EvalArgs {
     #[arg(long = "ignore-border", value_name = "RADII", default_value_t = 1.0, value_parser = values::distance)]
     ignore_border: f64,
     /// Threshold with which the picks are shipped [default: the model's, else 0]
-    #[arg(long = "vis_thresh", alias = "threshold", value_name = "SCORE")]
+    #[arg(long = "vis_thresh", visible_alias = "threshold", value_name = "SCORE")]
     vis_thresh: Option<f32>,
     /// Rounds of resampling the micrographs for the intervals; 0 leaves them out
     #[arg(long = "bootstrap", value_name = "ROUNDS", default_value_t = 1000)]
@@ -109,7 +109,7 @@ pub struct EvalArgs {
     #[arg(long = "compat", value_name = "NAMES", default_value = "")]
     compat: Compat,
     /// Folder for eval.json, pr.csv, PR.svg and PR.png
-    #[arg(long = "output", value_name = "FOLDER")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// Write one page to look at, report.html in the output folder: all micrographs with right and false picks and missed
     /// labels, and precision, recall and F1 at a threshold to move
@@ -169,7 +169,7 @@ fn reports_of(judged: Vec<JudgedSet>) -> Vec<Report> {
 pub fn run(args: &EvalArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
     args.check().or_usage()?;
-    let say: &dyn Fn(&str) = if args.json { &status::tell } else { &status::print };
+    let say: &dyn Fn(&str) = &|line| status::say(line, args.json);
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, say)).collect::<Result<Vec<_>>>().or_usage()?;
     let [model, earlier] = args.models().or_usage()?;
     let chosen = if model.is_some() || earlier.is_some() { Some(args.device(say)?) } else { None };
@@ -203,7 +203,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         write_output(folder, &data_sets, &now, before.as_deref(), &json)?;
     }
     if args.json {
-        status::print(&json.to_string());
+        status::print_json(&json);
     }
     if failures > 0 {
         status::tell(&format!("warning: {} could not be picked, and nothing above counts them", counted(failures, "micrograph")));
@@ -441,7 +441,7 @@ impl EvalArgs {
                 }
                 ready.warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
                 let picks = picks_of_peaks(&peaks, &ready.geometry(), &options);
-                say(&format!("{}: {} picks ({} of {})", input.name, picks.points.len(), all.len() + 1, inputs.len()));
+                say(&format!("{}: {} ({} of {})", input.name, counted(picks.points.len(), "pick"), all.len() + 1, inputs.len()));
                 all.push(Some(Picked { picks, frame: Some(ready.frame()) }));
             }
             Err(error) => {

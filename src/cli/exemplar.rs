@@ -11,6 +11,7 @@ use crate::net::model::Model;
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
 use crate::train::labels::{self, boxes_d, gather};
+use crate::words::counted;
 use anyhow::{Result, bail};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -134,17 +135,18 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
         };
         if exemplar.add(&one.stem, &image(i)?, boxes_d, origin, &hour)? {
             added += 1;
-            status::print(&format!("{}: {} labels", one.stem, counts[i]));
+            status::print(&format!("{}: {}", one.stem, counted(counts[i], "label")));
         } else {
             status::tell(&format!("warning: {}: an image of this name is there already; it stays as it is", one.stem));
         }
     }
     exemplar.write()?;
     status::print(&format!(
-        "{}: {added} images added, {} images with {} labels",
+        "{}: {} added, {} with {}",
         args.folder.display(),
-        exemplar.entries.len(),
-        exemplar.labels()
+        counted(added, "image"),
+        counted(exemplar.entries.len(), "image"),
+        counted(exemplar.labels(), "label")
     ));
     Ok(status::DONE)
 }
@@ -152,14 +154,15 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
 fn list(exemplar: &Exemplar) {
     for entry in &exemplar.entries {
         let Origin { micrograph, mode, diameter_angstrom, model_sha256 } = &entry.origin;
-        let mut facts = vec![format!("{} labels", entry.boxes.len()), format!("{} x {}", entry.size[1], entry.size[0])];
+        let mut facts = vec![counted(entry.boxes.len(), "label"), format!("{} x {}", entry.size[1], entry.size[0])];
         facts.extend(mode.clone());
         facts.extend(diameter_angstrom.map(|diameter| format!("{diameter} angstrom")));
         facts.extend(model_sha256.as_ref().map(|hash| format!("model {}", hash.chars().take(12).collect::<String>())));
         facts.extend(micrograph.as_ref().map(|path| format!("from {path}")));
         status::print(&format!("{}: {}", entry.file, facts.join(", ")));
     }
-    status::print(&format!("{}: {} images with {} labels", exemplar.folder.display(), exemplar.entries.len(), exemplar.labels()));
+    let (images, labels) = (counted(exemplar.entries.len(), "image"), counted(exemplar.labels(), "label"));
+    status::print(&format!("{}: {images} with {labels}", exemplar.folder.display()));
 }
 
 fn prune(args: &ExemplarArgs) -> Result<u8> {
@@ -180,7 +183,7 @@ fn prune(args: &ExemplarArgs) -> Result<u8> {
         let kept: HashSet<u64> = chosen.iter().map(|&i| exemplar.entries[i].id).collect();
         gone += exemplar.remove(|entry| !kept.contains(&entry.id))?;
     }
-    status::print(&format!("{gone} images removed"));
+    status::print(&format!("{} removed", counted(gone, "image")));
     list(&exemplar);
     Ok(status::DONE)
 }

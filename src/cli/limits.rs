@@ -57,7 +57,7 @@ pub struct LimitArgs {
     #[arg(long = "K", value_name = "COUNT", value_parser = values::count)]
     pub k: Option<usize>,
     /// Keep picks with a score above it, 0 to 1 [default: the model's own, else 0]
-    #[arg(long = "vis_thresh", alias = "threshold", value_name = "SCORE", value_parser = values::score)]
+    #[arg(long = "vis_thresh", visible_alias = "threshold", value_name = "SCORE", value_parser = values::score)]
     pub vis_thresh: Option<f32>,
     /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511, or angstrom as in 30A [default: 25;
     /// 0 where the scale is that of the particles]

@@ -9,6 +9,7 @@ pub mod device; //      --gpus: which device works
 pub mod doctor; //      what this machine computes with
 pub mod eval; //        picks against labels
 pub mod exemplar; //    labelled images kept for later trainings
+pub mod interrupt; //   Ctrl-C, SIGTERM and SIGHUP
 pub mod label_args; // options shared by `check` and `exemplar`
 pub mod limits; //      options shared by `pick` and `rethreshold`
 pub mod pick;
@@ -19,7 +20,7 @@ pub mod record; //      the record of a run, beside its outputs
 pub mod rethreshold;
 pub mod settle; //      what `pick` and `eval` settle before they begin: what is looked for, and its scale
 pub mod simulate; //    micrographs with known truth
-pub mod spelling; //    option names: hyphens or underscores, unique prefixes, names of the original that mean nothing here
+pub mod spelling; //    what a command line means: short forms, names of the original, and what was meant by a wrong one
 pub mod status; //      exit status
 pub mod threads; //     how many
 pub mod train;
@@ -32,11 +33,14 @@ use std::process::ExitCode;
 
 /// Finds particles, vesicles and filaments in cryo-EM micrographs
 #[derive(Parser)]
-#[command(name = "epicker", version, disable_help_subcommand = true)]
+#[command(name = "epicker", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What `epicker --help` ends with.
+const AFTER_HELP: &str = "epicker help COMMAND tells the options of a command.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -81,10 +85,10 @@ impl Command {
 }
 
 /// Runs the program with the process's arguments; returns the exit status
-/// (0 done, 1 something failed, 2 wrong usage, 130 interrupted, 141 the reader of a text went away).
+/// (0 done, 1 something failed, 2 wrong usage, 129, 130 or 143 stopped by a signal, 141 the reader of a text went away).
 pub fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let status = run_with(args.clone()).unwrap_or_else(|error| {
+    let status = interrupt::listen().and_then(|()| run_with(args.clone())).unwrap_or_else(|error| {
         status::tell(&format!("error: {error:#}"));
         pick::mark_failed_job(&args);
         print::conclude(status_of(&error), false)
@@ -92,39 +96,24 @@ pub fn run() -> ExitCode {
     ExitCode::from(status)
 }
 
-fn with_negative_numbers(arg: clap::Arg) -> clap::Arg {
-    if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg }
-}
-
 fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
-    // Values such as -1 are for the ranges to judge, not to be taken for options.
-    let mut commands = Cli::command().mut_subcommands(|command| command.args_override_self(true).mut_args(with_negative_numbers));
-    if args.len() < 2 {
-        print::note(commands.print_help());
-        return Ok(print::conclude(status::DONE, true));
-    }
-    let (args, ignored) = spelling::canonical(args, &commands)?;
-    if let [_, name] = args.as_slice()
-        && let Some(command) = commands.find_subcommand_mut(name)
-        && (command.get_arguments().any(clap::Arg::is_required_set) || name == "pick")
-    {
-        // The callers' wrapper without arguments: usage, and no error.
-        print::note(command.clone().bin_name(format!("epicker {}", name.to_string_lossy())).print_help());
-        return Ok(print::conclude(status::DONE, true));
-    }
-    let cli = match commands.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(asked) if !asked.use_stderr() => {
-            print::note(asked.print()); // --help and --version
+    let (command, ignored) = match understand(args)? {
+        Asked::Text(text) => {
+            print::note(text.print());
             return Ok(print::conclude(status::DONE, true));
         }
-        Err(wrong) => return Err(Usage::because(status::one_line(&wrong)).into()),
+        Asked::Command { command, ignored, is_quiet } => {
+            if is_quiet {
+                status::be_quiet();
+            }
+            (command, ignored)
+        }
     };
     if !ignored.is_empty() {
         status::tell(&format!("warning: {}: no meaning here; ignored", ignored.join(", ")));
     }
-    let is_only_text = cli.command.is_only_text();
-    let status = match cli.command {
+    let is_only_text = command.is_only_text();
+    let status = match command {
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -140,4 +129,56 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Simulate(args) => simulate::run(&args),
     }?;
     Ok(print::conclude(status, is_only_text))
+}
+
+/// What a command line asks for.
+enum Asked {
+    /// Help, or the version.
+    Text(clap::Error),
+    /// A command.
+    Command {
+        command: Command,
+        /// Options of the original that were left out because they mean nothing here.
+        ignored: Vec<String>,
+        /// True if only warnings and errors are to be told.
+        is_quiet: bool,
+    },
+}
+
+/// Whether a command line can be understood: the documentation's are, and a test sees to it. Looks at no file that the
+/// command line names, and runs nothing.
+///
+/// Errors: what the program would say of the wrong usage.
+pub fn check_command_line(args: Vec<OsString>) -> anyhow::Result<()> {
+    understand(args).map(|_| ())
+}
+
+fn understand(args: Vec<OsString>) -> anyhow::Result<Asked> {
+    let mut commands = Cli::command().mut_subcommands(|command| {
+        // Values such as -1 are for the ranges to judge, not to be taken for options.
+        command.arg(quiet_arg()).args_override_self(true).mut_args(with_negative_numbers)
+    });
+    let (args, ignored) = spelling::canonical(args, &commands)?;
+    let called = args.get(1).and_then(|name| commands.find_subcommand(name)).cloned();
+    let understood = commands.try_get_matches_from_mut(args).and_then(|matches| {
+        let is_quiet = matches.subcommand().is_some_and(|(_, of_command)| of_command.get_flag(QUIET));
+        Cli::from_arg_matches(&matches).map(|cli| (cli, is_quiet))
+    });
+    match understood {
+        Ok((cli, is_quiet)) => Ok(Asked::Command { command: cli.command, ignored, is_quiet }),
+        Err(asked) if !asked.use_stderr() => Ok(Asked::Text(asked)),
+        Err(wrong) => Err(Usage::because(spelling::one_line(&wrong, called.as_ref())).into()),
+    }
+}
+
+/// The option that every command has.
+const QUIET: &str = "quiet";
+
+fn quiet_arg() -> clap::Arg {
+    let help = "Tell warnings and errors only; with --json its objects, too";
+    clap::Arg::new(QUIET).long(QUIET).short('q').action(clap::ArgAction::SetTrue).help(help)
+}
+
+fn with_negative_numbers(arg: clap::Arg) -> clap::Arg {
+    if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg }
 }

@@ -3,8 +3,8 @@
 mod batch; // which micrographs, and where their files go
 mod told; //  who hears of the run
 
+use super::interrupt::{self, Finishing};
 use super::limits::{LimitArgs, default_rule, limits_at};
-use super::progress::counted;
 use super::record::Record;
 use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
@@ -24,11 +24,12 @@ use crate::pick::run::{self, Source, Worker};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
+use crate::words::counted;
 use anyhow::{Context, Result};
 use batch::Batch;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use told::Teller;
 
 /// The command line of `epicker pick`.
@@ -114,9 +115,6 @@ pub struct PickArgs {
     /// One JSON object per line on standard output, plain text on standard error
     #[arg(long = "json")]
     json: bool,
-    /// Say nothing but warnings and errors
-    #[arg(long = "quiet")]
-    quiet: bool,
     /// RELION External job: STAR file with the micrographs
     #[arg(long = "in_mics", value_name = "FILE", requires = "o")]
     in_mics: Option<PathBuf>,
@@ -139,15 +137,29 @@ pub struct PickArgs {
 /// Errors: wrong usage, before any file is written.
 pub fn run(args: PickArgs) -> Result<u8> {
     let relion = args.relion_job()?;
+    let stop = stop_flag(relion.as_ref());
     if let Some(job) = &relion {
         job.begin().or_usage()?;
     }
-    let result = pick(&args, relion.as_ref());
+    let result = pick(&args, relion.as_ref(), &stop);
     // RELION waits for the mark; without one it would take the job for a running one for ever.
     if let (Err(_), Some(job)) = (&result, &relion) {
         job.end(Ending::Failure)?;
     }
     result
+}
+
+/// What a signal sets. It is asked for before a RELION job begins: whatever ends the job, its mark is written.
+fn stop_flag(relion: Option<&RelionJob>) -> Finishing {
+    let what = "finishing the micrograph in hand";
+    match relion {
+        None => interrupt::finishing(what),
+        Some(job) => {
+            let folder = job.folder.clone();
+            // There is nobody left to tell that the mark cannot be written.
+            interrupt::finishing_or(what, move || drop(crate::pick::relion::mark(&folder, Ending::Aborted)))
+        }
+    }
 }
 
 /// Marks a RELION job as failed whose command line could not be understood; does nothing for other command lines.
@@ -165,7 +177,7 @@ pub fn mark_failed_job(args: &[OsString]) {
     }
 }
 
-fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
+fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
     let model = Model::from_source(&args.model()).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
@@ -182,8 +194,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
     let settings = args.settings(asked, scale, &batch);
     batch.refuse_mixture(&settings).or_usage()?;
     told.judge(write_record(&settings, &batch));
-    let interrupt = status::on_ctrl_c("finishing the micrograph in hand")?;
-    let is_stopped = || interrupt.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
+    let is_stopped = || stop.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
     run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
 
     let stopped = told.micrographs_end(&settings) < batch.jobs.len();
@@ -200,7 +211,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>) -> Result<u8> {
         job.end(Ending::of(stopped, has_output))?;
     }
     Ok(match (stopped, nothing_failed) {
-        (true, _) => status::INTERRUPTED,
+        (true, _) => interrupt::status(),
         (false, true) => status::DONE,
         (false, false) => status::FAILED,
     })

@@ -5,6 +5,7 @@
 //! counts: whether standard output took everything is remembered, and judged once at the end by [`conclude`].
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Exit status of a command that had nothing to make but text, and whose reader went away: 128 and the number of SIGPIPE,
@@ -21,13 +22,50 @@ enum Lost {
 
 static LOST: Mutex<Option<Lost>> = Mutex::new(None);
 
-/// A line on standard output.
-pub fn print(line: &str) {
-    note(writeln!(io::stdout().lock(), "{line}"));
+/// True if only warnings and errors are to be told.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on only warnings and errors are told (`--quiet`), and what `--json` asks for.
+pub fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
 }
 
-/// A text that has its own line ends, on standard output.
+/// True if only warnings and errors are to be told.
+pub fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
+}
+
+/// A line of the story that a command tells, on standard output; nothing with `--quiet`.
+pub fn print(line: &str) {
+    if !is_quiet() {
+        write_line(line);
+    }
+}
+
+/// A line of the story: on standard error where standard output belongs to the objects of `--json`.
+pub fn say(line: &str, is_json: bool) {
+    match is_json {
+        _ if is_quiet() => {}
+        true => tell(line),
+        false => write_line(line),
+    }
+}
+
+/// An object that `--json` asks for, on a line of standard output; also with `--quiet`.
+pub fn print_json(object: &serde_json::Value) {
+    write_line(&object.to_string());
+}
+
+fn write_line(line: &str) {
+    let mut out = io::stdout().lock();
+    note(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+/// A text that has its own line ends, on standard output; nothing with `--quiet`.
 pub fn text(text: &str) {
+    if is_quiet() {
+        return;
+    }
     let mut out = io::stdout().lock();
     note(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }

@@ -1,17 +1,16 @@
-//! Telling how far a run is: a bar with rate and time left on a terminal, plain lines otherwise, and with `--json`
-//! one object per line on standard output for programs.
+//! Tells how far a run is. On a terminal a bar shows the rate and the time that is left; elsewhere each micrograph gets a
+//! plain line. With `--json` programs read one object per line on standard output, and people read standard error.
 
-use super::print::{print, tell};
+use super::status;
+use crate::words::counted;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::IsTerminal;
 use std::time::Instant;
 
-/// Says how a run of `total` micrographs goes.
+/// Tells a user and other programs how a run goes.
 pub struct Progress {
     json: bool,
-    /// Only warnings and errors are told; programs that read `--json` still get all of it.
-    silent: bool,
     bar: Option<ProgressBar>,
     total: usize,
     done: usize,
@@ -19,27 +18,23 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins to tell of `total` micrographs.
+    /// Begins to tell about a run of `total` micrographs. With `json` standard output belongs to objects for programs.
     pub fn new(total: usize, json: bool) -> Self {
-        let bar = (!json && std::io::stderr().is_terminal()).then(|| {
+        let bar = (!json && !status::is_quiet() && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
             let shape = "{bar:30} {pos}/{len} micrographs, {per_sec}, {eta} left  {msg}";
             bar.with_style(ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Progress { json, silent: false, bar, total, done: 0, start: Instant::now() }
+        Progress { json, bar, total, done: 0, start: Instant::now() }
     }
 
-    /// Tells only of failures, and of the end.
+    /// Begins to tell about a run that is too quick for a bar: it tells its failures and its end.
     pub fn quiet(total: usize, json: bool) -> Self {
-        Progress { json, silent: false, bar: None, total, done: 0, start: Instant::now() }
+        Progress { json, bar: None, total, done: 0, start: Instant::now() }
     }
 
-    /// Tells only of warnings and errors.
-    pub fn silent(total: usize, json: bool) -> Self {
-        Progress { silent: true, ..Progress::quiet(total, json) }
-    }
-
-    /// The last word: micrographs done, picks, failures, and micrographs left alone because they were done before.
+    /// The last line of a run: how many micrographs were done, how many picks were found, how many failures there were, and
+    /// how many micrographs were left alone because they had been done before.
     pub fn summary(&self, done: usize, picks: usize, failures: usize, skipped: usize) {
         let seconds = self.seconds();
         let before = if skipped > 0 { format!(", {skipped} done before") } else { String::new() };
@@ -51,17 +46,14 @@ impl Progress {
         self.event("done", fields);
     }
 
-    /// Seconds since the beginning.
+    /// Seconds since the run began.
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
 
-    /// A line of plain text: standard output, or standard error with `--json`.
+    /// A line of plain text: standard output, or standard error with `--json`; nothing with `--quiet`.
     pub fn say(&self, line: &str) {
-        if self.silent {
-            return;
-        }
-        if self.json { self.line_to_stderr(line) } else { self.with_bar_hidden(|| print(line)) }
+        self.with_bar_hidden(|| status::say(line, self.json));
     }
 
     /// A warning on standard error.
@@ -75,7 +67,8 @@ impl Progress {
         self.event("error", serde_json::json!({ "micrograph": micrograph, "message": message }));
     }
 
-    /// An object on standard output, with `--json` only. `fields` is an object.
+    /// Writes an object on standard output, if the user asked for them with `--json`. `fields` is a JSON object; the event's
+    /// name goes before them.
     pub fn event(&self, name: &str, fields: Value) {
         if !self.json {
             return;
@@ -85,10 +78,10 @@ impl Progress {
         if let Value::Object(fields) = fields {
             object.extend(fields);
         }
-        print(&Value::Object(object).to_string());
+        status::print_json(&Value::Object(object));
     }
 
-    /// Another micrograph is done; `what` says how.
+    /// Another micrograph is done; `what` says what came of it.
     pub fn step(&mut self, micrograph: &str, what: &str) {
         self.done += 1;
         if let Some(bar) = &self.bar {
@@ -102,7 +95,7 @@ impl Progress {
         self.say(&format!("{micrograph}: {what} ({rate})"));
     }
 
-    /// Takes the bar away.
+    /// Takes the bar away, so that the lines that follow stand where it was.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -110,7 +103,7 @@ impl Progress {
     }
 
     fn line_to_stderr(&self, line: &str) {
-        self.with_bar_hidden(|| tell(line));
+        self.with_bar_hidden(|| status::tell(line));
     }
 
     fn with_bar_hidden(&self, write: impl FnOnce()) {
@@ -121,11 +114,7 @@ impl Progress {
     }
 }
 
-/// A count with its noun: `1 micrograph`, `2 micrographs`.
-pub fn counted(count: usize, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
-}
-
+/// `4:05` or `1:04:05`.
 fn clock(seconds: u64) -> String {
     match seconds / 3600 {
         0 => format!("{}:{:02}", seconds / 60, seconds % 60),

@@ -8,6 +8,7 @@ use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::compat::Fault;
 use crate::formats::candidates::{self, Facts, Wanted, key};
+use crate::formats::regular;
 use crate::io::lists::{self, Listed};
 use crate::io::write::write_whole_unsynced;
 use crate::pick::decode::side_n_to_m;
@@ -107,7 +108,7 @@ pub fn run(args: &RethresholdArgs) -> Result<u8> {
 /// What is to be done with a candidates file. Reads its facts only.
 fn task(source: &Path, folder: &Path, output: &Path, args: &RethresholdArgs) -> Result<(Task, Facts)> {
     let name = || source.display().to_string();
-    let bytes = std::fs::read(source).with_context(name)?;
+    let bytes = regular::read(source)?;
     let (facts, _) = candidates::read(&bytes, Wanted { rows: 0, above: 0.0 }).with_context(name)?;
     let task = task_of(&facts, source, folder, output, args).with_context(name)?;
     Ok((task, facts))
@@ -186,7 +187,7 @@ fn or<T: std::str::FromStr>(facts: &Facts, key: &str, otherwise: T) -> Result<T>
 /// candidates -> filter -> write; the number of picks.
 fn rewrite(task: &Task) -> Result<usize> {
     let name = || task.source.display().to_string();
-    let bytes = std::fs::read(&task.source).with_context(name)?;
+    let bytes = regular::read(&task.source)?;
     let wanted = Wanted { rows: task.limits.k, above: task.limits.vis_thresh };
     let (_, candidates) = candidates::read(&bytes, wanted).with_context(name)?;
     let picks = picks_of(&candidates, &task.limits, task.size, task.sides, &task.rule.compat);

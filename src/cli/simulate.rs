@@ -1,5 +1,6 @@
 //! `epicker simulate`: micrographs with known truth.
 
+use super::interrupt;
 use super::progress::Progress;
 use super::status::{self, OrUsage, Usage};
 use super::values;
@@ -12,6 +13,7 @@ use crate::simulate::dirt::Dirtiness;
 use crate::simulate::preset::{PRESETS, Recipe, Scale};
 use crate::simulate::shapes::{FILAMENTS, SHAPES};
 use crate::simulate::{Simulated, simulate};
+use crate::words::{counted, did_you_mean, row};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -22,12 +24,12 @@ use std::sync::atomic::Ordering;
 #[derive(Debug, clap::Args)]
 pub struct SimulateArgs {
     /// Folder for micrographs; their truth goes into its folders truth/thi, truth/star and truth/box
-    #[arg(long = "output", value_name = "FOLDER")]
+    #[arg(long = "output", short = 'o', value_name = "FOLDER")]
     output: PathBuf,
     /// Ready recipe: particle, vesicle, fiber, or easy (one kind of large particle in clean ice, far from focus)
     #[arg(long = "preset", value_name = "NAME", default_value = "particle")]
     preset: String,
-    /// Micrographs
+    /// How many micrographs are made
     #[arg(long = "count", value_name = "COUNT", default_value_t = 10, value_parser = values::count)]
     count: usize,
     /// Columns and rows, pixels: one number, or two parted by a comma [default: 4096]
@@ -87,7 +89,7 @@ pub struct SimulateArgs {
     json: bool,
 }
 
-/// One positive number, or two.
+/// One positive number, or the least and the most.
 fn range(text: &str) -> Result<[f64; 2], String> {
     let numbers: Result<Vec<f64>, String> = text.split(',').map(values::positive).collect();
     match numbers?.as_slice() {
@@ -97,6 +99,7 @@ fn range(text: &str) -> Result<[f64; 2], String> {
     }
 }
 
+/// A share of an area, or the least and the most; particles that must not overlap cover at most half of it.
 fn share(text: &str) -> Result<[f64; 2], String> {
     range(text)?
         .map(|value| if value <= 0.5 { Ok(value) } else { Err("expected shares up to 0.5".to_string()) })
@@ -105,6 +108,7 @@ fn share(text: &str) -> Result<[f64; 2], String> {
         .map(|values| [values[0], values[1]])
 }
 
+/// Columns and rows.
 fn extent(text: &str) -> Result<[usize; 2], String> {
     let sides: Result<Vec<usize>, String> = text.split(',').map(values::count).collect();
     match sides?.as_slice() {
@@ -130,12 +134,13 @@ pub fn run(args: &SimulateArgs) -> Result<u8> {
         let folder = args.output.join("truth").join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display())).or_usage()?;
     }
-    let interrupted = status::on_ctrl_c("finishing the micrograph in hand")?;
+    let stop = interrupt::finishing("finishing the micrograph in hand");
     let mut progress = Progress::new(numbers.len(), args.json);
     let mut lines = String::new();
-    let mut points = 0;
+    let (mut points, mut is_stopped) = (0, false);
     for number in numbers {
-        if interrupted.load(Ordering::Relaxed) {
+        is_stopped = stop.load(Ordering::Relaxed);
+        if is_stopped {
             break;
         }
         let simulated = simulate(&recipe, number - 1).or_usage()?;
@@ -148,13 +153,15 @@ pub fn run(args: &SimulateArgs) -> Result<u8> {
     }
     progress.finish();
     write_whole(&args.output.join(format!("{}_{:04}.jsonl", args.preset, args.first)), lines.as_bytes())?;
-    progress.say(&format!("{points} labels, {:.1} seconds; truth in {}", progress.seconds(), args.output.join("truth").display()));
-    Ok(if interrupted.load(Ordering::Relaxed) { status::INTERRUPTED } else { status::DONE })
+    let labels = counted(points, "label");
+    progress.say(&format!("{labels}, {:.1} seconds; truth in {}", progress.seconds(), args.output.join("truth").display()));
+    Ok(if is_stopped { interrupt::status() } else { status::DONE })
 }
 
 fn recipe(args: &SimulateArgs) -> Result<Recipe> {
     let Some(mut recipe) = Recipe::preset(&args.preset) else {
-        return Err(Usage::because(format!("--preset {}: is none; expected {}", args.preset, PRESETS.join(", "))).into());
+        let hint = did_you_mean(&args.preset, PRESETS);
+        return Err(Usage::because(format!("--preset {}: is no preset; expected {}{hint}", args.preset, row(&PRESETS, "or"))).into());
     };
     recipe.seed = args.seed;
     if let Some([columns, rows]) = args.size {
@@ -196,13 +203,15 @@ fn named<T: Copy>(families: &[(T, &str)], args: &SimulateArgs) -> Result<Vec<T>>
         let word = name.trim().to_ascii_lowercase();
         families.iter().find(|(_, family)| *family == word).map(|(family, _)| *family).ok_or_else(|| {
             let names: Vec<&str> = families.iter().map(|(_, name)| *name).collect();
-            Usage::because(format!("--shape {name}: is none for {}; expected {}", args.preset, names.join(", "))).into()
+            let hint = did_you_mean(&word, names.iter().copied());
+            Usage::because(format!("--shape {name}: is no shape of preset {}; expected {}{hint}", args.preset, row(&names, "or"))).into()
         })
     };
     args.shape.iter().map(find).collect()
 }
 
-/// The micrograph and its truth in three formats. Written again in seconds, so nobody waits for the disk.
+/// Writes a micrograph, and before it its truth in three formats. They can be made again in seconds, so nobody waits until
+/// the disk has them.
 fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Result<()> {
     let truth = &simulated.truth;
     let boxes = box_file::WriteOptions::default();
@@ -222,7 +231,8 @@ fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Re
     write_whole_unsynced(&folder.join(format!("{stem}.mrc")), &bytes)
 }
 
-/// Mean 0 and standard deviation 1: a large pixel counts more electrons than a 16-bit float can hold (65504).
+/// The pixels brought to a mean of 0 and a standard deviation of 1, because a large pixel counts more electrons than a
+/// 16-bit float can hold (65504).
 fn standardised(pixels: &[f32]) -> Vec<f32> {
     let count = pixels.len() as f64;
     let mean = pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
@@ -231,6 +241,7 @@ fn standardised(pixels: &[f32]) -> Vec<f32> {
     pixels.iter().map(|&value| ((f64::from(value) - mean) * scale) as f32).collect()
 }
 
+/// The line of the log: what a program may want to know about a micrograph.
 fn remarks(stem: &str, simulated: &Simulated) -> Value {
     let mut fields = Map::new();
     fields.insert("name".to_string(), Value::from(stem));
@@ -242,11 +253,12 @@ fn remarks(stem: &str, simulated: &Simulated) -> Value {
     Value::Object(fields)
 }
 
+/// What a user is told about a micrograph.
 fn told(simulated: &Simulated) -> Result<String> {
     let what = match simulated.truth.kind {
-        Kind::Particle => format!("{} particles", simulated.truth.points.len()),
-        Kind::Vesicle => format!("{} vesicles", simulated.truth.points.len()),
-        Kind::Fiber => format!("{} filaments", simulated.truth.fibers()?.len()),
+        Kind::Particle => counted(simulated.truth.points.len(), "particle"),
+        Kind::Vesicle => counted(simulated.truth.points.len(), "vesicle"),
+        Kind::Fiber => counted(simulated.truth.fibers()?.len(), "filament"),
     };
     let kind = simulated.remarks.iter().find(|(key, _)| *key == "kind").map_or("", |(_, name)| name.as_str());
     Ok(format!("{what} ({kind}, {:.0} angstrom)", simulated.diameter_angstrom))

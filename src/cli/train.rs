@@ -13,6 +13,7 @@ mod start;
 mod verdict;
 
 use super::device;
+use super::interrupt;
 use super::status::{self, OrUsage};
 use crate::eval::chart::pr_chart;
 use crate::io::write::write_whole;
@@ -79,7 +80,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             said.warning(&format!("all {} epochs are done already; raise --num_epoch or --steps to train on", options.schedule.epochs));
         }
     }
-    let stop = status::on_ctrl_c("saving after the step in hand")?;
+    let stop = interrupt::finishing("saving after the step in hand");
     let mut hooks =
         TrainHooks::new(&settings, args, &chosen.device, cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
     said.lines.iter().try_for_each(|line| hooks.note(line))?;
@@ -89,7 +90,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let (end, standing) = ended?;
     if end == End::Stopped {
         hooks.say(&format!("stopped and saved; go on with --exp_id {} --resume", settings.folder.display()))?;
-        return Ok(status::INTERRUPTED);
+        return Ok(interrupt::status());
     }
     let verdict = Verdict::of(&standing, hooks.last_score());
     verdict.lines().iter().try_for_each(|line| hooks.say(line))?;
@@ -152,7 +153,7 @@ impl Said {
     }
 
     fn line_only(&self, line: &str) {
-        if self.is_json { status::tell(line) } else { status::print(line) }
+        status::say(line, self.is_json)
     }
 
     fn warning(&mut self, line: &str) {

@@ -8,6 +8,7 @@ use crate::formats::coordinates::{Coordinates, Kind};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::scale::ORIGINAL_FRAME;
 use crate::random::Random;
+use crate::words::counted;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -385,8 +386,12 @@ impl Report {
             let _ = writeln!(out, "{text}");
         };
         line(format!(
-            "{} micrographs, {} labels, {} picks ({} labels and {} picks at the border left out)",
-            self.micrographs, self.labels, self.picks, self.ignored[0], self.ignored[1]
+            "{}, {}, {} ({} and {} at the border left out)",
+            counted(self.micrographs, "micrograph"),
+            counted(self.labels, "label"),
+            counted(self.picks, "pick"),
+            counted(self.ignored[0], "label"),
+            counted(self.ignored[1], "pick")
         ));
         let interval = |of: fn(&Intervals) -> [f64; 2]| {
             self.intervals.as_ref().map(of).map_or(String::new(), |[low, high]| format!("  [{low:.3}, {high:.3}]"))

@@ -4,12 +4,11 @@
 //! is then never copied. Source: docs/formats.md, "Micrographs".
 
 use crate::formats::detect::{HEAD_LEN, ImageFormat, image_format};
-use crate::formats::{mrc, png_image, tiff_image};
+use crate::formats::{mrc, png_image, regular, tiff_image};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use half::f16;
 use memmap2::Mmap;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
@@ -36,11 +35,11 @@ impl Deref for FileBytes {
 }
 
 impl FileBytes {
-    /// Maps the file, or reads it where that cannot be done (a pipe).
+    /// Maps the file, or reads it where that cannot be done.
     ///
-    /// Errors: the file is missing, unreadable, a folder, or empty.
+    /// Errors: the file is missing, unreadable, a folder, no file at all (a named pipe, a device), or empty.
     pub fn open(path: &Path) -> Result<FileBytes> {
-        let mut file = File::open(path).with_context(|| format!("{}: cannot be opened", path.display()))?;
+        let mut file = regular::open(path)?;
         let metadata = file.metadata().with_context(|| format!("{}: cannot be examined", path.display()))?;
         ensure!(!metadata.is_dir(), "{}: is a folder; expected a micrograph", path.display());
         if metadata.is_file() && metadata.len() > 0 {

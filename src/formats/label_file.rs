@@ -4,7 +4,7 @@
 
 use super::coordinates::{Content, Kind, Warnings};
 use super::detect::{CoordinateFormat, coordinate_format};
-use super::{box_file, cbox, coord, eman_json, star, text, thi, topaz};
+use super::{box_file, cbox, coord, eman_json, regular, star, text, thi, topaz};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::str::FromStr;
@@ -132,7 +132,7 @@ pub fn read(bytes: &[u8], extension: &str, options: &ReadOptions) -> Result<Labe
 /// Errors: the file cannot be read, and those of [`read`]; the path comes first in the message.
 pub fn read_path(path: &Path, options: &ReadOptions) -> Result<LabelFile> {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let bytes = regular::read(path)?;
     read(&bytes, &extension, options).with_context(|| path.display().to_string())
 }
 

@@ -7,6 +7,7 @@
 pub mod coordinates; // the values all coordinate formats share
 pub mod detect; //      which format these bytes are
 pub mod label_file; //  reading a coordinate file of any format
+pub mod regular; //     opening files, but no pipes and no devices
 pub mod text; //        encodings, line ends, numbers
 // images
 pub mod image; //       a micrograph in memory, and reading one of any format

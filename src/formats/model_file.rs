@@ -1,13 +1,13 @@
 //! A model file of any kind: which it is, reading it, and its fingerprint.
 
 use std::fmt::Write;
-use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::pth::{self, Checkpoint};
+use super::regular;
 use super::safetensors_file;
 use super::state_dict::{METADATA_EPOCH, StateDict};
 
@@ -110,7 +110,7 @@ fn hexadecimal(digest: &[u8]) -> String {
 /// Maps a file and hands its bytes over; errors get its name.
 fn with_bytes<T>(path: &Path, use_bytes: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
     let name = || path.display().to_string();
-    let file = File::open(path).with_context(name)?;
+    let file = regular::open(path)?;
     if file.metadata().with_context(name)?.len() == 0 {
         // An empty file cannot be mapped.
         return use_bytes(&[]).with_context(name);

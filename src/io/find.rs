@@ -3,7 +3,7 @@
 //! Source: docs/formats.md, "Which files are micrographs".
 
 use crate::formats::coordinates::{Content, ListedMicrograph};
-use crate::formats::label_file;
+use crate::formats::{label_file, regular};
 use crate::io::lists::{self, Places};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashSet;
@@ -52,6 +52,9 @@ pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographLis
     } else if is_list(data) {
         of_entries(data, read_list(data)?, skip_missing)?
     } else {
+        if let Some(what) = regular::special(data) {
+            bail!("{}: is {what}; expected a micrograph, a folder of micrographs or a list; check --data", data.display());
+        }
         MicrographList { micrographs: vec![found(data.to_owned(), data.display().to_string(), None)], ..MicrographList::default() }
     };
     ensure!(!list.micrographs.is_empty(), "{}: no micrograph; expected at least one; check --data", data.display());
@@ -94,7 +97,7 @@ fn found(path: PathBuf, name: String, pixel_size_angstrom: Option<f64>) -> Found
 fn of_folder(folder: &Path) -> Result<MicrographList> {
     let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
     let mut names = Vec::new();
-    let mut others = 0;
+    let (mut others, mut warnings) = (0, Vec::new());
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         let name = entry.file_name();
@@ -104,7 +107,10 @@ fn of_folder(folder: &Path) -> Result<MicrographList> {
             continue;
         }
         if FOLDER_ENDINGS.iter().any(|ending| lower.ends_with(ending)) {
-            names.push(name);
+            match regular::special(&entry.path()) {
+                Some(what) => warnings.push(skipped(&entry.path(), what)),
+                None => names.push(name),
+            }
         } else if [".mrcs", ".map", ".st", ".rec", ".tif", ".tiff", ".png"].iter().any(|ending| lower.ends_with(ending)) {
             others += 1;
         }
@@ -118,7 +124,12 @@ fn of_folder(folder: &Path) -> Result<MicrographList> {
     // By bytes: that is the order of code points, on every machine the same.
     names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
     let micrographs = names.into_iter().map(|name| folder.join(name)).map(|path| found(path.clone(), path.display().to_string(), None));
-    Ok(MicrographList { micrographs: micrographs.collect(), ..MicrographList::default() })
+    Ok(MicrographList { micrographs: micrographs.collect(), warnings, ..MicrographList::default() })
+}
+
+/// What is said of a named pipe, a socket or a device among the files.
+fn skipped(path: &Path, what: &str) -> String {
+    format!("{}: is {what}, not a file; skipped", path.display())
 }
 
 /// The entries of a list, and what there is to say about it.
@@ -128,7 +139,7 @@ struct Entries {
 }
 
 fn read_list(list: &Path) -> Result<Entries> {
-    let bytes = std::fs::read(list).with_context(|| format!("{}: cannot be read", list.display()))?;
+    let bytes = regular::read(list)?;
     let extension = list.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if let Some(paths) = lists::bare_list(&bytes, &extension) {
         let entries = paths.into_iter().map(|path| ListedMicrograph { path, pixel_size_angstrom: None }).collect();
@@ -154,7 +165,14 @@ fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<Micro
     let mut seen = HashSet::new();
     let mut repeated = 0;
     for ListedMicrograph { path: entry, pixel_size_angstrom } in entries.entries {
-        match places.find(&entry) {
+        let path = places.find(&entry);
+        if path.is_none()
+            && let Some((path, what)) = special_entry(&entry, list)
+        {
+            result.warnings.push(skipped(&path, what));
+            continue;
+        }
+        match path {
             Some(path) if seen.insert(path.clone()) => result.micrographs.push(found(path, entry, pixel_size_angstrom)),
             Some(_) => repeated += 1,
             None => result.missing.push(entry),
@@ -180,4 +198,10 @@ fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<Micro
         ));
     }
     Ok(result)
+}
+
+/// A named pipe, a socket or a device that an entry of a list leads to, and what it is.
+fn special_entry(entry: &str, list: &Path) -> Option<(PathBuf, &'static str)> {
+    let beside = list.parent().unwrap_or(Path::new("")).join(entry);
+    [PathBuf::from(entry), beside].into_iter().find_map(|path| regular::special(&path).map(|what| (path, what)))
 }

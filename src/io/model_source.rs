@@ -5,6 +5,7 @@
 
 use crate::formats::model_file::{load_checkpoint_file, read_checkpoint, sha256, sha256_of_file};
 use crate::formats::pth::Checkpoint;
+use crate::words::{did_you_mean, row};
 use anyhow::{Context, Result, anyhow};
 use std::ffi::OsString;
 use std::fmt;
@@ -55,6 +56,7 @@ impl ModelSource {
 
     fn place(&self) -> Result<Place> {
         match self {
+            ModelSource::File(path) if !path.exists() => Err(not_there(path)),
             ModelSource::File(path) => Ok(Place::File(path.clone())),
             ModelSource::General(name) => {
                 let built_in = BUILT_IN.iter().find(|(known, _)| known == name).and_then(|(_, bytes)| *bytes);
@@ -81,6 +83,21 @@ impl fmt::Display for ModelSource {
             ModelSource::General(name) => write!(f, "{name}"),
         }
     }
+}
+
+/// What is said of a model that is not there. A bare word may have been meant as a name, so that the names are told.
+fn not_there(path: &Path) -> anyhow::Error {
+    let names = BUILT_IN.map(|(name, _)| name);
+    let is_word = path.extension().is_none() && path.components().count() == 1;
+    if !is_word {
+        return anyhow!("{}: there is no such file; expected a .pth or .safetensors; check the path", path.display());
+    }
+    let word = path.to_string_lossy();
+    anyhow!(
+        "{word}: neither a file nor the name of a general model; the general models are {}{}",
+        row(&names, "and"),
+        did_you_mean(&word, names)
+    )
 }
 
 /// Where the bytes lie.

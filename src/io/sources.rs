@@ -11,6 +11,7 @@ use super::pairing::Name;
 use crate::formats::coordinates::{Content, ListedPair, Set};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::label_file::{self, Family, ReadOptions};
+use crate::formats::regular;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -120,15 +121,17 @@ fn extension_of(path: &Path) -> String {
     path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
 }
 
-fn files_of(folder: &Path, family: Option<Family>) -> Result<Vec<PathBuf>> {
+fn files_of(folder: &Path, family: Option<Family>, warnings: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {
         let path = entry.with_context(unreadable)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_meant = !name.starts_with('.') && !RECORDS_OF_RELION.contains(&&*name) && endings(family).contains(&&*extension_of(&path));
-        if is_meant && path.is_file() {
-            files.push(path);
+        match regular::special(&path).filter(|_| is_meant) {
+            Some(what) => warnings.push(format!("{}: is {what}, not a file; skipped", path.display())),
+            None if is_meant && path.is_file() => files.push(path),
+            None => {}
         }
     }
     files.sort();
@@ -174,7 +177,7 @@ fn pairs_of_suffix(list: &Path, table: &str, suffix: &str) -> Result<Vec<ListedP
 impl Sources {
     fn folder(&mut self, folder: &Path, options: &ReadOptions) -> Result<()> {
         let (before, mut lists) = (self.sources.len() + self.faults.len(), Vec::new());
-        for path in files_of(folder, options.family)? {
+        for path in files_of(folder, options.family, &mut self.warnings)? {
             match hold(&path, options, &mut self.warnings) {
                 Ok(Held::Coordinates(format, sets)) => self.add(&path, format, sets),
                 Ok(Held::Micrographs) => {}

@@ -3,6 +3,7 @@
 
 use crate::formats::image::{FileBytes, ReadOptions};
 use crate::formats::mrc;
+use crate::formats::regular;
 use crate::random::Random;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::Read;
@@ -135,7 +136,7 @@ impl Density {
 pub fn read(path: &Path) -> Result<Density> {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let read = || -> Result<Density> {
-        let bytes = FileBytes::Owned(std::fs::read(path).context("cannot be read")?);
+        let bytes = FileBytes::Owned(regular::read(path)?);
         match name.strip_suffix(".gz") {
             Some(plain) => {
                 let mut unpacked = Vec::new();

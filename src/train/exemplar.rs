@@ -6,6 +6,7 @@
 //! read as they are; its program reads ours. Source: docs/formats.md, "Exemplars".
 
 use super::cache::{ImageD, grey_png, read_grey};
+use crate::formats::regular;
 use crate::io::write::write_whole;
 use crate::random::Random;
 use anyhow::{Context, Result, bail, ensure};
@@ -106,7 +107,7 @@ impl Exemplar {
     /// Errors: no `exemplar.json`, one that is broken, or a picture that is missing; the message names it.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(LABELS);
-        let bytes = std::fs::read(&path)
+        let bytes = regular::read(&path)
             .with_context(|| format!("{}: cannot be read; expected the labels of an exemplar folder; check the folder", path.display()))?;
         let name = || path.display().to_string();
         let json: Value = serde_json::from_slice(&bytes)

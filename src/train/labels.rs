@@ -12,6 +12,7 @@ use crate::io::find::find_micrographs;
 use crate::io::pairing::{Name, distinct, match_names, refuse_twins};
 use crate::io::sources::{self, Source, Unreadable};
 use crate::preprocess::geometry::Geometry;
+use crate::words::{agreeing, counted};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
@@ -295,7 +296,7 @@ pub fn reference(gathered: &Gathered) -> Option<&Labelled> {
 pub fn summary(gathered: &Gathered) -> String {
     let points: usize = gathered.labelled.iter().map(|one| one.coordinates.points.len()).sum();
     let empty = gathered.labelled.iter().filter(|one| one.coordinates.points.is_empty()).count();
-    let mut text = format!("{} micrographs with labels, {points} labels", gathered.labelled.len());
+    let mut text = format!("{} with labels, {}", counted(gathered.labelled.len(), "micrograph"), counted(points, "label"));
     if empty > 0 {
         text.push_str(&format!(", {empty} of the micrographs without any (negative examples)"));
     }
@@ -311,15 +312,24 @@ pub fn leftovers(gathered: &Gathered) -> Vec<String> {
     let mut lines = Vec::new();
     if !gathered.lone_micrographs.is_empty() {
         let names = &gathered.lone_micrographs;
-        lines.push(format!("{} micrographs have no label file and are left out: {}", names.len(), told(names)));
+        let [has, is] = [agreeing(names.len(), "has", "have"), agreeing(names.len(), "is", "are")];
+        lines.push(format!("{} {has} no label file and {is} left out: {}", counted(names.len(), "micrograph"), told(names)));
     }
     if !gathered.lone_labels.is_empty() {
-        lines.push(format!("{} label files have no micrograph: {}", gathered.lone_labels.len(), told(&gathered.lone_labels)));
+        let names = &gathered.lone_labels;
+        lines.push(format!(
+            "{} {} no micrograph: {}",
+            counted(names.len(), "label file"),
+            agreeing(names.len(), "has", "have"),
+            told(names)
+        ));
     }
     let outside: usize = gathered.labelled.iter().map(|one| one.outside).sum();
     if outside > 0 {
         let worst = gathered.labelled.iter().max_by_key(|one| one.outside).map_or("", |one| one.stem.as_str());
-        lines.push(format!("{outside} labels lie outside of their micrograph, most of them of {worst}; check sizes and axes"));
+        let [lies, its] = [agreeing(outside, "lies", "lie"), agreeing(outside, "its", "their")];
+        let labels = counted(outside, "label");
+        lines.push(format!("{labels} {lies} outside of {its} micrograph, most of them of {worst}; check sizes and axes"));
     }
     lines
 }

@@ -14,8 +14,10 @@ mod names_and_lists;
 mod pick;
 mod relion;
 mod rethreshold;
+mod signals;
 mod simulate;
 #[cfg(target_os = "linux")]
 mod streams;
 mod tutorial;
 mod unattended;
+mod usage;

@@ -1,6 +1,9 @@
 //! The program, run as a user runs it.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Runs `epicker` with these arguments.
@@ -42,3 +45,67 @@ pub fn epicker_timed(args: &[&str]) -> (Output, f64) {
     };
     (output, of_child.split_whitespace().map(seconds).sum())
 }
+
+/// `epicker` under way: its lines can be waited for, and it can be sent signals.
+pub struct Running {
+    child: Child,
+    /// Lines of standard output and of standard error, as they come.
+    lines: Receiver<String>,
+    /// All lines so far.
+    pub told: Vec<String>,
+}
+
+impl Running {
+    /// Starts `epicker` with these arguments in a folder.
+    pub fn start(folder: &Path, args: &[&str]) -> Running {
+        Running::of(Command::new(env!("CARGO_BIN_EXE_epicker")).args(args).current_dir(folder))
+    }
+
+    /// Starts a command.
+    pub fn of(command: &mut Command) -> Running {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (send, lines) = channel();
+        let streams: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for stream in streams {
+            let send = send.clone();
+            std::thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        }
+        Running { child, lines, told: Vec::new() }
+    }
+
+    /// Waits until a line with `word` has been told.
+    pub fn wait_for(&mut self, word: &str) {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nothing says '{word}': {:#?}", self.told));
+            self.told.push(line);
+            if self.told.last().unwrap().contains(word) {
+                return;
+            }
+        }
+    }
+
+    /// Sends a signal: `INT`, `TERM` or `HUP`.
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Waits for the end; the exit status.
+    pub fn end(&mut self) -> Option<i32> {
+        // Until both streams are closed, which is when the program ends.
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.told.push(line);
+        }
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Of a test that failed; otherwise the program has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Longer than any step of the tests takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);

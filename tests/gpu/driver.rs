@@ -105,6 +105,30 @@ fn a_driver_without_a_gpu_says_so() {
 }
 
 #[test]
+fn a_gpu_that_was_asked_for_must_be_there_and_otherwise_nobody_is_told_of_drivers() {
+    let folder = tempfile::tempdir().unwrap();
+    let epicker = |options: &[&str]| {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth");
+        let bench = ["bench", "--load_model", model, "--frame", "64", "--runs", "1"];
+        let mut program = Command::new(env!("CARGO_BIN_EXE_epicker"));
+        program.args(bench).args(options).env("LD_LIBRARY_PATH", library(false)).env("STUB", "no-device").current_dir(folder.path());
+        let output = program.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    for asked in ["0", "0,1", "3"] {
+        let (status, stdout, stderr) = epicker(&["--gpus", asked]);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.starts_with("error: --gpus") && stderr.contains("-1 is the CPU") && stderr.contains("there is no GPU"), "{stderr}");
+    }
+    for options in [&[][..], &["--gpus", "-1"]] {
+        let (status, stdout, stderr) = epicker(options);
+        assert_eq!((status, stderr.as_str()), (Some(0), ""), "{options:?}");
+        assert!(stdout.contains("CPU") && !stdout.contains("driver"), "{stdout}");
+    }
+}
+
+#[test]
 fn a_gpu_that_is_taken_or_not_there_is_named() {
     let words = said("open", "taken", Some(&library(false)));
     assert!(words.starts_with("GPU 0 (GPU of tests): ") && words.contains("another process has the GPU for itself"), "{words}");

@@ -170,7 +170,7 @@ fn names_match_with_the_endings_of_other_programs_and_leftovers_are_told() {
     assert_eq!((gathered.lone_micrographs.clone(), gathered.lone_labels.clone()), (vec!["lonely".to_owned()], vec!["nobody".to_owned()]));
     assert_eq!(gathered.notes.len(), 3, "{:?}", gathered.notes);
     let told = leftovers(&gathered).join("\n");
-    assert!(told.contains("1 micrographs have no label file and are left out: lonely") && told.contains("nobody"), "{told}");
+    assert!(told.contains("1 micrograph has no label file and is left out: lonely") && told.contains("nobody"), "{told}");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn exemplars_are_kept_listed_and_pruned() {
     let (_, listed) = run(&["list", &text(&kept)]);
     assert!(listed.contains("24 angstrom") && listed.lines().count() == 4, "{listed}");
     let (_, pruned) = run(&["prune", &text(&kept), "--keep", "2"]);
-    assert!(pruned.contains("2 images removed") && pruned.contains("1 images with 2 labels"), "{pruned}");
+    assert!(pruned.contains("2 images removed") && pruned.contains("1 image with 2 labels"), "{pruned}");
     assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 3, "labels, manifest and one picture");
 
     let (_, stdout) =

@@ -178,8 +178,8 @@ fn labels_outside_and_files_without_partner_are_told_and_the_rest_trains() {
     assert_eq!(told.status, Some(0), "{}", told.stderr);
     assert!(told.stdout.contains("3 micrographs with labels, 7 labels"), "{}", told.stdout);
     assert!(told.stderr.contains("2 labels lie outside of their micrograph, most of them of m0"), "{}", told.stderr);
-    assert!(told.stderr.contains("1 micrographs have no label file and are left out: lonely"), "{}", told.stderr);
-    assert!(told.stderr.contains("1 label files have no micrograph: nobody"), "{}", told.stderr);
+    assert!(told.stderr.contains("1 micrograph has no label file and is left out: lonely"), "{}", told.stderr);
+    assert!(told.stderr.contains("1 label file has no micrograph: nobody"), "{}", told.stderr);
     assert!(bench.last("exp").is_file());
 }
 

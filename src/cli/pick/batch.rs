@@ -1,7 +1,6 @@
 //! What `epicker pick` is going to do: its micrographs, the names of their files, and what is done already.
 
 use super::{Asked, PickArgs};
-use crate::cli::progress::counted;
 use crate::cli::settle::Looking;
 use crate::formats::image::{Sections, read_info};
 use crate::io::find::{Found, find_all};
@@ -13,6 +12,7 @@ use crate::pick::output::{Helix, OutputType};
 use crate::pick::relion::RelionJob;
 use crate::pick::run::{Input, Job};
 use crate::pick::settings::{InAngstrom, Settings, WrittenSide};
+use crate::words::counted;
 use anyhow::{Context, Result, ensure};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

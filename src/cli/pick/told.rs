@@ -3,13 +3,14 @@
 use super::batch::Batch;
 use super::{Asked, PickArgs};
 use crate::cli::device::Chosen;
-use crate::cli::progress::{Progress, counted};
+use crate::cli::progress::Progress;
 use crate::cli::settle::Voice;
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::pick::output::what_is_lost;
 use crate::pick::run::{Found, Job, Seen, Told};
 use crate::pick::settings::Settings;
+use crate::words::{agreeing, counted};
 use anyhow::Result;
 use serde_json::json;
 use std::collections::HashSet;
@@ -80,7 +81,7 @@ impl Teller {
     pub fn new(args: &PickArgs, batch: &Batch) -> Self {
         let micrographs = batch.jobs.len();
         Teller {
-            progress: if args.quiet { Progress::silent(micrographs, args.json) } else { Progress::new(micrographs, args.json) },
+            progress: Progress::new(micrographs, args.json),
             is_fiber: false,
             k: args.limits.k(),
             finished: HashSet::new(),
@@ -123,7 +124,7 @@ impl Teller {
             counted(threads, "thread"),
         ));
         if batch.replaced > 0 {
-            let (outputs, are) = (counted(batch.replaced, "output"), if batch.replaced == 1 { "is" } else { "are" });
+            let (outputs, are) = (counted(batch.replaced, "output"), agreeing(batch.replaced, "is", "are"));
             progress.say(&format!("{outputs} of an earlier run {are} replaced"));
         }
         let fields = json!({

@@ -24,7 +24,7 @@ pub struct TrainArgs {
     #[arg(long = "label_type", value_name = "FORMAT")]
     pub(super) label_type: Option<Family>,
     /// Folder of this training: models, logs, curves
-    #[arg(long = "exp_id", value_name = "FOLDER", default_value = "default")]
+    #[arg(long = "exp_id", short = 'o', visible_alias = "output", value_name = "FOLDER", default_value = "default")]
     pub(super) exp_id: PathBuf,
     /// particle, vesicle or fiber
     #[arg(long = "mode", value_name = "MODE", default_value = "particle")]

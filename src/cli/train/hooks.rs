@@ -75,7 +75,7 @@ impl<'a> TrainHooks<'a> {
         let curve = if args.resume { earlier_curve(&logs.join(JSON_LOG)) } else { Vec::new() };
         let (log, lines) = (open("log.txt")?, open(JSON_LOG)?);
         write_whole(&settings.folder.join("opt.txt"), format!("{args:#?}\n").as_bytes())?;
-        let bar = (!args.json && std::io::stderr().is_terminal()).then(|| {
+        let bar = (!args.json && !status::is_quiet() && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(schedule.steps() as u64), ProgressDrawTarget::stderr());
             let shape = "{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}";
             bar.with_style(ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -170,7 +170,7 @@ impl<'a> TrainHooks<'a> {
     /// Errors: the log cannot be written.
     pub(super) fn say(&mut self, line: &str) -> Result<()> {
         self.note(line)?;
-        let print = || if self.is_json || line.starts_with("warning: ") { status::tell(line) } else { status::print(line) };
+        let print = || if line.starts_with("warning: ") { status::tell(line) } else { status::say(line, self.is_json) };
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -195,7 +195,7 @@ impl<'a> TrainHooks<'a> {
         }
         writeln!(self.lines, "{object}").with_context(|| format!("{JSON_LOG}: cannot be written; check the free space"))?;
         if self.is_json {
-            status::print(&object.to_string());
+            status::print_json(&object);
         }
         Ok(())
     }
