@@ -47,7 +47,10 @@ const REFUSED: [&str; 5] = ["keep_res", "flip_test", "test_scales", "nms", "not_
 
 /// What other programs call our options. Nobody's command line is understood by these names; they only serve to say what is
 /// meant, in the commands that have the option.
-const ELSEWHERE: [(&str, &str); 44] = [
+const ELSEWHERE: [(&str, &str); 47] = [
+    ("i", "data"),
+    ("j", "threads"),
+    ("m", "load_model"),
     ("input", "data"),
     ("micrographs", "data"),
     ("mics", "data"),
@@ -300,7 +303,12 @@ impl Names {
             if begun.iter().all(|(full, other)| full.starts_with(shortest.as_str()) || other == meaning) {
                 return Ok(meaning.clone());
             }
-            let mut told: Vec<String> = begun.iter().map(|(_, known)| known.told()).collect();
+            // By another name of an option, if it is that name which begins so.
+            let named = |(full, known): &&(String, Known)| match known.told() {
+                told if hyphens(&told[2..]).starts_with(&wanted) => told,
+                _ => format!("--{full}"),
+            };
+            let mut told: Vec<String> = begun.iter().map(named).collect();
             told.dedup();
             return Err(Usage::because(format!("--{name}: ambiguous; expected one of {}", told.join(", "))));
         }
@@ -315,17 +323,25 @@ impl Names {
 
     /// What was probably meant by an unknown name.
     fn hint(&self, wanted: &str) -> String {
-        let is_here = |name: &str| self.shown.iter().find(|(known, _)| *known == hyphens(name)).map(|(_, known)| known.told());
-        let elsewhere = ELSEWHERE.iter().filter(|(other, _)| hyphens(other) == wanted).find_map(|(_, ours)| is_here(ours));
         let near = || {
             let name = meant(wanted, self.shown.iter().map(|(name, _)| name.as_str()))?;
-            is_here(name)
+            self.told(name)
         };
-        match elsewhere.or_else(near) {
+        match self.hint_of_elsewhere(wanted).or_else(near) {
             Some(option) if option == "--gpus" && wanted == "cpu" => "; did you mean --gpus -1?".to_string(),
             Some(option) => format!("; did you mean {option}?"),
             None => String::new(),
         }
+    }
+
+    /// How a shown name is told: `--load_model`.
+    fn told(&self, name: &str) -> Option<String> {
+        self.shown.iter().find(|(known, _)| *known == hyphens(name)).map(|(_, known)| known.told())
+    }
+
+    /// The option of this command that other programs call so.
+    fn hint_of_elsewhere(&self, wanted: &str) -> Option<String> {
+        ELSEWHERE.iter().filter(|(other, _)| hyphens(other) == wanted).find_map(|(_, ours)| self.told(ours))
     }
 
     /// Refuses words with one hyphen that are no options of one letter, and dashes that are no hyphens.
@@ -351,10 +367,12 @@ impl Names {
         if self.short.iter().any(|(short, _, _)| word.starts_with(*short)) {
             return Ok(());
         }
-        let letter = name.chars().count() == 1;
+        let elsewhere = self.hint_of_elsewhere(name);
+        let letter = name.chars().count() == 1 && elsewhere.is_none();
         let begun: Vec<&str> = self.shown.iter().map(|(full, _)| full.as_str()).filter(|full| letter && full.starts_with(name)).collect();
         let hint = match begun.as_slice() {
             [only] => format!("; did you mean --{only}?"),
+            _ if elsewhere.is_some() => format!("; did you mean {}?", elsewhere.unwrap_or_default()),
             _ => format!("; expected one of those that epicker help {} lists", self.command),
         };
         Err(Usage::because(format!("-{name}: unknown option{hint}")))
@@ -429,6 +447,10 @@ pub fn one_line(error: &clap::Error, command: Option<&clap::Command>) -> String 
     let message = message.split("\n\n  tip:").next().unwrap_or_default();
     let words = message.strip_prefix("error: ").unwrap_or(message).split_whitespace();
     let mut line = words.collect::<Vec<_>>().join(" ");
+    if let Some((start, values)) = line.strip_suffix(']').and_then(|line| line.split_once(" [possible values: ")) {
+        let values: Vec<&str> = values.split(", ").collect();
+        line = format!("{start}: expected {}", row(&values, "or"));
+    }
     for (of_library, ours) in OF_LIBRARY {
         line = line.replace(of_library, ours);
     }
@@ -446,8 +468,14 @@ const OF_LIBRARY: [(&str, &str); 5] = [
 
 /// `--label <PATH>...: missing; expected labels of each data set, any format`
 fn told_missing(missing: &str, command: &clap::Command) -> String {
-    let arg = command.get_arguments().find(|arg| arg.to_string() == missing);
-    let Some(help) = arg.and_then(clap::Arg::get_help) else { return format!("{missing}: missing") };
+    let name = missing.split([' ', '=']).next().unwrap_or_default();
+    // An option is named by its long name, and what is no option by the name of its values.
+    let is_it = |arg: &&clap::Arg| match (arg.get_long(), arg.get_value_names()) {
+        (Some(long), _) => name.strip_prefix("--") == Some(long),
+        (None, Some([value, ..])) => missing.contains(value.as_str()),
+        (None, _) => false,
+    };
+    let Some(help) = command.get_arguments().find(is_it).and_then(clap::Arg::get_help) else { return format!("{missing}: missing") };
     let help = help.to_string();
     let is_word = help.chars().nth(1).is_some_and(char::is_lowercase); // and no name such as GPU
     let help = if is_word { help[..1].to_lowercase() + &help[1..] } else { help };

@@ -62,8 +62,8 @@ fn every_wrong_command_line_of_the_documentation_gets_the_help_that_it_says() {
         let folder = place();
         let before = listing(folder.path());
         let result = run(folder.path(), line);
-        assert_eq!(stderr(&result).trim_end(), format!("error: {}", now.replace('`', "")), "{line}");
-        assert_eq!((result.status.code(), stdout(&result).as_str()), (Some(2), ""), "{line}");
+        assert_eq!(stderr(&result).trim_end(), format!("error: {}", now.replace("\\|", "|")), "{line}");
+        assert_eq!(result.status.code(), Some(2), "{line}");
         assert_eq!(listing(folder.path()), before, "{line}: files were made");
     }
 }
@@ -87,7 +87,7 @@ fn short_forms_reach_the_option_that_is_meant() {
         let data = if options.contains("mics") { "" } else { "--data mics " };
         let result = run(folder.path(), &format!("{pick} {data}{options} picks{i}"));
         if options.starts_with("--th ") {
-            is_refused(&result, "--th: ambiguous; expected one of --vis_thresh, --threads");
+            is_refused(&result, "--th: ambiguous; expected one of --threshold, --threads");
             continue;
         }
         assert_eq!(result.status.code(), Some(0), "{options}: {}", stderr(&result));
