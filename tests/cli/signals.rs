@@ -222,8 +222,8 @@ fn no_command_waits_for_a_named_pipe() {
         (&["pick", "--in_mics", "pipe.star", "--o", "job", "--load_model", MODEL], 2, "pipe.star: is a named pipe"),
         (&["check", "--data", "mics", "--label", "labels", "--diameter", "30"], 0, "labels/a.thi: is a named pipe, not a file; skipped"),
         (&["check", "--data", "mics", "--label", "pipe", "--diameter", "30"], 2, "pipe: is a named pipe"),
-        (&["coords", "labels", "--to", "box", "--output", "boxes"], 0, "labels/a.thi: is a named pipe, not a file; skipped"),
-        (&["coords", "pipe", "labels/m000.thi", "--to", "box", "--output", "boxes"], 1, "pipe: is a named pipe"),
+        (&["coords", "labels", "--to", "coord", "--output", "boxes"], 0, "labels/a.thi: is a named pipe, not a file; skipped"),
+        (&["coords", "pipe", "labels/m000.thi", "--to", "coord", "--output", "boxes"], 1, "pipe: is a named pipe"),
         (&["eval", "--label", "labels", "--picks", "pipe", "--diameter_px", "20"], 2, "pipe: is a named pipe"),
         (&["convert", "pipe"], 1, "pipe: is a named pipe"),
         (&["simulate", "--structure", "pipe.pdb", "--output", "made"], 2, "pipe.pdb: is a named pipe"),
@@ -233,5 +233,5 @@ fn no_command_waits_for_a_named_pipe() {
         assert_eq!(run.end(), Some(status), "{args:?}: {:#?}", run.told);
         assert!(run.told.iter().any(|line| line.contains(word)), "{args:?}: {:#?}", run.told);
     }
-    assert!(at("boxes/m000.box").is_file());
+    assert!(at("boxes/m000.coord").is_file());
 }

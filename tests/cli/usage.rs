@@ -126,7 +126,7 @@ fn output_is_never_mistaken_in_any_command() {
     );
     is_refused(&result, "--train_pct");
     let help = stdout(&run(folder.path(), "epicker train --help"));
-    assert!(help.contains("-o, --exp_id <FOLDER>") && help.contains("[aliases: --output]"), "{help}");
+    assert!(help.contains("-o, --exp_id <FOLDER>") && help.contains("[alias: --output]"), "{help}");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn one_is_singular() {
     fs::remove_file(folder.path().join("labels/b.thi")).unwrap();
     for line in [
         "epicker pick --data mics --load_model model.pth --frame 256 --K 1 --edge 0 --gpus -1 --threads 1",
-        "epicker coords labels --to box --output boxes",
+        "epicker coords labels --to coord --output boxes",
         "epicker check --data mics --label labels --diameter 30",
         "epicker exemplar create kept --data mics --label labels --diameter 30 --sampling_size 1",
         "epicker simulate --count 1 --size 128 --output made",
