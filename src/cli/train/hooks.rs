@@ -287,10 +287,8 @@ impl Hooks for TrainHooks<'_> {
             }
             None if report.step == report.steps || report.step.is_multiple_of(20) => {
                 let rate = self.images_seen as f64 / self.epoch_begun.elapsed().as_secs_f64().max(1e-9);
-                status::tell(&format!(
-                    "epoch {}, step {} of {}: {message}, {rate:.2} images a second",
-                    report.epoch, report.step, report.steps
-                ));
+                let step = format!("epoch {}, step {} of {}", report.epoch, report.step, report.steps);
+                status::say(&format!("{step}: {message}, {rate:.2} images a second"), true);
             }
             None => {}
         }
