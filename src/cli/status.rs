@@ -47,5 +47,3 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 pub fn status_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() { WRONG_USAGE } else { FAILED }
 }
-
-}

@@ -146,7 +146,7 @@ fn files_of(folder: &Path, family: Option<Family>, warnings: &mut Vec<String>) -
 
 /// Reads one file without following it if it is a list.
 fn hold(path: &Path, options: &ReadOptions, warnings: &mut Vec<String>) -> Result<Held> {
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let bytes = regular::read(path)?;
     let extension = extension_of(path);
     if let Some((table, suffix)) = lists::coords_suffix(path, &bytes) {
         return Ok(Held::Pairs { pairs: pairs_of_suffix(path, &table, &suffix)?, complete: false });
