@@ -53,7 +53,12 @@ pub struct CheckArgs {
 /// Errors: nothing matches, or a label file cannot be read.
 pub fn run(args: &CheckArgs) -> Result<u8> {
     let say = |line: &str| status::say(line, args.json);
-    let mut options = labels::Options { skip_missing: args.skip_missing, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
+    let mut options = labels::Options {
+        skip_missing: args.skip_missing,
+        leave_out_unreadable: true,
+        pixel_size_angstrom: args.labels.angpix,
+        ..Default::default()
+    };
     options.label.family = args.label_type;
     options.label.star.pixel_size_angstrom = args.labels.angpix;
     options.label.kind = Some(args.labels.mode).filter(|kind| *kind != Kind::Particle);
@@ -67,7 +72,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
     let frame = args.labels.frame(&gathered, &ModelFacts::default()).or_usage()?;
     let cache = ImageCache::new(None, 0, frame, Default::default(), Compat::default())?;
     let mut test = MirrorTest::default();
-    let mut failures = 0;
+    let mut failures = gathered.unreadable.len();
     for one in &gathered.labelled {
         if let Err(error) = check_one(one, args, frame, &cache, &mut test, &say) {
             failures += 1;

@@ -138,6 +138,8 @@ struct DataSet {
     micrographs: Vec<Labelled>,
     /// False if there are no micrographs, only labels: then sizes are unknown.
     has_images: bool,
+    /// Micrographs that could not be read and are not among the others.
+    unreadable: usize,
 }
 
 /// A data set that was judged: what was compared, how, and the numbers.
@@ -180,6 +182,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         // The format asked for is that of --picks; the earlier ones may be of another program.
         (whose, picks) => Some(args.reports(&data_sets, &whose.unwrap_or(Whose::Files(picks, None)), say)?),
     };
+    failures += data_sets.iter().map(|data_set| data_set.unreadable).sum::<usize>();
     let before = before.map(|(judged, failed)| {
         failures += failed;
         reports_of(judged)
@@ -315,7 +318,12 @@ impl EvalArgs {
     }
 
     fn label_options(&self) -> labels::Options {
-        let mut options = labels::Options { skip_missing: self.skip_missing, pixel_size_angstrom: self.angpix, ..Default::default() };
+        let mut options = labels::Options {
+            skip_missing: self.skip_missing,
+            leave_out_unreadable: true,
+            pixel_size_angstrom: self.angpix,
+            ..Default::default()
+        };
         options.label.family = self.label_type;
         options.label.kind = self.mode;
         options.label.star.pixel_size_angstrom = self.angpix;
@@ -333,11 +341,12 @@ impl EvalArgs {
             refuse_twins(&names, |i| sources[i].path.display().to_string())?;
             let stems = distinct(&names);
             let micrographs = sources.into_iter().zip(stems).map(|(source, stem)| without_image(source, stem, self.angpix)).collect();
-            return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false });
+            return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false, unreadable: 0 });
         };
         let gathered = gather(data, labels, &options)?;
         tell(&gathered, say);
-        Ok(DataSet { name: data.display().to_string(), micrographs: gathered.labelled, has_images: true })
+        let (name, unreadable) = (data.display().to_string(), gathered.unreadable.len());
+        Ok(DataSet { name, micrographs: gathered.labelled, has_images: true, unreadable })
     }
 
     /// The reports of all data sets, and how many micrographs could not be picked.

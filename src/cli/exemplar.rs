@@ -148,7 +148,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
         counted(exemplar.entries.len(), "image"),
         counted(exemplar.labels(), "label")
     ));
-    Ok(status::DONE)
+    Ok(if gathered.unreadable.is_empty() { status::DONE } else { status::FAILED })
 }
 
 fn list(exemplar: &Exemplar) {

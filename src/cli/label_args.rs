@@ -44,9 +44,10 @@ impl LabelArgs {
     }
 }
 
-/// Tells what was gathered: matches, what is left over, warnings.
+/// Tells what was gathered: matches, what is left over, warnings, and micrographs that could not be read.
 pub fn tell(gathered: &Gathered, say: &dyn Fn(&str)) {
     say(&labels::summary(gathered));
     gathered.notes.iter().for_each(|note| say(note));
     gathered.warnings.iter().chain(&labels::leftovers(gathered)).for_each(|warning| status::tell(&format!("warning: {warning}")));
+    gathered.unreadable.iter().for_each(|error| status::tell(&format!("error: {error}")));
 }

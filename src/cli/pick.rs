@@ -235,7 +235,8 @@ fn write_report(args: &PickArgs, settings: &Settings, batch: &Batch, told: &Tell
     let look = || batch.covered(&told.finished, &told.failed, settings);
     write_covering(look, |covered| {
         let (with, without): (Vec<_>, Vec<_>) = covered.iter().partition(|covered| covered.entry.is_file());
-        let parts = with.iter().map(|covered| Part::read(&covered.entry));
+        let part = |path: &Path| std::fs::read_to_string(path).context("cannot be read").and_then(Part::parse);
+        let parts = with.iter().map(|covered| part(&covered.entry).with_context(|| covered.entry.display().to_string()));
         report::write(&path, &heading(args, settings, &batch.folder, with.len()), false, parts)?;
         if !without.is_empty() {
             let (was, is) = if without.len() == 1 { ("was", "is") } else { ("were", "are") };

@@ -6,8 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt::Write;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::BufRead;
 
 /// One candidate of frame M.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,17 +167,16 @@ pub fn write(facts: &Facts, rows: &[Candidate]) -> String {
 
 /// The facts of a candidates file, without reading its rows: they come first, so a few kilobytes are enough.
 ///
-/// Errors: the file cannot be read, is no candidates file, or is one of another version.
-pub fn read_facts(path: &Path) -> Result<Facts> {
-    let file = std::fs::File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+/// Errors: the text cannot be read, is no candidates file, or is one of another version.
+pub fn read_facts(text: impl BufRead) -> Result<Facts> {
     let mut facts = Facts::default();
-    for line in BufReader::with_capacity(2048, file).lines() {
-        let line = line.with_context(|| format!("{}: cannot be read", path.display()))?;
+    for line in text.lines() {
+        let line = line.context("cannot be read")?;
         let Some(fact) = line.strip_prefix(MARK) else { break };
         let (key, value) = fact.split_once(' ').unwrap_or((fact, ""));
-        facts.entries.push((key.to_string(), decode(value).with_context(|| path.display().to_string())?));
+        facts.entries.push((key.to_string(), decode(value)?));
     }
-    facts.is_of_this_version().with_context(|| path.display().to_string())?;
+    facts.is_of_this_version()?;
     Ok(facts)
 }
 

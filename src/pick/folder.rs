@@ -16,7 +16,7 @@ use crate::preprocess::scale::Diameter;
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -75,7 +75,11 @@ pub fn picked_into(folder: &Path) -> Result<Vec<Picked>> {
         return Ok(Vec::new());
     }
     let files = lists::files_below(&candidates, "star")?;
-    Ok(files.par_iter().filter_map(|file| read_facts(file).and_then(|facts| Picked::of(&facts, file, folder)).ok()).collect())
+    let picked = |file: &PathBuf| {
+        let facts = read_facts(BufReader::with_capacity(2048, std::fs::File::open(file).ok()?)).ok()?;
+        Picked::of(&facts, file, folder).ok()
+    };
+    Ok(files.par_iter().filter_map(picked).collect())
 }
 
 /// The part of the page of `--report` that belongs to candidates of a folder.

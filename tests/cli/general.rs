@@ -232,7 +232,7 @@ fn without_a_diameter_scales_are_tried_and_the_same_is_taken_every_time() {
     // A batch that goes on takes the scale of the whole.
     fs::remove_file(place.path("output/d.thi")).unwrap();
     let shared = ["pick", "--gpus", "-1", "--data", "mics", "--skip-done"];
-    assert_eq!(tried(&is_done(&place.run(&shared))), line);
+    assert!(is_done(&place.run(&shared)).contains("which an earlier run sought"), "the folder keeps its scale");
     assert_eq!(all(), picks);
     // The scale that was taken can be asked for.
     let diameter = line.split("takes ").nth(1).unwrap().split(',').next().unwrap();

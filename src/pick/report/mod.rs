@@ -190,15 +190,12 @@ pub struct Part {
 }
 
 impl Part {
-    /// A part that picking left in a file.
+    /// The part that picking left as this text.
     ///
-    /// Errors: the file cannot be read, or holds no object: it was damaged, and the page would be.
-    pub fn read(path: &Path) -> Result<Part> {
-        let json = std::fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    /// Errors: the text holds no object: it was damaged, and would damage the page.
+    pub fn parse(json: String) -> Result<Part> {
         let object: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(&json);
-        object.with_context(|| {
-            format!("{}: is no part of a report; remove it, and pick its micrograph again with --report", path.display())
-        })?;
+        object.context("is no part of a report; remove it, and pick its micrograph again with --report")?;
         Ok(Part { json, complete_above: 0.0 })
     }
 }
