@@ -105,7 +105,7 @@ pub fn run(args: &RethresholdArgs) -> Result<u8> {
     Ok(if failures == 0 { status::DONE } else { status::FAILED })
 }
 
-/// What is to be done with a candidates file. Reads its facts only.
+/// What is to be done with a candidates file. Only the facts of the file are read for it.
 fn task(source: &Path, folder: &Path, output: &Path, args: &RethresholdArgs) -> Result<(Task, Facts)> {
     let name = || source.display().to_string();
     let bytes = regular::read(source)?;
@@ -118,7 +118,7 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
     let kind = facts.get(key::MODE).unwrap_or("particle").parse().map_err(anyhow::Error::msg)?;
     let then = OutputRule {
         ang_thresh_rad: or(facts, key::ANG_THRESH, 0.3)?,
-        // Runs that do not say had only the original's.
+        // Candidates that do not name a tracer are of a time when there was only the original's.
         tracer: facts.get(key::TRACER).unwrap_or(Tracer::Legacy.name()).parse().map_err(anyhow::Error::msg)?,
         output_type: or(facts, key::OUTPUT_TYPE, default_rule(kind).output_type)?,
         subpixel: facts.get(key::SUBPIXEL) == Some("1"),
@@ -200,7 +200,7 @@ fn rewrite(task: &Task) -> Result<usize> {
     Ok(picks.len())
 }
 
-/// Micrographs that are others than before, and candidates of more than one model.
+/// Warns of micrographs whose file has changed since they were picked, and of candidates that come from several models.
 fn warn_of_changes(facts: &[Facts], progress: &Progress) {
     let changed = |facts: &&Facts| {
         let then: Option<u64> = facts.get(key::MICROGRAPH_BYTES).and_then(|bytes| bytes.parse().ok());

@@ -83,8 +83,8 @@ impl Ord for Neighbour {
     }
 }
 
-/// What is left to try from one point. Entries farther than the gap can never be taken, so they are left out; the
-/// original keeps a full matrix of distances instead, and marks what it tried.
+/// The neighbours of one point that are still to be tried. Those farther than the gap can never be taken, so they are left out;
+/// the original keeps a full matrix of distances instead, and marks the entries that it has tried.
 type Row = BinaryHeap<Reverse<Neighbour>>;
 
 struct Tracer<'a> {
@@ -140,8 +140,8 @@ impl<'a> Tracer<'a> {
 
     /// Walks from `start`; returns the points in the order they were taken and the last step.
     ///
-    /// `direction` zero means none yet: the first step may then go anywhere, and its point of departure is recorded.
-    /// That a step of length zero also counts as none is the original's.
+    /// A `direction` of zero means that there is none yet: the first step may then go anywhere, and its point of departure is
+    /// recorded. A step of length zero also counts as no direction, because it does so in the original.
     fn trace(&mut self, start: usize, start_row: &mut Row, mut direction: [f64; 2]) -> (Vec<usize>, [f64; 2]) {
         let mut chain = Vec::new();
         let mut cur = start;

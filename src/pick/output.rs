@@ -146,7 +146,7 @@ impl Pick {
     }
 }
 
-/// Picks as coordinates: what the writers and the picture take. `fibers` is empty but in fiber mode.
+/// Picks as coordinates, for the writers of files and for the picture. `fibers` is 0 in all modes but that of fibers.
 #[derive(Clone, Debug, Default)]
 pub struct Traced {
     /// Centres, or vertices of fibers.
@@ -239,7 +239,7 @@ pub fn render(picks: &[Pick], traced: &Traced, rule: &OutputRule, side_n_px: f64
     }
 }
 
-/// What this type cannot hold of picks of this mode, if anything.
+/// Names the part of the picks of this mode that files of this type cannot hold, if there is one.
 pub fn what_is_lost(kind: Kind, output_type: OutputType) -> Option<&'static str> {
     match (kind, output_type) {
         (_, OutputType::Thi) | (Kind::Particle, OutputType::Star) => None,

@@ -146,7 +146,8 @@ impl RelionJob {
     /// Errors: the mark cannot be written.
     pub fn end(&self, ending: Ending) -> Result<()> {
         if ending == Ending::Aborted {
-            // Obeyed; left there it would stop the job again when it is continued. RELION may have removed it.
+            // The request has been obeyed. If its file were left, it would stop the job again when the job is continued. RELION
+            // may have removed the file itself, so it does not matter if there is none.
             let _ = std::fs::remove_file(self.folder.join(ABORT_NOW));
         }
         mark(&self.folder, ending)
@@ -161,7 +162,8 @@ pub fn mark(folder: &Path, ending: Ending) -> Result<()> {
     std::fs::write(&path, "").with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// Which RELION works in a project folder: its pipeline says so by the names of its nodes. The newest if it does not.
+/// The version of RELION that works in a project folder, which the names of the nodes in its pipeline tell; the newest version where
+/// they do not.
 pub fn version_of_project(folder: &Path) -> Version {
     let text = std::fs::read(folder.join("default_pipeline.star")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

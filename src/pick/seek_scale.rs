@@ -1,4 +1,4 @@
-//! Seeking the scale: without a diameter a few are tried on a few micrographs.
+//! Seeking the scale: where no diameter is known, several are tried on a few micrographs.
 //!
 //! The criterion is the weighted score S3 / (1 + S2), with S2 and S3 the sums of the squares and cubes of the picks' scores
 //! over all samples: the mean score, each weighted by its square. At the right scale most picks are sure; at wrong ones the
@@ -19,13 +19,13 @@ use anyhow::{Context, Result};
 
 /// Frames of the first sample that are tried: steps of a square root of two, as near as multiples of 32 come.
 const FRAMES: [usize; 9] = [96, 128, 192, 256, 352, 512, 704, 1024, 1408];
-/// Tried only if the widest of `FRAMES` is the best: it takes as long as all of them.
+/// This frame is tried only if the widest of `FRAMES` is the best, because it takes as long as all of them together.
 const WIDEST: usize = 2048;
-/// Frames may be so many times as wide as the micrograph.
+/// The widest frame that is tried, in widths of the micrograph: a wider one would only enlarge it.
 const MOST_ENLARGED: usize = 2;
-/// A weighted score below it says that nothing was seen.
+/// A weighted score below this says that the network saw nothing.
 const LEAST_SCORE: f64 = 0.02;
-/// So many samples are enough.
+/// The most micrographs that scales are tried on: a few agree with all, and each takes as long as several picks.
 pub const MOST_SAMPLES: usize = 3;
 
 /// A micrograph to try scales on.
@@ -132,7 +132,7 @@ pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, compa
 }
 
 fn best(tried: &[(f64, f64)]) -> Option<usize> {
-    // The first of equal ones, which is the cheapest.
+    // Of equal scores the first is taken, because its frame is the narrowest and so the cheapest.
     (0..tried.len()).reduce(|best, i| if tried[i].1 > tried[best].1 { i } else { best })
 }
 
@@ -151,7 +151,7 @@ fn vertex(tried: &[(f64, f64)], at: usize) -> f64 {
     if q < 0.0 { value * (-p / (2.0 * q)).clamp(a.min(b) / 2.0, a.max(b) / 2.0).exp() } else { value }
 }
 
-/// The scores of the picks of a sample at a scale.
+/// The scores of the picks that the network finds in a sample at a scale.
 fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
     let Micrograph { nx, ny, .. } = sample.micrograph;
     // A sample that has no frame at this scale shows nothing there.

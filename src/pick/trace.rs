@@ -15,21 +15,21 @@ use std::f64::consts::PI;
 
 /// A chain with fewer points is not a fiber.
 const MIN_POINTS: usize = 5;
-/// Points nearer than this share of the spacing to a better one say nothing new.
+/// A point that is nearer than this share of the spacing to a better one repeats it, so it is left out.
 const SAME: f64 = 0.4;
-/// The spacing is that which this share of the points stays below: where a network has peaks along a ridge they lie as they
-/// like, and what is usual says more than the middle.
+/// This share of the points has its neighbour nearer than the spacing. A network finds peaks at uneven distances along a ridge, so
+/// the distance that most of them keep below says more than the median.
 const USUAL: f64 = 0.8;
 /// Longest link of the first pass, and longest way over a gap, in spacings.
 const LINK: f64 = 2.8;
 const BRIDGE: f64 = 7.5;
 /// How far aside of its fiber a point may be picked, in spacings.
 const ASIDE: f64 = 0.12;
-/// A direction is taken over so many links.
+/// The direction of a chain at its end is taken over so many links, because a single link turns with every peak that lies aside.
 const CHORD_LINKS: usize = 3;
 /// A point that no link chose belongs to the fiber that passes it this near, in spacings.
 const BESIDE: f64 = 0.35;
-/// Points nearer than this to the line between two vertices are none, in spacings.
+/// A point that is nearer than this to the line between two vertices is no vertex itself, in spacings.
 const STRAIGHT: f64 = 0.15;
 
 /// Links `points` (frame M, best first) to fibers, best first by their first point.
@@ -50,7 +50,7 @@ pub fn link(points: &[[f64; 2]], max_gap_m_px: f64, max_turn_rad: f64) -> Vec<Fi
     chains.into_fibers()
 }
 
-/// Distance of the neighbour of this rank: that which a share of the `nodes` stays below.
+/// The distance below which a share of the `nodes` has its neighbour of this rank.
 fn spacing(points: &[[f64; 2]], nodes: &[usize], rank: usize, share: f64, max_gap: f64) -> f64 {
     let places: Vec<[f64; 2]> = nodes.iter().map(|&i| points[i]).collect();
     let grid = Grid::new(&places, max_gap / 8.0);
@@ -115,7 +115,7 @@ impl<'a> Grid<'a> {
 /// The one or two directions (radian, without sense) in which a point's neighbours line up; none if they do not.
 fn directions(at: [f64; 2], neighbours: &[[f64; 2]], spacing: f64) -> Vec<f64> {
     let ways: Vec<(f64, f64)> = neighbours.iter().map(|p| ((p[1] - at[1]).atan2(p[0] - at[0]), distance(*p, at))).collect();
-    // What a neighbour says for a direction: much if it lies near the line, less if it is far away.
+    // A neighbour speaks for a direction the more, the nearer it lies to the line, and the less, the farther away it is.
     let support = |angle: f64| -> f64 {
         let term = |&(way, length): &(f64, f64)| {
             let aside = length * (way - angle).sin() / (2.0 * ASIDE * spacing + 0.12 * length);

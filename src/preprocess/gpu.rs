@@ -1,9 +1,9 @@
 //! Pre-processing on a GPU: from the pixels in their file's own type to the network's input, without waiting on the way.
 //! Kernels: kernels/preprocess.cu.
 //!
-//! What the GPU does not do (averaged stacks in f64, and the original's faults with integers and narrow micrographs) stays
-//! with the CPU: `suits` says which. Grey levels are those of the CPU but for values within rounding of a level's border:
-//! the crop is in f32, less the mean.
+//! Some micrographs stay with the CPU: averaged stacks in f64, and those for which the original's faults with integers and narrow
+//! micrographs were asked for; `suits` says which. The crop is computed in f32 from pixels less their mean, so a grey level
+//! differs from the CPU's only where a value lies within rounding of the border between two levels.
 
 use super::{CONSTANT_WARNING, Normalisation, Prepared, clip_warning, letterbox_positions, normalise_table, warn_of_bad};
 use crate::compat::{Compat, Fault};
@@ -116,13 +116,13 @@ pub struct Preprocessor<T: Real = f32> {
     staging: Option<Pinned>,
     survey: Pinned,
     shown: Option<Pinned>,
-    /// The work of the micrograph in hand has not been waited for; and frame D will come back with the survey.
+    /// True while the work of the micrograph in hand has not been waited for; and true if frame D will come back with the survey.
     is_under_way: bool,
     with_shown: bool,
 }
 
 impl<T: Real> Preprocessor<T> {
-    /// With the memory that every micrograph needs.
+    /// A preprocessor with the memory that every micrograph needs.
     ///
     /// Errors: the device has not as much memory.
     pub fn new(gpu: &Gpu) -> Result<Self> {
@@ -150,7 +150,7 @@ impl<T: Real> Preprocessor<T> {
         })
     }
 
-    /// Another one, for the micrograph after the one in hand; it shares the operators.
+    /// Another preprocessor, for the micrograph after the one in hand. Both share the operators.
     ///
     /// Errors: the device has not as much memory.
     pub fn another(&self, gpu: &Gpu) -> Result<Self> {
@@ -345,7 +345,8 @@ impl Work<'_> {
         self.number(SURVEY + 3)
     }
 
-    /// Measures all pixels, and those that are not far out until they settle; every decision falls on the GPU.
+    /// Measures all pixels, then those that are not far out, until these stay the same. The GPU takes every decision, so the host
+    /// need not wait.
     fn survey(&self, clip_hot: bool) -> Result<()> {
         let parts = parts(self.pixels);
         let (pixels, kind) = (count(self.pixels), Arg::value(self.kind));

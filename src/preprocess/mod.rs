@@ -33,7 +33,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Of a micrograph that is being prepared elsewhere.
+    /// The place of a micrograph that a GPU is still preparing: only its sizes are known.
     pub(crate) fn to_come(geometry: Geometry) -> Self {
         Prepared { geometry, image: Vec::new(), equalised: Vec::new(), constant: false, warnings: Vec::new() }
     }
@@ -42,7 +42,7 @@ impl Prepared {
 /// Mean and deviation that grey levels are normalised with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Normalisation {
-    /// The pair of picking, in f64: ours for everything.
+    /// The pair with which the original picks, in f64. This program trains with it, too, so that a network sees the same in both.
     #[default]
     Picking,
     /// The pair with which the original trains, in f32 (`--compat train-norm`).
@@ -85,7 +85,8 @@ const LARGEST_BAD_SHARE: f64 = 0.01;
 const CLIP_SIGMAS: f64 = 20.0;
 /// The standard deviation is that of the pixels within this many.
 const INNER_SIGMAS: f64 = 5.0;
-/// Rounds of leaving out what is far out: one is enough unless outliers of very different sizes hide each other.
+/// Rounds in which pixels that are far out are left out of the deviation. One is enough unless outliers of very different sizes hide
+/// each other.
 const CLIP_ROUNDS: usize = 4;
 const SURVEY_BLOCK: usize = 1 << 16;
 
@@ -108,7 +109,7 @@ pub fn survey(pixels: &Pixels, clip_hot: bool, warnings: &mut Vec<String>) -> Re
             }
             let next = measure(pixels, mean - reach, mean + reach);
             if next.count == 0 || next.min == next.max {
-                break; // two values and hardly anything else: there is no deviation to go by
+                break; // the pixels hold hardly more than two values, so their deviation says nothing
             }
             let settled = next.deviation() > 0.5 * inner.deviation();
             inner = next;
@@ -256,7 +257,7 @@ pub fn quantise_f64(image: &[f64]) -> Vec<u8> {
     image.iter().map(|&value| ((255.0 * (value - min)) / range + 0.5) as u8).collect()
 }
 
-/// The original's way with integers: the crop is cut to the pixels' type and wraps, and so do differences.
+/// The original's way with integers: the crop is truncated to the pixels' type and wraps around there, and so do its differences.
 fn quantise_wrapped<T: Copy + Ord>(image_d: &[f64], cut: fn(f64) -> T, difference: fn(T, T) -> f64) -> Vec<u8> {
     let values: Vec<T> = image_d.iter().map(|&value| cut(value)).collect();
     let (Some(&min), Some(&max)) = (values.iter().min(), values.iter().max()) else {
@@ -311,7 +312,7 @@ pub fn network_input(equalised: &[u8], geometry: &Geometry) -> Vec<f32> {
 /// Frame D put into frame N on black: shifted, or shrunk where it is higher than wide.
 ///
 /// Shapes: frame x height_d into frame x frame.
-/// An odd height moves rows by half a pixel, so each is the mean of two: the original picks so.
+/// An odd height moves rows by half a pixel, so that each is the mean of two rows. The original picks so, and its models expect it.
 pub fn letterbox(image: &[u8], geometry: &Geometry) -> Vec<u8> {
     let matrix = letterbox_matrix(geometry);
     warp_affine(image, [geometry.height_d, geometry.frame], &matrix, [geometry.frame, geometry.frame])

@@ -68,19 +68,19 @@ pub enum Scale {
     },
 }
 
-/// Who chose a fixed frame.
+/// Who chose a frame that is the same for all micrographs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FixedBy {
     /// The command line.
     User,
     /// The model was trained with it.
     Model,
-    /// Nobody: the original's.
+    /// Nobody: it is the original's.
     Default,
-    /// Nobody, although the model knows the size of its particles: the diameter is missing, so that the scale can only be
-    /// sought.
+    /// Nobody, although the model knows the size of its particles: their diameter is missing, so the scale has to be sought, and
+    /// until then the frame is the original's.
     WantOfDiameter,
-    /// Nobody, because the network saw nothing at any of the scales that were tried: the original's.
+    /// Nobody, because the network saw nothing at any of the scales that were tried: it is the original's.
     NothingSeen,
 }
 
@@ -94,8 +94,9 @@ impl fmt::Display for Scale {
 }
 
 impl Scale {
-    /// What is known decides: `frame` of the command line; the model's frame; its particle size with `diameter`, else its
-    /// own diameter, where pixel sizes are known (`has_pixel_size`, of angstrom alone); the original's frame.
+    /// The scale that follows from what is known. The first of these that is there decides: the `frame` of the command line; the
+    /// frame that the model was trained with; the size at which the model knows its particles, together with a `diameter` or
+    /// else with the model's own diameter, which counts only if pixel sizes are known (`has_pixel_size`); the original's frame.
     pub fn choose(frame: Option<usize>, diameter: Option<Diameter>, facts: &ModelFacts, has_pixel_size: bool) -> Scale {
         if let Some(frame) = frame {
             return Scale::Fixed { frame, by: FixedBy::User };

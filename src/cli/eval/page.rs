@@ -55,7 +55,8 @@ fn parts<'a>(
     Ok(pairs.flat_map(move |(few, shown)| few.par_iter().zip(shown).map(&part).collect::<Vec<Result<Part>>>()))
 }
 
-/// 0 and 1 for scores that are shares; other programs' scores have ends of their own.
+/// The lowest and the highest score of the page: 0 and 1 for scores that lie between them, as this program's do; the scores of other
+/// programs have their own.
 fn range_of(all: &[Shown]) -> [f32; 2] {
     let scores = || all.iter().flat_map(|shown| shown.marks.iter().map(|mark| mark.score)).filter(|score| score.is_finite());
     let (low, high) = scores().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(score), high.max(score)));
@@ -100,7 +101,7 @@ fn heading(args: &EvalArgs, i: usize, data_set: &DataSet, judged: &JudgedSet, ra
             None => Vec::new(),
         },
     };
-    // Without a threshold of its own a set of picks opens at the best one.
+    // Picks that came without a threshold are shown at the best one.
     let threshold = judged.settings.shipped_threshold.filter(|threshold| *threshold > range[0]);
     if judged.items.iter().any(|item| item.picks.points.iter().any(|pick| pick.score.is_none())) {
         status::tell("warning: --report: picks without a score count as 1, so the threshold of the page moves nothing");

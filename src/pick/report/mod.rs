@@ -27,11 +27,12 @@ pub struct Entry {
     size: [usize; 2],
     /// 4-bit grey PNG.
     thumbnail: Vec<u8>,
-    /// x, y, radius (shares of width, height, width), score (share of its range): all of 65535.
+    /// x, y, radius and score of each pick, as shares of the width, the height, the width and the range of scores; 65535 is all.
     picks: Vec<[u16; 4]>,
     /// What became of each pick; empty where the truth is not known.
     fates: Vec<Fate>,
-    /// As the picks, the score being that of the pick that found it; then 1 for found, 2 for left out.
+    /// The labels as the picks, with the score of the pick that found the label; the last number is 1 for a label that was found,
+    /// plus 2 for one that does not count.
     labels: Vec<[u16; 5]>,
     /// Scores above this are all there.
     complete_above: f64,
@@ -88,9 +89,10 @@ pub struct Heading {
     pub about: String,
     /// What the reader should know besides.
     pub note: String,
-    /// Words of the command that makes the chosen threshold real, which goes behind them; none if there is no such command.
+    /// Words of the command that writes the files with the chosen threshold, whose number goes behind them; empty if there is no
+    /// such command.
     pub command: Vec<String>,
-    /// Threshold of the run; none: the best one, where the truth is known.
+    /// Threshold with which the page opens; without one it opens at the best threshold, where the truth is known.
     pub threshold: Option<f32>,
     /// Lowest and highest score that there can be.
     pub range: [f32; 2],
