@@ -16,7 +16,7 @@ use crate::pick::run::{self, Input, Job};
 use crate::pick::settings::{Settings, WrittenSide};
 use crate::pick::slots::Slots;
 use crate::preprocess::scale::{FixedBy, Scale};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -55,7 +55,7 @@ pub struct BenchArgs {
 
 /// Runs the command; returns the exit status.
 ///
-/// Errors: wrong usage, or a micrograph that cannot be picked.
+/// Errors: wrong usage, or no micrograph could be picked.
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
@@ -76,6 +76,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         return Ok(interrupt::status());
     }
     chosen.keep().iter().for_each(|line| status::say(line, true));
+    let status = if pipeline.as_ref().is_some_and(|pipeline| pipeline.failures > 0) { status::FAILED } else { status::DONE };
     let (threads, set) = (rayon::current_num_threads(), InstructionSet::detect().name());
     if args.json {
         let report = json!({
@@ -93,16 +94,16 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
         });
         status::print_json(&report);
-        return Ok(status::DONE);
+        return Ok(status);
     }
     print(&format!("model {}, frame {frame}, {}", model.name(), chosen.device.describe()));
     print(&format!("network and peaks  {network_ms:.1} ms (median of {})", args.runs));
     print(&format!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9));
     print(&format!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20)));
-    if let Some(Pipeline { micrographs, micrograph_ms }) = pipeline {
+    if let Some(Pipeline { micrographs, micrograph_ms, .. }) = pipeline {
         print(&format!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)"));
     }
-    Ok(status::DONE)
+    Ok(status)
 }
 
 /// Milliseconds from an image to its peaks, as the median of several runs. A run before them warms up caches and pages and
@@ -123,6 +124,8 @@ fn network_ms(picker: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64>
 
 struct Pipeline {
     micrographs: usize,
+    /// Micrographs that could not be picked, and of which no time is counted.
+    failures: usize,
     micrograph_ms: f64,
 }
 
@@ -156,7 +159,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
         report: None,
     };
     let slots = picker.gpu().map(Slots::new).transpose()?;
-    let mut result = Ok(());
+    let mut failures = 0;
     let start = Instant::now();
     ahead(
         jobs.iter().take_while(|_| !interrupt::is_asked()),
@@ -166,12 +169,14 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
                 let peaks = ready.peaks(picker)?;
                 run::finish(job, &ready, &peaks, &settings)
             });
-            if let (Err(error), Ok(())) = (one, &result) {
-                result = Err(error);
+            if let Err(error) = one {
+                failures += 1;
+                status::tell(&format!("error: {error:#}"));
             }
             ControlFlow::<()>::Continue(())
         },
     );
-    result?;
-    Ok(Pipeline { micrographs: jobs.len(), micrograph_ms: start.elapsed().as_secs_f64() * 1e3 / jobs.len() as f64 })
+    let micrographs = jobs.len() - failures;
+    ensure!(micrographs > 0, "{}: none of its micrographs could be picked; the errors above say why", data.display());
+    Ok(Pipeline { micrographs, failures, micrograph_ms: start.elapsed().as_secs_f64() * 1e3 / micrographs as f64 })
 }

@@ -95,6 +95,20 @@ fn a_broken_sample_or_first_file_does_not_end_the_batch() {
     assert!(told(&result).contains("error: mics/a.mrc") && told(&result).contains("1 micrograph could not be picked"), "{}", told(&result));
     let numbers: serde_json::Value = serde_json::from_slice(&result.stdout).unwrap();
     assert_eq!((numbers["micrographs"].as_u64(), numbers["labels"].as_u64()), (Some(4), Some(8)));
+    // So do the commands that only look at labels or measure, where not even a header can be read.
+    fs::write(healthy.path("mics/a.mrc"), "no micrograph").unwrap();
+    let labels = ["--data", "mics", "--label", "labels"];
+    for command in [
+        &["check", "--no-pictures"][..],
+        &["exemplar", "create", "kept", "--sampling_size", "2"],
+        &["eval", "--picks", "labels", "--frame", "64"],
+        &["bench", "--load_model", "particle", "--frame", "64", "--runs", "1", "--gpus", "-1"],
+    ] {
+        let data = if command[0] == "bench" { &labels[..2] } else { &labels[..] };
+        let result = healthy.run(&[command, data].concat());
+        assert_eq!(result.status.code(), Some(1), "{command:?}: {}", told(&result));
+        assert!(told(&result).contains("error: mics/a.mrc"), "{command:?}: {}", told(&result));
+    }
 }
 
 #[test]
