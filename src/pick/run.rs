@@ -127,6 +127,8 @@ pub struct Seen {
 pub struct Found {
     /// Picks that passed.
     pub picks: usize,
+    /// True if there were more peaks above the threshold than `--K` takes, or as many.
+    pub is_cut_by_k: bool,
     /// In fiber mode, the fibers that they make.
     pub fibers: usize,
     /// Seconds that finding and writing took after the network.
@@ -332,6 +334,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     let limits = settings.limits_of(geometry, ready.pixel_size_angstrom).with_context(name)?;
     let mut candidates = candidates_of(peaks, geometry, compat);
     candidates.retain(|candidate| candidate.score > settings.floor);
+    let is_cut_by_k = limits.k.checked_sub(1).and_then(|last| candidates.get(last)).is_some_and(|last| last.score > limits.vis_thresh);
     let picks = if compat.is_all() {
         let boxes = boxes_d(peaks, settings.side_n_px as f32 / 4.0, geometry);
         let kept = filter_d(&boxes, &limits, geometry);
@@ -366,7 +369,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     }
     let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
     write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
-    Ok(Found { picks: picks.len(), fibers: traced.fibers, write_seconds: start.elapsed().as_secs_f64() })
+    Ok(Found { picks: picks.len(), is_cut_by_k, fibers: traced.fibers, write_seconds: start.elapsed().as_secs_f64() })
 }
 
 fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {

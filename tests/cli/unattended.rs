@@ -264,7 +264,7 @@ fn a_wrong_scale_is_questioned() {
     let asked = warnings(&[&SIZE[..], &["--vis_thresh", "1"]].concat());
     assert!(asked.len() == 1 && asked[0].contains("3 of 3 micrographs have no pick"), "{asked:?}");
     let asked = warnings(&[&SIZE[..], &["--K", "3", "--edge", "0", "--min_distance", "0"]].concat());
-    assert!(asked.len() == 1 && asked[0].contains("as many picks as --K allows, 3"), "{asked:?}");
+    assert!(asked.len() == 1 && asked[0].contains("as many peaks above the threshold as --K takes, 3"), "{asked:?}");
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn an_evaluation_has_a_diameter_for_each_set_and_its_command_repeats_it() {
         let lost: Vec<f64> = (0..2).map(|i| -all["data_sets"][i]["points"].as_f64().unwrap()).collect();
         (all["forgetting_points"].as_f64().unwrap(), lost)
     };
-    for (folder, place_of_pick) in [("picks", "100\t20"), ("none", "50\t50")] {
+    for (folder, place_of_pick) in [("picks", "100\t20"), ("none", "50\t50\t0.9\n100\t70")] {
         fs::create_dir_all(place.path(folder)).unwrap();
         fs::write(place.path(&format!("{folder}/a.thi")), format!("[Particle Coordinates: X Y Value]\n{place_of_pick}\t0.9\n[End]\n"))
             .unwrap();

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub struct Teller {
     progress: Progress,
     is_fiber: bool,
-    /// `--K`: a micrograph with so many picks has more.
+    /// `--K`, the most peaks that are taken from a micrograph.
     k: usize,
     /// Outputs that were written.
     pub finished: HashSet<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Teller {
     pub failed: HashSet<PathBuf>,
     picks: usize,
     without_picks: usize,
-    with_all_picks: usize,
+    cut_by_k: usize,
     failures: Vec<String>,
     /// Width of the last micrograph's frame: why it has its width is told again only when it changes.
     frame_told: Option<usize>,
@@ -53,7 +53,7 @@ impl Told for Teller {
         self.progress.step(name, &counted(found.picks, "pick"));
         self.picks += found.picks;
         self.without_picks += usize::from(found.picks == 0);
-        self.with_all_picks += usize::from(found.picks >= self.k);
+        self.cut_by_k += usize::from(found.is_cut_by_k);
         self.finished.insert(job.output.clone());
     }
 
@@ -88,7 +88,7 @@ impl Teller {
             failed: HashSet::new(),
             picks: 0,
             without_picks: 0,
-            with_all_picks: 0,
+            cut_by_k: 0,
             failures: Vec::new(),
             frame_told: None,
         }
@@ -153,9 +153,9 @@ impl Teller {
     fn question(&self, settings: &Settings) -> Option<String> {
         let all = self.finished.len();
         let is_most = |count: usize| all >= FEWEST_JUDGED && 2 * count > all;
-        let what = match (is_most(self.without_picks), is_most(self.with_all_picks)) {
+        let what = match (is_most(self.without_picks), is_most(self.cut_by_k)) {
             (true, _) => format!("{} of {all} micrographs have no pick", self.without_picks),
-            (_, true) => format!("{} of {all} micrographs have as many picks as --K allows, {}", self.with_all_picks, self.k),
+            (_, true) => format!("{} of {all} micrographs have as many peaks above the threshold as --K takes, {}", self.cut_by_k, self.k),
             _ => return None,
         };
         let scale = match settings.scale.diameter() {
