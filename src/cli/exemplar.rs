@@ -93,7 +93,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     let Some(data) = &args.data else {
         return Err(Usage::because("--data: missing; expected the micrographs to choose from; give their folder").into());
     };
-    let mut options = labels::Options { pixel_size_angstrom: args.labels.angpix, ..Default::default() };
+    let mut options = labels::Options { leave_out_unreadable: true, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
     let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
     let gathered = gather(data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
