@@ -253,6 +253,23 @@ fn a_training_goes_on_with_its_own_schedule_where_none_is_given() {
     assert!(told.stdout.contains("8 steps of 3 crops"), "{}", told.stdout);
 }
 
+#[test]
+fn a_training_killed_between_its_first_two_checkpoints_goes_on_to_the_same_bits() {
+    let place = Place::with_particles("2");
+    let options = ["--steps", "4", "--batch_size", "1", "--lr", "0.05"];
+    place.train_further("whole", &options).ended_with(0);
+    // The best model is written before the last one; at the start both are the model that the training starts with.
+    std::fs::create_dir(place.path("cut")).unwrap();
+    std::fs::copy(place.path("whole/model_best.pth"), place.path("cut/model_best.pth")).unwrap();
+    place.train_further("cut", &options).ended_with(2);
+    let told = place.train_further("cut", &[&options[..], &["--resume"]].concat()).ended_with(0);
+    assert!(told.stdout.contains("going on after epoch 0, step 0") && !told.stderr.contains("not those of"), "{}", told.stderr);
+    for name in ["model_last.safetensors", "model_best.safetensors"] {
+        let [whole, cut] = ["whole", "cut"].map(|exp_id| std::fs::read(place.path(&format!("{exp_id}/{name}"))).unwrap());
+        assert!(whole == cut, "{name}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn the_wrapper_means_what_the_guide_means() {

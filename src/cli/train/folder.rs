@@ -42,8 +42,8 @@ pub(super) fn refuse_a_model(args: &TrainArgs) -> Result<()> {
 }
 
 impl Settings {
-    /// Makes the folder, and clears away what a killed training left half written; with `--overwrite` the models and results of an earlier training go first, so that none of them is taken
-    /// for one of this training.
+    /// Makes the folder, and clears away what a killed training left half written. With `--overwrite` the models and results of an
+    /// earlier training go first, so that none of them is taken for one of this training.
     ///
     /// Errors: the folder cannot be made, or a file cannot be removed.
     pub(super) fn make_folder(&self, overwrite: bool) -> Result<()> {

@@ -26,14 +26,16 @@ pub(super) struct Start {
     pub(super) name: Option<String>,
 }
 
-/// The checkpoint that `--resume` means.
+/// The checkpoint that `--resume` means: the last one, or the best one where a training was killed after it had written its first
+/// best model and before it had written its last. Both are of the same step then, and say the same.
 ///
-/// Errors: it is not there, or cannot be read.
+/// Errors: neither is there, or it cannot be read.
 pub(super) fn interrupted_training(args: &TrainArgs) -> Result<Option<Resumed>> {
     if !args.resume {
         return Ok(None);
     }
-    let path = args.exp_id.join(format!("{}.pth", checkpoint::LAST));
+    let [last, best] = [checkpoint::LAST, checkpoint::BEST_NAME].map(|name| args.exp_id.join(format!("{name}.pth")));
+    let path = if best.is_file() && !last.is_file() { best } else { last };
     ensure!(path.is_file(), "{}: cannot be found; expected the checkpoint to go on from; check --exp_id", path.display());
     checkpoint::load(&path).map(Some)
 }
