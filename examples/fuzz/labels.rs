@@ -51,7 +51,7 @@ fn run_box(bytes: &[u8]) {
 
 fn run_coord(bytes: &[u8]) {
     let Ok(text) = text::decode(bytes) else { return };
-    if let Ok(content) = coord::read(&text, &mut Warnings::default()) {
+    if let Ok(content) = coord::read(&text, false, &mut Warnings::default()) {
         write_and_read(&content);
     }
 }
@@ -136,7 +136,7 @@ fn write_one(coordinates: &Coordinates) {
     assert_eq!(count(star::read::read(&text, &Default::default()).map(|(content, _)| content)), all, "STAR");
     let _ = star::write::particles(coordinates, Style::Original);
     let text = coord::write(coordinates, Integers::Round);
-    assert_eq!(count(coord::read(&text, &mut Warnings::default())), all, "coord");
+    assert_eq!(count(coord::read(&text, false, &mut Warnings::default())), all, "coord");
     let boxes = box_file::WriteOptions { size_px: Some(100), ..Default::default() };
     let text = box_file::write(coordinates, &boxes).unwrap_or_default();
     assert_eq!(count(box_file::read(&text, false, &mut Warnings::default())), all, "box");

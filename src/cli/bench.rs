@@ -135,7 +135,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let job = |(i, found): (usize, &crate::io::find::Found)| Job {
-        input: Input { path: found.path.clone(), name: found.name.clone(), sections: Default::default(), pixel_size_angstrom: None },
+        input: Input { path: found.path.clone(), name: found.name.clone(), sections: Default::default(), known: Default::default() },
         output: folder.path().join(format!("{i}.thi")),
         candidates: Some(folder.path().join(format!("{i}.star"))),
         picture: None,

@@ -60,8 +60,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
         ..Default::default()
     };
     options.label.family = args.label_type;
-    options.label.star.pixel_size_angstrom = args.labels.angpix;
-    options.label.kind = Some(args.labels.mode).filter(|kind| *kind != Kind::Particle);
+    options = options.in_mode(args.labels.mode);
     let folder = args.data.parent().filter(|_| !args.data.is_dir()).unwrap_or(&args.data);
     let gathered = gather(&args.data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
     tell(&gathered, &say);

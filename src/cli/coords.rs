@@ -6,9 +6,10 @@ use super::interrupt;
 use super::print::{print, tell};
 use super::status::{self, OrUsage};
 use super::values;
-use crate::formats::coordinates::{Integers, Kind, ListedPair, Set, Size};
+use crate::formats::coordinates::{Integers, Kind, ListedPair, Set, Size, Slices, Warnings};
 use crate::formats::image::{self, ImageInfo};
 use crate::formats::label_file::{BoxStyle, Family, ReadOptions};
+use crate::formats::pixel_size::{self, Evidence, PixelSize, Stated};
 use crate::formats::{box_file, cbox, coord, star, thi, topaz};
 use crate::io::find::{self, Found};
 use crate::io::names::{self, OutputNames, folders_below_shared};
@@ -69,10 +70,20 @@ pub struct CoordsArgs {
     /// What the rows of the STAR files read are, where nothing in the file says it
     #[arg(long, value_enum, value_name = "ROWS")]
     helix: Option<Helix>,
-    /// What THI files without a header hold, where their columns do not tell: particle (x y score), vesicle (x y radius score)
-    /// or fiber (x y group score)
+    /// What THI files without a header, contours of IMOD and STAR files without tube ids hold, whose columns do not tell:
+    /// particle, vesicle or fiber
     #[arg(long, value_name = "MODE")]
     mode: Option<Kind>,
+    /// Slices to take from coordinates of a tomogram, from the first to the last number; all takes them as one micrograph
+    #[arg(long = "z", value_name = "FROM:TO|all", value_parser = parse_slices, allow_hyphen_values = true)]
+    slices: Option<Slices>,
+    /// What to do with points whose centre is outside of their micrograph, for which RELION's Extract gives up; sizes come
+    /// from --data, and below 0 is outside of all
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    outside: Doubtful,
+    /// What to do with points that are equal to another one of their micrograph, as symmetry expansion writes them
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    equal: Doubtful,
     /// Leave out the refined shifts of STAR files
     #[arg(long = "no-shifts", alias = "no_shifts")]
     no_shifts: bool,
@@ -146,6 +157,30 @@ enum Style {
     Corners,
 }
 
+/// What to do with points that look wrong.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Doubtful {
+    /// Leave them out, and say how many there were
+    #[default]
+    Drop,
+    /// Write them like all others
+    Keep,
+    /// Refuse the micrograph
+    Refuse,
+}
+
+fn parse_slices(text: &str) -> Result<Slices, String> {
+    if text == "all" {
+        return Ok(Slices::All);
+    }
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+    let (from, to) = text.split_once(':').unwrap_or((text, text));
+    match (number(from), number(to)) {
+        (Some(from), Some(to)) if from <= to => Ok(Slices::Range([from, to])),
+        _ => Err("expected two numbers such as 10:20, one number, or all".to_owned()),
+    }
+}
+
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Helix {
     /// Pairs of start and end
@@ -176,12 +211,24 @@ struct Item {
     /// The micrograph, as an index into those of `--data`.
     micrograph: Option<usize>,
     set: Set,
+    /// What the list of micrographs says of pixel sizes.
+    listed: Stated,
+    /// Pixel size of the micrograph, once it is settled.
+    pixel_size: Option<PixelSize>,
 }
 
 impl From<Source> for Item {
     fn from(source: Source) -> Item {
         let named_after = source.set.micrograph.as_ref().map_or_else(|| source.path.clone(), |name| name.replace('\\', "/").into());
-        Item { name: source.name, source: source.path, named_after, micrograph: None, set: source.set }
+        Item {
+            name: source.name,
+            source: source.path,
+            named_after,
+            micrograph: None,
+            set: source.set,
+            listed: Stated::default(),
+            pixel_size: None,
+        }
     }
 }
 
@@ -221,12 +268,14 @@ fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     let micrographs = Micrographs::of(args)?;
     micrographs.name(&mut items)?;
     let mut ready = Vec::with_capacity(items.len());
+    let mut remarks = Warnings::default();
     for mut item in items {
-        match to_frame_m(&mut item, &micrographs, args) {
+        match to_frame_m(&mut item, &micrographs, args, &mut remarks) {
             Ok(()) => ready.push(item),
             Err(error) => failures.report(&error),
         }
     }
+    remarks.into_messages().iter().for_each(|remark| tell(&format!("warning: {remark}")));
     warn_topaz_scale(&ready, &micrographs, args);
     if args.merge || matches!(args.to, To::Topaz | To::Cryosparc) {
         write_merged(ready, args, failures)
@@ -268,12 +317,13 @@ fn read_options(args: &CoordsArgs) -> ReadOptions {
             Style::Eman => BoxStyle::Eman,
             Style::Corners => BoxStyle::Corners,
         }),
-        kind: args.mode,
+        kind: args.mode.or(args.to.needs_fibers().then_some(Kind::Fiber)),
         topaz_scale: None, // --scale is for all formats alike
+        slices: args.slices.unwrap_or_default(),
         star: star::read::ReadOptions {
             ignore_shifts: args.no_shifts,
-            pixel_size_angstrom: args.angpix,
             start_end: args.helix == Some(Helix::Startend),
+            fibers: args.mode == Some(Kind::Fiber) && args.helix.is_none(),
         },
     }
 }
@@ -311,7 +361,7 @@ impl Micrographs {
             item.named_after = found.path.clone();
             item.micrograph = Some(micrograph);
             item.set.micrograph = Some(found.name.clone());
-            item.set.pixel_size_angstrom = item.set.pixel_size_angstrom.or(found.pixel_size_angstrom);
+            item.listed = found.pixel_size;
         }
         for label in matching.lone_labels {
             tell(&format!("warning: {}: no micrograph in --data is called {}", items[label].source.display(), labels[label].stem));
@@ -331,16 +381,20 @@ impl Micrographs {
 }
 
 /// Brings the points to the pixels and rows of the full micrograph.
-fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> Result<()> {
+fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs, remarks: &mut Warnings) -> Result<()> {
     let top = match (args.flip_y, args.ny) {
         (false, _) => None,
         (true, Some(ny)) => Some(f64::from(ny) - 1.0),
         (true, None) => Some(micrographs.info(item)?.ny as f64 - 1.0),
     };
-    let scaled = |size: Option<Size>| size.map(|size| Size { width: size.width * args.scale, height: size.height * args.scale });
+    item.set.scale(args.scale);
+    let name = item.source.display().to_string();
+    let evidence = evidence(item, micrographs, args)?;
+    let mut doubts = Warnings::default();
+    evidence.doubt().filter(|_| args.to == To::Segments || !item.set.shifts.is_empty()).iter().for_each(|doubt| doubts.note(0, doubt));
+    item.pixel_size = evidence.decide();
+    item.set.take_shifts(item.pixel_size.map(|size| size.angstrom), &mut doubts).with_context(|| name.clone())?;
     for point in &mut item.set.coordinates.points {
-        (point.x, point.y) = (point.x * args.scale, point.y * args.scale);
-        (point.size, point.estimated_size) = (scaled(point.size), scaled(point.estimated_size));
         ensure!(
             point.x.abs() <= f64::from(i32::MAX) && point.y.abs() <= f64::from(i32::MAX),
             "{}: a point beyond every micrograph; expected a sensible factor; correct --scale",
@@ -350,13 +404,9 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
             point.y = top - point.y;
         }
     }
-    if let Some(angpix) = args.angpix {
-        item.set.pixel_size_angstrom = Some(angpix);
-    }
-    if args.to == To::Segments && item.set.pixel_size_angstrom.is_none() && item.micrograph.is_some() {
-        // 1.0 is what programs write that do not know it.
-        item.set.pixel_size_angstrom = micrographs.info(item)?.pixel_size_angstrom.filter(|size| *size != 1.0);
-    }
+    judge(item, micrographs, args, &mut doubts).with_context(|| name.clone())?;
+    // A table of a thousand micrographs says everything once.
+    remarks.append(doubts, &format!("{name}: "));
     let coordinates = &mut item.set.coordinates;
     if let (To::Thi, Kind::Vesicle, Some(side)) = (args.to, coordinates.kind, args.box_size) {
         coordinates.points.iter_mut().for_each(|point| point.size = point.size.or(Some(Size::square(f64::from(side)))));
@@ -373,6 +423,48 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs) -> 
         item.source.display()
     );
     Ok(())
+}
+
+/// Judges the points before they are handed on: programs stop at points outside of a micrograph, and take equal ones for
+/// several particles.
+fn judge(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs, remarks: &mut Warnings) -> Result<()> {
+    let mut judged = item.set.clone();
+    let equal = if args.equal == Doubtful::Keep { 0 } else { judged.drop_equal() };
+    ensure!(
+        equal == 0 || args.equal != Doubtful::Refuse,
+        "{equal} of the points are equal to another one of their micrograph; expected none with --equal refuse; choose --equal drop or keep"
+    );
+    remarks.count(
+        equal,
+        "of the points were equal to another one of their micrograph, as after symmetry expansion, and were left out; --equal keep writes them",
+    );
+    let size = match item.micrograph.is_some().then(|| micrographs.info(item)) {
+        _ if args.outside == Doubtful::Keep => None,
+        Some(Ok(info)) => Some([Some(info.nx), Some(info.ny)]),
+        Some(Err(error)) => {
+            remarks.note(0, &format!("{error:#}; so it is not known which points lie outside of it"));
+            Some([None, None])
+        }
+        None => Some([None, args.ny.map(|ny| ny as usize)]),
+    };
+    let outside = size.map_or(Ok(0), |size| judged.keep_inside(size))?;
+    ensure!(
+        outside == 0 || args.outside != Doubtful::Refuse,
+        "{outside} of the points lie outside of their micrograph; expected none with --outside refuse; choose --outside drop or keep"
+    );
+    remarks.count(outside, "of the points lay outside of their micrograph and were left out; --outside keep writes them");
+    item.set = judged;
+    Ok(())
+}
+
+/// What is said of the pixel size of an item's micrograph; headers are read only where that matters.
+fn evidence(item: &Item, micrographs: &Micrographs, args: &CoordsArgs) -> Result<Evidence> {
+    let evidence = Evidence { given: args.angpix, label: item.set.pixel_size, list: item.listed, header: None };
+    let is_needed = args.to == To::Segments || !item.set.shifts.is_empty();
+    if is_needed && item.micrograph.is_some() && evidence.decide().is_none_or(|size| !size.is_certain()) {
+        return Ok(Evidence { header: micrographs.info(item)?.pixel_size_angstrom, ..evidence });
+    }
+    Ok(evidence)
 }
 
 /// Topaz picks downscaled images: all points in the first quarter of every micrograph mean a forgotten factor.
@@ -464,11 +556,12 @@ fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
         To::Star | To::CoordinateFiles | To::Cryosparc | To::Topaz => Ok(star::write::particles(coordinates, star::write::Style::Relion)),
         To::Startend => star::write::start_end(coordinates),
         To::Segments => {
-            let pixel_size_angstrom =
-                item.set.pixel_size_angstrom.context("the pixel size is unknown; expected it for --to segments; give it with --angpix")?;
+            // Track lengths in angstrom would all be wrong by an unknown factor if a header's 1 were believed.
+            let size = item.pixel_size.filter(|size| size.source != pixel_size::Source::HeaderOfOne);
+            let size = size.context("the pixel size is unknown; expected it for --to segments; give it with --angpix")?;
             star::write::segments(
                 coordinates,
-                star::write::SegmentSteps { step_angstrom: args.step.unwrap_or_default(), pixel_size_angstrom },
+                star::write::SegmentSteps { step_angstrom: args.step.unwrap_or_default(), pixel_size_angstrom: size.angstrom },
             )
         }
         To::Box => box_file::write(coordinates, &boxes),

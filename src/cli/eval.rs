@@ -17,9 +17,11 @@ use crate::eval::chart::pr_chart;
 use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
 use crate::eval::with_model::{Options as ModelOptions, picks_of_peaks};
-use crate::formats::coordinates::{Coordinates, Kind};
+use crate::formats::coordinates::{Coordinates, Kind, Warnings};
+use crate::formats::detect::CoordinateFormat;
 use crate::formats::image::ReadOptions;
 use crate::formats::label_file::Family;
+use crate::formats::pixel_size::{Evidence, Stated};
 use crate::io::model_source::ModelSource;
 use crate::io::pairing::{Name, distinct, refuse_twins};
 use crate::io::sources::Source;
@@ -30,7 +32,7 @@ use crate::pick::settings::Sight;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, gather, pair, read_sources};
 use crate::words::counted;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -325,22 +327,25 @@ impl EvalArgs {
             ..Default::default()
         };
         options.label.family = self.label_type;
-        options.label.kind = self.mode;
-        options.label.star.pixel_size_angstrom = self.angpix;
+        if let Some(mode) = self.mode {
+            options = options.in_mode(mode);
+        }
         options
     }
 
     fn data_set(&self, i: usize, say: &dyn Fn(&str)) -> Result<DataSet> {
         let (labels, options) = (&self.label[i], self.label_options());
         let Some(data) = self.data.get(i) else {
-            let mut warnings = Vec::new();
+            let (mut warnings, mut remarks) = (Vec::new(), Warnings::default());
             let sources = read_sources(labels, &options, &mut warnings)?;
-            warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
-            say(&format!("{}: no micrographs, so no border is left out", labels.display()));
             let names: Vec<Name> = sources.iter().map(|source| source.name.clone()).collect();
             refuse_twins(&names, |i| sources[i].path.display().to_string())?;
             let stems = distinct(&names);
-            let micrographs = sources.into_iter().zip(stems).map(|(source, stem)| without_image(source, stem, self.angpix)).collect();
+            let all = sources.into_iter().zip(stems);
+            let micrographs = all.map(|(source, stem)| without_image(source, stem, self.angpix, &mut remarks)).collect::<Result<_>>()?;
+            warnings.extend(remarks.into_messages());
+            warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
+            say(&format!("{}: no micrographs, so no border is left out", labels.display()));
             return Ok(DataSet { name: labels.display().to_string(), micrographs, has_images: false, unreadable: 0 });
         };
         let gathered = gather(data, labels, &options)?;
@@ -364,6 +369,9 @@ impl EvalArgs {
                     (found.into_iter().map(picked).collect(), self.mode, None, None)
                 }
             };
+            if self.mode.is_none() && kind == Some(Kind::Fiber) {
+                refuse_points_of_star(data_set).or_usage()?;
+            }
             let (mut judged, mut items) = (Vec::new(), Vec::new());
             for (j, picked) in found.into_iter().enumerate() {
                 match picked {
@@ -476,12 +484,17 @@ impl EvalArgs {
             sources.len(),
             names.len()
         );
+        let mut all = vec![Coordinates::default(); names.len()];
+        let mut remarks = Warnings::default();
+        for (i, source) in pairs {
+            let source = &sources[source];
+            let list = Stated::micrograph(data_set.micrographs[i].pixel_size_angstrom);
+            let evidence = Evidence { given: self.angpix, label: source.set.pixel_size, list, header: None };
+            all[i] = source.placed(&evidence, &mut remarks)?;
+        }
+        gathered.warnings.extend(remarks.into_messages());
         gathered.warnings.iter().for_each(|warning| status::tell(&format!("warning: {warning}")));
         gathered.notes.iter().for_each(|note| say(note));
-        let mut all = vec![Coordinates::default(); names.len()];
-        for (i, source) in pairs {
-            all[i] = sources[source].set.coordinates.clone();
-        }
         if !gathered.lone_micrographs.is_empty() {
             let names = gathered.lone_micrographs.join(", ");
             say(&format!("{} micrographs have no picks, and all their labels count as missed: {names}", gathered.lone_micrographs.len()));
@@ -500,7 +513,7 @@ impl DataSet {
             path: one.path.clone(),
             name: one.stem.clone(),
             sections: Default::default(),
-            pixel_size_angstrom: one.pixel_size_angstrom,
+            known: Evidence { given: one.pixel_size_angstrom, ..Evidence::default() },
         };
         self.micrographs.iter().map(input).collect()
     }
@@ -532,17 +545,32 @@ impl DataSet {
     }
 }
 
-fn without_image(source: Source, stem: String, pixel_size_angstrom: Option<f64>) -> Labelled {
-    Labelled {
+/// Labels without their micrograph. Errors: a refined shift leads off every micrograph.
+fn without_image(source: Source, stem: String, given: Option<f64>, remarks: &mut Warnings) -> Result<Labelled> {
+    let evidence = Evidence { given, label: source.set.pixel_size, ..Evidence::default() };
+    Ok(Labelled {
         path: PathBuf::new(),
+        size: [0, 0],
+        pixel_size_angstrom: evidence.angstrom(),
+        coordinates: source.placed(&evidence, remarks)?,
         name: source.name,
         stem,
-        size: [0, 0],
-        pixel_size_angstrom: pixel_size_angstrom.or(source.set.pixel_size_angstrom),
         label: source.path,
         format: source.format,
-        coordinates: source.set.coordinates,
         outside: 0,
+    })
+}
+
+/// Refuses to judge fibers by the ends of fibers: pairs of start and end look like points until somebody says what they are.
+fn refuse_points_of_star(data_set: &DataSet) -> Result<()> {
+    let is_of_points = |one: &&Labelled| one.format == CoordinateFormat::Star && one.coordinates.kind == Kind::Particle;
+    match data_set.micrographs.iter().filter(is_of_points).find(|one| !one.coordinates.points.is_empty()) {
+        Some(one) => bail!(
+            "{}: its rows have no rlnHelicalTubeID, so they may be points or pairs of start and end; expected fibers; give --mode fiber to \
+             take them as pairs",
+            one.label.display()
+        ),
+        None => Ok(()),
     }
 }
 

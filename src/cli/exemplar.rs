@@ -95,6 +95,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     };
     let mut options = labels::Options { leave_out_unreadable: true, pixel_size_angstrom: args.labels.angpix, ..Default::default() };
     options.label.family = args.label_type;
+    options = options.in_mode(args.labels.mode);
     let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
     let gathered = gather(data, args.label.as_deref().unwrap_or(folder), &options).or_usage()?;
     tell(&gathered, &|line: &str| status::print(line));

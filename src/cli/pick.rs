@@ -221,7 +221,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
 fn write_lists(covered: &[Covered], settings: &Settings, relion: Option<&RelionJob>, folder: &Path) -> Result<()> {
     let listed: Vec<Listed> = covered.iter().map(|covered| covered.listed.clone()).collect();
     if let Some(job) = relion {
-        return job.write_lists(&listed, settings.rule.kind == Kind::Fiber);
+        return job.write_lists(&listed, settings.rule.writes_start_end());
     }
     if settings.rule.output_type == OutputType::Star {
         lists::write_coordinate_files(folder, &listed)?;

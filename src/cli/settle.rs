@@ -136,8 +136,9 @@ impl Asked<'_> {
         let frame = scale.frame([info.nx, info.ny], *pixel_size_angstrom).unwrap_or(usize::MAX);
         let is_enlarged = scale.is_of_particles() && frame > MOST_ENLARGED * longer;
         let name = input.path.display();
-        let is_one =
-            matches!(diameter, Diameter::Angstrom(_)) && input.pixel_size_angstrom.is_none() && info.pixel_size_angstrom == Some(1.0);
+        let is_one = matches!(diameter, Diameter::Angstrom(_))
+            && input.stated_pixel_size_angstrom().is_none()
+            && info.pixel_size_angstrom == Some(1.0);
         let what = match () {
             () if diameter_px < LEAST_DIAMETER_PX || diameter_px > MOST_DIAMETER_SHARE * shorter as f64 => {
                 format!("a diameter of {diameter} is {diameter_px:.1} pixels of {name}, which has {} x {}", info.nx, info.ny)
@@ -184,7 +185,7 @@ impl<'a> Looking<'a> {
     fn first(&self) -> Option<First<'a>> {
         self.inputs.iter().find_map(|input| {
             let info = read_info(&input.path, self.read).ok()?;
-            let pixel_size_angstrom = input.pixel_size_angstrom.or(info.pixel_size_angstrom);
+            let pixel_size_angstrom = input.pixel_size_angstrom(info.pixel_size_angstrom);
             Some(First { input, info, pixel_size_angstrom })
         })
     }

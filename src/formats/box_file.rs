@@ -194,7 +194,7 @@ pub fn read_helicon(text: &str, warnings: &mut Warnings) -> Result<Content> {
     }
     finish(current, &mut fibers);
     let coordinates = Coordinates { kind: Kind::Fiber, points: fibers.points };
-    Ok(Content::Coordinates(vec![Set { micrograph: micrograph.map(str::to_owned), coordinates, pixel_size_angstrom: None }]))
+    Ok(Content::Coordinates(vec![Set { micrograph: micrograph.map(str::to_owned), coordinates, ..Set::default() }]))
 }
 
 /// `(x1, y1),(x2, y2),width` in round or square brackets.

@@ -2,7 +2,7 @@
 //! Source: docs/formats.md, "CBOX".
 
 use super::coordinates::{Content, Coordinate, Coordinates, Kind, Size, Warnings, number_fibers};
-use super::{star, text};
+use super::{fiber_order, star, text};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 
@@ -55,13 +55,13 @@ pub fn write(coordinates: &Coordinates, options: &WriteOptions) -> Result<String
 
 /// Reads CBOX of version 1.0.
 ///
-/// Errors: no block `data_cryolo` with corner and size; values that are no numbers; boxes of several slices (a tomogram).
+/// Errors: no block `data_cryolo` with corner and size; values that are no numbers.
 /// Source: docs/formats.md, "CBOX".
 pub fn read(text: &str) -> Result<(Content, Warnings)> {
     let mut warnings = Warnings::default();
     let blocks = star::parse(text, &mut warnings)?;
     let version = blocks.iter().find(|block| block.name == "global").and_then(|block| block.value("cbox_format_version"));
-    if version.is_some_and(|version| version != "1.0") {
+    if version.is_some_and(|version| version.parse::<f64>() != Ok(1.0)) {
         warnings.note(0, "the CBOX version is not 1.0; read as if it were");
     }
     let table = blocks.iter().find(|block| block.name == "cryolo").and_then(|block| block.tables.first());
@@ -76,7 +76,6 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
     let [z, confidence, filament] = ["CoordinateZ", "Confidence", "filamentid"].map(|label| table.column(label));
     let mut points = Vec::with_capacity(table.len());
     let mut filaments = Vec::new();
-    let mut slice = None;
     for (line, row) in table.rows() {
         let number = |column: usize, what| text::pixels(row[column], line, what);
         let size = Size { width: number(width, "the width")?, height: number(height, "the height")? };
@@ -96,11 +95,7 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
             point.score = text::score(row[column], line)?;
         }
         if let Some(token) = z.map(|column| row[column]).filter(|token| !text::is_absent(token)) {
-            let z = number_of_slice(token, line)?;
-            ensure!(
-                *slice.get_or_insert(z) == z,
-                "line {line}: boxes of several slices, so this is a tomogram; expected boxes of one micrograph; split it by slice"
-            );
+            point.z = Some(text::pixels(token, line, "z")?.trunc()); // a box belongs to the slice in which it begins
         }
         filaments.extend(filament.map(|column| row[column]));
         points.push(point);
@@ -109,6 +104,12 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
     if is_fiber {
         for (point, group) in points.iter_mut().zip(number_fibers(&filaments)) {
             point.group = Some(group);
+        }
+        // crYOLO's boxes overlap along a filament. Where they do not, they may be the vertices of a path, whose order is all
+        // that is known of it.
+        if fiber_order::are_dense(&points) {
+            let order = fiber_order::of_fibers(&points, &[], &mut warnings);
+            points = order.into_iter().map(|i| points[i]).collect();
         }
     }
     Ok((Content::one(if is_fiber { Kind::Fiber } else { Kind::Particle }, points), warnings))
@@ -127,8 +128,4 @@ pub fn read_old(text: &str, warnings: &mut Warnings) -> Result<Content> {
         Coordinate { score: Some(confidence as f32), size: size(w, h), estimated_size, ..Coordinate::at(x + w / 2.0, y + h / 2.0) }
     };
     Ok(Content::one(Kind::Particle, rows.iter().map(point).collect()))
-}
-
-fn number_of_slice(token: &str, line: usize) -> Result<i64> {
-    Ok(text::pixels(token, line, "z")? as i64)
 }

@@ -5,18 +5,32 @@ use super::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Warni
 use super::text;
 use anyhow::Result;
 
-/// Rows of 2, 3 or 4 numbers: x and y; the third is a score if it lies in 0..1 in all rows; the fourth is ignored.
+/// Rows of 2, 3 or 4 numbers: x and y; the third is a score if it lies in 0..1 in all rows, but zeros alone are the z of a
+/// micrograph; the fourth is ignored. With `third_is_z` the third is the slice of a tomogram.
 ///
 /// Errors: a row of another length, or not of numbers.
 /// Source: docs/formats.md, "Plain coordinates".
-pub fn read(text: &str, warnings: &mut Warnings) -> Result<Content> {
+pub fn read(text: &str, third_is_z: bool, warnings: &mut Warnings) -> Result<Content> {
     let rows = text::number_rows(text, warnings)?;
     text::check_counts(&rows, &[2, 3, 4])?;
-    let is_score = rows.iter().all(|row| row.values.len() == 3 && (0.0..=1.0).contains(&row.values[2]));
-    if !is_score && rows.iter().any(|row| row.values.len() > 2) {
-        warnings.note(rows[0].line, "columns after x and y are ignored");
+    let is_score = !third_is_z
+        && rows.iter().all(|row| row.values.len() == 3 && (0.0..=1.0).contains(&row.values[2]))
+        && rows.iter().any(|row| row.values[2] != 0.0);
+    let third = |row: &text::NumberRow| row.values.get(2).copied();
+    if !is_score && !third_is_z && rows.iter().any(|row| row.values.len() > 2) {
+        let differs = rows[0].values.len() == 3 && rows.iter().any(|row| third(row) != third(&rows[0]));
+        warnings.note(
+            rows[0].line,
+            if differs {
+                "columns after x and y are ignored, though the third differs from row to row; if it is the z of a tomogram, choose slices \
+                 with epicker coords --z"
+            } else {
+                "columns after x and y are ignored"
+            },
+        );
     }
     let point = |row: &text::NumberRow| Coordinate {
+        z: third(row).filter(|_| third_is_z),
         score: row.values.get(2).filter(|_| is_score).map(|score| *score as f32),
         ..Coordinate::at(row.values[0], row.values[1])
     };

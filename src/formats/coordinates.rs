@@ -1,6 +1,8 @@
 //! The values all coordinate formats share: points of one micrograph, in its own frame.
 
-use anyhow::{Result, bail};
+use super::pixel_size::Stated;
+use anyhow::{Result, bail, ensure};
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -80,6 +82,8 @@ pub struct Coordinate {
     pub size: Option<Size>,
     /// Size of the object itself where the file gives it beside the box (the estimate of a CBOX file).
     pub estimated_size: Option<Size>,
+    /// Slice of a tomogram, where the file has one. A micrograph has none.
+    pub z: Option<f64>,
     /// Fiber the point belongs to; equal numbers are one fiber, in the order of the rows.
     pub group: Option<u32>,
 }
@@ -105,15 +109,179 @@ pub struct Coordinates {
     pub points: Vec<Coordinate>,
 }
 
+/// A refined shift that is still to be taken from a point: the particle lies at the coordinate minus the shift.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shift {
+    /// In angstrom.
+    Angstrom([f64; 2]),
+    /// In pixels of a particle's image whose pixel size nobody states.
+    ParticlePixels([f64; 2]),
+}
+
 /// The coordinates of one micrograph, with what else its file says of it.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Set {
     /// The micrograph as the file names it; `None` where the name of the file itself is all there is.
     pub micrograph: Option<String>,
-    /// The points.
+    /// The points, as the file has them: [`Set::take_shifts`] comes before any use.
     pub coordinates: Coordinates,
-    /// Pixel size that the file states for the micrograph, angstrom per pixel.
-    pub pixel_size_angstrom: Option<f64>,
+    /// The refined shift of each point, or nothing. A coordinate file does not tell for certain how large the pixels of
+    /// the micrograph are, so its reader leaves the shifts to whoever knows the micrograph too.
+    pub shifts: Vec<Shift>,
+    /// What the file says of pixel sizes.
+    pub pixel_size: Stated,
+}
+
+impl Set {
+    /// Takes the refined shifts from the points. `size` is the pixel size of the micrograph, angstrom.
+    ///
+    /// Errors: a shift leads off every micrograph.
+    /// Source: RELION's autopicker.cpp, `getMDtrainFromParticleStar`, without its rounding to whole pixels.
+    pub fn take_shifts(&mut self, size: Option<f64>, warnings: &mut Warnings) -> Result<()> {
+        let mut is_taken = false;
+        for (point, shift) in self.coordinates.points.iter_mut().zip(std::mem::take(&mut self.shifts)) {
+            let [x, y] = match (shift, size) {
+                (Shift::Angstrom([0.0, 0.0]) | Shift::ParticlePixels([0.0, 0.0]), _) => continue,
+                (Shift::Angstrom(shift), Some(size)) => shift.map(|angstrom| angstrom / size),
+                (Shift::Angstrom(_), None) => {
+                    warnings.count(
+                        1,
+                        "of the refined shifts had to be left out, because the pixel size of the micrographs is unknown; give it with --angpix",
+                    );
+                    continue;
+                }
+                (Shift::ParticlePixels(shift), _) => {
+                    warnings.note(
+                        0,
+                        "refined shifts are in pixels of the particles, and the file does not say how large those are; they are taken as \
+                         pixels of the micrograph, which is wrong if particles were rescaled",
+                    );
+                    shift
+                }
+            };
+            let [x, y] = [point.x - x, point.y - y];
+            ensure!(
+                x.abs() < f64::from(i32::MAX) && y.abs() < f64::from(i32::MAX),
+                "a refined shift leads off every micrograph; expected a sensible pixel size; give it with --angpix"
+            );
+            (point.x, point.y) = (x, y);
+            is_taken = true;
+        }
+        if is_taken {
+            warnings.note(0, "refined shifts are applied to the coordinates; --no-shifts leaves them out");
+        }
+        Ok(())
+    }
+
+    /// Brings everything from a downscaled micrograph to one that is `factor` times as large.
+    pub fn scale(&mut self, factor: f64) {
+        let scaled = |size: Option<Size>| size.map(|size| Size { width: size.width * factor, height: size.height * factor });
+        for point in &mut self.coordinates.points {
+            (point.x, point.y) = (point.x * factor, point.y * factor);
+            (point.size, point.estimated_size) = (scaled(point.size), scaled(point.estimated_size));
+        }
+        for shift in &mut self.shifts {
+            if let Shift::ParticlePixels(pixels) = shift {
+                *pixels = pixels.map(|value| value * factor);
+            }
+        }
+        self.pixel_size.micrograph = self.pixel_size.micrograph.map(|angstrom| angstrom / factor);
+    }
+}
+
+/// Which slices of a tomogram are wanted. A micrograph has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Slices {
+    /// There is one, and points of several are an error.
+    #[default]
+    One,
+    /// All of them, as if they were one.
+    All,
+    /// Those from the first number to the second, both included.
+    Range([f64; 2]),
+}
+
+impl Set {
+    /// Keeps the points of the slices that are wanted.
+    ///
+    /// Errors: points of several slices, where one micrograph was expected.
+    pub fn choose_slices(&mut self, slices: Slices, warnings: &mut Warnings) -> Result<()> {
+        let is_within = |z: f64| match slices {
+            Slices::One | Slices::All => true,
+            Slices::Range([from, to]) => z >= from && z <= to,
+        };
+        warnings.count(self.retain(|point| point.z.is_none_or(is_within)), "of the points are not in the slices of --z and were left out");
+        let of_slices = |points: &[Coordinate]| {
+            points
+                .iter()
+                .filter_map(|point| point.z)
+                .fold(None, |range: Option<[f64; 2]>, z| Some(range.map_or([z, z], |[low, high]| [low.min(z), high.max(z)])))
+        };
+        if let Some([low, high]) = of_slices(&self.coordinates.points).filter(|[low, high]| high > low) {
+            ensure!(
+                slices != Slices::One,
+                "z goes from {low} to {high}, so these are points of a tomogram; expected points of one micrograph; choose slices with \
+                 epicker coords --z {low}:{high}, or take all as one with --z all"
+            );
+            warnings.note(0, "points of several slices of a tomogram are taken as those of one micrograph; their z is lost");
+        }
+        Ok(())
+    }
+
+    /// Leaves out points that are equal to an earlier one of their fiber, if they are of fibers; of equal ones the best
+    /// score stays. Returns how many went. The shifts have to be taken before.
+    pub fn drop_equal(&mut self) -> usize {
+        let mut best: HashMap<(u64, u64, Option<u32>), usize> = HashMap::new();
+        let points = &self.coordinates.points;
+        let mut is_kept = vec![true; points.len()];
+        for (i, point) in points.iter().enumerate() {
+            // Zero has two signs, and they are one place.
+            let key = ((point.x + 0.0).to_bits(), (point.y + 0.0).to_bits(), point.group);
+            if let Some(&first) = best.get(&key) {
+                let is_better = point.score > points[first].score;
+                is_kept[if is_better { first } else { i }] = false;
+                if !is_better {
+                    continue;
+                }
+            }
+            best.insert(key, i);
+        }
+        let mut kept = is_kept.iter();
+        self.coordinates.points.retain(|_| kept.next() != Some(&false));
+        is_kept.len() - self.coordinates.points.len()
+    }
+
+    /// Keeps what lies on a micrograph of so many columns and rows, as far as they are known: points whose centre is on it,
+    /// and of fibers the pieces that are. Returns how many points went.
+    pub fn keep_inside(&mut self, size: [Option<usize>; 2]) -> Result<usize> {
+        if self.coordinates.kind != Kind::Fiber {
+            return Ok(self.retain(|point| is_inside(point, size)));
+        }
+        let gone = self.coordinates.points.iter().filter(|point| !is_inside(point, size)).count();
+        if gone > 0 {
+            self.coordinates = self.coordinates.clipped(size)?;
+        }
+        Ok(gone)
+    }
+}
+
+/// True if the centre lies on a pixel of a micrograph of so many columns and rows; an unknown extent has no end.
+pub fn is_inside(point: &Coordinate, size: [Option<usize>; 2]) -> bool {
+    let is_within = |value: f64, extent: Option<usize>| value >= -0.5 && extent.is_none_or(|extent| value <= extent as f64 - 0.5);
+    is_within(point.x, size[0]) && is_within(point.y, size[1])
+}
+
+impl Set {
+    /// Keeps the points that `keep` accepts; returns how many went.
+    pub fn retain(&mut self, keep: impl Fn(&Coordinate) -> bool) -> usize {
+        let before = self.coordinates.points.len();
+        let kept: Vec<bool> = self.coordinates.points.iter().map(keep).collect();
+        let mut kept_shifts = kept.iter();
+        self.shifts.retain(|_| kept_shifts.next() != Some(&false));
+        let mut kept = kept.into_iter();
+        self.coordinates.points.retain(|_| kept.next() != Some(false));
+        before - self.coordinates.points.len()
+    }
 }
 
 /// A micrograph in a list of micrographs.
@@ -121,8 +289,15 @@ pub struct Set {
 pub struct ListedMicrograph {
     /// Path as written in the list.
     pub path: String,
-    /// Pixel size that the list states, angstrom per pixel.
-    pub pixel_size_angstrom: Option<f64>,
+    /// What the list says of pixel sizes.
+    pub pixel_size: Stated,
+}
+
+impl ListedMicrograph {
+    /// An entry of a list that says nothing but where the micrograph is.
+    pub fn at(path: impl Into<String>) -> Self {
+        ListedMicrograph { path: path.into(), pixel_size: Stated::default() }
+    }
 }
 
 /// A micrograph and its coordinate file, in a list of pairs.
@@ -155,24 +330,60 @@ impl Content {
 /// What a reader wants to say without refusing the file: equal remarks are counted, not repeated.
 #[derive(Clone, Debug, Default)]
 pub struct Warnings {
-    remarks: Vec<(String, usize, usize)>,
+    remarks: Vec<Remark>,
+}
+
+#[derive(Clone, Debug)]
+struct Remark {
+    /// What stands before the message, such as the name of a file.
+    before: String,
+    text: String,
+    /// The first line that it is about; 0 is the whole file.
+    line: usize,
+    /// How many more lines it is about; for a remark that counts things, how many of them there are.
+    count: usize,
+    /// True if the text begins with the count.
+    is_of_things: bool,
 }
 
 impl Warnings {
     /// Notes a remark about a line (0: about the whole file).
     pub fn note(&mut self, line: usize, remark: &str) {
-        match self.remarks.iter_mut().find(|(known, _, _)| known == remark) {
-            Some((_, _, more)) => *more += 1,
-            None => self.remarks.push((remark.to_owned(), line, 0)),
+        match self.remarks.iter_mut().find(|known| !known.is_of_things && known.before.is_empty() && known.text == remark) {
+            Some(known) => known.count += 1,
+            None => self.remarks.push(Remark { before: String::new(), text: remark.to_owned(), line, count: 0, is_of_things: false }),
+        }
+    }
+
+    /// Notes that something is so with `count` things more; the message begins with how many there were in all.
+    pub fn count(&mut self, count: usize, remark: &str) {
+        match self.remarks.iter_mut().find(|known| known.is_of_things && known.before.is_empty() && known.text == remark) {
+            Some(known) => known.count += count,
+            None if count == 0 => {}
+            None => self.remarks.push(Remark { before: String::new(), text: remark.to_owned(), line: 0, count, is_of_things: true }),
+        }
+    }
+
+    /// Adds the remarks of `others`, each with `before` in front.
+    pub fn append(&mut self, others: Warnings, before: &str) {
+        for remark in others.remarks {
+            let before = format!("{before}{}", remark.before);
+            let is_same =
+                |known: &&mut Remark| known.before == before && known.text == remark.text && known.is_of_things == remark.is_of_things;
+            match self.remarks.iter_mut().find(is_same) {
+                Some(known) => known.count += remark.count + usize::from(!remark.is_of_things),
+                None => self.remarks.push(Remark { before, ..remark }),
+            }
         }
     }
 
     /// The remarks as messages, one line each.
     pub fn into_messages(self) -> Vec<String> {
-        let message = |(remark, line, more): (String, usize, usize)| match (line, more) {
-            (0, _) => remark,
-            (_, 0) => format!("line {line}: {remark}"),
-            _ => format!("line {line} and {more} more: {remark}"),
+        let message = |Remark { before, text, line, count, is_of_things }: Remark| match (line, count) {
+            (_, count) if is_of_things => format!("{before}{count} {text}"),
+            (0, _) => format!("{before}{text}"),
+            (_, 0) => format!("{before}line {line}: {text}"),
+            _ => format!("{before}line {line} and {count} more: {text}"),
         };
         self.remarks.into_iter().map(message).collect()
     }
@@ -260,6 +471,43 @@ impl Coordinates {
         Ok(Coordinates { kind: self.kind, points })
     }
 
+    /// The fibers without what lies outside of a micrograph of so many columns and rows: edges end at its border, and a
+    /// fiber that leaves it and comes back is two fibers.
+    ///
+    /// Errors: a point belongs to no fiber.
+    /// Source: Liang and Barsky 1984, ACM Transactions on Graphics 3(1).
+    pub fn clipped(&self, size: [Option<usize>; 2]) -> Result<Coordinates> {
+        let mut points: Vec<Coordinate> = Vec::new();
+        let mut next_group = self.points.iter().filter_map(|point| point.group).max().unwrap_or(0);
+        for fiber in self.fibers()? {
+            let mut group = self.points[fiber[0]].group;
+            let mut last: Option<Coordinate> = None; // the end of the piece that is being kept
+            let is_used = points.len();
+            for edge in fiber.windows(2) {
+                let [a, b] = [self.points[edge[0]], self.points[edge[1]]];
+                let Some([from, to]) = part_inside([a.x, a.y], [b.x, b.y], size) else {
+                    last = None;
+                    continue;
+                };
+                let at = |along: f64, near: Coordinate| match along {
+                    0.0 => a,
+                    1.0 => b,
+                    _ => Coordinate { x: a.x + along * (b.x - a.x), y: a.y + along * (b.y - a.y), ..near },
+                };
+                if from > 0.0 || last.is_none() {
+                    if points.len() > is_used {
+                        next_group += 1;
+                        group = Some(next_group);
+                    }
+                    points.push(Coordinate { group, ..at(from, a) });
+                }
+                points.push(Coordinate { group, ..at(to, b) });
+                last = (to == 1.0).then_some(b);
+            }
+        }
+        Ok(Coordinates { kind: self.kind, points })
+    }
+
     /// Removes fibers of a single point, which have no direction; returns how many there were.
     pub fn drop_lone_vertices(&mut self) -> usize {
         let mut count = std::collections::HashMap::new();
@@ -274,6 +522,27 @@ impl Coordinates {
     }
 }
 
+/// The part of the edge from `a` to `b` that lies on a micrograph, as shares of the way; none if it lies outside.
+fn part_inside(a: [f64; 2], b: [f64; 2], size: [Option<usize>; 2]) -> Option<[f64; 2]> {
+    let [mut from, mut to] = [0.0f64, 1.0f64];
+    for axis in 0..2 {
+        let way = b[axis] - a[axis];
+        let borders = [Some((-0.5, 1.0)), size[axis].map(|extent| (extent as f64 - 0.5, -1.0))];
+        for (border, inward) in borders.into_iter().flatten() {
+            // How far inside of the border the edge begins, and how much farther it gets.
+            let (inside, gain) = ((a[axis] - border) * inward, way * inward);
+            if gain > 0.0 {
+                from = from.max(-inside / gain);
+            } else if gain < 0.0 {
+                to = to.min(inside / -gain);
+            } else if inside < 0.0 {
+                return None;
+            }
+        }
+    }
+    (from < to).then_some([from, to])
+}
+
 fn distance_to_edge(point: &Coordinate, a: &Coordinate, b: &Coordinate) -> f64 {
     let (dx, dy) = (b.x - a.x, b.y - a.y);
     let length_2 = dx * dx + dy * dy;
@@ -284,6 +553,59 @@ fn distance_to_edge(point: &Coordinate, a: &Coordinate, b: &Coordinate) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_points_are_taken_once_with_their_best_score() {
+        let point = |x: f64, score: f32| Coordinate { score: Some(score), ..Coordinate::at(x, 5.0) };
+        let points = vec![point(1.0, 0.5), point(2.0, 0.5), point(1.0, 0.9), point(1.0, 0.7), point(-0.0, 0.1), point(0.0, 0.1)];
+        let mut set = Set { coordinates: Coordinates { kind: Kind::Particle, points: points.clone() }, ..Set::default() };
+        assert_eq!(set.drop_equal(), 3);
+        assert_eq!(set.coordinates.points, [points[1], points[2], points[4]]);
+        // Two fibers may meet in a point.
+        let fiber = |group| Coordinate { group: Some(group), ..Coordinate::at(1.0, 1.0) };
+        let points = vec![fiber(1), fiber(2), fiber(1)];
+        let mut set = Set { coordinates: Coordinates { kind: Kind::Fiber, points }, ..Set::default() };
+        assert_eq!((set.drop_equal(), set.coordinates.points.len()), (1, 2));
+    }
+
+    #[test]
+    fn points_outside_go_and_fibers_end_at_the_border() {
+        let points = [[-0.5, 0.0], [-0.6, 0.0], [9.5, 3.0], [9.6, 3.0], [4.0, 19.4], [4.0, 20.0]];
+        let all: Vec<Coordinate> = points.iter().map(|[x, y]| Coordinate::at(*x, *y)).collect();
+        let set = |kind, points: &[Coordinate]| Set { coordinates: Coordinates { kind, points: points.to_vec() }, ..Set::default() };
+        let mut points = set(Kind::Particle, &all);
+        assert_eq!(points.keep_inside([Some(10), Some(20)]).unwrap(), 3);
+        assert_eq!(points.coordinates.points, [all[0], all[2], all[4]]);
+        let mut unknown = set(Kind::Particle, &all);
+        assert_eq!(unknown.keep_inside([None, None]).unwrap(), 1, "below zero is outside of every micrograph");
+        // A fiber that leaves a micrograph of 10 x 20 on the right and comes back.
+        let vertex = |x: f64, y: f64| Coordinate { group: Some(3), ..Coordinate::at(x, y) };
+        let mut fiber = set(Kind::Fiber, &[vertex(5.5, 1.0), vertex(13.5, 5.0), vertex(13.5, 9.0), vertex(5.5, 13.0), vertex(5.5, 15.0)]);
+        assert_eq!(fiber.keep_inside([Some(10), Some(20)]).unwrap(), 2);
+        let kept: Vec<(f64, f64, u32)> = fiber.coordinates.points.iter().map(|p| (p.x, p.y, p.group.unwrap())).collect();
+        assert_eq!(kept, [(5.5, 1.0, 3), (9.5, 3.0, 3), (9.5, 11.0, 4), (5.5, 13.0, 4), (5.5, 15.0, 4)]);
+        let mut gone = set(Kind::Fiber, &[vertex(-5.0, 1.0), vertex(-9.0, 1.0)]);
+        assert_eq!((gone.keep_inside([None, None]).unwrap(), gone.coordinates.points.len()), (2, 0));
+    }
+
+    #[test]
+    fn points_of_several_slices_are_no_micrograph() {
+        let point = |z: f64| Coordinate { z: Some(z), ..Coordinate::at(1.0, 2.0) };
+        let set =
+            Set { coordinates: Coordinates { kind: Kind::Particle, points: vec![point(3.0), point(5.0), point(9.0)] }, ..Set::default() };
+        let chosen = |slices| -> Result<(usize, usize)> {
+            let (mut set, mut warnings) = (set.clone(), Warnings::default());
+            set.choose_slices(slices, &mut warnings)?;
+            Ok((set.coordinates.points.len(), warnings.into_messages().len()))
+        };
+        let refused = chosen(Slices::One).unwrap_err().to_string();
+        assert!(refused.contains("tomogram") && refused.contains("--z 3:9"), "{refused}");
+        assert_eq!(chosen(Slices::All).unwrap(), (3, 1));
+        assert_eq!(chosen(Slices::Range([4.0, 9.0])).unwrap(), (2, 2));
+        assert_eq!(chosen(Slices::Range([5.0, 5.0])).unwrap(), (1, 1));
+        let mut one = Set { coordinates: Coordinates { kind: Kind::Particle, points: vec![point(4.0); 2] }, ..Set::default() };
+        one.choose_slices(Slices::One, &mut Warnings::default()).unwrap();
+    }
 
     #[test]
     fn halves_round_up_on_both_sides_of_zero() {
@@ -324,6 +646,13 @@ mod tests {
         warnings.note(3, "a");
         warnings.note(0, "whole");
         warnings.note(4, "a");
-        assert_eq!(warnings.into_messages(), ["line 3 and 1 more: a", "whole"]);
+        warnings.count(2, "of the points");
+        warnings.count(0, "of nothing");
+        warnings.count(3, "of the points");
+        let mut all = Warnings::default();
+        all.append(warnings.clone(), "f: ");
+        all.append(warnings.clone(), "f: ");
+        assert_eq!(warnings.into_messages(), ["line 3 and 1 more: a", "whole", "5 of the points"]);
+        assert_eq!(all.into_messages(), ["f: line 3 and 3 more: a", "f: whole", "f: 10 of the points"]);
     }
 }

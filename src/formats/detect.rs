@@ -5,7 +5,7 @@
 //! Source: docs/formats.md, "Micrographs" and "Which format a coordinate file has".
 
 use super::coordinates::Warnings;
-use super::{text, topaz};
+use super::{imod, text, topaz};
 use anyhow::{Result, ensure};
 
 /// What the first bytes of a file say about it.
@@ -110,6 +110,8 @@ pub enum CoordinateFormat {
     Helicon,
     /// Plain x and y.
     Coord,
+    /// Contours of an IMOD model, as model2point prints them.
+    ImodContours,
     /// Topaz table.
     Topaz,
     /// EMAN2's info file.
@@ -135,6 +137,10 @@ pub fn coordinate_format(text: &str, extension: &str, warnings: &mut Warnings) -
         );
         return Ok(CoordinateFormat::Thi);
     }
+    // Before STAR: a Topaz table of micrographs in a folder called data_... has rows that begin like a block.
+    if topaz::is_header(first) {
+        return Ok(CoordinateFormat::Topaz);
+    }
     let mut blocks = text::lines(text).map(|(_, line)| line.trim_start()).filter(|line| line.starts_with("data_")).peekable();
     if blocks.peek().is_some() {
         let is_cbox = blocks.any(|line| line.split_whitespace().next() == Some("data_cryolo"));
@@ -142,9 +148,6 @@ pub fn coordinate_format(text: &str, extension: &str, warnings: &mut Warnings) -
     }
     if first.starts_with('{') {
         return Ok(CoordinateFormat::EmanJson);
-    }
-    if topaz::is_header(first) {
-        return Ok(CoordinateFormat::Topaz);
     }
     if meaningful.any(|line| line.starts_with("#micrograph") || line.starts_with("#helix")) {
         return Ok(CoordinateFormat::Helicon);
@@ -202,6 +205,14 @@ fn format_of_numbers(rows: &[text::NumberRow], warnings: &mut Warnings) -> Coord
     let line = rows[0].line;
     match rows[0].values.len() {
         2 | 3 => CoordinateFormat::Coord,
+        // Boxes of one size that begin in the first column of pixels are no contours; and a single row has to end in a z of 0.
+        4 if imod::are_contours(rows)
+            && !(is_constant(2) && is_constant(3) && rows[0].values[3] > 1.0 && rows[0].values[2] == rows[0].values[3])
+            && (rows.len() > 1 || rows[0].values[3] == 0.0) =>
+        {
+            CoordinateFormat::ImodContours
+        }
+        5 if rows.len() > 1 && imod::are_contours(rows) => CoordinateFormat::ImodContours,
         4 => {
             let share = |is_square: &dyn Fn(&[f64]) -> bool| rows.iter().filter(|row| is_square(&row.values)).count();
             let nearly = |w: f64, h: f64| (w - h).abs() <= f64::max(1.0, 0.2 * w);

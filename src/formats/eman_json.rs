@@ -15,6 +15,9 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
     let value: Value = serde_json::from_str(text).map_err(|error| {
         anyhow::anyhow!("line {}: {}; expected JSON as EMAN2 writes it; correct the file", error.line(), text::excerpt(&error.to_string()))
     })?;
+    if value.get("boxes").is_none() && value.get("boxes_3d").is_some() {
+        bail!("\"boxes_3d\" are particles of a tomogram; expected \"boxes\" of a micrograph; give another file");
+    }
     let boxes = value
         .get("boxes")
         .context("no list \"boxes\"; expected an info file of EMAN2 with boxes; pick in EMAN2 first or give another file")?;

@@ -2,9 +2,9 @@
 //!
 //! `train`, `eval` and `coords` read labels through this; the formats themselves have their own files.
 
-use super::coordinates::{Content, Kind, Warnings};
+use super::coordinates::{Content, Kind, Slices, Warnings};
 use super::detect::{CoordinateFormat, coordinate_format};
-use super::{box_file, cbox, coord, eman_json, regular, star, text, thi, topaz};
+use super::{box_file, cbox, coord, eman_json, imod, regular, star, text, thi, topaz};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::str::FromStr;
@@ -71,11 +71,13 @@ pub struct ReadOptions {
     pub family: Option<Family>,
     /// What the columns of a box file are.
     pub box_style: Option<BoxStyle>,
-    /// What a THI file without header holds.
+    /// What a THI file without header holds, and what contours of IMOD are.
     pub kind: Option<Kind>,
     /// Factor from the pixels of a Topaz table to those of the micrograph; `None` is 1.
     pub topaz_scale: Option<f64>,
-    /// Shifts, pixel size and pairs of STAR files.
+    /// Which slices are wanted, where a file is of a tomogram.
+    pub slices: Slices,
+    /// Shifts and pairs of STAR files.
     pub star: star::read::ReadOptions,
 }
 
@@ -99,7 +101,7 @@ pub fn read(bytes: &[u8], extension: &str, options: &ReadOptions) -> Result<Labe
     let text = &*text::decode(bytes)?;
     let mut warnings = Warnings::default();
     let format = choose_format(text, extension, options, &mut warnings)?;
-    let (content, more) = match format {
+    let (mut content, mut more) = match format {
         CoordinateFormat::Thi => thi::read(text, options.kind)?,
         CoordinateFormat::Star => star::read::read(text, &options.star)?,
         CoordinateFormat::Cbox => cbox::read(text)?,
@@ -113,11 +115,18 @@ pub fn read(bytes: &[u8], extension: &str, options: &ReadOptions) -> Result<Labe
                 CoordinateFormat::HelixBox => box_file::read_helix(text, &mut more)?,
                 CoordinateFormat::Helicon => box_file::read_helicon(text, &mut more)?,
                 CoordinateFormat::CboxOld => cbox::read_old(text, &mut more)?,
-                _ => coord::read(text, &mut more)?,
+                CoordinateFormat::ImodContours => imod::read(text, options.kind, &mut more)?,
+                _ => coord::read(text, options.slices != Slices::One, &mut more)?,
             };
             (content, more)
         }
     };
+    if let Content::Coordinates(sets) = &mut content {
+        for set in sets {
+            let chosen = set.choose_slices(options.slices, &mut more);
+            chosen.with_context(|| set.micrograph.clone().unwrap_or_else(|| "its points".to_owned()))?;
+        }
+    }
     let mut messages = warnings.into_messages();
     messages.extend(more.into_messages());
     if text.trim().is_empty() {
@@ -148,6 +157,8 @@ fn choose_format(text: &str, extension: &str, options: &ReadOptions, warnings: &
     let mut found = coordinate_format(text, extension, warnings)?;
     if let Some(style) = options.box_style {
         found = match (found, style) {
+            (CoordinateFormat::ImodContours, BoxStyle::Eman) => CoordinateFormat::EmanBox(false),
+            (CoordinateFormat::ImodContours, BoxStyle::Corners) => CoordinateFormat::CornerBox,
             (CoordinateFormat::EmanBox(_) | CoordinateFormat::Coord, BoxStyle::Corners) => CoordinateFormat::CornerBox,
             (CoordinateFormat::CornerBox, BoxStyle::Eman) => CoordinateFormat::EmanBox(false),
             (other, _) => other,
@@ -166,6 +177,7 @@ fn choose_format(text: &str, extension: &str, options: &ReadOptions, warnings: &
         CoordinateFormat::CornerBox | CoordinateFormat::HelixBox => family == Family::Box,
         CoordinateFormat::Helicon => matches!(family, Family::Helicon | Family::Box),
         CoordinateFormat::Coord => family == Family::Coord || is_empty,
+        CoordinateFormat::ImodContours => family == Family::Coord,
         CoordinateFormat::Topaz => family == Family::Topaz,
         CoordinateFormat::EmanJson => family == Family::Json,
     };
@@ -189,6 +201,7 @@ pub fn describe(format: CoordinateFormat) -> &'static str {
         CoordinateFormat::HelixBox => "EMAN helix boxes",
         CoordinateFormat::Helicon => "EMAN2 helicon text",
         CoordinateFormat::Coord => "plain coordinates",
+        CoordinateFormat::ImodContours => "contours of IMOD",
         CoordinateFormat::Topaz => "a Topaz table",
         CoordinateFormat::EmanJson => "an EMAN2 info file",
     }

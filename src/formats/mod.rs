@@ -6,7 +6,9 @@
 
 pub mod coordinates; // the values all coordinate formats share
 pub mod detect; //      which format these bytes are
+pub mod fiber_order; // in which order points follow each other along a fiber
 pub mod label_file; //  reading a coordinate file of any format
+pub mod pixel_size; //  which pixel size is the micrograph's
 pub mod regular; //     opening files, but no pipes and no devices
 pub mod text; //        encodings, line ends, numbers
 // images
@@ -21,6 +23,7 @@ pub mod candidates; //  everything the network found on one micrograph
 pub mod cbox;
 pub mod coord;
 pub mod eman_json;
+pub mod imod; //        contours as model2point prints them
 pub mod star;
 pub mod thi;
 pub mod topaz;

@@ -1,8 +1,8 @@
 //! STAR files: tables of named columns, as RELION, crYOLO, cryoSPARC's exporters and others write them.
 //!
 //! This file is the grammar: text to blocks and back. [`read`] knows what RELION's labels mean, [`write`](mod@write) lays
-//! out the tables that other programs expect.
-//! Source: Hall 1991 (STAR), and docs/formats.md, "STAR".
+//! out the tables that other programs expect. Where STAR leaves something open, the grammar is RELION's.
+//! Source: Hall 1991 (STAR), RELION's metadata_table.cpp, and docs/formats.md, "STAR".
 
 pub mod read; //  from tables to coordinates and lists
 pub mod write; // from coordinates and lists to tables
@@ -11,18 +11,16 @@ use super::coordinates::Warnings;
 use super::text;
 use anyhow::{Result, bail, ensure};
 
-/// A block: `data_name`, with single values and at most one table of each loop in it.
+/// A block: `data_name` and the tables in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Block<'a> {
     /// What follows `data_`; often empty.
     pub name: &'a str,
-    /// `_label value` outside of a loop, in file order.
-    pub values: Vec<(&'a str, &'a str)>,
-    /// The loops.
+    /// The loops, and the pairs of `_label value`, which are a table of one row. In file order.
     pub tables: Vec<Table<'a>>,
 }
 
-/// A loop: labels and rows.
+/// A table: labels and rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table<'a> {
     /// Labels without the leading `_`, in order of appearance.
@@ -56,10 +54,10 @@ impl<'a> Table<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// A single value of the block, by the rules of [`Table::column`].
+    /// The value of a label in a table of one row, by the rules of [`Table::column`].
     pub fn value(&self, label: &str) -> Option<&'a str> {
-        let labels: Vec<&str> = self.values.iter().map(|(name, _)| *name).collect();
-        find_label(&labels, label).map(|i| self.values[i].1)
+        let mut single = self.tables.iter().filter(|table| table.len() == 1);
+        single.find_map(|table| Some(table.values[table.column(label)?]))
     }
 }
 
@@ -73,11 +71,14 @@ fn find_label(labels: &[&str], wanted: &str) -> Option<usize> {
 
 /// Splits STAR text into its blocks.
 ///
+/// A loop ends where RELION ends it: at an empty line. Only there, because a row may begin with anything: micrographs in
+/// a folder called `data_day1` make rows that look like blocks.
+///
 /// Errors: a value before any label, a row with too many or too few values, an unclosed quote; all with the line.
-/// Source: docs/formats.md, "STAR".
+/// Source: docs/formats.md, "STAR"; RELION's metadata_table.cpp, `readStarLoop` and `readStarList`.
 pub fn parse<'a>(text: &'a str, warnings: &mut Warnings) -> Result<Vec<Block<'a>>> {
     let lines: Vec<(usize, &'a str)> = text::lines(text).collect();
-    let mut parser = Parser { blocks: Vec::new(), place: Place::Values, empty_line: false, warnings };
+    let mut parser = Parser { blocks: Vec::new(), place: Place::Values, list: None, warnings };
     let mut i = 0;
     while i < lines.len() {
         let (number, line) = lines[i];
@@ -92,7 +93,7 @@ pub fn parse<'a>(text: &'a str, warnings: &mut Warnings) -> Result<Vec<Block<'a>
             }
             continue;
         }
-        parser.line(number, line)?;
+        parser.line(number, line, &lines[i..])?;
     }
     Ok(parser.blocks)
 }
@@ -106,34 +107,53 @@ enum Place {
     Labels,
     /// After the labels, reading rows.
     Rows,
+    /// After the empty line that ended a loop.
+    AfterLoop,
 }
 
 struct Parser<'a, 'w> {
     blocks: Vec<Block<'a>>,
     place: Place,
-    empty_line: bool,
+    /// The table of the last block to which pairs of label and value are added, if one is open.
+    list: Option<usize>,
     warnings: &'w mut Warnings,
 }
 
 impl<'a> Parser<'a, '_> {
-    fn line(&mut self, number: usize, line: &'a str) -> Result<()> {
+    /// Takes in one line; `rest` are those that follow.
+    fn line(&mut self, number: usize, line: &'a str, rest: &[(usize, &str)]) -> Result<()> {
         let tokens = split(line, number)?;
         let Some(first) = tokens.first().copied() else {
-            self.empty_line |= self.place == Place::Rows && line.trim().is_empty();
+            if self.place == Place::Rows && line.trim().is_empty() {
+                self.place = Place::AfterLoop;
+            }
             return Ok(());
         };
-        if let Some(name) = first.plain().and_then(|token| token.strip_prefix("data_")) {
+        if let Some(name) = first.plain().and_then(|token| token.strip_prefix("data_")).filter(|_| self.is_block(&tokens, rest)) {
             self.blocks.push(Block { name, ..Block::default() });
-            self.place = Place::Values;
+            (self.place, self.list) = (Place::Values, None);
             return Ok(());
         }
-        if first.plain() == Some("loop_") {
+        if first.plain() == Some("loop_") && tokens.len() == 1 {
             self.block().tables.push(Table::default());
-            (self.place, self.empty_line) = (Place::Labels, false);
+            (self.place, self.list) = (Place::Labels, None);
             return Ok(());
         }
+        let is_label = first.plain().is_some_and(|token| token.starts_with('_'));
         match self.place {
             Place::Values => self.value(number, &tokens),
+            Place::AfterLoop if is_label => {
+                self.place = Place::Values;
+                self.value(number, &tokens)
+            }
+            Place::AfterLoop => {
+                self.warnings.note(
+                    number,
+                    "this row follows an empty line and is not read: an empty line ends a table, for RELION too; remove the empty line if \
+                     the rows after it belong to the table",
+                );
+                Ok(())
+            }
             Place::Labels | Place::Rows => {
                 if let (Place::Labels, Some(label)) = (self.place, first.plain().and_then(|token| token.strip_prefix('_'))) {
                     return self.label(number, line, label);
@@ -142,6 +162,19 @@ impl<'a> Parser<'a, '_> {
                 self.row(number, &tokens)
             }
         }
+    }
+
+    /// True if a line that begins with `data_` begins a block. Within a loop it is a row, as for RELION, unless it cannot
+    /// be one, or what follows can only follow the beginning of a block.
+    fn is_block(&self, tokens: &[Token], rest: &[(usize, &str)]) -> bool {
+        if matches!(self.place, Place::Values | Place::AfterLoop) {
+            return true;
+        }
+        let wanted = self.blocks.last().and_then(|block| block.tables.last()).map_or(0, |table| table.labels.len());
+        let mut words = rest.iter().filter_map(|(_, line)| line.split_whitespace().next()).filter(|word| !word.starts_with(['#', ';']));
+        let is_followed = words.next().is_some_and(|word| word == "loop_" || word.starts_with('_'));
+        // RELION lets rows of tables with one or two labels be shorter.
+        tokens.len() == 1 && (wanted == 0 || wanted > 2 || is_followed)
     }
 
     fn label(&mut self, number: usize, line: &str, label: &'a str) -> Result<()> {
@@ -170,18 +203,24 @@ impl<'a> Parser<'a, '_> {
                 text::excerpt(tokens[0].text)
             );
         };
-        match tokens.len() {
-            1 => self.block().values.push((label, "")),
-            2 => self.block().values.push((label, tokens[1].text)),
+        let value = match tokens.len() {
+            1 => "",
+            2 => tokens[1].text,
             count => bail!("line {number}: {} values of _{}; expected one; put quotes around it", count - 1, text::excerpt(label)),
-        }
+        };
+        let open = self.list;
+        let block = self.block();
+        let list = open.unwrap_or_else(|| {
+            block.tables.push(Table { row_lines: vec![number], ..Table::default() });
+            block.tables.len() - 1
+        });
+        block.tables[list].labels.push(label);
+        block.tables[list].values.push(value);
+        self.list = Some(list);
         Ok(())
     }
 
     fn row(&mut self, number: usize, tokens: &[Token<'a>]) -> Result<()> {
-        if std::mem::take(&mut self.empty_line) && !self.table(number)?.is_empty() {
-            self.warnings.note(number, "rows after an empty line are read here, but RELION stops at the empty line");
-        }
         let table = self.table(number)?;
         let wanted = table.labels.len();
         ensure!(wanted > 0, "line {number}: values after loop_ without labels; expected labels such as _rlnCoordinateX; correct the file");
@@ -204,7 +243,7 @@ impl<'a> Parser<'a, '_> {
     /// A text over several lines, which coordinate tables never need: its place is kept, its content is not.
     fn text_field(&mut self, number: usize) -> Result<()> {
         if self.place == Place::Values {
-            if let Some((_, value)) = self.block().values.last_mut() {
+            if let Some(value) = self.list_values().and_then(|values| values.last_mut()) {
                 *value = "<NA>";
             }
             return Ok(());
@@ -214,12 +253,18 @@ impl<'a> Parser<'a, '_> {
     }
 
     /// True where a text over several lines may stand.
-    fn awaits_value(&self) -> bool {
+    fn awaits_value(&mut self) -> bool {
         match self.place {
-            Place::Values => self.blocks.last().and_then(|block| block.values.last()).is_some_and(|(_, value)| value.is_empty()),
-            Place::Labels => false,
+            Place::Values => self.list_values().and_then(|values| values.last()).is_some_and(|value| value.is_empty()),
+            Place::Labels | Place::AfterLoop => false,
             Place::Rows => true,
         }
+    }
+
+    /// The values of the open list of pairs.
+    fn list_values(&mut self) -> Option<&mut Vec<&'a str>> {
+        let list = self.list?;
+        self.blocks.last_mut()?.tables.get_mut(list).map(|table| &mut table.values)
     }
 
     fn block(&mut self) -> &mut Block<'a> {

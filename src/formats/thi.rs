@@ -113,7 +113,7 @@ pub fn read(text: &str, hint: Option<Kind>) -> Result<(Content, Warnings)> {
     }
     let content = match header.layout {
         Layout::FileList => {
-            let listed = |(_, row): (usize, &str)| ListedMicrograph { path: unquoted(row).to_owned(), pixel_size_angstrom: None };
+            let listed = |(_, row): (usize, &str)| ListedMicrograph::at(unquoted(row));
             Content::Micrographs(rows.into_iter().map(listed).collect())
         }
         Layout::Merge => Content::Pairs(rows.into_iter().map(|(number, row)| read_pair(row, number)).collect::<Result<_>>()?),
@@ -146,6 +146,7 @@ struct Columns {
     kind: Kind,
     x: usize,
     y: usize,
+    z: Option<usize>,
     radius: Option<usize>,
     group: Option<usize>,
     value: Option<usize>,
@@ -242,6 +243,7 @@ impl Columns {
             kind,
             x: need("x")?,
             y: need("y")?,
+            z: find(&["z"]),
             radius: if kind == Kind::Vesicle { Some(need("radius")?) } else { find(&["radius"]) },
             group: if kind == Kind::Fiber { Some(need("group")?) } else { None },
             value: find(&["value", "score"]),
@@ -266,6 +268,9 @@ fn read_points(rows: &[(usize, &str)], columns: &Columns, warnings: &mut Warning
             warnings.note(line, "more columns than the header names; the others are ignored");
         }
         let mut point = Coordinate::at(text::pixels(tokens[columns.x], line, "x")?, text::pixels(tokens[columns.y], line, "y")?);
+        if let Some(token) = columns.z.and_then(|column| tokens.get(column)) {
+            point.z = Some(text::pixels(token, line, "z")?);
+        }
         if let Some(token) = columns.radius.and_then(|column| tokens.get(column)) {
             let radius = text::pixels(token, line, "the radius")?;
             ensure!(

@@ -45,7 +45,7 @@ pub fn read(text: &str, scale: f64) -> Result<(Content, Warnings)> {
         find(name).with_context(|| format!("line {line}: no column {name}; expected image_name x_coord y_coord; correct the header"))
     };
     let (name, x, y) = (need("image_name")?, need("x_coord")?, need("y_coord")?);
-    let score = find("score");
+    let (score, z) = (find("score"), find("z_coord"));
     let mut sets: Vec<Set> = Vec::new();
     let mut places = HashMap::new();
     for (line, row) in lines {
@@ -71,6 +71,9 @@ pub fn read(text: &str, scale: f64) -> Result<(Content, Warnings)> {
         );
         if let Some(column) = score {
             point.score = text::score(tokens[column], line)?;
+        }
+        if let Some(column) = z.filter(|column| !text::is_absent(tokens[*column])) {
+            point.z = Some(text::pixels(tokens[column], line, "z_coord")?);
         }
         sets[place].coordinates.points.push(point);
     }

@@ -3,6 +3,7 @@
 //! Source: docs/formats.md, "Which files are micrographs".
 
 use crate::formats::coordinates::{Content, ListedMicrograph};
+use crate::formats::pixel_size::Stated;
 use crate::formats::{label_file, regular};
 use crate::io::lists::{self, Places};
 use anyhow::{Context, Result, bail, ensure};
@@ -16,8 +17,8 @@ pub struct Found {
     pub path: PathBuf,
     /// Its name as the user gave it: the argument, the folder and the file's name, or the entry of the list.
     pub name: String,
-    /// Pixel size that the list states, angstrom per pixel.
-    pub pixel_size_angstrom: Option<f64>,
+    /// What the list says of pixel sizes.
+    pub pixel_size: Stated,
 }
 
 /// The micrographs that a path means.
@@ -55,7 +56,10 @@ pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographLis
         if let Some(what) = regular::special(data) {
             bail!("{}: is {what}; expected a micrograph, a folder of micrographs or a list; check --data", data.display());
         }
-        MicrographList { micrographs: vec![found(data.to_owned(), data.display().to_string(), None)], ..MicrographList::default() }
+        MicrographList {
+            micrographs: vec![found(data.to_owned(), data.display().to_string(), Stated::default())],
+            ..MicrographList::default()
+        }
     };
     ensure!(!list.micrographs.is_empty(), "{}: no micrograph; expected at least one; check --data", data.display());
     Ok(list)
@@ -90,8 +94,8 @@ pub fn is_list(path: &Path) -> bool {
     ["thi", "star", "txt"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
 }
 
-fn found(path: PathBuf, name: String, pixel_size_angstrom: Option<f64>) -> Found {
-    Found { path, name, pixel_size_angstrom }
+fn found(path: PathBuf, name: String, pixel_size: Stated) -> Found {
+    Found { path, name, pixel_size }
 }
 
 fn of_folder(folder: &Path) -> Result<MicrographList> {
@@ -123,7 +127,8 @@ fn of_folder(folder: &Path) -> Result<MicrographList> {
     );
     // By bytes: that is the order of code points, on every machine the same.
     names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
-    let micrographs = names.into_iter().map(|name| folder.join(name)).map(|path| found(path.clone(), path.display().to_string(), None));
+    let micrographs =
+        names.into_iter().map(|name| folder.join(name)).map(|path| found(path.clone(), path.display().to_string(), Stated::default()));
     Ok(MicrographList { micrographs: micrographs.collect(), warnings, ..MicrographList::default() })
 }
 
@@ -142,14 +147,13 @@ fn read_list(list: &Path) -> Result<Entries> {
     let bytes = regular::read(list)?;
     let extension = list.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if let Some(paths) = lists::bare_list(&bytes, &extension) {
-        let entries = paths.into_iter().map(|path| ListedMicrograph { path, pixel_size_angstrom: None }).collect();
+        let entries = paths.into_iter().map(ListedMicrograph::at).collect();
         return Ok(Entries { entries, warnings: Vec::new() });
     }
     let file = label_file::read(&bytes, &extension, &label_file::ReadOptions::default()).with_context(|| list.display().to_string())?;
-    let bare = |path: String| ListedMicrograph { path, pixel_size_angstrom: None };
     let entries = match file.content {
         Content::Micrographs(entries) => entries,
-        Content::Pairs(pairs) => pairs.into_iter().map(|pair| bare(pair.micrograph)).collect(),
+        Content::Pairs(pairs) => pairs.into_iter().map(|pair| ListedMicrograph::at(pair.micrograph)).collect(),
         Content::Coordinates(_) => bail!(
             "{}: this lists coordinates, not files; expected [File List: Filename] or rlnMicrographName; give the micrographs with --data",
             list.display()
@@ -164,7 +168,7 @@ fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<Micro
     let mut places = Places::of(list);
     let mut seen = HashSet::new();
     let mut repeated = 0;
-    for ListedMicrograph { path: entry, pixel_size_angstrom } in entries.entries {
+    for ListedMicrograph { path: entry, pixel_size } in entries.entries {
         let path = places.find(&entry);
         if path.is_none()
             && let Some((path, what)) = special_entry(&entry, list)
@@ -173,7 +177,7 @@ fn of_entries(list: &Path, entries: Entries, skip_missing: bool) -> Result<Micro
             continue;
         }
         match path {
-            Some(path) if seen.insert(path.clone()) => result.micrographs.push(found(path, entry, pixel_size_angstrom)),
+            Some(path) if seen.insert(path.clone()) => result.micrographs.push(found(path, entry, pixel_size)),
             Some(_) => repeated += 1,
             None => result.missing.push(entry),
         }

@@ -8,9 +8,10 @@ use super::find::find_micrographs;
 use super::lists::{self, Places};
 use super::names::{LABEL_EXTENSIONS, is_image_name};
 use super::pairing::Name;
-use crate::formats::coordinates::{Content, ListedPair, Set};
+use crate::formats::coordinates::{Content, Coordinates, ListedPair, Set, Warnings};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::label_file::{self, Family, ReadOptions};
+use crate::formats::pixel_size::{self, Evidence, PixelSize};
 use crate::formats::regular;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::HashSet;
@@ -27,6 +28,24 @@ pub struct Source {
     pub format: CoordinateFormat,
     /// The points.
     pub set: Set,
+}
+
+impl Source {
+    /// The points at their places on the micrograph, of which `evidence` says how large its pixels are.
+    ///
+    /// Errors: a refined shift leads off every micrograph.
+    pub fn placed(&self, evidence: &Evidence, remarks: &mut Warnings) -> Result<Coordinates> {
+        let mut set = self.set.clone();
+        set.take_shifts(evidence.angstrom(), remarks).with_context(|| self.path.display().to_string())?;
+        // A header's 1 matters only to shifts here.
+        let matters = |size: PixelSize| size.source != pixel_size::Source::HeaderOfOne || !self.set.shifts.is_empty();
+        evidence.doubt().filter(|_| evidence.decide().is_some_and(matters)).iter().for_each(|doubt| remarks.note(0, doubt));
+        remarks.count(
+            set.drop_equal(),
+            "of the points were equal to another one of their micrograph, as after symmetry expansion; each is taken once",
+        );
+        Ok(set.coordinates)
+    }
 }
 
 /// What was found.

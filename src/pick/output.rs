@@ -105,6 +105,13 @@ pub struct OutputRule {
     pub compat: Compat,
 }
 
+impl OutputRule {
+    /// True if what is written are pairs of start and end, and neither points nor segments.
+    pub fn writes_start_end(&self) -> bool {
+        self.kind == Kind::Fiber && self.output_type == OutputType::Star && self.helix == Helix::StartEnd && !self.compat.is_all()
+    }
+}
+
 /// A pick, ready to be written. Frame M.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pick {

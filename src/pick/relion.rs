@@ -115,10 +115,12 @@ impl RelionJob {
         Ok(outputs)
     }
 
-    /// Writes the lists that RELION reads after the job. `is_helix`: the coordinates are start-end pairs of fibers.
+    /// Writes the lists that RELION reads after the job. `are_start_end`: the coordinates are pairs of start and end of
+    /// fibers, which the type of the node has to say. Segments with their priors have the same node as particles, as in
+    /// RELION's own AutoPick (pipeline_jobs.cpp, `getCommandsAutopickJob`).
     ///
     /// Errors: a file cannot be written.
-    pub fn write_lists(&self, listed: &[Listed], is_helix: bool) -> Result<()> {
+    pub fn write_lists(&self, listed: &[Listed], are_start_end: bool) -> Result<()> {
         let node = match self.version {
             Version::V3 => {
                 let line = format!("{}\n", self.micrographs.display());
@@ -130,7 +132,7 @@ impl RelionJob {
                 "autopick.star"
             }
         };
-        let ending = if is_helix { "helixstartend" } else { "autopick" };
+        let ending = if are_start_end { "helixstartend" } else { "autopick" };
         let (label, kind) = match self.version {
             Version::V3 => ("_rlnPipeLineNodeType", "2".to_string()),
             Version::V4 => ("_rlnPipeLineNodeTypeLabel", format!("MicrographsCoords.star.relion.{ending}")),

@@ -8,6 +8,7 @@ use crate::compat::Compat;
 use crate::device::Device;
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
+use crate::formats::pixel_size::{Evidence, PixelSize};
 use crate::io::write::write_whole;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::{Model, PeakFinder, PeakFinders};
@@ -39,8 +40,20 @@ pub struct Input {
     pub name: String,
     /// Which section of the file is meant.
     pub sections: Sections,
-    /// A pixel size that overrides the header's, angstrom.
-    pub pixel_size_angstrom: Option<f64>,
+    /// What is said of its pixel size besides its header.
+    pub known: Evidence,
+}
+
+impl Input {
+    /// Pixel size of the micrograph, angstrom, where `header` is what its header says.
+    pub fn pixel_size_angstrom(&self, header: Option<f64>) -> Option<f64> {
+        Evidence { header, ..self.known }.angstrom()
+    }
+
+    /// The pixel size that the user or the list of micrographs states, angstrom: the header's does not matter then.
+    pub fn stated_pixel_size_angstrom(&self) -> Option<f64> {
+        self.known.decide().filter(PixelSize::is_certain).map(|size| size.angstrom)
+    }
 }
 
 /// A micrograph to pick, and where its files go.
@@ -261,7 +274,7 @@ pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Resul
     // Seen before the file is read: if somebody writes to it meanwhile, it counts as changed.
     let state = FileState::of(&input.path);
     let micrograph = read_micrograph(&input.path, &read)?;
-    let pixel_size_angstrom = input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
+    let pixel_size_angstrom = input.pixel_size_angstrom(micrograph.pixel_size_angstrom);
     let size = [micrograph.nx, micrograph.ny];
     let frame = sight.scale.frame(size, pixel_size_angstrom).with_context(name)?;
     let reason = sight.scale.reason(frame, size, pixel_size_angstrom);

@@ -88,7 +88,7 @@ pub fn samples(inputs: &[Input], read: &ReadOptions, compat: &Compat) -> Vec<Sam
     let sample = |input: &Input| {
         let micrograph = read_micrograph(&input.path, &ReadOptions { sections: input.sections, ..*read }).ok()?;
         let prepared = preprocess(&micrograph, FRAMES[0], compat).ok()?;
-        let pixel_size_angstrom = input.pixel_size_angstrom.or(micrograph.pixel_size_angstrom);
+        let pixel_size_angstrom = input.pixel_size_angstrom(micrograph.pixel_size_angstrom);
         (!prepared.constant).then_some(Sample { micrograph, pixel_size_angstrom })
     };
     let places = sample_indices(inputs.len());

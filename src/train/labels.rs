@@ -4,10 +4,11 @@
 
 use super::augment::CornersD;
 use crate::compat::{Compat, Fault};
-use crate::formats::coordinates::{Coordinate, Coordinates, Kind};
+use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Warnings};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::image;
 use crate::formats::label_file;
+use crate::formats::pixel_size::Evidence;
 use crate::io::find::find_micrographs;
 use crate::io::pairing::{Name, distinct, match_names, refuse_twins};
 use crate::io::sources::{self, Source, Unreadable};
@@ -29,6 +30,16 @@ pub struct Options {
     pub pixel_size_angstrom: Option<f64>,
     /// Leaves out micrographs that cannot be read, and names them in [`Gathered::unreadable`].
     pub leave_out_unreadable: bool,
+}
+
+impl Options {
+    /// With what the mode says of labels: how rows of four columns without a header are meant, and that rows of STAR files
+    /// without tube ids are pairs of start and end where fibers are wanted.
+    pub fn in_mode(mut self, mode: Kind) -> Self {
+        self.label.kind = Some(mode).filter(|mode| *mode != Kind::Particle);
+        self.label.star.fibers = mode == Kind::Fiber;
+        self
+    }
 }
 
 /// A micrograph with its coordinates.
@@ -93,6 +104,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
         sources.first().map_or("", |source| source.name.stem.as_str()),
         stems.first().map_or("", String::as_str),
     );
+    let mut remarks = Warnings::default();
     for (i, source) in pairs {
         let (one, source) = (&found.micrographs[i], &sources[source]);
         let info = match image::read_info(&one.path, &options.image) {
@@ -102,15 +114,20 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
             }
             info => info?,
         };
-        let pixel_sizes = [options.pixel_size_angstrom, source.set.pixel_size_angstrom, one.pixel_size_angstrom, info.pixel_size_angstrom];
-        let mut coordinates = source.set.coordinates.clone();
-        let outside = drop_outside(&mut coordinates, [info.nx, info.ny]);
+        let evidence = Evidence {
+            given: options.pixel_size_angstrom,
+            label: source.set.pixel_size,
+            list: one.pixel_size,
+            header: info.pixel_size_angstrom,
+        };
+        let mut coordinates = source.placed(&evidence, &mut remarks)?;
+        let outside = drop_outside(&mut coordinates, [info.nx, info.ny])?;
         gathered.labelled.push(Labelled {
             path: one.path.clone(),
             name: names[i].clone(),
             stem: stems[i].clone(),
             size: [info.nx, info.ny],
-            pixel_size_angstrom: pixel_sizes.into_iter().flatten().next(),
+            pixel_size_angstrom: evidence.angstrom(),
             label: source.path.clone(),
             format: source.format,
             coordinates,
@@ -124,6 +141,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
         gathered.unreadable.len(),
         gathered.unreadable.first().map_or("", String::as_str)
     );
+    gathered.warnings.extend(remarks.into_messages());
     Ok(gathered)
 }
 
@@ -165,15 +183,20 @@ pub fn read_sources(labels: &Path, options: &Options, warnings: &mut Vec<String>
     Ok(read.sources)
 }
 
-/// Drops points that lie farther outside than half their box; returns how many centres are outside at all.
-fn drop_outside(coordinates: &mut Coordinates, [nx, ny]: [usize; 2]) -> usize {
+/// Drops points that lie farther outside than half their box, and what of fibers is outside; returns how many centres are
+/// outside at all.
+fn drop_outside(coordinates: &mut Coordinates, [nx, ny]: [usize; 2]) -> Result<usize> {
     let beyond = |value: f64, size: usize| (-0.5 - value).max(value - (size as f64 - 0.5));
     let outside = coordinates.points.iter().filter(|point| beyond(point.x, nx) > 0.0 || beyond(point.y, ny) > 0.0).count();
+    if coordinates.kind == Kind::Fiber && outside > 0 {
+        *coordinates = coordinates.clipped([Some(nx), Some(ny)])?;
+        return Ok(outside);
+    }
     coordinates.points.retain(|point| {
         let [half_x, half_y] = point.size.map_or([0.0; 2], |size| [size.width / 2.0, size.height / 2.0]);
         beyond(point.x, nx) <= half_x && beyond(point.y, ny) <= half_y
     });
-    outside
+    Ok(outside)
 }
 
 /// How large a label's box is.
@@ -329,7 +352,9 @@ pub fn leftovers(gathered: &Gathered) -> Vec<String> {
         let worst = gathered.labelled.iter().max_by_key(|one| one.outside).map_or("", |one| one.stem.as_str());
         let [lies, its] = [agreeing(outside, "lies", "lie"), agreeing(outside, "its", "their")];
         let labels = counted(outside, "label");
-        lines.push(format!("{labels} {lies} outside of {its} micrograph, most of them of {worst}; check sizes and axes"));
+        lines.push(format!(
+            "{labels} {lies} outside of {its} micrograph, most of them of {worst}; left out unless a box reaches in; check sizes and axes"
+        ));
     }
     lines
 }

@@ -519,3 +519,55 @@ fn a_model_is_judged_on_micrographs() {
     assert!(number("centre_error_px") < 2.0, "{json}");
     assert_eq!(json["ap_interval"], Value::Null, "one micrograph says nothing about others");
 }
+
+#[test]
+fn refined_picks_are_judged_where_they_lie_on_the_micrograph() {
+    // Picks whose shifts have to be divided by the list's 0.5 A: 10 A are 20 pixels, and not 2.5 (4 A, of the particles).
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let text = |name: &str| path(name).to_str().unwrap().to_owned();
+    crate::common::labelled::write_mrc(&path("a.mrc"), [400, 300], &[]);
+    let list = "data_optics\n\n_rlnOpticsGroup 1\n_rlnMicrographPixelSize 0.5\n\ndata_micrographs\n\n_rlnMicrographName a.mrc\n_rlnOpticsGroup 1\n";
+    std::fs::write(path("micrographs.star"), list).unwrap();
+    let picks = "data_particles\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOriginXAngst\n_rlnOriginYAngst\n_rlnImagePixelSize\n\
+         _rlnAutopickFigureOfMerit\na.mrc 120 100 10 0 4 0.5\na.mrc 120 100 10 0 4 0.5\na.mrc 200 130 0 15 4 0.4\n";
+    std::fs::write(path("particles.star"), picks).unwrap();
+    write_thi(&path("labels"), "a", &[(100.0, 100.0, 1.0), (200.0, 100.0, 1.0)]);
+    let result = epicker(&[
+        "eval",
+        "--data",
+        &text("micrographs.star"),
+        "--label",
+        &text("labels"),
+        "--picks",
+        &text("particles.star"),
+        "--diameter_px",
+        "20",
+        "--json",
+        "--bootstrap",
+        "0",
+    ]);
+    let told = String::from_utf8_lossy(&result.stderr).into_owned();
+    assert_eq!(result.status.code(), Some(0), "{told}");
+    let json: Value = serde_json::from_str(String::from_utf8(result.stdout).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!((&json["picks"], &json["recall"], &json["precision"]), (&2.into(), &1.0.into(), &1.0.into()), "{told}");
+    assert!(told.contains("1 of the points were equal"), "{told}");
+    // The other way round: the picks are plain, the labels refined, and there is no micrograph but --angpix.
+    write_thi(&path("plain"), "a", &[(100.0, 100.0, 0.9), (200.0, 100.0, 0.8)]);
+    let result = epicker(&[
+        "eval",
+        "--label",
+        &text("particles.star"),
+        "--picks",
+        &text("plain"),
+        "--diameter_px",
+        "20",
+        "--angpix",
+        "0.5",
+        "--json",
+        "--bootstrap",
+        "0",
+    ]);
+    let json: Value = serde_json::from_str(String::from_utf8(result.stdout).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!((&json["labels"], &json["recall"]), (&2.into(), &1.0.into()));
+}

@@ -106,6 +106,16 @@ fn fibers_are_start_end_pairs() {
 }
 
 #[test]
+fn fibers_that_are_written_as_segments_are_announced_as_relions_own() {
+    // RELION's AutoPick writes segments with priors too, and its node is that of particles (pipeline_jobs.cpp).
+    let project = Project::new(Some(PIPELINE_5));
+    let result = project.run(&["--mode", "fiber", "--spacing", "40"]);
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    assert!(project.text("External/job007/grid1/mic_autopick.star").contains("rlnAngleTiltPrior"));
+    assert!(project.text("External/job007/RELION_OUTPUT_NODES.star").contains(" MicrographCoordsGroup.star.relion.autopick\n"));
+}
+
+#[test]
 fn a_job_succeeds_if_any_micrograph_was_finished() {
     let project = Project::new(None);
     fs::write(project.path("MotionCorr/job002/grid1/mic.mrc"), "broken").unwrap();

@@ -1,8 +1,9 @@
 //! Coordinate files: what is read from them, what is written to them, and that both agree.
 
-use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, ListedPair, Set, Size};
+use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, ListedPair, Set, Size, Slices, Warnings};
 use epicker::formats::detect::CoordinateFormat;
 use epicker::formats::label_file::{BoxStyle, Family, LabelFile, ReadOptions, read};
+use epicker::formats::pixel_size::{Evidence, Stated};
 use epicker::formats::star::write::{SegmentSteps, Style};
 use epicker::formats::{box_file, cbox, coord, star, thi, topaz};
 use proptest::prelude::*;
@@ -336,8 +337,6 @@ fn star_grammar_is_relions_and_a_little_more() {
     let named = "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n'a b.mrc' 1 2\n\"it's.mrc\" 3 4\n";
     let names: Vec<String> = sets(read_as(named, "star").content).into_iter().filter_map(|set| set.micrograph).collect();
     assert_eq!(names, ["a b.mrc", "it's.mrc"]);
-    let stops = read_as(&format!("{head}1 2\n\n3 4\n"), "star");
-    assert!(stops.warnings[0].contains("RELION stops"), "{:?}", stops.warnings);
     let wrong = read_as("data_\nloop_\n_rlnCoordinateY #2\n_rlnCoordinateX #1\n1 2\n", "star");
     assert!(wrong.warnings[0].contains("the order of the labels counts"), "{:?}", wrong.warnings);
     assert_eq!(positions(&one(wrong.content)), [[2.0, 1.0]]);
@@ -370,6 +369,113 @@ fn star_blocks_are_chosen_by_name() {
     assert_eq!(x(table("one", 1) + &table("two", 2)), 1.0);
 }
 
+#[test]
+fn star_rows_may_begin_like_a_keyword() {
+    // relion_import of data_day1/*.mrc: RELION ends a loop at an empty line only.
+    let names = |text: &str| -> Vec<String> {
+        let Content::Micrographs(list) = read_as(text, "star").content else { panic!("{text}") };
+        list.into_iter().map(|one| one.path).collect()
+    };
+    let rows = "data_day1/a.mrc 1\ndata_day1/b.mrc 1\n";
+    assert_eq!(
+        names(&format!("data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n{rows}")),
+        ["data_day1/a.mrc", "data_day1/b.mrc"]
+    );
+    // One column: the last row looks like a block without a table, and the blocks that follow look like rows.
+    let lone = "data_x\nloop_\n_rlnMicrographName\ndata_day1/a.mrc\nloop_1/b.mrc\n_c.mrc\ndata_d.mrc\n";
+    assert_eq!(names(lone), ["data_day1/a.mrc", "loop_1/b.mrc", "_c.mrc", "data_d.mrc"]);
+    let pasted = "data_micrographs\nloop_\n_rlnMicrographName\ndata_day1/a.mrc\ndata_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnX\n1 300 0\ndata_general\n_rlnY 1\n";
+    assert_eq!(names(pasted), ["data_day1/a.mrc"], "a block that follows without an empty line begins where its labels do");
+    let topaz = "image_name\tx_coord\ty_coord\ndata_1\t10\t20\n";
+    assert_eq!(read_as(topaz, "txt").format, CoordinateFormat::Topaz);
+}
+
+#[test]
+fn an_empty_line_ends_a_star_table_as_it_does_for_relion() {
+    let head = "data_\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n";
+    let file = read_as(&format!("{head}\n1 2\n \n3 4\n5 6\n"), "star");
+    assert_eq!(file.warnings.len(), 1);
+    assert!(file.warnings[0].starts_with("line 8 and 1 more: this row follows an empty line"), "{:?}", file.warnings);
+    assert_eq!(positions(&one(file.content)), [[1.0, 2.0]]);
+    // Labels after it are pairs, another loop is another table, and another block is another block.
+    let file = read_as(&format!("{head}1 2\n\n_rlnVersion 3\nloop_\n_rlnA\n7\n\ndata_\n_rlnB 1\n"), "star");
+    assert_eq!((file.warnings.len(), positions(&one(file.content))), (0, vec![[1.0, 2.0]]));
+}
+
+#[test]
+fn a_star_table_of_one_row_may_be_pairs_of_label_and_value() {
+    let optics = "data_optics\n\n_rlnOpticsGroupName\topticsGroup1\n_rlnOpticsGroup\t1\n_rlnMicrographPixelSize\t2.5\n\n\n";
+    let Content::Micrographs(list) =
+        read_as(&format!("{optics}data_micrographs\n\n_rlnMicrographName\tdata_1/a.mrc # one\n_rlnOpticsGroup\t1\n"), "star").content
+    else {
+        panic!()
+    };
+    assert_eq!((list.len(), list[0].path.as_str(), list[0].pixel_size.micrograph), (1, "data_1/a.mrc", Some(2.5)));
+    let particle = "data_particles\n_rlnCoordinateX 100\n_rlnCoordinateY 120\n_rlnMicrographName 'a b.mrc'\n_rlnOpticsGroup 1\n_rlnOriginXAngst 5\n_rlnOriginYAngst 0\n";
+    let (sets, _) = placed(sets(read_as(&format!("{optics}{particle}"), "star").content), None);
+    assert_eq!((sets[0].micrograph.as_deref(), positions(&sets[0].coordinates)), (Some("a b.mrc"), vec![[98.0, 120.0]]));
+    let pair = "data_coordinate_files\n_rlnMicrographName a.mrc\n_rlnMicrographCoordinates a.star\n";
+    assert_eq!(
+        read_as(pair, "star").content,
+        Content::Pairs(vec![ListedPair { micrograph: "a.mrc".into(), coordinates: "a.star".into() }])
+    );
+}
+
+#[test]
+fn optics_groups_that_are_equal_as_numbers_are_equal() {
+    for (group, row) in [("1", "1.0"), ("1.0", "1"), ("01", "1"), ("1.000000", "1.0")] {
+        let text = format!(
+            "data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographPixelSize\n2 9.0\n{group} 0.5\n\n\
+             data_particles\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOpticsGroup\n10 20 {row}\n"
+        );
+        assert_eq!(sets(read_as(&text, "star").content)[0].pixel_size.micrograph, Some(0.5), "{group} and {row}");
+    }
+    let text = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographPixelSize\n1 0.5\n\n\
+                data_particles\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOpticsGroup\n10 20 3\n";
+    let file = read_as(text, "star");
+    assert!(file.warnings[0].contains("not in data_optics"), "{:?}", file.warnings);
+    assert_eq!(sets(file.content)[0].pixel_size, Stated::default());
+}
+
+#[test]
+fn coordinates_in_several_star_blocks_are_told() {
+    let block = |name: &str, rows: &str| format!("data_{name}\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n{rows}\n");
+    let file = read_as(&(block("", "1 2\n") + &block("", "3 4\n5 6\n")), "star");
+    assert!(file.warnings[0].contains("2 tables hold coordinates") && file.warnings[0].contains("2 rows"), "{:?}", file.warnings);
+    assert_eq!(positions(&one(file.content)), [[1.0, 2.0]], "the first, as RELION");
+}
+
+/// Which number of a table is the micrograph's pixel size, by what RELION's labels mean; the rest are told apart.
+#[test]
+fn every_pixel_size_of_a_table_is_known_for_what_it_is() {
+    let particles = |optics: &str, labels: &str, values: &str| {
+        let text = format!("{optics}data_particles\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOpticsGroup\n{labels}1 2 1 {values}\n");
+        sets(read_as(&text, "star").content)[0].pixel_size
+    };
+    let optics = |labels: &str, values: &str| format!("data_optics\nloop_\n_rlnOpticsGroup\n{labels}1 {values}\n\n");
+    let (movie, image, own) = ("_rlnMicrographOriginalPixelSize\n", "_rlnImagePixelSize\n", "_rlnMicrographPixelSize\n");
+    let only = |size, label| Stated { micrograph: None, other: Some((size, label)) };
+    assert_eq!(particles(&optics(&format!("{movie}{image}"), "0.415 3.32"), "", ""), only(0.415, "rlnMicrographOriginalPixelSize"));
+    assert_eq!(particles(&optics(image, "3.32"), "", ""), only(3.32, "rlnImagePixelSize"));
+    assert_eq!(particles("", "_rlnPixelSize\n", "1.5"), only(1.5, "rlnPixelSize"));
+    assert_eq!(
+        particles("", "_rlnDetectorPixelSize\n_rlnMagnification\n", "4 10000"),
+        only(4.0, "rlnDetectorPixelSize and rlnMagnification")
+    );
+    // The row's own size of the micrograph is believed before the optics group's size of something else.
+    let size = particles(&optics(&format!("{movie}{image}"), "0.415 3.32"), own, "0.83");
+    assert_eq!(size.micrograph, Some(0.83));
+    let lists = |labels: &str, values: &str| {
+        let text = format!("data_micrographs\nloop_\n_rlnMicrographName\n{labels}a.mrc {values}\n");
+        let Content::Micrographs(list) = read_as(&text, "star").content else { panic!() };
+        list[0].pixel_size
+    };
+    // In a list of micrographs RELION takes the sizes of RELION 3.0 and of images for the micrographs'.
+    assert_eq!(lists("_rlnDetectorPixelSize\n_rlnMagnification\n", "5 50000").micrograph, Some(1.0));
+    assert_eq!(lists("_rlnImagePixelSize\n", "1.2").micrograph, Some(1.2));
+    assert_eq!(lists("_rlnMicrographOriginalPixelSize\n", "0.415"), only(0.415, "rlnMicrographOriginalPixelSize"));
+}
+
 const PARTICLES: &str = "data_optics\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographPixelSize #2\n_rlnImagePixelSize #3\n1 2.0 4.0\n2 1.0 4.0\n\n\
     data_particles\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnMicrographName #3\n_rlnOpticsGroup #4\n_rlnOriginXAngst #5\n_rlnOriginYAngst #6\n_rlnAutopickFigureOfMerit #7\n\
     100 200 m/a.mrc 1 3.0 -1.0 0.5\n10 20 m/b.mrc 2 3.0 0 -999\n101 201 m/a.mrc 1 0 0 0.25\n";
@@ -377,10 +483,12 @@ const PARTICLES: &str = "data_optics\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographP
 #[test]
 fn merged_particles_are_grouped_and_refined_shifts_applied() {
     let file = read_as(PARTICLES, "star");
-    assert_eq!(file.warnings.len(), 1);
+    assert_eq!(file.warnings, Vec::<String>::new());
     let sets = sets(file.content);
     assert_eq!(sets.iter().map(|set| set.micrograph.as_deref().unwrap()).collect::<Vec<_>>(), ["m/a.mrc", "m/b.mrc"]);
-    assert_eq!(sets.iter().map(|set| set.pixel_size_angstrom.unwrap()).collect::<Vec<_>>(), [2.0, 1.0]);
+    assert_eq!(sets.iter().map(|set| set.pixel_size.micrograph.unwrap()).collect::<Vec<_>>(), [2.0, 1.0]);
+    let (sets, warnings) = placed(sets, None);
+    assert_eq!(warnings, ["refined shifts are applied to the coordinates; --no-shifts leaves them out"]);
     assert_eq!(positions(&sets[0].coordinates), [[98.5, 200.5], [101.0, 201.0]]);
     assert_eq!((positions(&sets[1].coordinates)[0], sets[1].coordinates.points[0].score), ([7.0, 20.0], None));
 }
@@ -390,24 +498,32 @@ fn shifts_can_be_left_out_and_need_a_pixel_size() {
     let mut options = ReadOptions::default();
     options.star.ignore_shifts = true;
     let file = read(PARTICLES.as_bytes(), "star", &options).unwrap();
-    assert_eq!((positions(&sets(file.content)[0].coordinates)[0], file.warnings), ([100.0, 200.0], vec![]));
-    let mut options = ReadOptions::default();
-    options.star.pixel_size_angstrom = Some(0.5);
-    assert_eq!(positions(&sets(read(PARTICLES.as_bytes(), "star", &options).unwrap().content)[0].coordinates)[0], [94.0, 202.0]);
+    let (unmoved, warnings) = placed(sets(file.content), None);
+    assert_eq!((positions(&unmoved[0].coordinates)[0], warnings), ([100.0, 200.0], vec![]));
+    assert_eq!(positions(&placed(sets(read_as(PARTICLES, "star").content), Some(0.5)).0[0].coordinates)[0], [94.0, 202.0]);
     let file = read_as("data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOriginXAngst\n_rlnOriginYAngst\n1 2 3 4\n", "star");
-    assert!(file.warnings[0].contains("--angpix"), "{:?}", file.warnings);
-    assert_eq!(positions(&one(file.content)), [[1.0, 2.0]]);
+    let (unknown, warnings) = placed(sets(file.content), None);
+    assert!(warnings[0].contains("1 of the refined shifts had to be left out") && warnings[0].contains("--angpix"), "{warnings:?}");
+    assert_eq!(positions(&unknown[0].coordinates), [[1.0, 2.0]]);
     // RELION 3.0: shifts in pixels of the particles, pixel size from detector and magnification.
     let old = "data_images\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOriginX\n_rlnOriginY\n_rlnMagnification\n_rlnDetectorPixelSize\n10 20 1 -2 50000 10\n";
     let set = sets(read_as(old, "star").content).remove(0);
-    assert_eq!((positions(&set.coordinates)[0], set.pixel_size_angstrom), ([9.0, 22.0], Some(2.0)));
+    assert_eq!(set.pixel_size, Stated { micrograph: None, other: Some((2.0, "rlnDetectorPixelSize and rlnMagnification")) });
+    // 2 A are the particles', and the micrograph's only if nothing else is known: with 1 A the shift is twice as long.
+    for (given, wanted) in [(None, [9.0, 22.0]), (Some(1.0), [8.0, 24.0])] {
+        assert_eq!(positions(&placed(vec![set.clone()], given).0[0].coordinates), [wanted]);
+    }
+    // Without any size a pixel of the particle is taken for one of the micrograph, which is told.
+    let bare = "data_images\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOriginX\n_rlnOriginY\n10 20 1 -2\n";
+    let (bare, warnings) = placed(sets(read_as(bare, "star").content), Some(1.0));
+    assert!(positions(&bare[0].coordinates) == [[9.0, 22.0]] && warnings[0].contains("pixels of the particles"), "{warnings:?}");
 }
 
 #[test]
 fn star_lists_of_micrographs_and_of_coordinate_files_are_told_apart() {
     let text = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographPixelSize\n1 1.25\n\ndata_micrographs\nloop_\n_rlnMicrographName\n_rlnOpticsGroup\n_rlnX\nMotionCorr/job002/a.mrc 1 0\n";
     let Content::Micrographs(list) = read_as(text, "star").content else { panic!() };
-    assert_eq!((list[0].path.as_str(), list[0].pixel_size_angstrom), ("MotionCorr/job002/a.mrc", Some(1.25)));
+    assert_eq!((list[0].path.as_str(), list[0].pixel_size.micrograph), ("MotionCorr/job002/a.mrc", Some(1.25)));
     let pairs = vec![ListedPair { micrograph: "a b.mrc".into(), coordinates: "out/a.star".into() }];
     let text = star::write::coordinate_files(&pairs);
     assert_eq!(text, "data_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n\"a b.mrc\"\tout/a.star\n");
@@ -419,6 +535,18 @@ fn candidates_are_read_as_coordinates_with_sizes() {
     let text = "#epk Format 1\n#epk SizeX 10\n\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n_epkWidth #4\n_epkHeight #5\n1.5 2.5 0.75 10 12\n";
     let points = one(read_as(text, "star").content);
     assert_eq!((points.kind, points.points[0].radius(), points.points[0].score), (Kind::Vesicle, Some(5.5), Some(0.75)));
+}
+
+/// The sets with their refined shifts taken, as a command does it that knows nothing but `--angpix`.
+fn placed(sets: Vec<Set>, given: Option<f64>) -> (Vec<Set>, Vec<String>) {
+    let mut warnings = Warnings::default();
+    let place = |mut set: Set| {
+        let evidence = Evidence { given, label: set.pixel_size, ..Evidence::default() };
+        set.take_shifts(evidence.angstrom(), &mut warnings).unwrap();
+        set
+    };
+    let sets = sets.into_iter().map(place).collect();
+    (sets, warnings.into_messages())
 }
 
 fn fiber(points: &[[f64; 2]], group: u32) -> Vec<Coordinate> {
@@ -435,6 +563,75 @@ fn start_end_pairs_are_read_only_when_asked_for() {
     assert_eq!(pairs.fibers().unwrap(), [vec![0, 1], vec![2, 3]]);
     let odd = format!("{:#}", read(format!("{text}9 9\n").as_bytes(), "star", &options).unwrap_err());
     assert!(odd.contains("line 9: an odd number of rows"), "{odd}");
+}
+
+#[test]
+fn rows_without_tube_ids_are_pairs_where_fibers_are_wanted() {
+    // As RELION's ManualPick writes the ends of two filaments.
+    let text = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnParticleSelectionType #3\n_rlnAnglePsi #4\n50 50 1 -999\n350 350 1 -999\n400 60 2 -999\n480 400 2 -999\n";
+    let mut options = ReadOptions::default();
+    options.star.fibers = true;
+    let file = read(text.as_bytes(), "star", &options).unwrap();
+    assert!(file.warnings[0].contains("pairs, start and end"), "{:?}", file.warnings);
+    let pairs = one(file.content);
+    assert_eq!((pairs.kind, pairs.fibers().unwrap()), (Kind::Fiber, vec![vec![0, 1], vec![2, 3]]));
+    let odd = format!("{:#}", read(format!("{text}1 1 1 1\n").as_bytes(), "star", &options).unwrap_err());
+    assert!(odd.contains("rlnHelicalTubeID"), "{odd}");
+    // Segments have priors, and tubes have numbers: those are no pairs.
+    for (label, kind) in
+        [("_rlnAnglePsiPrior", Kind::Particle), ("_rlnHelicalTrackLengthAngst", Kind::Particle), ("_rlnHelicalTubeID", Kind::Fiber)]
+    {
+        let other = text.replace("_rlnAnglePsi ", &format!("{label} ")).replace("-999", "7");
+        let file = read(other.as_bytes(), "star", &options).unwrap();
+        assert!(file.warnings.iter().all(|warning| !warning.contains("pairs")), "{label}: {:?}", file.warnings);
+        assert_eq!(one(file.content).kind, kind, "{label}");
+    }
+}
+
+#[test]
+fn segments_are_put_in_order_by_their_track_and_else_by_their_places() {
+    // Two fibers whose rows come class by class, as after a selection of classes.
+    let segments = [(1, 30.0), (2, 0.0), (1, 0.0), (2, 60.0), (1, 90.0), (1, 60.0), (2, 30.0)];
+    let place = |tube: i32, track: f64| if tube == 1 { [100.0 + track, 50.0] } else { [20.0, 400.0 + track] };
+    let table = |label: Option<(&str, f64)>| {
+        let mut text = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnHelicalTubeID\n_rlnOriginXAngst\n_rlnOriginYAngst\n".to_owned();
+        text += &label.map_or(String::new(), |(label, _)| format!("_{label}\n"));
+        for (i, (tube, track)) in segments.iter().enumerate() {
+            let [x, y] = place(*tube, *track);
+            let track = label.map_or(String::new(), |(_, unit)| (track * unit).to_string());
+            text += &format!("{x} {y} {tube} {i} 0 {track}\n");
+        }
+        text
+    };
+    for label in [Some(("rlnHelicalTrackLengthAngst", 1.5)), Some(("rlnHelicalTrackLength", 1.0)), None] {
+        let file = read_as(&table(label), "star");
+        let how = if label.is_some() { "track lengths put them" } else { "followed by its neighbour" };
+        assert!(
+            file.warnings.len() == 1 && file.warnings[0].starts_with("2 of the fibers") && file.warnings[0].contains(how),
+            "{:?}",
+            file.warnings
+        );
+        let set = sets(file.content).remove(0);
+        let fibers: Vec<Vec<[f64; 2]>> = set
+            .coordinates
+            .fibers()
+            .unwrap()
+            .iter()
+            .map(|fiber| fiber.iter().map(|&i| [set.coordinates.points[i].x, set.coordinates.points[i].y]).collect())
+            .collect();
+        let path = |tube, tracks: &[f64]| tracks.iter().map(|track| place(tube, *track)).collect::<Vec<_>>();
+        let right = [path(1, &[0.0, 30.0, 60.0, 90.0]), path(2, &[0.0, 30.0, 60.0])];
+        let turned = [right[0].iter().rev().copied().collect::<Vec<_>>(), right[1].iter().rev().copied().collect()];
+        for (i, fiber) in fibers.iter().enumerate() {
+            assert!(*fiber == right[i] || (label.is_none() && *fiber == turned[i]), "{fiber:?}");
+        }
+        // The shift of a row goes where its point goes: each row has its own number as a shift.
+        let (placed, _) = placed(vec![set.clone()], Some(1.0));
+        for (before, after) in set.coordinates.points.iter().zip(&placed[0].coordinates.points) {
+            let row = segments.iter().position(|(tube, track)| place(*tube, *track) == [before.x, before.y]).unwrap();
+            assert_eq!(after.x, before.x - row as f64);
+        }
+    }
 }
 
 #[test]
@@ -458,7 +655,7 @@ fn fibers_survive_pairs_and_boxes_of_helices() {
     let helicon = box_file::write_helicon("a.mrc", &fibers, &box_file::WriteOptions::default()).unwrap();
     let back = read_as(&helicon, "txt");
     assert_eq!(back.format, CoordinateFormat::Helicon);
-    assert_eq!(sets(back.content)[0], Set { micrograph: Some("a.mrc".into()), coordinates: fibers, pixel_size_angstrom: None });
+    assert_eq!(sets(back.content)[0], Set { micrograph: Some("a.mrc".into()), coordinates: fibers, ..Set::default() });
 }
 
 #[test]
@@ -492,7 +689,7 @@ fn one_table_of_all_micrographs_is_read_back_in_sets() {
     let set = |name: &str, x| Set {
         micrograph: Some(name.into()),
         coordinates: Coordinates { kind: Kind::Particle, points: vec![Coordinate { score: Some(0.5), ..Coordinate::at(x, 2.0) }] },
-        pixel_size_angstrom: None,
+        ..Set::default()
     };
     let all = vec![set("a.mrc", 1.0), set("b c.mrc", 3.25)];
     let text = star::write::merged(&all).unwrap();
@@ -567,6 +764,89 @@ fn box_corners_give_back_the_rounded_centre_in_integer_arithmetic() {
 }
 
 #[test]
+fn points_of_a_tomogram_are_refused_or_chosen_by_slice_in_every_format() {
+    let star = "data_particles\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n_rlnOriginXAngst\n_rlnOriginYAngst\n\
+                t.mrc 10 20 5 1 0\nt.mrc 30 40 6 2 0\nt.mrc 50 60 7 3 0\n";
+    let topaz = "image_name\tx_coord\ty_coord\tz_coord\nt\t10\t20\t5\nt\t30\t40\t6\nt\t50\t60\t7\n";
+    let thi = "[Particle Coordinates: X Y Z Value]\n10 20 5 1\n30 40 6 1\n50 60 7 1\n[End]\n";
+    let cbox = "data_cryolo\nloop_\n_CoordinateX\n_CoordinateY\n_CoordinateZ\n_Width\n_Height\n8 18 5 4 4\n28 38 6 4 4\n48 58 7 4 4\n";
+    let imod = "1 10 20 5\n1 30 40 6\n2 50 60 7\n";
+    for (text, extension) in [(star, "star"), (topaz, "txt"), (thi, "thi"), (cbox, "cbox"), (imod, "txt")] {
+        let message = error_of(text, extension);
+        assert!(message.contains("tomogram") && message.contains("--z 5:7"), "{extension}: {message}");
+        let chosen = |slices| {
+            let file = read(text.as_bytes(), extension, &ReadOptions { slices, ..ReadOptions::default() }).unwrap();
+            let told = file.warnings.join("; ");
+            (positions(&placed(sets(file.content), Some(1.0)).0[0].coordinates), told)
+        };
+        let (points, told) = chosen(Slices::Range([6.0, 6.5]));
+        let shift = if extension == "star" { 2.0 } else { 0.0 };
+        assert!(
+            points == [[30.0 - shift, 40.0]] && told.contains("2 of the points are not in the slices"),
+            "{extension}: {points:?} {told}"
+        );
+        let (points, told) = chosen(Slices::All);
+        assert!(points.len() == 3 && told.contains("several slices"), "{extension}: {told}");
+    }
+    // One slice is a micrograph.
+    assert_eq!(positions(&one(read_as(&star.replace("t.mrc 30 40 6", "t.mrc 30 40 5").replace("60 7", "60 5"), "star").content)).len(), 3);
+    // A third column of plain numbers may be anything: it is told, and is z where slices are chosen.
+    let file = read_as("10 20 5\n30 40 6\n", "coord");
+    assert!(file.warnings[0].contains("--z"), "{:?}", file.warnings);
+    let options = ReadOptions { slices: Slices::Range([6.0, 6.0]), ..ReadOptions::default() };
+    assert_eq!(positions(&one(read(b"10 20 5\n30 40 6\n", "coord", &options).unwrap().content)), [[30.0, 40.0]]);
+    assert!(error_of("{\"boxes_3d\": [[1, 2, 3, \"manual\"]]}", "json").contains("tomogram"));
+    assert!(error_of("data_particles\nloop_\n_rlnTomoName\n_rlnCenteredCoordinateXAngst\nt 1\n", "star").contains("tomogram"));
+}
+
+#[test]
+fn contours_of_imod_are_no_boxes_and_their_numbers_no_x() {
+    let contours = "     1   100.50   200.50     0.00\n     1   130.50   240.50     0.00\n     2   300.50   400.50     0.00\n     2   340.50   420.50     0.00\n";
+    let objects = "1 1 100.5 200.5 0\n1 1 130.5 240.5 0\n1 2 300.5 400.5 0\n2 1 340.5 420.5 0\n";
+    let places = [[100.5, 200.5], [130.5, 240.5], [300.5, 400.5], [340.5, 420.5]];
+    for (text, fibers) in [(contours, vec![vec![0, 1], vec![2, 3]]), (objects, vec![vec![0, 1], vec![2], vec![3]])] {
+        let file = read_as(text, "txt");
+        assert_eq!(file.format, CoordinateFormat::ImodContours);
+        assert!(file.warnings[0].contains("contours of IMOD"), "{:?}", file.warnings);
+        let points = one(file.content);
+        assert_eq!((points.kind, positions(&points)), (Kind::Particle, places.to_vec()));
+        let options = ReadOptions { kind: Some(Kind::Fiber), ..ReadOptions::default() };
+        let paths = one(read(text.as_bytes(), "txt", &options).unwrap().content);
+        assert_eq!((paths.fibers().unwrap(), positions(&paths)), (fibers, places.to_vec()));
+    }
+    // What only looks alike: boxes in the first column of pixels, boxes in any order of x, the original's four columns.
+    for text in ["1 100 64 64\n1 300 64 64\n2 500 64 64\n", "1 100 64 64\n90 300 60 64\n2 500 64 62\n", "1 100 64 64\n"] {
+        assert_eq!(read_as(text, "box").format, CoordinateFormat::EmanBox(false), "{text}");
+    }
+    assert_eq!(read_as("5 100 19 0\n90 300 19 0\n", "coord").format, CoordinateFormat::Coord);
+}
+
+#[test]
+fn overlapping_boxes_of_a_filament_are_put_in_order_and_vertices_are_not() {
+    let table = |side: f64| {
+        let mut text = "data_cryolo\nloop_\n_CoordinateX\n_CoordinateY\n_Width\n_Height\n_filamentid\n".to_owned();
+        [0.0, 60.0, 20.0, 40.0, 80.0].iter().for_each(|along| text += &format!("{along} 5 {side} {side} 1\n"));
+        text
+    };
+    let xs = |file: LabelFile| one(file.content).points.iter().map(|point| point.x).collect::<Vec<_>>();
+    let file = read_as(&table(30.0), "cbox");
+    assert!(file.warnings[0].starts_with("1 of the fibers had points out of order"), "{:?}", file.warnings);
+    assert_eq!(xs(file), [15.0, 35.0, 55.0, 75.0, 95.0]);
+    assert_eq!(xs(read_as(&table(10.0), "cbox")), [5.0, 65.0, 25.0, 45.0, 85.0]);
+}
+
+#[test]
+fn a_third_column_of_zeros_is_the_z_of_a_micrograph_and_no_score() {
+    // model2point of an IMOD model without contours: x y z.
+    assert_eq!(one(read_as("100 200 0\n130 240 0\n", "txt").content).points[1].score, None);
+    assert_eq!(one(read_as("100 200 0\n130 240 0.5\n", "txt").content).points[1].score, Some(0.5));
+}
+
+fn version_of(cbox: &str) -> Vec<String> {
+    read_as(cbox, "cbox").warnings
+}
+
+#[test]
 fn cbox_holds_box_estimate_score_and_fiber() {
     let text = "\ndata_global\n\n_cbox_format_version 1.0\n\ndata_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n_CoordinateZ #3\n_Width #4\n_Height #5\n_Depth #6\n_EstWidth #7\n_EstHeight #8\n_Confidence #9\n_NumBoxes #10\n_Angle #11\n\
         10.5 20.0 <NA> 200.0 200.0 <NA> 208.0 204.0 0.25 <NA> <NA>\n\ndata_cryolo_include\n\nloop_\n_slice_index #1\n";
@@ -587,6 +867,7 @@ fn cbox_holds_box_estimate_score_and_fiber() {
         "\n1 2 5 9 9 <NA> <NA> <NA> 1 <NA> <NA>\n1 2 6 9 9 <NA> <NA> <NA> 1 <NA> <NA>\n\ndata_cryolo_include",
     );
     assert!(error_of(&tomogram, "cbox").contains("tomogram"));
+    assert!(version_of(&text.replace("_version 1.0", "_version 1")).is_empty(), "1 and 1.0 are one version");
     assert!(error_of("data_cryolo\nloop_\n_CoordinateX\n1\n", "cbox").contains("no column _CoordinateY"));
     let old = one(read_as("10\t20\t200\t200\t0.25\t208\t204\n", "cbox").content);
     assert_eq!(old.points[0], Coordinate { x: 110.0, ..expected });
@@ -773,7 +1054,7 @@ proptest! {
 
     #[test]
     fn topaz_survives(points in any_points(Kind::Particle)) {
-        let set = Set { micrograph: Some("a".into()), coordinates: points.clone(), pixel_size_angstrom: None };
+        let set = Set { micrograph: Some("a".into()), coordinates: points.clone(), ..Set::default() };
         let back = sets(read_as(&topaz::write(&[set], Integers::Round).unwrap(), "txt").content);
         prop_assert_eq!(back.len(), usize::from(!points.points.is_empty()));
         if let Some(set) = back.first() {

@@ -399,7 +399,7 @@ fn micrographs(folder: &Path) -> Vec<Job> {
         std::fs::write(&path, crate::common::micrographs::mrc(size, mode, 1.5, &bytes)).unwrap();
         let (name, output) = (name.to_string(), folder.join(format!("{name}.thi")));
         Job {
-            input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None },
+            input: Input { path, name, sections: Sections::Mean, known: Default::default() },
             output,
             candidates: None,
             picture: None,

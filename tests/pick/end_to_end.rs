@@ -27,7 +27,7 @@ struct Picked {
 fn job(path: PathBuf, output: PathBuf) -> Job {
     let name = path.display().to_string();
     Job {
-        input: Input { path, name, sections: Sections::Mean, pixel_size_angstrom: None },
+        input: Input { path, name, sections: Sections::Mean, known: Default::default() },
         output,
         candidates: None,
         picture: None,

@@ -443,3 +443,101 @@ fn drawn_micrographs_are_dark_where_their_truth_says_and_repeat() {
     assert_eq!(drawing.draw().pixels, drawn.pixels);
     assert_ne!(Drawing { seed: 4, ..drawing }.draw().truth, drawn.truth);
 }
+
+/// Micrographs of 2 A by their headers, a list that says otherwise, and particles as RELION leaves them: with the size of
+/// the movie and of the particle's image, and shifts in angstrom.
+fn extracted(list: Option<&str>) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    write_mrc(&folder.path().join("a.mrc"), [128, 96], &[]);
+    let particles = "data_optics\n\n_rlnOpticsGroup 1\n_rlnMicrographOriginalPixelSize 0.25\n_rlnImagePixelSize 4\n\n\
+         data_particles\n\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOpticsGroup\n_rlnOriginXAngst\n_rlnOriginYAngst\n\
+         a.mrc 64 48 1 10 -5\na.mrc 64 48 1 10 -5\n";
+    let labels = folder.path().join("particles.star");
+    std::fs::write(&labels, particles).unwrap();
+    let mut data = folder.path().join("a.mrc");
+    if let Some(pixel_sizes) = list {
+        data = folder.path().join("micrographs.star");
+        let text =
+            format!("data_optics\n\n_rlnOpticsGroup 1\n{pixel_sizes}\n\ndata_micrographs\n\n_rlnMicrographName a.mrc\n_rlnOpticsGroup 1\n");
+        std::fs::write(&data, text).unwrap();
+    }
+    (folder, data, labels)
+}
+
+#[test]
+fn labels_of_extracted_particles_and_their_boxes_go_by_the_micrographs_pixel_size() {
+    let with_angpix = labels::Options { pixel_size_angstrom: Some(2.5), ..labels::Options::default() };
+    for (list, options, pixel_size) in [
+        (None, labels::Options::default(), 2.0),
+        (Some("_rlnMicrographOriginalPixelSize 0.25\n_rlnMicrographPixelSize 0.5"), labels::Options::default(), 0.5),
+        (Some("_rlnMicrographOriginalPixelSize 0.25"), labels::Options::default(), 2.0),
+        (Some("_rlnMicrographPixelSize 0.5"), with_angpix, 2.5),
+    ] {
+        let (_folder, data, labels) = extracted(list);
+        let gathered = gather(&data, &labels, &options).unwrap();
+        let one = &gathered.labelled[0];
+        assert_eq!(one.pixel_size_angstrom, Some(pixel_size));
+        let place = [64.0 - 10.0 / pixel_size, 48.0 + 5.0 / pixel_size];
+        assert_eq!(one.coordinates.points.iter().map(|point| [point.x, point.y]).collect::<Vec<_>>(), [place]);
+        let told = gathered.warnings.join("; ");
+        assert!(told.contains("refined shifts are applied") && told.contains("1 of the points were equal"), "{told}");
+        // 20 A are 20 / pixel size columns of the micrograph, which a frame as wide as the micrograph leaves alone.
+        let boxes = boxes_d(one, Kind::Particle, 128, BoxSide::Angstrom(20.0), &Compat::default()).unwrap();
+        let [x1, _, x2, _] = boxes[0];
+        assert!((f64::from(x2 - x1) - 20.0 / pixel_size).abs() < 1e-4, "{boxes:?}");
+    }
+}
+
+#[test]
+fn pairs_of_start_and_end_train_along_their_path() {
+    let folder = tempfile::tempdir().unwrap();
+    write_mrc(&folder.path().join("a.mrc"), [512, 512], &[]);
+    let pairs =
+        "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnParticleSelectionType #3\n50 50 1\n350 350 1\n400 60 2\n480 400 2\n";
+    let labels = folder.path().join("a_manualpick.star");
+    std::fs::write(&labels, pairs).unwrap();
+    let options = labels::Options::default().in_mode(Kind::Fiber);
+    let gathered = gather(&folder.path().join("a.mrc"), &labels, &options).unwrap();
+    assert!(gathered.warnings.join("; ").contains("pairs, start and end"), "{:?}", gathered.warnings);
+    let boxes = boxes_d(&gathered.labelled[0], Kind::Fiber, 512, ORIGINAL_SIDE, &Compat::default()).unwrap();
+    // A point for each cell of the heat map, 4 pixels, along 424.3 and 349.3 pixels.
+    assert_eq!(boxes.len(), 107 + 1 + 88 + 1);
+    for [x, y] in boxes.iter().map(|corners| centre(*corners)) {
+        let to_first = (x - y).abs() / 2.0f64.sqrt();
+        let to_second = (340.0 * (x - 400.0) - 80.0 * (y - 60.0)).abs() / 340.0f64.hypot(80.0);
+        assert!(to_first < 0.01 || to_second < 0.01, "{x} {y} lies on neither fiber");
+    }
+    // Without fibers in mind they are points, as before.
+    let points = gather(&folder.path().join("a.mrc"), &labels, &labels::Options::default()).unwrap();
+    assert_eq!((points.labelled[0].coordinates.kind, points.labelled[0].coordinates.points.len()), (Kind::Particle, 4));
+}
+
+#[test]
+fn the_commands_of_training_read_pairs_and_pixel_sizes_alike() {
+    let (folder, data, labels) = extracted(Some("_rlnMicrographPixelSize 0.5"));
+    let exemplar = folder.path().join("exemplar");
+    let result = epicker(&[
+        "exemplar",
+        "create",
+        &text(&exemplar),
+        "--data",
+        &text(&data),
+        "--label",
+        &text(&labels),
+        "--diameter",
+        "20",
+        "--frame",
+        "128",
+        "--sampling_size",
+        "1",
+    ]);
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    let json: Value = serde_json::from_slice(&std::fs::read(exemplar.join("exemplar.json")).unwrap()).unwrap();
+    let bbox: Vec<f64> = serde_json::from_value(json["annotations"][0]["bbox"].clone()).unwrap();
+    // 20 A are 40 pixels of 0.5 A, around (64 - 20, 48 + 10).
+    assert!((bbox[2] - 40.0).abs() < 1e-3 && (bbox[0] - 24.0).abs() < 1e-3 && (bbox[1] - 38.0).abs() < 1e-3, "{bbox:?}");
+    let result = epicker(&["check", "--data", &text(&data), "--label", &text(&labels), "--diameter", "20", "--no-pictures", "--json"]);
+    assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
+    let told = String::from_utf8_lossy(&result.stderr).into_owned();
+    assert!(told.contains("refined shifts are applied"), "{told}");
+}

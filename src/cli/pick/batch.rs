@@ -3,6 +3,7 @@
 use super::{Asked, PickArgs};
 use crate::cli::settle::Looking;
 use crate::formats::image::{Sections, read_info};
+use crate::formats::pixel_size::{Evidence, PixelSize, Source};
 use crate::io::find::{Found, find_all};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
@@ -78,7 +79,8 @@ impl Batch {
             folder,
         };
         let jobs = batch.jobs(args, asked, &found.micrographs, relion)?;
-        need_pixel_size(args, asked, &jobs)?;
+        let doubt = need_pixel_size(args, asked, &jobs)?;
+        batch.warnings.extend(doubt);
         batch.sort_out(jobs, args)?;
         Ok(batch)
     }
@@ -107,7 +109,7 @@ impl Batch {
                 candidates,
                 is_to_do: !is_done,
                 earlier,
-                pixel_size_angstrom: job.input.pixel_size_angstrom,
+                pixel_size_angstrom: job.input.stated_pixel_size_angstrom(),
             });
             self.inputs.push(job.input.clone());
             if is_done {
@@ -207,7 +209,7 @@ impl Batch {
                 path: found.path.clone(),
                 name: found.name.clone(),
                 sections: asked.read.sections,
-                pixel_size_angstrom: args.angpix.or(found.pixel_size_angstrom),
+                known: Evidence { given: args.angpix, list: found.pixel_size, ..Evidence::default() },
             };
             if args.visual && paths.contains(&names.picture) {
                 anyhow::bail!("{}: --visual would replace this micrograph; give another --output", names.picture.display());
@@ -277,25 +279,28 @@ impl Names {
 }
 
 /// Looks into the first header that can be read, so that a missing `--angpix` is told before the network runs. A file that
-/// cannot be read fails alone when its turn comes, and says nothing about the others.
-fn need_pixel_size(args: &PickArgs, asked: &Asked, jobs: &[(Job, PathBuf)]) -> Result<()> {
+/// cannot be read fails alone when its turn comes, and says nothing about the others. Returns a warning if the pixel size may
+/// be that of something else.
+fn need_pixel_size(args: &PickArgs, asked: &Asked, jobs: &[(Job, PathBuf)]) -> Result<Option<String>> {
     let needed = match (asked.written_side, asked.rule.helix) {
         (WrittenSide::Asked { .. }, _) => "--diameter",
         (_, Helix::Segments(_)) => "--helix segments",
         _ if args.limits.in_angstrom() != InAngstrom::default() => "a distance in angstrom",
-        _ => return Ok(()),
+        _ => return Ok(None),
     };
     if args.angpix.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let first = jobs.iter().find_map(|(job, _)| Some((job, read_info(&job.input.path, &asked.read).ok()?)));
-    let Some((job, info)) = first else { return Ok(()) };
+    let Some((job, info)) = first else { return Ok(None) };
+    let size = Evidence { header: info.pixel_size_angstrom, ..job.input.known }.decide();
     ensure!(
-        job.input.pixel_size_angstrom.or(info.pixel_size_angstrom).is_some(),
+        size.is_some(),
         "{}: pixel size unknown, which {needed} needs; expected one in the header; give it with --angpix",
         job.input.path.display()
     );
-    Ok(())
+    let is_of_others = |size: &PixelSize| matches!(size.source, Source::Other(_));
+    Ok(size.filter(is_of_others).and_then(|size| size.doubt()))
 }
 
 /// True if an output was written to its end. Files appear under their name only when they are whole; the end mark also

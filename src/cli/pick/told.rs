@@ -7,7 +7,7 @@ use crate::cli::progress::Progress;
 use crate::cli::settle::Voice;
 use crate::device::Device;
 use crate::formats::coordinates::Kind;
-use crate::pick::output::what_is_lost;
+use crate::pick::output::{Helix, what_is_lost};
 use crate::pick::run::{Found, Job, Seen, Told};
 use crate::pick::settings::Settings;
 use crate::words::{agreeing, counted};
@@ -102,7 +102,8 @@ impl Teller {
         chosen.lines.iter().for_each(|line| progress.say(line));
         chosen.warnings.iter().for_each(|warning| progress.warn(warning));
         args.limits.warnings().iter().chain(&batch.warnings).for_each(|warning| progress.warn(warning));
-        if let Some(lost) = what_is_lost(kind, asked.rule.output_type) {
+        let keeps_path = matches!(asked.rule.helix, Helix::Segments(_)); // segments follow the bends of a fiber
+        if let Some(lost) = what_is_lost(kind, asked.rule.output_type).filter(|_| !keeps_path) {
             progress.warn(&format!("{} files cannot hold {lost}", asked.rule.output_type.name()));
         }
         if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != kind.name()) {

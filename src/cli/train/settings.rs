@@ -267,8 +267,7 @@ impl TrainArgs {
             ..Default::default()
         };
         options.label.family = self.label_type;
-        options.label.star.pixel_size_angstrom = self.angpix;
-        options.label.kind = Some(self.mode).filter(|_| self.mode != Kind::Particle);
+        options = options.in_mode(self.mode);
         let folder = self.data.parent().filter(|_| !self.data.is_dir()).unwrap_or(&self.data);
         let gathered = gather(&self.data, self.label.as_deref().unwrap_or(folder), &options)?;
         lines.push(labels::summary(&gathered));

@@ -2,8 +2,10 @@
 
 use super::{Block, Table};
 use crate::formats::coordinates::{
-    Content, Coordinate, Coordinates, Kind, ListedMicrograph, ListedPair, Set, Size, Warnings, number_fibers,
+    Content, Coordinate, Coordinates, Kind, ListedMicrograph, ListedPair, Set, Shift, Size, Warnings, number_fibers,
 };
+use crate::formats::fiber_order;
+use crate::formats::pixel_size::Stated;
 use crate::formats::text;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
@@ -13,10 +15,10 @@ use std::collections::HashMap;
 pub struct ReadOptions {
     /// Leaves refined shifts (`rlnOriginXAngst`) out of account.
     pub ignore_shifts: bool,
-    /// Pixel size of the micrographs, angstrom per pixel; overrides what the file says.
-    pub pixel_size_angstrom: Option<f64>,
     /// Rows are pairs, start and end of a straight piece of a fiber. Nothing in such a file says so.
     pub start_end: bool,
+    /// The user works on fibers. A table without tube ids and priors is then one of pairs, for RELION knows no other.
+    pub fibers: bool,
 }
 
 /// Reads STAR text of any role: coordinates of one or many micrographs, or a list.
@@ -27,8 +29,8 @@ pub fn read(text: &str, options: &ReadOptions) -> Result<(Content, Warnings)> {
     let mut warnings = Warnings::default();
     let blocks = super::parse(text, &mut warnings)?;
     ensure!(!blocks.is_empty(), "line 1: no data_ block; expected STAR text; correct the file or name its format");
-    let optics = Optics::of(&blocks, options)?;
-    if let Some(table) = coordinate_table(&blocks) {
+    let optics = Optics::of(&blocks)?;
+    if let Some(table) = coordinate_table(&blocks, &mut warnings) {
         let sets = read_coordinates(table, &optics, options, &mut warnings)?;
         return Ok((Content::Coordinates(sets), warnings));
     }
@@ -42,15 +44,21 @@ pub fn read(text: &str, options: &ReadOptions) -> Result<(Content, Warnings)> {
     let listed = |(block, table): &(&str, &Table)| *block != "optics" && table.column("rlnMicrographName").is_some();
     if let Some((_, table)) = tables().find(|entry| entry.0 == "micrographs" && listed(entry)).or_else(|| tables().find(listed)) {
         let name = table.column("rlnMicrographName").unwrap_or_default();
-        let sizes = PixelSizes::of(table, &optics);
-        let micrographs = table
-            .rows()
-            .map(|(line, row)| Ok(ListedMicrograph { path: row[name].to_owned(), pixel_size_angstrom: sizes.micrograph(row, line)? }))
-            .collect::<Result<_>>()?;
+        let sizes = RowSizes::of(table, &optics);
+        let mut micrographs = Vec::with_capacity(table.len());
+        for (line, row) in table.rows() {
+            let pixel_size = sizes.of_row(row, line, &mut warnings)?.in_list_of_micrographs();
+            micrographs.push(ListedMicrograph { path: row[name].to_owned(), pixel_size });
+        }
         return Ok((Content::Micrographs(micrographs), warnings));
     }
     if tables().any(|(_, table)| table.column("rlnMicrographMovieName").is_some()) {
         bail!("this STAR file lists movies; expected micrographs or coordinates; give the micrographs made of them");
+    }
+    if tables().any(|(_, table)| table.column("rlnCenteredCoordinateXAngst").is_some()) {
+        bail!(
+            "this STAR file holds particles of tomograms (rlnCenteredCoordinateXAngst); expected coordinates of micrographs; give another file"
+        );
     }
     let found: Vec<String> = blocks.iter().map(|block| format!("data_{}", text::excerpt(block.name))).take(5).collect();
     bail!(
@@ -59,111 +67,219 @@ pub fn read(text: &str, options: &ReadOptions) -> Result<(Content, Warnings)> {
     )
 }
 
-/// The table with coordinates: of `particles`, else of the unnamed block, else of `images`, else the first.
-fn coordinate_table<'b, 'a>(blocks: &'b [Block<'a>]) -> Option<&'b Table<'a>> {
+/// The table with coordinates: of `particles`, else of the unnamed block, else of `images`, else the first. Others are
+/// not read, which is told.
+fn coordinate_table<'b, 'a>(blocks: &'b [Block<'a>], warnings: &mut Warnings) -> Option<&'b Table<'a>> {
     let rank = |name: &str| ["particles", "", "images"].iter().position(|known| name == *known).unwrap_or(3);
-    blocks
+    let all: Vec<(&str, &Table)> = blocks
         .iter()
-        .flat_map(|block| block.tables.iter().map(move |table| (rank(block.name), table)))
+        .flat_map(|block| block.tables.iter().map(move |table| (block.name, table)))
         .filter(|(_, table)| table.column("rlnCoordinateX").is_some() && table.column("rlnCoordinateY").is_some())
-        .min_by_key(|(rank, _)| *rank) // the first of equals
-        .map(|(_, table)| table)
+        .collect();
+    let chosen = all.iter().enumerate().min_by_key(|(_, (name, _))| rank(name)).map(|(i, _)| i)?; // the first of equals
+    let (name, table) = all[chosen];
+    let unread: usize = all.iter().enumerate().filter(|(i, _)| *i != chosen).map(|(_, (_, table))| table.len()).sum();
+    if unread > 0 {
+        warnings.note(
+            0,
+            &format!(
+                "{} tables hold coordinates; only that of data_{name} is read, and {unread} rows of the others are not; put them into \
+                 files of their own",
+                all.len()
+            ),
+        );
+    }
+    Some(table)
+}
+
+/// The pixel sizes that a row states, by what they are the size of; angstrom per pixel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    /// `rlnMicrographPixelSize`.
+    micrograph: Option<f64>,
+    /// `rlnMicrographOriginalPixelSize`: of the movie, before it was binned.
+    movie: Option<f64>,
+    /// `rlnImagePixelSize`: of the particle's image.
+    image: Option<f64>,
+    /// RELION 3.0's `rlnDetectorPixelSize` and `rlnMagnification`: of the images that the table lists.
+    detector: Option<f64>,
+    /// `rlnPixelSize`: of references and of the particles that they were compared with.
+    model: Option<f64>,
+}
+
+impl Sizes {
+    fn or(self, more: Sizes) -> Sizes {
+        Sizes {
+            micrograph: self.micrograph.or(more.micrograph),
+            movie: self.movie.or(more.movie),
+            image: self.image.or(more.image),
+            detector: self.detector.or(more.detector),
+            model: self.model.or(more.model),
+        }
+    }
+
+    /// The size of the pixels of a particle's image.
+    fn particle(self) -> Option<f64> {
+        self.image.or(self.detector).or(self.model)
+    }
+
+    /// What a table of particles says of the micrographs: only one label speaks of them.
+    fn in_table_of_particles(self) -> Stated {
+        let others = [
+            (self.movie, "rlnMicrographOriginalPixelSize"),
+            (self.image, "rlnImagePixelSize"),
+            (self.detector, "rlnDetectorPixelSize and rlnMagnification"),
+            (self.model, "rlnPixelSize"),
+        ];
+        let other = others.into_iter().find_map(|(size, label)| Some((size?, label)));
+        Stated { micrograph: self.micrograph, other }
+    }
+
+    /// What a list of micrographs says of them: RELION takes the sizes of images and of RELION 3.0 for theirs there.
+    /// Source: RELION's star_converter.cpp, `unifyPixelSize`, and obs_model.cpp, `loadSafely`.
+    fn in_list_of_micrographs(self) -> Stated {
+        let other = self.movie.map(|size| (size, "rlnMicrographOriginalPixelSize"));
+        Stated { micrograph: self.micrograph.or(self.detector).or(self.image), other }
+    }
+}
+
+/// The columns of a table that state pixel sizes.
+struct SizeColumns {
+    sizes: [Option<usize>; 4],
+    detector: Option<[usize; 2]>,
+}
+
+impl SizeColumns {
+    fn of(table: &Table) -> Self {
+        let labels = ["rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize", "rlnPixelSize"];
+        let [detector, magnification] = ["rlnDetectorPixelSize", "rlnMagnification"].map(|label| table.column(label));
+        SizeColumns { sizes: labels.map(|label| table.column(label)), detector: detector.zip(magnification).map(<[usize; 2]>::from) }
+    }
+
+    fn read(&self, row: &[&str], line: usize) -> Result<Sizes> {
+        let number = |column: usize, what| -> Result<Option<f64>> {
+            if text::is_absent(row[column]) || row[column].is_empty() { Ok(None) } else { text::number(row[column], line, what).map(Some) }
+        };
+        let size = |i: usize| -> Result<Option<f64>> {
+            let Some(column) = self.sizes[i] else { return Ok(None) };
+            let size = number(column, "the pixel size")?;
+            ensure!(
+                size.is_none_or(|size| size > 0.0),
+                "line {line}: the pixel size is {}; expected more than 0; correct it or give --angpix",
+                row[column]
+            );
+            Ok(size)
+        };
+        let detector = match self.detector {
+            // Micrometers of the camera, divided by the magnification.
+            Some([detector, magnification]) => {
+                let sizes = number(detector, "rlnDetectorPixelSize")?.zip(number(magnification, "rlnMagnification")?);
+                sizes.map(|(detector_um, magnification)| detector_um * 1e4 / magnification).filter(|size| *size > 0.0 && size.is_finite())
+            }
+            None => None,
+        };
+        Ok(Sizes { micrograph: size(0)?, movie: size(1)?, image: size(2)?, model: size(3)?, detector })
+    }
+}
+
+/// An optics group. RELION reads a whole number, so that `1` and `1.0`, as pandas writes it, are one group.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Group<'a> {
+    Number(i64),
+    Name(&'a str),
+}
+
+impl<'a> Group<'a> {
+    fn of(token: &'a str) -> Self {
+        let number = token.parse::<f64>().ok().filter(|number| number.abs() < 1e15 && number.fract() == 0.0);
+        number.map_or(Group::Name(token), |number| Group::Number(number as i64))
+    }
 }
 
 /// Pixel sizes by optics group.
 struct Optics<'a> {
-    stated: Option<f64>,
-    groups: HashMap<&'a str, f64>,
+    groups: HashMap<Group<'a>, Sizes>,
 }
 
 impl<'a> Optics<'a> {
-    fn of(blocks: &[Block<'a>], options: &ReadOptions) -> Result<Self> {
+    fn of(blocks: &[Block<'a>]) -> Result<Self> {
         let mut groups = HashMap::new();
-        for block in blocks.iter().filter(|block| block.name == "optics") {
-            for table in &block.tables {
-                let sizes = ["rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize"];
-                let Some(group) = table.column("rlnOpticsGroup") else { continue };
-                let Some(size) = sizes.iter().find_map(|label| table.column(label)) else { continue };
-                for (line, row) in table.rows() {
-                    if text::is_absent(row[size]) {
-                        continue;
-                    }
-                    let value = text::number(row[size], line, "the pixel size")?;
-                    ensure!(value > 0.0, "line {line}: the pixel size is {value}; expected more than 0; correct it or give --angpix");
-                    groups.insert(row[group], value);
-                }
+        for table in blocks.iter().filter(|block| block.name == "optics").flat_map(|block| &block.tables) {
+            let Some(group) = table.column("rlnOpticsGroup") else { continue };
+            let columns = SizeColumns::of(table);
+            for (line, row) in table.rows() {
+                groups.insert(Group::of(row[group]), columns.read(row, line)?);
             }
         }
-        Ok(Optics { stated: options.pixel_size_angstrom, groups })
+        Ok(Optics { groups })
     }
 }
 
 /// Where a table says something about pixel sizes; found once, asked for every row.
-struct PixelSizes<'o, 'a> {
+struct RowSizes<'o, 'a> {
     optics: &'o Optics<'a>,
     group: Option<usize>,
-    own: Option<usize>,
-    detector: Option<(usize, usize)>,
+    own: SizeColumns,
 }
 
-impl<'o, 'a> PixelSizes<'o, 'a> {
+impl<'o, 'a> RowSizes<'o, 'a> {
     fn of(table: &Table, optics: &'o Optics<'a>) -> Self {
-        PixelSizes {
-            optics,
-            group: table.column("rlnOpticsGroup"),
-            own: table.column("rlnMicrographPixelSize").or_else(|| table.column("rlnMicrographOriginalPixelSize")),
-            detector: table.column("rlnDetectorPixelSize").zip(table.column("rlnMagnification")),
-        }
+        RowSizes { optics, group: table.column("rlnOpticsGroup"), own: SizeColumns::of(table) }
     }
 
-    /// Pixel size of the micrograph of a row: as given, from the optics table, or by RELION 3.0's two columns.
-    fn micrograph(&self, row: &[&str], line: usize) -> Result<Option<f64>> {
-        if self.optics.stated.is_some() {
-            return Ok(self.optics.stated);
-        }
-        if let Some(size) = self.group.and_then(|column| self.optics.groups.get(row[column])) {
-            return Ok(Some(*size));
-        }
-        let size = match self.own {
-            Some(column) if text::is_absent(row[column]) => None,
-            Some(column) => Some(text::number(row[column], line, "the pixel size")?),
-            None => self.particle(row, line)?,
+    /// What the row's optics group says, and the row itself where that is silent: RELION knows the groups alone.
+    fn of_row(&self, row: &[&str], line: usize, warnings: &mut Warnings) -> Result<Sizes> {
+        let own = self.own.read(row, line)?;
+        let groups = &self.optics.groups;
+        let group = match self.group {
+            Some(column) => groups.get(&Group::of(row[column])),
+            None => groups.values().next().filter(|_| groups.len() == 1), // there is no other to belong to
         };
-        Ok(size.filter(|size| *size > 0.0 && size.is_finite()))
-    }
-
-    /// RELION 3.0: pixel size of the particles, angstrom, from detector and magnification.
-    fn particle(&self, row: &[&str], line: usize) -> Result<Option<f64>> {
-        let Some((detector, magnification)) = self.detector else { return Ok(None) };
-        if text::is_absent(row[detector]) || text::is_absent(row[magnification]) {
-            return Ok(None);
+        let Some(group) = group else {
+            if self.group.is_some() && !groups.is_empty() {
+                warnings.note(line, "this optics group is not in data_optics, so nothing that is said there is known of the row");
+            }
+            return Ok(own);
+        };
+        if let (Some(group), Some(own)) = (group.micrograph, own.micrograph)
+            && group != own
+        {
+            warnings.note(line, "rlnMicrographPixelSize of the row is not that of its optics group; the group's is taken, as RELION does");
         }
-        let detector_um = text::number(row[detector], line, "rlnDetectorPixelSize")?;
-        let magnification = text::number(row[magnification], line, "rlnMagnification")?;
-        Ok((magnification > 0.0).then(|| detector_um * 1e4 / magnification))
+        Ok(group.or(own))
     }
+}
+
+/// One row of a table of coordinates.
+struct Row<'a> {
+    line: usize,
+    point: Coordinate,
+    tube: Option<&'a str>,
+    shift: Option<Shift>,
+    /// Distance from the start of the fiber, angstrom or (RELION 3.0) pixels.
+    track: Option<f64>,
 }
 
 /// One micrograph's rows while they are gathered.
 #[derive(Default)]
 struct Gathered<'a> {
     name: Option<&'a str>,
-    points: Vec<Coordinate>,
-    tubes: Vec<&'a str>,
-    lines: Vec<usize>,
-    pixel_size_angstrom: Option<f64>,
+    rows: Vec<Row<'a>>,
+    pixel_size: Stated,
 }
 
 fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warnings: &mut Warnings) -> Result<Vec<Set>> {
     let column = |label| table.column(label);
     let (x, y) = (column("rlnCoordinateX").unwrap_or_default(), column("rlnCoordinateY").unwrap_or_default());
     let names = MicrographNames::of(table, warnings);
-    let score = column("rlnAutopickFigureOfMerit");
-    let tube = column("rlnHelicalTubeID");
+    let [z, score, tube] = ["rlnCoordinateZ", "rlnAutopickFigureOfMerit", "rlnHelicalTubeID"].map(column);
+    let track = column("rlnHelicalTrackLengthAngst").or_else(|| column("rlnHelicalTrackLength"));
     let size = column("epkWidth").zip(column("epkHeight"));
-    let has_priors = column("rlnAnglePsiPrior").is_some() || column("rlnHelicalTrackLengthAngst").is_some();
-    let shifts = Shifts::of(table, options);
-    let pixel_sizes = PixelSizes::of(table, optics);
+    let is_of_segments = column("rlnAnglePsiPrior").is_some() || track.is_some();
+    let shifts = ShiftColumns::of(table, options);
+    let sizes = RowSizes::of(table, optics);
+    let pairs_without_tubes = options.fibers && tube.is_none() && !is_of_segments && size.is_none();
+    let is_of_pairs = options.start_end || pairs_without_tubes;
 
     let mut gathered: Vec<Gathered> = Vec::new();
     let mut places = HashMap::new();
@@ -180,11 +296,14 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
             gathered.push(Gathered { name: micrograph, ..Gathered::default() });
             gathered.len() - 1
         });
+        let optional = |column: Option<usize>, what| -> Result<Option<f64>> {
+            let token = column.map(|column| row[column]).filter(|token| !text::is_absent(token));
+            token.map(|token| text::number(token, line, what)).transpose()
+        };
         let mut point = Coordinate::at(text::pixels(row[x], line, "x")?, text::pixels(row[y], line, "y")?);
-        let pixel_size = pixel_sizes.micrograph(row, line)?;
-        if let Some(shifts) = &shifts {
-            shifts.apply(&mut point, row, line, [pixel_size, pixel_sizes.particle(row, line)?], warnings)?;
-        }
+        point.z = optional(z, "z")?;
+        let sizes = sizes.of_row(row, line, warnings)?;
+        let shift = shifts.as_ref().map(|shifts| shifts.read(row, line, sizes.particle())).transpose()?;
         if let Some(column) = score {
             point.score = text::score(row[column], line)?;
         }
@@ -193,10 +312,9 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
             point.size = Some(Size { width: side(width, "the width")?, height: side(height, "the height")? });
         }
         let set = &mut gathered[place];
-        set.points.push(point);
-        set.tubes.extend(tube.map(|column| row[column]));
-        set.lines.push(line);
-        set.pixel_size_angstrom = set.pixel_size_angstrom.or(pixel_size);
+        set.pixel_size = set.pixel_size.or(sizes.in_table_of_particles());
+        let track = optional(track, "the track length")?;
+        set.rows.push(Row { line, point, tube: tube.map(|column| row[column]), shift, track });
     }
     if nameless > 0 {
         ensure!(
@@ -209,30 +327,49 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
     if gathered.is_empty() {
         gathered.push(Gathered::default());
     }
-    let kind = match (options.start_end || tube.is_some(), size) {
+    let kind = match (is_of_pairs || tube.is_some(), size) {
         (true, _) => Kind::Fiber,
         (false, Some(_)) => Kind::Vesicle,
         (false, None) => Kind::Particle,
     };
-    let into_set = |mut set: Gathered| {
-        if options.start_end {
-            group_pairs(&mut set)?;
+    let mut sets = Vec::with_capacity(gathered.len());
+    for mut set in gathered {
+        if is_of_pairs {
+            group_pairs(&mut set.rows)?;
         } else {
-            for (point, tube) in set.points.iter_mut().zip(number_fibers(&set.tubes)) {
-                point.group = Some(tube);
-            }
+            let tubes: Vec<&str> = set.rows.iter().filter_map(|row| row.tube).collect();
+            set.rows.iter_mut().zip(number_fibers(&tubes)).for_each(|(row, tube)| row.point.group = Some(tube));
         }
-        if kind == Kind::Fiber && !has_priors {
+        if pairs_without_tubes && !set.rows.is_empty() {
+            warnings.note(
+                0,
+                "rows are taken as pairs, start and end of a straight piece of fiber, as RELION reads fibers without rlnHelicalTubeID; if \
+                 they are points along fibers, number the fibers in that column",
+            );
+        }
+        if kind == Kind::Fiber && !is_of_segments {
             // The end of one pair is the start of the next of the same tube.
-            set.points.dedup_by(|next, last| next.group == last.group && next.x == last.x && next.y == last.y);
+            let same = |a: &Row, b: &Row| a.point.group == b.point.group && a.point.x == b.point.x && a.point.y == b.point.y;
+            let pairs: Vec<&[Row]> = set.rows.chunks(2).collect();
+            let is_pair = |pair: &&[Row]| pair.len() == 2 && pair[0].point.group == pair[1].point.group;
+            // Pairs of one tube hang together; another tube begins another chain.
+            let goes_on = |two: &[&[Row]]| same(&two[0][1], &two[1][0]) || two[0][1].point.group != two[1][0].point.group;
+            let is_chain = pairs.iter().all(is_pair) && pairs.windows(2).all(goes_on);
+            set.rows.dedup_by(|next, last| same(next, last));
+            if !is_of_pairs && !is_chain {
+                order_fibers(&mut set.rows, warnings);
+            }
+        } else if kind == Kind::Fiber {
+            order_fibers(&mut set.rows, warnings);
         }
-        Ok(Set {
+        sets.push(Set {
             micrograph: set.name.map(str::to_owned),
-            coordinates: Coordinates { kind, points: set.points },
-            pixel_size_angstrom: set.pixel_size_angstrom.or(optics.stated),
-        })
-    };
-    gathered.into_iter().map(into_set).collect()
+            shifts: set.rows.iter().filter_map(|row| row.shift).collect(),
+            coordinates: Coordinates { kind, points: set.rows.into_iter().map(|row| row.point).collect() },
+            pixel_size: set.pixel_size,
+        });
+    }
+    Ok(sets)
 }
 
 /// Where a table says to which micrograph a row belongs.
@@ -246,7 +383,7 @@ impl MicrographNames {
     /// By `rlnMicrographName`. Without it the stacks tell particles of several micrographs apart, because RELION and
     /// cryoSPARC name a stack after its micrograph; one stack may hold particles of any number of them.
     fn of(table: &Table, warnings: &mut Warnings) -> Self {
-        let column = table.column("rlnMicrographName");
+        let column = table.column("rlnMicrographName").or_else(|| table.column("rlnTomoName"));
         let stack = table.column("rlnImageName").filter(|_| column.is_none());
         let Some(stack) = stack else { return MicrographNames { column, is_stack: false } };
         let mut stacks = table.rows().map(|(_, row)| stack_of(row[stack]));
@@ -275,72 +412,58 @@ fn stack_of(image: &str) -> &str {
 }
 
 /// Rows 1 and 2 are the first fiber, 3 and 4 the second; tube ids (of the first row of a pair) join pairs.
-fn group_pairs(set: &mut Gathered) -> Result<()> {
-    if set.points.len() % 2 == 1 {
-        let line = set.lines.last().copied().unwrap_or_default();
-        bail!("line {line}: an odd number of rows; expected pairs of start and end; complete the last pair or read the file as points");
+fn group_pairs(rows: &mut [Row]) -> Result<()> {
+    if rows.len() % 2 == 1 {
+        let line = rows.last().map_or(0, |row| row.line);
+        bail!(
+            "line {line}: an odd number of rows, so they are no pairs of start and end; complete the last pair, or number fibers with \
+             rlnHelicalTubeID"
+        );
     }
-    let tubes = number_fibers(&set.tubes);
-    for (i, pair) in set.points.chunks_exact_mut(2).enumerate() {
+    let tubes: Vec<&str> = rows.iter().filter_map(|row| row.tube).collect();
+    let tubes = number_fibers(&tubes);
+    for (i, pair) in rows.chunks_exact_mut(2).enumerate() {
         let group = tubes.get(2 * i).copied().unwrap_or(i as u32 + 1);
-        pair.iter_mut().for_each(|point| point.group = Some(group));
+        pair.iter_mut().for_each(|row| row.point.group = Some(group));
     }
     Ok(())
 }
 
-/// Refined shifts: the particle lies at coordinate minus shift.
-struct Shifts {
-    columns: [usize; 2],
-    angstrom: bool,
+/// Brings the rows of each fiber into the order of its path; a row takes the place of another one of its fiber.
+fn order_fibers(rows: &mut Vec<Row>, warnings: &mut Warnings) {
+    let points: Vec<Coordinate> = rows.iter().map(|row| row.point).collect();
+    let tracks: Vec<Option<f64>> = rows.iter().map(|row| row.track).collect();
+    let order = fiber_order::of_fibers(&points, &tracks, warnings);
+    let mut all: Vec<Option<Row>> = std::mem::take(rows).into_iter().map(Some).collect();
+    rows.extend(order.into_iter().filter_map(|i| all[i].take()));
 }
 
-impl Shifts {
-    fn of(table: &Table, options: &ReadOptions) -> Option<Shifts> {
+/// The columns of refined shifts: the particle lies at coordinate minus shift.
+struct ShiftColumns {
+    columns: [usize; 2],
+    is_angstrom: bool,
+}
+
+impl ShiftColumns {
+    fn of(table: &Table, options: &ReadOptions) -> Option<ShiftColumns> {
         if options.ignore_shifts {
             return None;
         }
-        let pair = |x, y| Some([table.column(x)?, table.column(y)?]);
-        let angstrom = pair("rlnOriginXAngst", "rlnOriginYAngst").map(|columns| Shifts { columns, angstrom: true });
-        angstrom.or_else(|| pair("rlnOriginX", "rlnOriginY").map(|columns| Shifts { columns, angstrom: false }))
+        let pair = |x, y, is_angstrom| Some(ShiftColumns { columns: [table.column(x)?, table.column(y)?], is_angstrom });
+        pair("rlnOriginXAngst", "rlnOriginYAngst", true).or_else(|| pair("rlnOriginX", "rlnOriginY", false))
     }
 
-    /// Moves the point; the pixel sizes are those of the micrograph and of the particle, angstrom.
-    fn apply(
-        &self,
-        point: &mut Coordinate,
-        row: &[&str],
-        line: usize,
-        [micrograph, particle]: [Option<f64>; 2],
-        warnings: &mut Warnings,
-    ) -> Result<()> {
-        let [x, y] = self.columns;
-        if text::is_absent(row[x]) || text::is_absent(row[y]) {
-            return Ok(());
+    /// The shift of a row. RELION 3.0 states it in pixels of the particle's image, of which each is `particle` angstrom.
+    fn read(&self, row: &[&str], line: usize, particle: Option<f64>) -> Result<Shift> {
+        let [x, y] = self.columns.map(|column| row[column]);
+        if text::is_absent(x) || text::is_absent(y) {
+            return Ok(Shift::Angstrom([0.0; 2]));
         }
-        let [x, y] = [text::pixels(row[x], line, "the shift in x")?, text::pixels(row[y], line, "the shift in y")?];
-        if x == 0.0 && y == 0.0 {
-            return Ok(());
-        }
-        let unit = if self.angstrom {
-            let Some(pixel_size) = micrograph else {
-                warnings.note(line, "the refined shift is left out, because the pixel size is unknown; give it with --angpix");
-                return Ok(());
-            };
-            1.0 / pixel_size
-        } else {
-            // Shifts of RELION 3.0 are in particle pixels, which differ from the micrograph's after rescaling.
-            match (particle, micrograph) {
-                (Some(particle), Some(micrograph)) => particle / micrograph,
-                _ => 1.0,
-            }
-        };
-        let (x, y) = (point.x - x * unit, point.y - y * unit);
-        ensure!(
-            x.abs() < f64::from(i32::MAX) && y.abs() < f64::from(i32::MAX),
-            "line {line}: the refined shift leads off every micrograph; expected a sensible pixel size; give it with --angpix"
-        );
-        (point.x, point.y) = (x, y);
-        warnings.note(0, "refined shifts are applied to the coordinates; --no-shifts leaves them out");
-        Ok(())
+        let shift = [text::pixels(x, line, "the shift in x")?, text::pixels(y, line, "the shift in y")?];
+        Ok(match particle {
+            _ if self.is_angstrom => Shift::Angstrom(shift),
+            Some(particle) => Shift::Angstrom(shift.map(|pixels| pixels * particle)),
+            None => Shift::ParticlePixels(shift),
+        })
     }
 }
