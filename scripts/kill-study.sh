@@ -16,14 +16,19 @@ fault() {
     cp -r "$work/$side" "$work/fault-$faults-$side" 2>/dev/null
 }
 
+# True if a status is that of a run that came to its end. A training says with 1 that its result is of little use, which is to
+# be expected of one that takes two seconds.
+is_end() { [ "$1" = 0 ] || { [ $side = train ] && [ "$1" = 1 ]; }; }
+
 # Runs `command` to its end; sets `microseconds`.
 unbroken() {
     local begin=${EPOCHREALTIME/./}
-    "${command[@]}" >"$work/log" 2>&1 || { cat "$work/log"; echo "an unbroken run fails: ${command[*]}"; exit 2; }
+    "${command[@]}" >"$work/log" 2>&1
+    is_end $? || { cat "$work/log"; echo "an unbroken run fails: ${command[*]}"; exit 2; }
     microseconds=$((${EPOCHREALTIME/./} - begin))
 }
 
-# Runs `command` and kills it after a random part of the given time. Sets `status`; 0 means that it was done before.
+# Runs `command` and kills it after a random part of the given time. Sets `status`.
 killed() {
     local longest=$1 signal=KILL
     [ $((RANDOM % 2)) = 0 ] || signal=TERM
@@ -35,8 +40,8 @@ killed() {
     wait $process 2>/dev/null
     status=$?
     case $signal$status in
-        *0 | KILL137 | TERM143) ;;
-        *) fault "SIG$signal ended it with status $status: $(tail -1 "$work/log")" ;;
+        KILL137 | TERM143) ;;
+        *) is_end $status || fault "SIG$signal ended it with status $status: $(tail -1 "$work/log")" ;;
     esac
     ! grep -q panicked "$work/log" || fault "$(grep panicked "$work/log")"
 }
@@ -72,7 +77,13 @@ train() {
     command=("$E" train --data "$work/learn" --label "$work/learn" --exp_id "$work/train" --frame 128 --input_res 64 --width 0.25
         --batch_size 2 --lr 1e-3 --lr_step 70 --num_epochs 3 --train_pct 75 --val_pct 25 --test_pct 0 --particle_size 4 --gpus -1
         --threads 2 --seed 3)
-    [ ! -e "$work/train/model_last.pth" ] || command+=(--resume)
+    # The best model is written before the last one, so it may be there alone; and before the very first checkpoint is whole
+    # there is nothing yet to go on from.
+    if [ -e "$work/train/model_last.pth" ] || [ -e "$work/train/model_best.pth" ]; then
+        command+=(--resume)
+    elif compgen -G "$work/train/model_*" >/dev/null; then
+        command+=(--overwrite)
+    fi
 }
 
 # The epoch of a checkpoint that can be read as a whole; the convert command reads all of it.
@@ -112,16 +123,17 @@ rounds=0
 while [ $done_kills -lt "$kills" ]; do
     for side in pick train; do
         rm -rf "${work:?}/$side"
-        before= status=1
-        while [ $status != 0 ] && [ $done_kills -lt "$kills" ]; do
+        before= status=none
+        while ! is_end $status && [ $done_kills -lt "$kills" ]; do
             $side
             killed "${time_of[$side]}"
             check_$side
         done
         # Enough was killed: the last one goes on to its end too.
-        if [ $status != 0 ]; then
+        if ! is_end $status; then
             $side
-            "${command[@]}" >"$work/log" 2>&1 || fault "going on fails: $(tail -1 "$work/log")"
+            "${command[@]}" >"$work/log" 2>&1
+            is_end $? || fault "going on fails: $(tail -1 "$work/log")"
             check_$side
         fi
         difference=$(diff <(contents "$work/whole-$side") <(contents "$work/$side")) || fault "the end is not that of an unbroken run: $difference"
