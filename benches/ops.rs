@@ -4,12 +4,12 @@
 //! multiply-add loop (a 256-channel convolution) or of copying memory, whichever bounds the op. The machine's two
 //! figures are measured first; compare shares, and times only in pairs on one machine.
 
-use epicker::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
-use epicker::ops::conv::{self, ConvShape, CpuPanels, Epilogue, Panels};
+use epicker::device::{Device, Tensor, TensorMut, TensorRef};
+use epicker::ops::conv::{self, Algorithm, ConvShape, Epilogue, Pass};
 use epicker::ops::deform_conv::{self, DeformConvShape};
 use epicker::ops::max_pool::{self, MaxPoolShape};
 use epicker::ops::up_conv::{self, UpConvShape};
-use epicker::ops::{adam, batch_norm, gather, heat_map, map};
+use epicker::ops::{Compute, adam, batch_norm, gather, heat_map, map};
 use epicker::random::noise;
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ impl Bench {
         let (from, mut to) = (vec![1.0f32; 1 << 25], vec![0.0f32; 1 << 25]);
         let copied = median(|| to.copy_from_slice(std::hint::black_box(&from)));
         let shape = ConvShape { n: 1, h: 64, w: 64, ci: 256, co: 256, kernel: 3, stride: 1 };
-        let product = median(conv_run(shape, true));
+        let product = median(conv_run(shape, conv::algorithm::choose(&cpu(), Pass::Forward, shape)));
         let bench = Bench {
             multiply_adds_per_second: shape.multiply_adds() as f64 / product,
             bytes_per_second: 2.0 * 4.0 * from.len() as f64 / copied,
@@ -65,16 +65,21 @@ impl Bench {
             Work::MultiplyAdds(count) => (count as f64 / seconds / self.multiply_adds_per_second, "multiply-add"),
             Work::Bytes(count) => (count as f64 / seconds / self.bytes_per_second, "memory"),
         };
-        println!("{name:<12} {shape:<40} {:>9.3} ms  {:>3.0} % of {roof} roof", 1e3 * seconds, 100.0 * share);
+        println!("{name:<12} {shape:<48} {:>9.3} ms  {:>3.0} % of {roof} roof", 1e3 * seconds, 100.0 * share);
     }
 }
 
-fn conv_run(shape: ConvShape, relu: bool) -> impl FnMut() {
-    let ConvShape { n, h, w, ci, co, kernel, .. } = shape;
+fn cpu() -> Compute {
+    Compute::from(&Device::Cpu)
+}
+
+fn conv_run(shape: ConvShape, algorithm: Algorithm) -> impl FnMut() {
+    let ConvShape { n, h, w, ci, .. } = shape;
     let inp = Tensor::from_values([n, h, w, ci], noise(n * h * w * ci, 1));
-    let panels = Panels::Cpu(CpuPanels::pack(ci, co, kernel, &noise(ci * co * kernel * kernel, 2), &[], InstructionSet::detect()));
+    let weights = conv::Weights::pack(&Device::Cpu, algorithm, shape.extents(), &noise(shape.weights_len(), 2), &[]);
+    let weights = weights.unwrap_or_else(|error| panic!("{error:#}"));
     let mut out = Tensor::zeros(shape.out());
-    move || must(conv::forward(&Device::Cpu, shape, inp.view(), &panels, Epilogue { residual: None, relu }, &mut out.view_mut()))
+    move || must(conv::forward(&Device::Cpu, shape, inp.view(), &weights, Epilogue { residual: None, relu: true }, &mut out.view_mut()))
 }
 
 /// A CPU op cannot fail.
@@ -99,8 +104,10 @@ mod op {
             [64, 896, 256, 1, 1],
         ] {
             let shape = ConvShape { n: 1, h, w: h, ci, co, kernel, stride };
-            let text = format!("1x{h}x{h}x{ci} to {co}, {kernel}x{kernel} /{stride}");
-            bench.line("conv", &text, Work::MultiplyAdds(shape.multiply_adds()), conv_run(shape, true));
+            for algorithm in conv::algorithm::all(&cpu(), Pass::Forward, shape) {
+                let text = format!("1x{h}x{h}x{ci} to {co}, {kernel}x{kernel} /{stride}, {algorithm}");
+                bench.line("conv", &text, Work::MultiplyAdds(shape.multiply_adds()), conv_run(shape, algorithm));
+            }
         }
     }
 
@@ -109,11 +116,15 @@ mod op {
             let shape = DeformConvShape { n: 1, h, w: h, ci, co };
             let inp = Tensor::from_values([1, h, h, ci], noise(h * h * ci, 1));
             let offsets = Tensor::from_values([1, h, h, 27], noise(h * h * 27, 2));
-            let panels = Panels::Cpu(CpuPanels::pack(ci, co, 3, &noise(ci * co * 9, 3), &[], InstructionSet::detect()));
             let mut out = Tensor::zeros([1, h, h, co]);
-            bench.line("deform_conv", &format!("1x{h}x{h}x{ci} to {co}"), Work::MultiplyAdds(shape.multiply_adds()), || {
-                must(deform_conv::forward(&Device::Cpu, shape, inp.view(), offsets.view(), &panels, true, &mut out.view_mut()));
-            });
+            for algorithm in deform_conv::algorithm::all(&cpu(), shape) {
+                let text = format!("1x{h}x{h}x{ci} to {co}, {algorithm}");
+                let weights = deform_conv::Weights::pack(&Device::Cpu, algorithm, shape.extents(), &noise(ci * co * 9, 3), &[]);
+                let weights = weights.unwrap_or_else(|error| panic!("{error:#}"));
+                bench.line("deform_conv", &text, Work::MultiplyAdds(shape.multiply_adds()), || {
+                    must(deform_conv::forward(&Device::Cpu, shape, inp.view(), offsets.view(), &weights, true, &mut out.view_mut()));
+                });
+            }
         }
     }
 

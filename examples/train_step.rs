@@ -4,7 +4,7 @@
 
 use epicker::device::Device;
 use epicker::formats::coordinates::Kind;
-use epicker::net::{Architecture, engine::DeviceEngine, fresh};
+use epicker::net::{Architecture, fresh};
 use epicker::random::noise;
 use epicker::train::{Object, Targets, Trainer, TrainerOptions, TrainingMemory};
 use std::time::Instant;
@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     let (side, batch, steps) = (number(0, 512), number(1, 1), number(2, 3));
     let checkpoint_activations = arguments.iter().any(|text| text == "checkpoint");
     let options = TrainerOptions { checkpoint_activations, ..TrainerOptions::new(Kind::Particle, batch, [side, side]) };
-    let memory = TrainingMemory::of(Device::Cpu, Architecture::DLA34, &options, false)?;
+    let memory = TrainingMemory::of(&Device::Cpu, Architecture::DLA34, &options, false)?;
     println!("{}, {batch} x {side} x {side}: {memory:?}, {} MiB in all", Device::Cpu.describe(), memory.total() >> 20);
     let cells = side / 4 * (side / 4);
     let images: Vec<f32> = noise(batch * side * side, 1).iter().map(|x| 3.0 * x).collect();
@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.75; 2] });
     }
     let state = fresh::state_dict(Architecture::DLA34, 317);
-    let mut trainer = Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), Architecture::DLA34, &state, options, None)?;
+    let mut trainer = Trainer::<f32>::new(&Device::Cpu, Architecture::DLA34, &state, options, None)?;
     for step in 0..steps {
         let start = Instant::now();
         let losses = trainer.step(&images, &targets, &vec![false; batch], 1e-4)?;

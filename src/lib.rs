@@ -38,7 +38,6 @@ pub mod simulate; // micrographs with known truth
 // What several of them need.
 pub mod ahead; // the next one is prepared while this one is worked on
 pub mod compat; // the original's faults that can be asked for by name
-pub mod convolutions; // --conv: cuDNN or this program's own kernels
-pub mod doctor; // does a device compute what it should?
+pub mod doctor; // does a device compute what it should, and which one does the work?
 pub mod random; // the one source of chance: a seed, a stream and a counter
 pub mod words; // words of messages: plurals, names in a row, the name that was meant

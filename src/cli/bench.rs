@@ -5,8 +5,8 @@ use super::print::print;
 use super::status::{self, OrUsage};
 use super::{threads, values};
 use crate::ahead::ahead;
-use crate::convolutions::Conv;
 use crate::device::cpu::InstructionSet;
+use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
@@ -58,20 +58,20 @@ pub struct BenchArgs {
 /// Errors: wrong usage, or no micrograph could be picked.
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
-    let model = Model::from_source(&args.load_model).context("--load_model").or_usage()?;
+    let model = args.load_model.load(Model::from_state).context("--load_model").or_usage()?;
     let chosen = super::device::choose(args.gpus.as_ref(), args.conv)?;
     chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
     chosen.lines.iter().for_each(|line| status::say(line, true));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
-    let mut picker = PeakFinder::new(&chosen.device, &model, PeakFinderOptions { frame, sizes: false, k }).or_usage()?;
-    let network_ms = network_ms(&mut picker, frame, args.runs)?;
-    let multiply_adds = picker.plan().multiply_adds();
+    let mut finder = PeakFinder::new(&chosen.compute, &model, PeakFinderOptions { frame, sizes: false, k }).or_usage()?;
+    let network_ms = network_ms(&mut finder, frame, args.runs)?;
+    let multiply_adds = finder.plan().multiply_adds();
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
     // The outputs go to a temporary folder, which would stay behind if a signal ended the program at once.
     let stop = interrupt::finishing("finishing the micrograph in hand");
-    let pipeline = args.data.is_some().then(|| pipeline(&mut picker, args, frame)).transpose()?;
+    let pipeline = args.data.is_some().then(|| pipeline(&mut finder, args, frame)).transpose()?;
     if stop.load(Ordering::Relaxed) {
         return Ok(interrupt::status());
     }
@@ -84,22 +84,22 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "frame": frame,
             "threads": threads,
             "instruction_set": set,
-            "device": chosen.device.describe(),
+            "device": chosen.compute.device.describe(),
             "runs": args.runs,
             "network_ms": network_ms,
             "multiply_adds": multiply_adds,
             "gflop_per_second": gflop_per_second,
-            "arena_bytes": picker.plan().arena_bytes(),
+            "arena_bytes": finder.plan().arena_bytes(),
             "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
         });
         status::print_json(&report);
         return Ok(status);
     }
-    print(&format!("model {}, frame {frame}, {}", model.name(), chosen.device.describe()));
+    print(&format!("model {}, frame {frame}, {}", model.name(), chosen.compute.device.describe()));
     print(&format!("network and peaks  {network_ms:.1} ms (median of {})", args.runs));
     print(&format!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9));
-    print(&format!("arena              {:.1} MiB", picker.plan().arena_bytes() as f64 / f64::from(1 << 20)));
+    print(&format!("arena              {:.1} MiB", finder.plan().arena_bytes() as f64 / f64::from(1 << 20)));
     if let Some(Pipeline { micrographs, micrograph_ms, .. }) = pipeline {
         print(&format!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)"));
     }
@@ -108,14 +108,14 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 
 /// Milliseconds from an image to its peaks, as the median of several runs. A run before them warms up caches and pages and
 /// is not counted.
-fn network_ms(picker: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64> {
+fn network_ms(finder: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64> {
     // Any numbers of the usual size do: no step of the network takes longer for some than for others.
     let image: Vec<f32> = (0..frame * frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
-    picker.run(&image)?;
+    finder.run(&image)?;
     let mut times = Vec::with_capacity(runs);
     for _ in 0..runs {
         let start = Instant::now();
-        std::hint::black_box(picker.run(&image)?);
+        std::hint::black_box(finder.run(&image)?);
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
@@ -130,7 +130,7 @@ struct Pipeline {
 }
 
 /// Times the whole way of `epicker pick`, from reading to writing. The outputs go to a folder that is removed afterwards.
-fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
+fn pipeline(finder: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
     let data = args.data.as_deref().unwrap_or(".".as_ref());
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
@@ -158,7 +158,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
         is_shown: false,
         report: None,
     };
-    let slots = picker.gpu().map(Slots::new).transpose()?;
+    let slots = finder.gpu().map(Slots::new).transpose()?;
     let mut failures = 0;
     let start = Instant::now();
     ahead(
@@ -166,7 +166,7 @@ fn pipeline(picker: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
         |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
         |job, ready| {
             let one = ready.and_then(|mut ready| {
-                let peaks = ready.peaks(picker)?;
+                let peaks = ready.peaks(finder)?;
                 run::finish(job, &ready, &peaks, &settings)
             });
             if let Err(error) = one {

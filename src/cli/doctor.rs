@@ -2,10 +2,9 @@
 
 use super::status::{self, OrUsage};
 use super::{threads, values};
-use crate::convolutions;
 use crate::device::Device;
 use crate::device::gpu::cuda;
-use crate::doctor::{self, Finding};
+use crate::doctor::{self, Finding, compute};
 use crate::words::counted;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -59,8 +58,8 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
         match opened {
             Ok((device, kernels)) => {
                 let cudnn = match &device {
-                    Device::Cpu => None,
-                    Device::Gpu(gpu) => Some(convolutions::examined(gpu, convolutions::load_cudnn, &doctor::examine_convolutions)),
+                    Device::Cpu | Device::Reference => None,
+                    Device::Gpu(gpu) => Some(compute::examined(gpu, compute::load_cudnn, &doctor::examine_library)),
                 };
                 let one = Examined { name: device.describe(), kernels, cudnn, findings: doctor::examine(&device) };
                 faults.extend(

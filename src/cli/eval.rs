@@ -11,8 +11,7 @@ use super::settle::{self, Asked, Looking, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::compat::Compat;
-use crate::convolutions::Conv;
-use crate::device::Device;
+use crate::doctor::compute::Conv;
 use crate::eval::chart::pr_chart;
 use crate::eval::matching::Rule;
 use crate::eval::report::{Item, Report, Settings, SizeSource, evaluate};
@@ -27,6 +26,7 @@ use crate::io::pairing::{Name, distinct, refuse_twins};
 use crate::io::sources::Source;
 use crate::io::write::write_whole;
 use crate::net::Model;
+use crate::ops::Compute;
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
 use crate::preprocess::scale::{Diameter, Scale};
@@ -158,7 +158,7 @@ struct JudgedSet {
 /// Whose picks are judged.
 enum Whose<'a> {
     /// A model's, on a device.
-    Model(&'a Model, &'a Device),
+    Model(&'a Model, &'a Compute),
     /// Those of files, one path for each data set, of a format if one is given.
     Files(&'a [PathBuf], Option<Family>),
 }
@@ -217,7 +217,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
 }
 
 fn whose<'a>(model: &'a Option<Model>, chosen: &'a Option<Chosen>) -> Option<Whose<'a>> {
-    model.as_ref().zip(chosen.as_ref()).map(|(model, chosen)| Whose::Model(model, &chosen.device))
+    model.as_ref().zip(chosen.as_ref()).map(|(model, chosen)| Whose::Model(model, &chosen.compute))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -308,7 +308,7 @@ impl EvalArgs {
             [one] if is_model(one) => Some(model_of(one)),
             _ => None,
         };
-        let load = |source: Option<&ModelSource>| source.map(Model::from_source).transpose();
+        let load = |source: Option<&ModelSource>| source.map(|source| source.load(Model::from_state)).transpose();
         Ok([load(self.load_model.as_ref())?, load(earlier.as_ref())?])
     }
 
@@ -359,8 +359,8 @@ impl EvalArgs {
         let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind, model, scale) = match whose {
-                Whose::Model(model, device) => {
-                    let (found, kind, scale) = self.picks_of_model(model, device, (i, data_set), say)?;
+                Whose::Model(model, compute) => {
+                    let (found, kind, scale) = self.picks_of_model(model, compute, (i, data_set), say)?;
                     (found, Some(kind), Some(*model), Some(scale))
                 }
                 Whose::Files(picks, format) => {
@@ -425,7 +425,7 @@ impl EvalArgs {
     fn picks_of_model(
         &self,
         model: &Model,
-        device: &Device,
+        compute: &Compute,
         (i, data_set): (usize, &DataSet),
         say: &dyn Fn(&str),
     ) -> Result<(Vec<Option<Picked>>, Kind, Scale)> {
@@ -435,7 +435,7 @@ impl EvalArgs {
         let asked = Asked { model, kind, frame: self.frame, diameter };
         let (inputs, read) = (data_set.inputs(), ReadOptions::default());
         let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat, folder: None, may_try: true };
-        let mut worker = Worker::new(device, model, kind == Kind::Vesicle, self.k)?;
+        let mut worker = Worker::new(compute, model, kind == Kind::Vesicle, self.k)?;
         let given = asked.scale_given(looking, &mut worker).or_usage()?;
         for one in &data_set.micrographs {
             given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;

@@ -102,7 +102,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     labels::refuse_without_labels(&gathered).or_usage()?;
     let mut exemplar = if Exemplar::is_in(&args.folder) { Exemplar::read(&args.folder).or_usage()? } else { Exemplar::empty(&args.folder) };
     exemplar.check_mode(args.labels.mode.name()).or_usage()?;
-    let model = args.load_model.as_ref().map(Model::from_source).transpose().or_usage()?;
+    let model = args.load_model.as_ref().map(|source| source.load(Model::from_state)).transpose().or_usage()?;
     let facts = model.as_ref().map(|model| model.facts().clone()).unwrap_or_default();
     let (side, frame) = (args.labels.side(), args.labels.frame(&gathered, &facts).or_usage()?);
     let boxes = |i: usize| boxes_d(&gathered.labelled[i], args.labels.mode, frame, side, &args.compat);

@@ -9,12 +9,13 @@ use super::record::Record;
 use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::{device, threads, values};
-use crate::convolutions::Conv;
+use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
 use crate::net::Model;
+use crate::ops::heat_map;
 use crate::pick::filter::Limits;
 use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
@@ -179,11 +180,11 @@ pub fn mark_failed_job(args: &[OsString]) {
 
 fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Result<u8> {
     threads::start(args.threads.or(args.j))?;
-    let model = Model::from_source(&args.model()).context("--load_model").or_usage()?;
+    let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
-    let mut worker = Worker::new(&chosen.device, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let mut worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
     let looking = batch.looking(&asked);
     let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
     batch.make_folder().or_usage()?;
@@ -335,7 +336,7 @@ impl PickArgs {
             rule: self
                 .limits
                 .rule(kind, &OutputRule { output_type: if is_relion { OutputType::Star } else { base.output_type }, ..base })?,
-            side_n_px: 4.0 * self.particle_size.or(facts.particle_size_h_px).unwrap_or(ORIGINAL_SIDE_H_PX),
+            side_n_px: heat_map::STRIDE as f64 * self.particle_size.or(facts.particle_size_h_px).unwrap_or(ORIGINAL_SIDE_H_PX),
             written_side: match (self.limits.box_size, self.diameter, facts.diameter_angstrom) {
                 (Some(side), _, _) => WrittenSide::Pixels(side),
                 (None, Some(diameter_angstrom), _) => WrittenSide::Asked { diameter_angstrom },

@@ -1,10 +1,12 @@
-//! `epicker plan`: the network's steps, their shapes, operations and bytes, and the memory that a run or a training needs.
+//! `epicker plan`: the network's steps, their shapes, operations, algorithms and bytes, and the memory that a run or a training
+//! needs.
 
-use super::{print, status, status::OrUsage, values};
-use crate::device::Device;
+use super::{device, print, status, status::OrUsage, values};
+use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::model_source::ModelSource;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
+use crate::ops::Compute;
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 
@@ -32,31 +34,40 @@ pub struct PlanArgs {
     /// The training is continual: the earlier network is kept beside the new one
     #[arg(long)]
     pub continual: bool,
+    /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
+    pub gpus: Option<values::Devices>,
+    /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
+    #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
+    pub conv: Conv,
 }
 
 /// Prints the plan; returns the exit status.
 ///
-/// Errors: the model cannot be read.
+/// Errors: the model cannot be read, or the GPU that was asked for cannot be used.
 pub fn run(args: &PlanArgs) -> Result<u8> {
     let model = match &args.load_model {
-        Some(source) => Model::from_source(source).or_usage()?,
+        Some(source) => source.load(Model::from_state).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
+    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
+    chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
+    chosen.lines.iter().for_each(|line| status::say(line, true));
     if args.train {
-        print::text(&training_text(args, model.architecture())?);
+        print::text(&training_text(&chosen.compute, args, model.architecture())?);
         return Ok(status::DONE);
     }
-    let picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
-    print::text(&text(&picker, &model, args.frame));
+    let finder = PeakFinder::new(&chosen.compute, &model, PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
+    print::text(&text(&finder, &model, args.frame));
     Ok(status::DONE)
 }
 
 /// The peak of a training, as it is and with maps computed twice.
-fn training_text(args: &PlanArgs, architecture: Architecture) -> Result<String> {
+fn training_text(compute: &Compute, args: &PlanArgs, architecture: Architecture) -> Result<String> {
     let mode = if args.sizes { Kind::Vesicle } else { Kind::Particle };
     let kept = TrainerOptions::new(mode, args.batch_size, [args.frame; 2]);
     let checkpointed = TrainerOptions { checkpoint_activations: true, ..kept.clone() };
-    let memory = |options| TrainingMemory::of(Device::Cpu, architecture, options, args.continual);
+    let memory = |options| TrainingMemory::of(compute, architecture, options, args.continual);
     Ok(format!(
         "training {} images of {1} x {1} in a step\n{2:<26}{3}\n{4:<26}{5}\n",
         args.batch_size,
@@ -68,23 +79,24 @@ fn training_text(args: &PlanArgs, architecture: Architecture) -> Result<String> 
     ))
 }
 
-fn text(picker: &PeakFinder, model: &Model, frame: usize) -> String {
-    let plan = picker.plan();
+fn text(finder: &PeakFinder, model: &Model, frame: usize) -> String {
+    let plan = finder.plan();
     let steps = plan.summary();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let mut text =
         format!("DLA-34 of widths {:?}, head {}, image {frame} x {frame}\n\n", model.architecture().channels, model.architecture().head);
     text += &format!(
-        "{:>4}  {:<44} {:<24} {:>22} {:>9} {:>9} {:>9}\n",
-        "step", "layer", "operation", "map (n, h, w, c)", "GMAC", "map MiB", "wts MiB"
+        "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9} {:>9} {:>9}\n",
+        "step", "layer", "operation", "algorithm", "map (n, h, w, c)", "GMAC", "map MiB", "wts MiB"
     );
     for (i, step) in steps.iter().enumerate() {
         let [n, h, w, c] = step.output;
         text += &format!(
-            "{:>4}  {:<44} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}\n",
+            "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}\n",
             i + 1,
             step.name,
             step.operation,
+            step.algorithm,
             format!("{n} x {h} x {w} x {c}"),
             step.multiply_adds as f64 * 1e-9,
             mib(step.output_bytes),

@@ -6,6 +6,7 @@ use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{ImageInfo, ReadOptions, read_info};
 use crate::net::Model;
+use crate::ops::heat_map;
 use crate::pick::filter::DISTANCE_SIDES;
 use crate::pick::folder::KeptScale;
 use crate::pick::run::{Input, Worker};
@@ -71,7 +72,7 @@ const MOST_OFF: f64 = 1.5;
 impl Asked<'_> {
     /// The size at which the network knows its particles, network pixels.
     pub fn side_n_px(&self) -> f64 {
-        4.0 * self.model.facts().particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX)
+        heat_map::STRIDE as f64 * self.model.facts().particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX)
     }
 
     /// The model's own threshold, else 0, which every pick passes.

@@ -17,7 +17,6 @@ use super::interrupt;
 use super::status::{self, OrUsage};
 use crate::eval::chart::pr_chart;
 use crate::io::write::write_whole;
-use crate::net::engine::DeviceEngine;
 use crate::train::Trainer;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint;
@@ -40,12 +39,12 @@ use verdict::Verdict;
 pub fn run(args: &TrainArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
     let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
-    let settings = Settings::settle(args, &chosen.device).or_usage()?;
+    let settings = Settings::settle(args, &chosen.compute).or_usage()?;
     let mut said = Said { is_json: args.json, lines: Vec::new() };
     let (planned, note) = settings.run_options(settings.training.len(), settings.judged(&settings.parts).len());
-    let seconds = settings.seconds_of_a_step(&chosen.device)?;
+    let seconds = settings.seconds_of_a_step(&chosen.compute)?;
     said.line(&settings.headline(&planned.schedule, settings.judged(&settings.parts).len(), seconds));
-    said.line(&format!("training on {}", chosen.device.describe()));
+    said.line(&format!("training on {}", chosen.compute.device.describe()));
     chosen.lines.iter().chain(&settings.lines).chain(&note).for_each(|line| said.line(line));
     chosen.warnings.iter().chain(&settings.warnings).for_each(|line| said.warning(line));
 
@@ -63,8 +62,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let data = Data::of_micrographs(training, cache()?, settings.data);
     let replay = settings.exemplars.clone().map(|exemplar| Data::of_exemplars(exemplar, settings.data));
     said.replay(&settings, replay.as_ref());
-    let mut trainer = Trainer::new(
-        DeviceEngine::<f32>::on(chosen.device.clone()),
+    let mut trainer = Trainer::<f32>::new(
+        &chosen.compute,
         settings.start.architecture,
         &settings.start.state,
         settings.trainer.clone(),
@@ -82,7 +81,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     }
     let stop = interrupt::finishing("saving after the step in hand");
     let mut hooks =
-        TrainHooks::new(&settings, args, &chosen.device, cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
+        TrainHooks::new(&settings, args, &chosen.compute, cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
     said.lines.iter().try_for_each(|line| hooks.note(line))?;
     let ended = train(&mut trainer, &data, replay.as_ref(), &options, standing, &mut hooks, &stop);
     hooks.finish();

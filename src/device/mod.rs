@@ -18,6 +18,8 @@ pub enum Device {
     Cpu,
     /// An NVIDIA GPU.
     Gpu(gpu::Gpu),
+    /// This machine through the naive references of the ops, in f64: slow, and the truth that the others are held to.
+    Reference,
 }
 
 impl Device {
@@ -26,13 +28,20 @@ impl Device {
         match self {
             Device::Cpu => format!("CPU ({}, {} threads)", cpu::InstructionSet::detect().name(), rayon::current_num_threads()),
             Device::Gpu(gpu) => gpu.describe(),
+            Device::Reference => "the naive references in f64".to_string(),
         }
     }
 
-    /// Memory that other programs leave, bytes, where the system tells it.
+    /// The GPU. Panics if it is none: a programming error.
+    pub(crate) fn gpu(&self) -> &gpu::Gpu {
+        let Device::Gpu(gpu) = self else { panic!("work of a GPU on {}", self.describe()) };
+        gpu
+    }
+
+    /// How many bytes of memory other programs leave, where the system tells it.
     pub fn available_memory(&self) -> Option<usize> {
         match self {
-            Device::Cpu => {
+            Device::Cpu | Device::Reference => {
                 let text = std::fs::read_to_string("/proc/meminfo").ok()?;
                 let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
                 line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
@@ -41,20 +50,20 @@ impl Device {
         }
     }
 
-    /// Bytes of a value of its ops: 4, or 8 on a GPU whose kernels were compiled to prove indices.
+    /// Bytes of a value of its ops: 4, or 8 for the references and on a GPU whose kernels were compiled to prove indices.
     pub fn value_bytes(&self) -> usize {
         match self {
             Device::Cpu => 4,
             Device::Gpu(gpu) => gpu.value_bytes(),
+            Device::Reference => 8,
         }
     }
 
-    /// True if comparisons leave out cases of this much work: those that took minutes on an executor that looks at every
-    /// access.
+    /// True if comparisons leave out cases of this much work, which would take minutes on an executor that looks at every access.
     pub(crate) fn leaves_out(&self, multiply_adds: u64) -> bool {
         const MOST: u64 = 1 << 21;
         match self {
-            Device::Cpu => false,
+            Device::Cpu | Device::Reference => false,
             Device::Gpu(gpu) => gpu.driver().is_slow() && multiply_adds > MOST,
         }
     }
@@ -64,7 +73,7 @@ impl Device {
     /// Errors: the copy, or work before it, fails.
     pub fn read<T: Pod>(&self, view: TensorRef<T>) -> Result<Vec<T>> {
         let gpu = match self {
-            Device::Cpu => return Ok(view.to_vec()),
+            Device::Cpu | Device::Reference => return Ok(view.to_vec()),
             Device::Gpu(gpu) => gpu,
         };
         let layout = view.layout();
@@ -84,7 +93,7 @@ impl Device {
     pub fn write<T: Pod>(&self, view: &mut TensorMut<T>, values: &[T]) -> Result<()> {
         assert!(view.len() == values.len() && view.layout().buffer_len() == view.len(), "{} into {:?}", values.len(), view.layout());
         match self {
-            Device::Cpu => view.as_mut_slice().copy_from_slice(values),
+            Device::Cpu | Device::Reference => view.as_mut_slice().copy_from_slice(values),
             Device::Gpu(gpu) => {
                 // SAFETY: the view holds as many values; a slice is not pinned, so it may change when the call returns.
                 unsafe { gpu.driver().upload(view.pixel_ptr(0) as u64, values.as_ptr().cast(), size_of_val(values), gpu.stream()) }?
@@ -99,7 +108,7 @@ impl Device {
     pub fn clear<T: Pod>(&self, view: &mut TensorMut<T>) -> Result<()> {
         assert!(view.layout().buffer_len() == view.len(), "{:?} has gaps", view.layout());
         match self {
-            Device::Cpu => view.as_mut_slice().fill(T::zeroed()),
+            Device::Cpu | Device::Reference => view.as_mut_slice().fill(T::zeroed()),
             // SAFETY: the view's values lie there.
             Device::Gpu(gpu) => unsafe { gpu.driver().set_bytes(view.pixel_ptr(0) as u64, 0, view.len() * size_of::<T>(), gpu.stream()) }?,
         }

@@ -3,7 +3,7 @@
 //! The stride and the offset make a concatenation free: several producers write into one buffer, each its own
 //! channels of every pixel. So two views of one buffer may interleave, which slices cannot express; the views here
 //! are raw pointers behind bounds that are checked when the view is made. They are generic in the type of a value
-//! because the training plan also runs in f64, through the naive references. On a GPU their pointer is a device address,
+//! because the naive references, and kernels that are compiled to prove indices, compute in f64. On a GPU their pointer is a device address,
 //! which is never read on the host. A list of values (weights, sums, scratch memory) is a flat tensor, (1, 1, 1, length).
 
 use super::Device;
@@ -83,12 +83,12 @@ impl Layout {
 /// Values on a device: in memory of the host, or of the GPU.
 #[derive(Debug)]
 pub struct Buffer<T = f32> {
-    place: Place<T>,
+    values: Values<T>,
     len: usize,
 }
 
 #[derive(Debug)]
-enum Place<T> {
+enum Values<T> {
     Host(Vec<T>),
     Gpu(Memory),
 }
@@ -98,15 +98,15 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     ///
     /// Errors: the device has not as much memory.
     pub fn zeros(device: &Device, len: usize) -> Result<Self> {
-        let place = match device {
-            Device::Cpu => Place::Host(vec![T::zeroed(); len]),
+        let values = match device {
+            Device::Cpu | Device::Reference => Values::Host(vec![T::zeroed(); len]),
             Device::Gpu(gpu) => {
                 let mut memory = Memory::new(gpu, len * size_of::<T>())?;
                 memory.clear(gpu, 0, len * size_of::<T>())?;
-                Place::Gpu(memory)
+                Values::Gpu(memory)
             }
         };
-        Ok(Buffer { place, len })
+        Ok(Buffer { values, len })
     }
 
     /// `len` values, on a GPU with whatever the memory held before (on the host: zeros).
@@ -114,8 +114,8 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the device has not as much memory.
     pub fn unset(device: &Device, len: usize) -> Result<Self> {
         match device {
-            Device::Cpu => Self::zeros(device, len),
-            Device::Gpu(gpu) => Ok(Buffer { place: Place::Gpu(Memory::new(gpu, len * size_of::<T>())?), len }),
+            Device::Cpu | Device::Reference => Self::zeros(device, len),
+            Device::Gpu(gpu) => Ok(Buffer { values: Values::Gpu(Memory::new(gpu, len * size_of::<T>())?), len }),
         }
     }
 
@@ -124,15 +124,15 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the device has not as much memory, or the copy fails.
     pub fn of(device: &Device, values: Vec<T>) -> Result<Self> {
         let len = values.len();
-        let place = match device {
-            Device::Cpu => Place::Host(values),
+        let values = match device {
+            Device::Cpu | Device::Reference => Values::Host(values),
             Device::Gpu(gpu) => {
                 let mut memory = Memory::new(gpu, len * size_of::<T>())?;
                 memory.upload(gpu, 0, bytemuck::cast_slice(&values))?;
-                Place::Gpu(memory)
+                Values::Gpu(memory)
             }
         };
-        Ok(Buffer { place, len })
+        Ok(Buffer { values, len })
     }
 
     /// Number of values.
@@ -147,17 +147,9 @@ impl<T: Pod + Send + Sync> Buffer<T> {
 
     /// All values, to read: none if they lie on a GPU.
     pub fn host(&self) -> Option<&[T]> {
-        match &self.place {
-            Place::Host(values) => Some(values),
-            Place::Gpu(_) => None,
-        }
-    }
-
-    /// All values, to write: none if they lie on a GPU.
-    pub fn host_mut(&mut self) -> Option<&mut [T]> {
-        match &mut self.place {
-            Place::Host(values) => Some(values),
-            Place::Gpu(_) => None,
+        match &self.values {
+            Values::Host(values) => Some(values),
+            Values::Gpu(_) => None,
         }
     }
 
@@ -166,9 +158,9 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the copy fails.
     pub fn write(&mut self, offset: usize, values: &[T]) -> Result<()> {
         assert!(offset + values.len() <= self.len, "{offset} + {} of {} values", values.len(), self.len);
-        match &mut self.place {
-            Place::Host(all) => all[offset..offset + values.len()].copy_from_slice(values),
-            Place::Gpu(memory) => {
+        match &mut self.values {
+            Values::Host(all) => all[offset..offset + values.len()].copy_from_slice(values),
+            Values::Gpu(memory) => {
                 let gpu = memory.gpu().clone();
                 memory.upload(&gpu, offset * size_of::<T>(), bytemuck::cast_slice(values))?;
             }
@@ -181,9 +173,9 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the copy, or work before it, fails.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<T>> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
-        match &self.place {
-            Place::Host(all) => Ok(all[range].to_vec()),
-            Place::Gpu(memory) => {
+        match &self.values {
+            Values::Host(all) => Ok(all[range].to_vec()),
+            Values::Gpu(memory) => {
                 let mut values = vec![T::zeroed(); range.len()];
                 memory.download(memory.gpu(), range.start * size_of::<T>(), bytemuck::cast_slice_mut(&mut values))?;
                 Ok(values)
@@ -196,9 +188,9 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the device fails.
     pub fn clear(&mut self, range: Range<usize>) -> Result<()> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
-        match &mut self.place {
-            Place::Host(all) => all[range].par_chunks_mut(1 << 16).for_each(|part| part.fill(T::zeroed())),
-            Place::Gpu(memory) => {
+        match &mut self.values {
+            Values::Host(all) => all[range].par_chunks_mut(1 << 16).for_each(|part| part.fill(T::zeroed())),
+            Values::Gpu(memory) => {
                 let gpu = memory.gpu().clone();
                 memory.clear(&gpu, range.start * size_of::<T>(), range.len() * size_of::<T>())?;
             }
@@ -208,9 +200,9 @@ impl<T: Pod + Send + Sync> Buffer<T> {
 
     /// Its memory on a GPU: none if it lies on the host.
     pub fn memory(&self) -> Option<&Memory> {
-        match &self.place {
-            Place::Host(_) => None,
-            Place::Gpu(memory) => Some(memory),
+        match &self.values {
+            Values::Host(_) => None,
+            Values::Gpu(memory) => Some(memory),
         }
     }
 
@@ -250,17 +242,17 @@ impl<T: Pod + Send + Sync> Buffer<T> {
 
     /// Its first value; a device address if it lies on a GPU.
     pub fn base(&self) -> *const T {
-        match &self.place {
-            Place::Host(values) => values.as_ptr(),
-            Place::Gpu(memory) => memory.address() as *const T,
+        match &self.values {
+            Values::Host(values) => values.as_ptr(),
+            Values::Gpu(memory) => memory.address() as *const T,
         }
     }
 
     /// Its first value, to write; a device address if it lies on a GPU.
     pub fn base_mut(&mut self) -> *mut T {
-        match &mut self.place {
-            Place::Host(values) => values.as_mut_ptr(),
-            Place::Gpu(memory) => memory.address() as *mut T,
+        match &mut self.values {
+            Values::Host(values) => values.as_mut_ptr(),
+            Values::Gpu(memory) => memory.address() as *mut T,
         }
     }
 }
@@ -283,7 +275,7 @@ impl<T: Pod + Send + Sync> Tensor<T> {
     pub fn from_values(shape: [usize; 4], data: Vec<T>) -> Self {
         let layout = Layout::packed(shape);
         assert_eq!(data.len(), layout.buffer_len(), "tensor of shape {shape:?}");
-        Tensor { layout, buffer: Buffer { len: data.len(), place: Place::Host(data) } }
+        Tensor { layout, buffer: Buffer { len: data.len(), values: Values::Host(data) } }
     }
 
     /// A packed tensor of these values on a device. Panics if the length does not fit: a programming error.
@@ -310,13 +302,6 @@ impl<T: Pod + Send + Sync> Tensor<T> {
     /// All values, in (n, h, w, c) order. Panics if they lie on a GPU (`to_vec` reads those): a programming error.
     pub fn values(&self) -> &[T] {
         let Some(values) = self.buffer.host() else { panic!("a tensor of {:?} on a GPU", self.shape()) };
-        values
-    }
-
-    /// All values, to write, in (n, h, w, c) order. Panics if they lie on a GPU: a programming error.
-    pub fn values_mut(&mut self) -> &mut [T] {
-        let shape = self.shape();
-        let Some(values) = self.buffer.host_mut() else { panic!("a tensor of {shape:?} on a GPU") };
         values
     }
 

@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::net::graph::Graph;
 use crate::net::inference::plan::Plan;
 use crate::net::model::Model;
+use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::network_input;
 use crate::train::augment::CornersD;
@@ -73,7 +74,7 @@ impl Features {
         let [_, h, w, _] = map.shape();
         let cell = |corners: &CornersD| {
             let centre = [f64::from(corners[0] + corners[2]) / 2.0, f64::from(corners[1] + corners[3]) / 2.0];
-            let [x, y] = geometry.d_to_n(centre).map(|value| value / 4.0);
+            let [x, y] = geometry.d_to_n(centre).map(|value| value / heat_map::STRIDE as f64);
             let is_inside = (0.0..w as f64).contains(&x) && (0.0..h as f64).contains(&y);
             is_inside.then_some(y as usize * w + x as usize)
         };

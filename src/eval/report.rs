@@ -5,6 +5,7 @@ use super::fiber::{self, Lengths};
 use super::matching::{Candidate, Disc, Matched, Outcome, Rule, match_picks};
 use super::metrics::{Intervals, Judged, Point, Pooled, average_precision, best_f1, median, threshold_of};
 use crate::formats::coordinates::{Coordinates, Kind};
+use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::scale::ORIGINAL_FRAME;
 use crate::random::Random;
@@ -136,7 +137,7 @@ fn radii(item: &Item, source: &SizeSource) -> Result<Vec<f64>> {
     let asked = source.diameter_px.or_else(|| in_pixels(source.diameter_angstrom));
     let model_box = source.model_side_h_px.zip(item.size).map(|(side, [nx, ny])| {
         let geometry = Geometry::new(nx, ny, item.frame.unwrap_or(ORIGINAL_FRAME));
-        crate::pick::decode::side_n_to_m(4.0 * side, &geometry)
+        crate::pick::decode::side_n_to_m(heat_map::STRIDE as f64 * side, &geometry)
     });
     let shared = asked.or_else(|| in_pixels(source.model_diameter_angstrom)).or(model_box);
     let radius = |own: Option<f64>| {

@@ -1,11 +1,11 @@
 //! Picks of a model for an evaluation: everything it finds, without threshold, border or distance test.
 
 use crate::compat::Compat;
-use crate::device::Device;
 use crate::formats::candidates::Candidate;
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
 use crate::net::inference::frames::PeakFinders;
 use crate::net::model::Model;
+use crate::ops::Compute;
 use crate::ops::heat_map::Peak;
 use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{Limits, filter, sides_as_distance};
@@ -43,8 +43,8 @@ pub struct ModelPicks<'a> {
 
 impl<'a> ModelPicks<'a> {
     /// A model on a device; its network is planned when the first image of a frame comes.
-    pub fn new(device: &Device, model: &'a Model, options: Options) -> Self {
-        ModelPicks { pickers: PeakFinders::new(device, model, options.kind == Kind::Vesicle, options.k), options }
+    pub fn new(compute: impl Into<Compute>, model: &'a Model, options: Options) -> Self {
+        ModelPicks { pickers: PeakFinders::new(compute, model, options.kind == Kind::Vesicle, options.k), options }
     }
 
     /// Picks of an image (frame D, as wide as the frame) of a micrograph of `size` (columns, rows), best first, in frame M.

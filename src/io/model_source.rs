@@ -5,6 +5,7 @@
 
 use crate::formats::model_file::{load_checkpoint_file, read_checkpoint, sha256, sha256_of_file};
 use crate::formats::pth::Checkpoint;
+use crate::formats::state_dict::StateDict;
 use crate::words::{did_you_mean, row};
 use anyhow::{Context, Result, anyhow};
 use std::ffi::OsString;
@@ -26,6 +27,11 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
+    /// A model's file.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        ModelSource::File(path.into())
+    }
+
     /// Reads it with all that it holds; the optimiser on request.
     ///
     /// Errors: the file cannot be read or is no model, or there is no general model of this name.
@@ -34,6 +40,14 @@ impl ModelSource {
             Place::File(path) => load_checkpoint_file(&path, with_optimizer),
             Place::BuiltIn(bytes) => read_checkpoint(bytes, with_optimizer).with_context(|| self.to_string()),
         }
+    }
+
+    /// Reads the model and hands its tensors, its name and its file's SHA-256 to `make`, such as `Model::from_state`.
+    ///
+    /// Errors: as [`ModelSource::checkpoint`], and those of `make`, which name the source.
+    pub fn load<M>(&self, make: impl FnOnce(&StateDict, String, String) -> Result<M>) -> Result<M> {
+        let state = self.checkpoint(false)?.state;
+        make(&state, self.name(), self.sha256()?).with_context(|| self.to_string())
     }
 
     /// SHA-256 of the file, in hexadecimal digits.

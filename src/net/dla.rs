@@ -1,4 +1,4 @@
-//! DLA-34 with deformable up-sampling and three heads, as a list of nodes. The only place where the network is written.
+//! DLA-34 with deformable up-sampling and three heads, as a list of nodes. This is the only place where the network is written.
 //!
 //! ```text
 //! shapes at 1024 x 1024, true widths        base_layer 16 x 1024^2, level0 16 x 1024^2, level1 32 x 512^2,
@@ -35,7 +35,7 @@ impl Architecture {
         let level3 = b.deep_tree("base.level3", level2, c[3]);
         let level4 = b.deep_tree("base.level4", level3, c[4]);
         let level5 = b.tree("base.level5", level4, c[5], 2, None, true);
-        // Each aggregation leaves all its maps at the resolution of its first; the last map goes on.
+        // An aggregation brings all its maps to the resolution of the first one, and the last of them goes on.
         let mut levels = [level2, level3, level4, level5];
         b.aggregate("dla_up.ida_0", &mut levels[2..], c[4], &[2]);
         let a16 = levels[3];

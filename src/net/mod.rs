@@ -7,11 +7,11 @@
 
 pub mod arena; //     lifetimes to offsets
 pub mod dla; //       the network as a list of nodes
-pub mod engine; //    what a training plan computes with
 pub mod formula; //   weights by formula, for tests and speed
 pub mod fresh; //     weights of a new network
 pub mod graph; //     nodes and what they compute
 pub mod inference; // image to peaks
+pub mod lowering; // the walk from nodes to steps that inference and training share
 pub mod model; //     a network with weights
 pub mod parameters; // all weights in one block
 pub mod reference; // the naive walk

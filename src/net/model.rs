@@ -1,11 +1,9 @@
-//! A network with weights: what a model file holds, checked against the architecture that its shapes spell.
+//! A network with weights: what a checkpoint holds, checked against the architecture that the shapes of its tensors spell.
 
 use super::dla::Architecture;
 use crate::formats::state_dict::{ModelFacts, StateDict};
-use crate::io::model_source::ModelSource;
 use anyhow::{Result, bail, ensure};
 use std::collections::HashMap;
-use std::path::Path;
 
 /// A network with weights.
 #[derive(Clone, Debug)]
@@ -18,21 +16,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a `.pth` or `.safetensors` file.
-    ///
-    /// Errors: the file cannot be read, is no model, or its tensors do not make a network of this family.
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::from_source(&ModelSource::File(path.to_owned()))
-    }
-
-    /// Reads a model's file, or a general model.
-    ///
-    /// Errors: as [`Model::load`], or there is no general model of this name.
-    pub fn from_source(source: &ModelSource) -> Result<Self> {
-        let state = source.checkpoint(false)?.state;
-        Self::from_state(&state, source.name(), source.sha256()?).map_err(|error| error.context(source.to_string()))
-    }
-
     /// Checks a checkpoint's tensors against the architecture that they spell.
     ///
     /// Errors: a tensor is missing or has another shape; all that the network needs is compared before anything is used.
@@ -113,7 +96,7 @@ fn architecture_of(state: &StateDict) -> Result<Architecture> {
         outputs("base.level5.root.conv.weight")?,
     ];
     let architecture = Architecture { channels, head: outputs("hm.0.weight")? };
-    // A file of a few bytes may name any width; what it holds has been read already, so this only stops the odd ones.
+    // A file of a few bytes may name any width. Its tensors have been read by now, so this only refuses odd numbers.
     ensure!(
         channels.iter().all(|&c| c <= 4096) && architecture.head <= 4096,
         "widths {channels:?}, head {}; expected at most 4096",

@@ -101,7 +101,7 @@ pub struct NetworkState<T> {
     pub batches: i64,
 }
 
-/// The values of a network in training, where its engine computes.
+/// The values of a network in training, on the device that trains it.
 #[derive(Debug)]
 pub struct NetworkMemory<T> {
     /// What is learnt.
@@ -113,7 +113,7 @@ pub struct NetworkMemory<T> {
 }
 
 impl<T: Real> NetworkMemory<T> {
-    /// These values on a device.
+    /// Copies these values to a device.
     ///
     /// Errors: the device has not as much memory.
     pub fn new(device: &Device, state: NetworkState<T>) -> Result<Self> {

@@ -1,4 +1,5 @@
-//! The naive walk: every node by its formula, nothing folded, fused or left out, in f64 (or f32). The truth for plans.
+//! The naive walk: every node is computed by its formula in f64 (or f32), and nothing is folded, fused or left out. Plans are held
+//! to what it gives.
 
 use super::graph::{Graph, NodeId, NodeOp};
 use super::model::Model;

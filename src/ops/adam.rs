@@ -61,6 +61,7 @@ pub fn step<T: Real>(
             );
         }
         Device::Gpu(gpu) => launch_step(gpu, step, p, g, m, v)?,
+        Device::Reference => reference(step, p.as_mut_slice(), g.as_slice(), m.as_mut_slice(), v.as_mut_slice()),
     }
     Ok(())
 }
@@ -91,7 +92,7 @@ fn step_part(step: AdamStep, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f
     reference(step, p, g, m, v);
 }
 
-/// Adam by its formula; there is nothing to make faster but vectors and threads.
+/// Adam by its formula. The CPU runs the same code, in vectors and on all threads, because nothing else would make it faster.
 #[inline(always)]
 pub fn reference<T: Real>(step: AdamStep, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
     let [rate, root] = step.factors().map(T::from_f64);

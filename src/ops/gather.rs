@@ -4,7 +4,7 @@
 //! out[0, 0, k, (3 i + j) C + c] = inp[0, y_k + i - 1, x_k + j - 1, c], 0 outside
 //! ```
 //! A 3x3 convolution at the peaks is then a 1x1 convolution of `out`, with the same products and the same zeros.
-//! No backward: training evaluates the heads everywhere.
+//! There is no backward pass, because training evaluates the heads everywhere.
 //! Source: docs/network.md, section 2.
 
 use super::heat_map::PeakMemory;
@@ -23,8 +23,8 @@ pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u
     let [n, h, w, c] = inp.shape();
     assert!(n == 1 && out.shape()[3] == 9 * c && out.layout().pixels() >= indices.len(), "{:?} into {:?}", inp.shape(), out.shape());
     match device {
-        Device::Cpu => {
-            let (inp, out, indices) = (inp.as_f32(), &out.as_f32_mut(), indices.as_slice());
+        Device::Cpu | Device::Reference => {
+            let indices = indices.as_slice();
             assert!(indices.iter().all(|&index| (index as usize) < h * w), "an index lies outside {:?}", inp.shape());
             for (k, &index) in indices.iter().enumerate() {
                 let (y, x) = (index as usize / w, index as usize % w);
@@ -35,7 +35,7 @@ pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u
                     if yy < h && xx < w {
                         to.copy_from_slice(inp.pixel(yy * w + xx));
                     } else {
-                        to.fill(0.0);
+                        to.fill(T::default());
                     }
                 }
             }

@@ -4,7 +4,7 @@
 //! plateau are peaks). The K largest are kept, ordered by (score descending, index ascending).
 //! score = 1 / (1 + exp(-logit)). The sigmoid is monotone, so peaks and their order are those of the scores, except
 //! that f32 scores merge large logits that differ; order and equality are decided on the score, as in the original.
-//! No backward: nothing is learnt through the peaks.
+//! There is no backward pass, because nothing is learnt through the peaks.
 //! Source: Zhou, Wang, Kraehenbuehl 2019, Objects as Points, arXiv:1904.07850, section 4; docs/network.md, section 1.4.
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
@@ -12,6 +12,9 @@ use crate::device::gpu::{Arg, Gpu, Grid, Memory};
 use crate::device::{Device, Tensor, TensorRef};
 use crate::kernel_struct;
 use anyhow::Result;
+
+/// Rows and columns of the network's image for each row and column of the heat map, and of the other maps of the heads.
+pub const STRIDE: usize = 4;
 
 /// A peak of the heat map, with what the heads say of it. Frame H.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +46,10 @@ pub fn peaks<T: Real>(device: &Device, logits: TensorRef<T>, k: usize) -> Result
     match device {
         Device::Cpu => Ok(peaks_cpu(logits.as_f32(), [h, w], k)),
         Device::Gpu(gpu) => launch_peaks(gpu, logits, [h, w], k),
+        Device::Reference => {
+            let found = reference(&logits.to_vec(), [h, w], k);
+            Ok(found.into_iter().map(|(index, score)| (index, score.to_f64() as f32)).collect())
+        }
     }
 }
 

@@ -6,6 +6,15 @@ use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
 use anyhow::{Result, ensure};
 
+/// Flags of the kernels that convolve: what follows the sums, and with BACKWARD, that they are added to what is there. As in
+/// kernels/conv.cu and kernels/deform_conv.cu.
+pub(crate) const WITH_BIAS: u32 = 1;
+pub(crate) const WITH_RESIDUAL: u32 = 2;
+pub(crate) const WITH_RELU: u32 = 4;
+pub(crate) const BACKWARD: u32 = 8;
+/// The map that is written, and the residual, take four values at once.
+pub(crate) const OUT_BY_FOUR: u32 = 16;
+
 /// Threads of a block of the kernels that move or add values, as their KERNEL lines say.
 pub(crate) const MOVERS: u32 = 256;
 
@@ -31,12 +40,12 @@ pub(crate) fn doubles<T: Real>(scratch: &TensorMut<T>, skipped: usize, count: us
     Arg::address(first.next_multiple_of(8))
 }
 
-/// An address of values as an argument.
+/// An address of values as an argument of a kernel.
 pub(crate) fn values_at<T>(address: u64) -> Arg {
     Arg::values_at(address, size_of::<T>())
 }
 
-/// Scratch memory, given away piece by piece.
+/// Scratch memory that is given away piece by piece.
 pub(crate) struct ScratchPieces {
     next: u64,
     end: u64,
@@ -47,13 +56,13 @@ impl ScratchPieces {
     /// Pieces begin at multiples of this many values.
     const PIECE: usize = 64;
 
-    /// All of `scratch`.
+    /// All of `scratch`, of which nothing has been given away yet.
     pub(crate) fn of<T: Real>(scratch: &mut TensorMut<T>) -> Self {
         let next = scratch.pixel_ptr(0) as u64;
         ScratchPieces { next, end: next + (scratch.len() * size_of::<T>()) as u64, value_bytes: size_of::<T>() }
     }
 
-    /// What holds pieces of these lengths, wherever the memory begins.
+    /// Values of memory that hold pieces of these lengths, wherever the memory begins.
     pub(crate) fn len(pieces: &[usize]) -> usize {
         Self::PIECE + pieces.iter().map(|len| len.next_multiple_of(Self::PIECE)).sum::<usize>()
     }
@@ -94,7 +103,7 @@ pub(crate) struct PixelParts {
 }
 
 impl PixelParts {
-    /// Those of a map of a shape (n, h, w, c).
+    /// The parts of a map of this shape (n, h, w, c).
     pub(crate) fn of([n, h, w, channels]: [usize; 4]) -> Self {
         let pixels = n * h * w;
         let part = pixels.div_ceil((pixels / 1024).clamp(1, 256));

@@ -29,9 +29,9 @@ pub enum HeatMapLoss {
     /// Every object is labelled.
     #[default]
     Focal,
-    /// Some objects are labelled: what looks like an object and is none by the labels counts for one.
+    /// Only some objects are labelled. A pixel that looks like an object and has no label counts as an object.
     SparseOriginal,
-    /// Some objects are labelled: what scores as labelled objects do is no background.
+    /// Only some objects are labelled. A pixel that scores as the labelled objects do does not count as background.
     Sparse(SparseShape),
 }
 
@@ -219,7 +219,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     }
     for len in [1, 700, 20_000] {
         let (now, earlier) = (noise(len, 2), noise(len, 3));
-        // With and without a gap, one empty, one longer than a block takes.
+        // There are ranges with and without a gap between them, an empty one, and one that is longer than a block takes.
         let ranges = vec![0..len / 20, len / 20..len / 15, len / 10..len / 10, len / 5..len];
         let (mut loss, mut exact) = (0.0, vec![0.0; len]);
         for range in &ranges {

@@ -6,7 +6,7 @@
 //! sum_copies       out[o, tap] = sum over k < copies of weights[o, k, tap]
 //! spread_copies    to[o, k, tap] += from[o, tap] for every k: equal channels have equal gradients
 //! ```
-//! No backward: these are steps of the gradient.
+//! There is no backward pass, because these are steps of the gradient themselves.
 //! Source: docs/network.md, section 1.1 (the image's channels are equal).
 
 use super::{Agreement, Real, in_value_type, launch::lanes, noise, real::convert};
@@ -28,7 +28,7 @@ const THREADS: u32 = 256;
 pub fn add<T: Real>(device: &Device, from: TensorRef<T>, to: &mut TensorMut<T>) -> Result<()> {
     assert_eq!(from.shape(), to.shape());
     match device {
-        Device::Cpu => {
+        Device::Cpu | Device::Reference => {
             let to: &TensorMut<T> = to;
             let [n, h, w, _] = from.shape();
             (0..n * h).into_par_iter().for_each(|row| {
@@ -61,7 +61,7 @@ fn launch_add<T: Real>(gpu: &Gpu, from: TensorRef<T>, to: &mut TensorMut<T>) -> 
 pub fn sum_copies<T: Real>(device: &Device, weights: TensorRef<T>, [copies, taps]: [usize; 2], out: &mut TensorMut<T>) -> Result<()> {
     assert_eq!(weights.len(), copies * out.len(), "{copies} copies of {taps} taps");
     match device {
-        Device::Cpu => {
+        Device::Cpu | Device::Reference => {
             let summed = reference_sum(weights.as_slice(), [copies, taps]);
             out.as_mut_slice().copy_from_slice(&summed);
             Ok(())
@@ -83,7 +83,7 @@ pub fn sum_copies<T: Real>(device: &Device, weights: TensorRef<T>, [copies, taps
 pub fn spread_copies<T: Real>(device: &Device, from: TensorRef<T>, [copies, taps]: [usize; 2], to: &mut TensorMut<T>) -> Result<()> {
     assert_eq!(to.len(), copies * from.len(), "{copies} copies of {taps} taps");
     match device {
-        Device::Cpu => {
+        Device::Cpu | Device::Reference => {
             let from = from.as_slice();
             to.as_mut_slice().iter_mut().enumerate().for_each(|(i, to)| *to += from[i / (copies * taps) * taps + i % taps]);
             Ok(())

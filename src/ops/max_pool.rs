@@ -46,6 +46,7 @@ pub fn forward<T: Real>(device: &Device, shape: MaxPoolShape, inp: TensorRef<T>,
     match device {
         Device::Cpu => forward_cpu(shape, inp.as_f32(), &mut out.as_f32_mut()),
         Device::Gpu(gpu) => launch_forward(gpu, shape, inp, out)?,
+        Device::Reference => out.assign(&reference(shape, &inp.to_vec())),
     }
     Ok(())
 }
@@ -130,6 +131,7 @@ pub fn backward<T: Real>(
             });
         }
         Device::Gpu(gpu) => launch_backward(gpu, shape, inp, dout, dinp)?,
+        Device::Reference => dinp.add(&reference_backward(shape, &inp.to_vec(), &dout.to_vec())),
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 pub mod adam;
 pub mod batch_norm;
+mod compute;
 pub mod conv;
 pub mod deform_conv;
 pub mod gather;
@@ -19,6 +20,7 @@ pub mod real;
 pub mod relu;
 pub mod up_conv;
 
+pub use compute::{Compute, Precision};
 pub use proof::Agreement;
 pub(crate) use proof::in_value_type;
 pub use real::Real;

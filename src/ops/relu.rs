@@ -4,7 +4,7 @@
 //! ```text
 //! out = max(inp, 0)        dout = out > 0 ? dout : 0
 //! ```
-//! In place because nothing else reads the gradient of the output: there is no sum to add to.
+//! It works in place, because nothing else reads the gradient of the output and so there is no sum to add to.
 //! Source: Nair, Hinton 2010, Rectified linear units improve restricted Boltzmann machines.
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
@@ -36,6 +36,7 @@ pub fn backward<T: Real>(device: &Device, out: TensorRef<T>, dout: &mut TensorMu
             });
         }
         Device::Gpu(gpu) => launch_backward(gpu, out, dout)?,
+        Device::Reference => dout.assign(&reference_backward(&out.to_vec(), &dout.as_ref().to_vec())),
     }
     Ok(())
 }

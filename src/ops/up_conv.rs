@@ -75,6 +75,10 @@ pub fn forward<T: Real>(
             forward_cpu(shape, inp.as_f32(), weights, skip.map(TensorRef::as_f32), &mut out.as_f32_mut());
         }),
         Device::Gpu(gpu) => launch_forward(gpu, shape, inp, weights, skip, out)?,
+        Device::Reference => {
+            let skip = skip.map(|skip| skip.to_vec());
+            out.assign(&reference(shape, &inp.to_vec(), weights.as_slice(), skip.as_deref()));
+        }
     }
     Ok(())
 }
@@ -194,7 +198,7 @@ pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Op
 /// Values that `backward` needs to work with.
 pub fn scratch_len<T: Real>(device: &Device, shape: UpConvShape) -> usize {
     match device {
-        Device::Cpu => 0,
+        Device::Cpu | Device::Reference => 0,
         Device::Gpu(_) => gpu_scratch_len(shape),
     }
 }
@@ -210,10 +214,18 @@ fn gpu_scratch_len(shape: UpConvShape) -> usize {
     weight_parts(shape)[0] * 4 * shape.factor * shape.factor * shape.c
 }
 
+/// Gradients that are added to.
+#[derive(Debug)]
+pub struct Gradients<'a, 'b, T = f32> {
+    /// Of the input, (n, h, w, c).
+    pub dinp: &'a mut TensorMut<'b, T>,
+    /// Of the weights, [c][1][2f][2f], flat.
+    pub dweights: &'a mut TensorMut<'b, T>,
+}
+
 /// Adds the gradients of the input and of the weights. That of `skip` is `dout` itself.
 ///
-/// Shapes: `inp` and `dinp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` and `dweights` [c][1][2f][2f], flat, f32;
-/// `scratch` at least `scratch_len`.
+/// Shapes: `inp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` [c][1][2f][2f], flat, f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward<T: Real>(
@@ -222,8 +234,7 @@ pub fn backward<T: Real>(
     inp: TensorRef<T>,
     weights: TensorRef<T>,
     dout: TensorRef<T>,
-    dinp: &mut TensorMut<T>,
-    dweights: &mut TensorMut<T>,
+    Gradients { dinp, dweights }: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.c], "input of {shape:?}");
@@ -252,7 +263,12 @@ pub fn backward<T: Real>(
             let dweights = dweights.as_mut_slice();
             sums.iter().enumerate().for_each(|(i, &sum)| dweights[i % c * taps + i / c] += sum as f32);
         }
-        Device::Gpu(gpu) => launch_backward(gpu, shape, inp, weights, dout, dinp, dweights, scratch)?,
+        Device::Gpu(gpu) => launch_backward(gpu, shape, inp, weights, dout, Gradients { dinp, dweights }, scratch)?,
+        Device::Reference => {
+            let found = reference_backward(shape, &inp.to_vec(), weights.as_slice(), &dout.to_vec());
+            dinp.add(&found.0);
+            dweights.add(&found.1);
+        }
     }
     Ok(())
 }
@@ -263,8 +279,7 @@ fn launch_backward<T: Real>(
     inp: TensorRef<T>,
     weights: TensorRef<T>,
     dout: TensorRef<T>,
-    dinp: &mut TensorMut<T>,
-    dweights: &mut TensorMut<T>,
+    Gradients { dinp, dweights }: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     assert!(scratch.len() >= gpu_scratch_len(shape), "{} values of scratch memory for {shape:?}", scratch.len());
@@ -412,7 +427,8 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
         let run = |dinp: &mut TensorMut<T>, dweights: &mut TensorMut<T>| {
             let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len::<T>(device, shape)])?;
-            backward(device, shape, inp.view(), weights.view(), dout.view(), dinp, dweights, &mut scratch.view_mut())
+            let gradients = Gradients { dinp: &mut dinp.reborrow(), dweights: &mut dweights.reborrow() };
+            backward(device, shape, inp.view(), weights.view(), dout.view(), gradients, &mut scratch.view_mut())
         };
         agreements.push(proof::agree(device, format!("dinp of {shape:?}"), extents, &plain.0, &exact.0, |found| {
             run(found, &mut Tensor::on(device, list, vec![T::default(); exact.1.len()])?.view_mut())

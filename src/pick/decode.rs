@@ -6,7 +6,7 @@
 
 use crate::compat::{Compat, Fault};
 use crate::formats::candidates::Candidate;
-use crate::ops::heat_map::Peak;
+use crate::ops::heat_map::{self, Peak};
 use crate::preprocess::geometry::Geometry;
 
 /// A detection of frame D with the original's f32 values.
@@ -26,12 +26,13 @@ struct HeatMapToD {
 }
 
 impl HeatMapToD {
-    /// N = (D - c) F/S + F/2 with c the centre of D, and N = 4 H; both solved for D.
+    /// N = (D - c) F/S + F/2 with c the centre of D, and N = STRIDE H; both solved for D.
     fn new(geometry: &Geometry) -> Self {
         let frame = geometry.frame as f64;
-        let scale = 4.0 * geometry.square_d() as f64 / frame;
+        let stride = heat_map::STRIDE as f64;
+        let scale = stride * geometry.square_d() as f64 / frame;
         let centre_d = [frame / 2.0, geometry.height_d as f64 / 2.0];
-        HeatMapToD { scale, shift: centre_d.map(|centre| centre - scale * frame / 8.0) }
+        HeatMapToD { scale, shift: centre_d.map(|centre| centre - scale * frame / (2.0 * stride)) }
     }
 
     fn point(&self, [x, y]: [f64; 2]) -> [f64; 2] {
@@ -58,7 +59,7 @@ pub fn side_n_to_m(side_n_px: f64, geometry: &Geometry) -> f64 {
 ///
 /// `compat`: only `y-scale` matters here.
 pub fn candidates(peaks: &[Peak], geometry: &Geometry, compat: &Compat) -> Vec<Candidate> {
-    let width_h = (geometry.frame / 4).max(1) as u32;
+    let width_h = (geometry.frame / heat_map::STRIDE).max(1) as u32;
     let to_d = HeatMapToD::new(geometry);
     let to_m = scale_d_to_m(geometry, compat);
     let place = |peak: &Peak| {
@@ -77,7 +78,7 @@ pub fn candidates(peaks: &[Peak], geometry: &Geometry, compat: &Compat) -> Vec<C
 /// `side_h_px` is the box of particles and fibers (4.75 heat-map pixels unless asked otherwise); a peak with a size
 /// has its own.
 pub fn boxes_d(peaks: &[Peak], side_h_px: f32, geometry: &Geometry) -> Vec<BoxD> {
-    let width_h = (geometry.frame / 4).max(1) as u32;
+    let width_h = (geometry.frame / heat_map::STRIDE).max(1) as u32;
     let place = |peak: &Peak| {
         let x = (peak.index % width_h) as f32 + peak.offset[0];
         let y = (peak.index / width_h) as f32 + peak.offset[1];

@@ -12,7 +12,8 @@ use crate::formats::pixel_size::{Evidence, PixelSize};
 use crate::io::write::write_whole;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::{Model, PeakFinder, PeakFinders};
-use crate::ops::heat_map::Peak;
+use crate::ops::Compute;
+use crate::ops::heat_map::{self, Peak};
 use crate::pick::decode::{boxes_d, candidates as candidates_of};
 use crate::pick::draw;
 use crate::pick::filter::{Limits, filter, filter_d};
@@ -110,12 +111,12 @@ impl<'a> Worker<'a> {
     /// A worker. `sizes`: the peaks get a size, as vesicles need it; `cap`: the most peaks of a micrograph.
     ///
     /// Errors: the device has not enough memory to prepare micrographs.
-    pub fn new(device: &Device, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
-        let slots = match device {
-            Device::Cpu => None,
+    pub fn new(compute: &Compute, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
+        let slots = match &compute.device {
+            Device::Cpu | Device::Reference => None,
             Device::Gpu(gpu) => Some(Slots::new(gpu)?),
         };
-        Ok(Worker { finders: PeakFinders::new(device, model, sizes, cap), slots })
+        Ok(Worker { finders: PeakFinders::new(compute, model, sizes, cap), slots })
     }
 
     /// The networks, one for each frame.
@@ -349,7 +350,7 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     candidates.retain(|candidate| candidate.score > settings.floor);
     let is_cut_by_k = limits.k.checked_sub(1).and_then(|last| candidates.get(last)).is_some_and(|last| last.score > limits.vis_thresh);
     let picks = if compat.is_all() {
-        let boxes = boxes_d(peaks, settings.side_n_px as f32 / 4.0, geometry);
+        let boxes = boxes_d(peaks, settings.side_n_px as f32 / heat_map::STRIDE as f32, geometry);
         let kept = filter_d(&boxes, &limits, geometry);
         kept.into_iter().map(|i| Pick::from_box_d(&boxes[i], geometry)).collect()
     } else {

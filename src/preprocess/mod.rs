@@ -49,6 +49,16 @@ pub enum Normalisation {
     Training,
 }
 
+impl Normalisation {
+    /// The mean and the deviation.
+    pub const fn pair(self) -> [f64; 2] {
+        match self {
+            Normalisation::Picking => [0.502256, 0.289417],
+            Normalisation::Training => [0.508145, 0.288813],
+        }
+    }
+}
+
 /// Prepares a micrograph for the network.
 ///
 /// Shapes: nx x ny pixels of frame M into `frame` x `frame` of frame N.
@@ -386,11 +396,9 @@ pub fn normalise(image: &[u8], normalisation: Normalisation) -> Vec<f32> {
 
 /// The input for every grey level.
 pub fn normalise_table(normalisation: Normalisation) -> [f32; 256] {
+    let [mean, deviation] = normalisation.pair().map(|value| value as f32);
     std::array::from_fn(|level| match normalisation {
-        Normalisation::Picking => {
-            let (mean, deviation) = (f64::from(0.502256_f32), f64::from(0.289417_f32));
-            ((level as f64 / 255.0 - mean) / deviation) as f32
-        }
-        Normalisation::Training => (level as f32 / 255.0 - 0.508145) / 0.288813,
+        Normalisation::Picking => ((level as f64 / 255.0 - f64::from(mean)) / f64::from(deviation)) as f32,
+        Normalisation::Training => (level as f32 / 255.0 - mean) / deviation,
     })
 }

@@ -5,6 +5,7 @@
 //! the original's 1024. Every command asks here. Source: docs/options.md, "Scale".
 
 use crate::formats::state_dict::ModelFacts;
+use crate::ops::heat_map;
 use anyhow::{Context, Result};
 use std::fmt;
 
@@ -109,7 +110,7 @@ impl Scale {
         };
         let of_model = facts.diameter_angstrom.filter(|_| has_pixel_size).map(Diameter::Angstrom);
         match diameter.or(of_model) {
-            Some(diameter) => Scale::OfParticles { side_n_px: 4.0 * side_h_px, diameter },
+            Some(diameter) => Scale::OfParticles { side_n_px: heat_map::STRIDE as f64 * side_h_px, diameter },
             None => Scale::Fixed { frame: ORIGINAL_FRAME, by: FixedBy::WantOfDiameter },
         }
     }

@@ -4,6 +4,7 @@
 //! change of contrast. What the original draws (a centre, and a mirror image in x) comes out with its bits.
 
 use super::targets::CornersH;
+use crate::ops::heat_map;
 use crate::preprocess::warp_affine;
 use crate::random::Random;
 
@@ -179,7 +180,7 @@ impl Crop {
     /// A box of the image on the heat map of a sample: computed in f64, each corner rounded to f32, as the original does.
     pub fn corners_h(&self, corners: CornersD, size: [usize; 2], sample: &Sample) -> CornersH {
         let [x, y] = sample.symmetry.point(sample.centre_d, size);
-        let side_h = (self.side_n / 4) as f64;
+        let side_h = (self.side_n / heat_map::STRIDE) as f64;
         let scale = self.scale * side_h / self.side_n as f64;
         let [x1, y1, x2, y2] = sample.symmetry.corners(corners, size).map(f64::from);
         let along = |value: f64, centre: f64| (scale * value + (side_h / 2.0 - scale * centre)) as f32;

@@ -4,6 +4,7 @@ use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
 use super::targets::Targets;
+use crate::ops::heat_map;
 use crate::preprocess::{Normalisation, normalise};
 use crate::random::Random;
 use anyhow::{Context, Result};
@@ -141,7 +142,7 @@ impl Data {
     /// Errors: an image cannot be read.
     pub fn batch(&self, draws: &[Draw]) -> Result<Batch> {
         let DataOptions { side_n, normalisation, clip, .. } = self.options;
-        let side_h = side_n / 4;
+        let side_h = side_n / heat_map::STRIDE;
         let sampled: Vec<(Vec<f32>, Targets)> = draws
             .par_iter()
             .map(|&Draw { image: i, epoch, pass }| {

@@ -12,6 +12,7 @@ use crate::formats::pixel_size::Evidence;
 use crate::io::find::find_micrographs;
 use crate::io::pairing::{Name, distinct, match_names, refuse_twins};
 use crate::io::sources::{self, Source, Unreadable};
+use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::words::{agreeing, counted};
 use anyhow::{Context, Result, bail, ensure};
@@ -222,7 +223,7 @@ impl BoxSide {
     pub fn d_px(self, geometry: &Geometry, pixel_size_angstrom: Option<f64>) -> Result<f64> {
         let to_d = geometry.frame as f64 / geometry.nx as f64;
         match self {
-            BoxSide::HeatMapPixels(side) => Ok(4.0 * side),
+            BoxSide::HeatMapPixels(side) => Ok(heat_map::STRIDE as f64 * side),
             BoxSide::MicrographPixels(side) => Ok(side * to_d),
             BoxSide::Angstrom(diameter) => match pixel_size_angstrom {
                 Some(pixel_size) => Ok(diameter / pixel_size * to_d),
@@ -247,7 +248,7 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
         Kind::Vesicle => 0.0,
         _ => side.d_px(&geometry, labelled.pixel_size_angstrom).with_context(|| labelled.path.display().to_string())?,
     };
-    let cell_m_px = 4.0 * geometry.square_d() as f64 / frame as f64 * nx as f64 / frame as f64;
+    let cell_m_px = heat_map::STRIDE as f64 * geometry.square_d() as f64 / frame as f64 * nx as f64 / frame as f64;
     let points = match (mode, labelled.coordinates.kind) {
         (Kind::Fiber, Kind::Fiber) => along_fibers(&labelled.coordinates, cell_m_px).with_context(name)?,
         _ => labelled.coordinates.points.clone(),

@@ -2,10 +2,9 @@
 
 use super::options::TrainerOptions;
 use super::step::student_plan;
-use crate::device::Device;
 use crate::net::Architecture;
-use crate::net::engine::DeviceEngine;
 use crate::net::parameters::ParameterLayout;
+use crate::ops::Compute;
 use anyhow::{Result, bail};
 
 /// Bytes that a training needs.
@@ -36,13 +35,13 @@ impl TrainingMemory {
         self.arena + self.parameters
     }
 
-    /// What a training of a network of these widths needs, without allocating it.
+    /// What a training of a network of these widths needs where it is computed, without allocating it: kernels of a GPU work in
+    /// more scratch memory than the CPU.
     ///
     /// Errors: the frame's sides are not multiples of 32.
-    pub fn of(device: Device, architecture: Architecture, options: &TrainerOptions, continual: bool) -> Result<Self> {
-        let engine = DeviceEngine::<f32>::on(device);
+    pub fn of(compute: impl Into<Compute>, architecture: Architecture, options: &TrainerOptions, continual: bool) -> Result<Self> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
-        let plan = student_plan(&engine, &graph, &layout, options, options.batch, continual)?;
+        let plan = student_plan::<f32>(&compute.into(), &graph, &layout, options, options.batch, continual)?;
         let networks = if continual { 5 } else { 4 };
         let statistics = if continual { 2 } else { 1 } * layout.statistic_len();
         Ok(TrainingMemory {
@@ -55,8 +54,15 @@ impl TrainingMemory {
     /// Checks that a training fits into `available` bytes.
     ///
     /// Errors: it does not; the message says which option makes it fit, if one does.
-    pub fn check(architecture: Architecture, options: &TrainerOptions, continual: bool, available: usize) -> Result<Self> {
-        let of = |options: &TrainerOptions| Self::of(Device::Cpu, architecture, options, continual);
+    pub fn check(
+        compute: impl Into<Compute>,
+        architecture: Architecture,
+        options: &TrainerOptions,
+        continual: bool,
+        available: usize,
+    ) -> Result<Self> {
+        let compute = compute.into();
+        let of = |options: &TrainerOptions| Self::of(&compute, architecture, options, continual);
         let needed = of(options)?;
         if needed.total() <= available {
             return Ok(needed);

@@ -12,7 +12,7 @@ use crate::ahead::ahead;
 use crate::device::cpu::within_pool;
 use crate::formats::pth::Adam;
 use crate::formats::state_dict::{StateDict, Values};
-use crate::net::engine::Engine;
+use crate::ops::Real;
 use anyhow::{Result, bail, ensure};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ pub trait Learner {
     fn adam(&self, learning_rate: f64) -> Result<Adam>;
 }
 
-impl<E: Engine + Send> Learner for Trainer<E> {
+impl<T: Real> Learner for Trainer<T> {
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses> {
         within_pool(|| Trainer::step(self, images, targets, exemplar, learning_rate))
     }

@@ -9,7 +9,6 @@ use crate::formats::coordinates::Kind;
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
 use crate::net::Architecture;
-use crate::net::engine::{DeviceEngine, Engine};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use crate::net::training::plan::{TrainPlan, TrainPlanOptions};
@@ -17,7 +16,7 @@ use crate::net::training::run::{self as training_run, Arena, WantedMaps};
 use crate::ops::adam::{self, AdamStep};
 use crate::ops::losses::{Loss, LossValues, Ranges};
 use crate::ops::real::convert;
-use crate::ops::{Real, map};
+use crate::ops::{Compute, Real, heat_map, map};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -40,30 +39,30 @@ struct Teacher<T> {
 }
 
 /// A network in training.
-pub struct Trainer<E: Engine = DeviceEngine> {
-    engine: E,
+pub struct Trainer<T: Real = f32> {
+    compute: Compute,
     options: TrainerOptions,
     graph: Graph,
     layout: ParameterLayout,
-    state: NetworkMemory<E::Value>,
-    gradients: Buffer<E::Value>,
+    state: NetworkMemory<T>,
+    gradients: Buffer<T>,
     /// Which parameters the last gradients are of.
     active: Vec<bool>,
-    moments: [Buffer<E::Value>; 2],
+    moments: [Buffer<T>; 2],
     /// Steps that Adam took with each parameter.
     counts: Vec<u64>,
-    teacher: Option<Teacher<E::Value>>,
-    arena: Arena<E::Value>,
-    /// The targets where the engine computes: copied, or drawn there.
-    targets: Buffer<E::Value>,
-    drawn: Option<DeviceTargets<E::Value>>,
+    teacher: Option<Teacher<T>>,
+    arena: Arena<T>,
+    /// The targets on the device: copied, or drawn there.
+    targets: Buffer<T>,
+    drawn: Option<DeviceTargets<T>>,
     /// A gradient that nobody wants.
-    spare: Buffer<E::Value>,
+    spare: Buffer<T>,
     losses: LossValues,
     plans: HashMap<(PlanKind, usize), TrainPlan>,
 }
 
-/// The targets of a step, on the host and where the engine computes.
+/// The targets of a step, on the host and on the device.
 struct Answers<'a, T: Real> {
     targets: &'a Targets,
     copied: &'a Buffer<T>,
@@ -78,8 +77,8 @@ enum PlanKind {
     Evaluation,
 }
 
-pub(super) fn student_plan<E: Engine>(
-    engine: &E,
+pub(super) fn student_plan<T: Real>(
+    compute: &Compute,
     graph: &Graph,
     layout: &ParameterLayout,
     options: &TrainerOptions,
@@ -94,7 +93,7 @@ pub(super) fn student_plan<E: Engine>(
         backward: true,
         recompute: options.checkpoint_activations,
     };
-    TrainPlan::new(graph, layout, &plan, |op, backward| engine.scratch_len(op, backward))
+    TrainPlan::new::<T>(compute, graph, layout, &plan)
 }
 
 /// The maps that the losses of a mode read.
@@ -116,19 +115,22 @@ pub fn is_pulled(name: &str) -> bool {
     has("weight") && !has("bn1") && !has("bn2")
 }
 
-impl<E: Engine> Trainer<E> {
-    /// A training that starts with the weights of `state`, of a network of these widths.
+impl<T: Real> Trainer<T> {
+    /// A training that starts with the weights of `state`, of a network of these widths. Panics if the device computes in
+    /// another type: a programming error.
     ///
     /// Errors: a tensor is missing or has another shape, or the frame's sides are not multiples of 32.
     pub fn new(
-        engine: E,
+        compute: impl Into<Compute>,
         architecture: Architecture,
         state: &StateDict,
         options: TrainerOptions,
         continual: Option<Continual>,
     ) -> Result<Self> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
-        let device = engine.device().clone();
+        let compute = compute.into();
+        let device = compute.device.clone();
+        assert!(device.value_bytes() == size_of::<T>(), "{} bytes a value on {}", size_of::<T>(), device.describe());
         let network = NetworkMemory::new(&device, NetworkState::from_state_dict(&layout, state)?)?;
         let teacher = match continual {
             Some(Continual { earlier, batch_statistics, feature_scale: scale, feature_weight, pull_weight, compared }) => {
@@ -149,14 +151,14 @@ impl<E: Engine> Trainer<E> {
             arena: Arena::new(&device)?,
             targets: Buffer::zeros(&device, 0)?,
             drawn: match &device {
-                Device::Cpu => None,
+                Device::Cpu | Device::Reference => None,
                 Device::Gpu(gpu) => Some(DeviceTargets::new(gpu)?),
             },
             spare: Buffer::zeros(&device, 0)?,
             losses: LossValues::new(&device)?,
             plans: HashMap::new(),
             state: network,
-            engine,
+            compute,
             options,
             graph,
             layout,
@@ -208,14 +210,13 @@ impl<E: Engine> Trainer<E> {
         let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
         let values = &mut self.losses;
         training_run::run(
-            &self.engine,
             plan,
             &self.layout,
             &mut self.arena,
             &mut self.state,
             &mut self.gradients,
             images,
-            |maps: &mut WantedMaps<E::Value>| {
+            |maps: &mut WantedMaps<T>| {
                 Self::map_losses(values, &self.options, &self.graph, &answers, maps, None)?;
                 let Some(teacher) = teacher.filter(|_| features) else { return Ok(()) };
                 for (id, (earlier, original)) in
@@ -283,7 +284,7 @@ impl<E: Engine> Trainer<E> {
         for (range, count) in runs {
             let (p, g) = (&mut self.state.parameters.part_mut(range.clone()), self.gradients.part(range.clone()));
             let (m, v) = (&mut first.part_mut(range.clone()), &mut second.part_mut(range));
-            self.engine.adam(AdamStep { learning_rate, count }, p, g, m, v)?;
+            adam::step(&self.compute.device, AdamStep { learning_rate, count }, p, g, m, v)?;
         }
         Ok(())
     }
@@ -299,28 +300,21 @@ impl<E: Engine> Trainer<E> {
         self.losses.clear()?;
         let largest = 2 * targets.heat_map.len();
         if self.spare.len() < largest {
-            self.spare = Buffer::zeros(self.engine.device(), largest)?;
+            self.spare = Buffer::zeros(&self.compute.device, largest)?;
         }
         let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
         let (spare, values) = (&mut self.spare, &mut self.losses);
-        training_run::run(
-            &self.engine,
-            &self.plans[&kind],
-            &self.layout,
-            &mut self.arena,
-            &mut self.state,
-            &mut self.gradients,
-            images,
-            |maps| Self::map_losses(values, &self.options, &self.graph, &answers, maps, Some(&mut *spare)),
-        )?;
+        training_run::run(&self.plans[&kind], &self.layout, &mut self.arena, &mut self.state, &mut self.gradients, images, |maps| {
+            Self::map_losses(values, &self.options, &self.graph, &answers, maps, Some(&mut *spare))
+        })?;
         self.found_losses()
     }
 
-    /// Brings the targets to where the engine computes: on a GPU the labels alone, if the targets were drawn from labels.
+    /// Brings the targets to on the device: on a GPU the labels alone, if the targets were drawn from labels.
     fn set_targets(&mut self, targets: &Targets, n: usize) -> Result<()> {
-        let device = self.engine.device();
+        let device = &self.compute.device;
         if let (Device::Gpu(gpu), Some(drawn), Some(labels)) = (device, &mut self.drawn, &targets.labels) {
-            let [h, w] = self.options.frame.map(|extent| extent / 4);
+            let [h, w] = self.options.frame.map(|extent| extent / heat_map::STRIDE);
             return drawn.draw(gpu, [n, h, w], labels);
         }
         if self.targets.len() < targets.heat_map.len() {
@@ -334,16 +328,16 @@ impl<E: Engine> Trainer<E> {
         values: &mut LossValues,
         options: &TrainerOptions,
         graph: &Graph,
-        answers: &Answers<E::Value>,
-        maps: &mut WantedMaps<E::Value>,
-        mut spare: Option<&mut Buffer<E::Value>>,
+        answers: &Answers<T>,
+        maps: &mut WantedMaps<T>,
+        mut spare: Option<&mut Buffer<T>>,
     ) -> Result<()> {
         let outputs = graph.outputs();
-        let [h, w] = options.frame.map(|extent| extent / 4);
+        let [h, w] = options.frame.map(|extent| extent / heat_map::STRIDE);
         let (weights, targets) = (options.weights, answers.targets);
         let drawn = answers.drawn.filter(|_| targets.labels.is_some());
         let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
-        let mut with_gradient = |id: NodeId, loss: MapLoss<E::Value>| {
+        let mut with_gradient = |id: NodeId, loss: MapLoss<T>| {
             if let Some(spare) = &mut spare {
                 let map = maps.map(id);
                 return loss(values, map, &mut spare.at_mut(0, Layout::packed(map.shape())));
@@ -386,8 +380,8 @@ impl<E: Engine> Trainer<E> {
         let images: Vec<f32> = wanted.iter().flat_map(|&image| &images[image * len..(image + 1) * len]).copied().collect();
         let Some(Teacher { state, features, .. }) = &mut self.teacher else { return Ok(()) };
         let outputs = self.graph.outputs();
-        let device = self.engine.device();
-        training_run::run(&self.engine, &self.plans[&kind], &self.layout, &mut self.arena, state, &mut self.gradients, &images, |maps| {
+        let device = &self.compute.device;
+        training_run::run(&self.plans[&kind], &self.layout, &mut self.arena, state, &mut self.gradients, &images, |maps| {
             for (id, kept) in [outputs.level5, outputs.up].into_iter().zip(&mut *features) {
                 let map = maps.map(id);
                 if kept.len() < map.len() {
@@ -406,11 +400,11 @@ impl<E: Engine> Trainer<E> {
         if !self.plans.contains_key(&(kind, n)) {
             let forward_only = |wanted: Vec<NodeId>, frozen: bool| {
                 let options = TrainPlanOptions { batch: n, extent: self.options.frame, wanted, frozen, backward: false, recompute: false };
-                TrainPlan::new(&self.graph, &self.layout, &options, |op, backward| self.engine.scratch_len(op, backward))
+                TrainPlan::new::<T>(&self.compute, &self.graph, &self.layout, &options)
             };
             let outputs = self.graph.outputs();
             let plan = match kind {
-                PlanKind::Student { features } => student_plan(&self.engine, &self.graph, &self.layout, &self.options, n, features)?,
+                PlanKind::Student { features } => student_plan::<T>(&self.compute, &self.graph, &self.layout, &self.options, n, features)?,
                 PlanKind::Evaluation => forward_only(wanted(&self.graph, self.options.mode, false), true)?,
                 PlanKind::Teacher => {
                     let frozen = !self.teacher.as_ref().is_some_and(|teacher| teacher.batch_statistics);
@@ -424,7 +418,7 @@ impl<E: Engine> Trainer<E> {
 
     fn check(&self, images: &[f32], targets: &Targets, n: usize) -> Result<()> {
         let [h, w] = self.options.frame;
-        let cells = h / 4 * (w / 4);
+        let cells = h / heat_map::STRIDE * (w / heat_map::STRIDE);
         ensure!(n > 0 && n <= self.options.batch, "{n} images in a step; expected 1 to {}", self.options.batch);
         ensure!(images.len() == n * h * w, "{} values for {n} images of {w} x {h} pixels", images.len());
         ensure!(targets.heat_map.len() == n * cells, "{} values of heat maps; expected {}", targets.heat_map.len(), n * cells);
@@ -446,17 +440,17 @@ impl<E: Engine> Trainer<E> {
         Ok(self.state()?.to_state_dict(&self.layout))
     }
 
-    /// The values of the network, in this engine's type.
+    /// The values of the network, in the type that the device computes in.
     ///
     /// Errors: the device fails.
-    pub fn state(&self) -> Result<NetworkState<E::Value>> {
+    pub fn state(&self) -> Result<NetworkState<T>> {
         self.state.read()
     }
 
     /// The earlier network of a continual training.
     ///
     /// Errors: the device fails.
-    pub fn earlier(&self) -> Result<Option<NetworkState<E::Value>>> {
+    pub fn earlier(&self) -> Result<Option<NetworkState<T>>> {
         self.teacher.as_ref().map(|teacher| teacher.state.read()).transpose()
     }
 
@@ -468,7 +462,7 @@ impl<E: Engine> Trainer<E> {
     /// The last gradient of a parameter of the layout's list; none if it took no part in the losses.
     ///
     /// Errors: the device fails.
-    pub fn gradient(&self, parameter: usize) -> Result<Option<Vec<E::Value>>> {
+    pub fn gradient(&self, parameter: usize) -> Result<Option<Vec<T>>> {
         let range = self.layout.parameters()[parameter].range.clone();
         self.active[parameter].then(|| self.gradients.read(range)).transpose()
     }
@@ -479,7 +473,7 @@ impl<E: Engine> Trainer<E> {
     pub fn adam(&self, learning_rate: f64) -> Result<Adam> {
         let [first, second] = &self.moments;
         let (first, second) = (first.read(0..first.len())?, second.read(0..second.len())?);
-        let narrow = |values: &[E::Value]| values.iter().map(|x| x.to_f64() as f32).collect();
+        let narrow = |values: &[T]| values.iter().map(|x| x.to_f64() as f32).collect();
         let moments = self.layout.parameters().iter().zip(&self.counts).filter(|(_, count)| **count > 0).map(|(entry, &step)| Moments {
             name: entry.name.clone(),
             step,
@@ -527,8 +521,8 @@ impl<E: Engine> Trainer<E> {
 
     /// Bytes held: maps, parameters, gradients, moments.
     pub fn bytes(&self) -> usize {
-        let state = |state: &NetworkMemory<E::Value>| state.parameters.len() + state.statistics.len();
+        let state = |state: &NetworkMemory<T>| state.parameters.len() + state.statistics.len();
         let values = self.gradients.len() + 2 * self.moments[0].len() + state(&self.state);
-        self.arena.bytes() + size_of::<E::Value>() * (values + self.teacher.as_ref().map_or(0, |teacher| state(&teacher.state)))
+        self.arena.bytes() + size_of::<T>() * (values + self.teacher.as_ref().map_or(0, |teacher| state(&teacher.state)))
     }
 }

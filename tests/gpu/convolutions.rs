@@ -4,16 +4,19 @@
 #![cfg(target_os = "linux")]
 
 use anyhow::{Result, bail};
-use epicker::convolutions::{self, Chosen, Conv};
 use epicker::device::gpu::Gpu;
-use epicker::device::gpu::cudnn::Cudnn;
-use epicker::device::gpu::dnn::{Algorithm, Convolutions, Dnn, Operands, Pass, Product};
 use epicker::device::gpu::driver::{Driver, Stream};
 use epicker::device::{Device, Tensor};
-use epicker::doctor::examine_convolutions;
+use epicker::doctor::compute::{Chosen, Conv, choose_library, examined};
+use epicker::doctor::examine_library;
+use epicker::io::kept::Kept;
+use epicker::io::model_source::ModelSource;
 use epicker::net::Model;
 use epicker::net::inference::plan::Plan;
-use epicker::ops::conv::{self, ConvShape, Epilogue, Panels, reference, reference_backward};
+use epicker::ops::Compute;
+use epicker::ops::conv::cudnn::Cudnn;
+use epicker::ops::conv::library::{Dnn, Library, LibraryAlgorithm, Operands, Product};
+use epicker::ops::conv::{self, ConvShape, Epilogue, Pass, reference, reference_backward};
 use epicker::random::noise;
 use hostgpu::{Build, HostGpu, Options};
 use std::path::{Path, PathBuf};
@@ -36,9 +39,7 @@ fn library(folder: &Path, flag: &str) -> PathBuf {
 }
 
 fn product(pass: Pass, shape: ConvShape, gaps: [usize; 2]) -> Product {
-    let (ConvShape { n, h, w, ci, co, kernel, stride }, [_, oh, ow, _]) = (shape, shape.out());
-    let (inp, out, channels, pixel_strides) = ([h, w], [oh, ow], [ci, co], [ci + gaps[0], co + gaps[1]]);
-    Product { pass, n, inp, out, channels, kernel, stride, pixel_strides, residual_stride: None, relu: false }
+    Product { pass, shape, pixel_strides: [shape.ci + gaps[0], shape.co + gaps[1]], residual_stride: None, relu: false }
 }
 
 /// Values with `gap` values of another kind behind each pixel's channels, and without them.
@@ -112,7 +113,7 @@ fn what_cudnn_says_of_its_algorithms_is_understood() {
     let shape = ConvShape { n: 1, h: 4, w: 4, ci: 4, co: 4, kernel: 3, stride: 1 };
     for pass in [Pass::Forward, Pass::Data, Pass::Weights] {
         // A transform is left out by its number.
-        let algorithm = |workspace, is_deterministic, is_fp32| Algorithm { number: 1, workspace, is_deterministic, is_fp32 };
+        let algorithm = |workspace, is_deterministic, is_fp32| LibraryAlgorithm { number: 1, workspace, is_deterministic, is_fp32 };
         let expected = [algorithm(0, false, true), algorithm(1 << 40, true, true), algorithm(64, true, false), algorithm(128, true, true)];
         assert_eq!(cudnn.algorithms(&product(pass, shape, [0; 2])).unwrap(), expected);
         let refused = cudnn.algorithms(&product(pass, ConvShape { ci: 13, ..shape }, [0; 2])).unwrap_err();
@@ -180,24 +181,25 @@ impl Dnn for HostDnn {
         "a library of the tests 1.0".into()
     }
 
-    fn algorithms(&self, product: &Product) -> Result<Vec<Algorithm>> {
+    fn algorithms(&self, product: &Product) -> Result<Vec<LibraryAlgorithm>> {
         self.asked.fetch_add(1, Relaxed);
-        if product.channels[0] == 5 {
+        if product.shape.ci == 5 {
             bail!("five channels");
         }
         let is_deterministic = self.behaviour != Behaviour::Random;
-        Ok(vec![Algorithm { number: 3, workspace: 40 + product.channels[0], is_deterministic, is_fp32: true }])
+        Ok(vec![LibraryAlgorithm { number: 3, workspace: 40 + product.shape.ci, is_deterministic, is_fp32: true }])
     }
 
     unsafe fn run(&self, product: &Product, algorithm: i32, operands: &Operands, workspace: (u64, usize), _: Stream) -> Result<()> {
-        assert_eq!((algorithm, workspace.1), (3, 40 + product.channels[0]));
+        assert_eq!((algorithm, workspace.1), (3, 40 + product.shape.ci));
         self.read(workspace.0, workspace.1 / 4)?; // it is there
         if self.behaviour == Behaviour::Failing {
             bail!("it failed");
         }
         self.computed.fetch_add(1, Relaxed);
-        let Product { n, inp: [h, w], out: [oh, ow], channels: [ci, co], kernel, stride, pixel_strides: [from, to], .. } = *product;
-        let (shape, pixels, out_pixels) = (ConvShape { n, h, w, ci, co, kernel, stride }, n * h * w, n * oh * ow);
+        let Product { shape, pixel_strides: [from, to], .. } = *product;
+        let (ConvShape { n, h, w, ci, co, .. }, [_, oh, ow, _]) = (shape, shape.out());
+        let (pixels, out_pixels) = (n * h * w, n * oh * ow);
         let inp = || self.map(operands.inp, pixels, ci, from);
         let weights = || self.read(operands.weights, shape.weights_len());
         let plus = |values: Vec<f32>, more: Vec<f64>| values.iter().zip(more).map(|(a, b)| a + b as f32).collect::<Vec<f32>>();
@@ -225,35 +227,45 @@ fn host_dnn(behaviour: Behaviour) -> (Gpu, Arc<HostDnn>) {
     (gpu, Arc::new(HostDnn { host, behaviour, asked: AtomicUsize::new(0), computed: AtomicUsize::new(0) }))
 }
 
-/// One convolution on a device, from `ci` channels.
-fn convolved(gpu: &Gpu, ci: usize) -> Vec<f32> {
-    let device = Device::Gpu(gpu.clone());
+/// A GPU whose convolutions the library computes, and one by its own kernels.
+fn with_library(gpu: &Gpu, library: Arc<Library>) -> Compute {
+    Compute::with_library(&Device::Gpu(gpu.clone()), library)
+}
+fn native(gpu: &Gpu) -> Compute {
+    Compute::from(&Device::Gpu(gpu.clone()))
+}
+
+/// One convolution, from `ci` channels.
+fn convolved(compute: &Compute, ci: usize) -> Vec<f32> {
+    let device = &compute.device;
     let shape = ConvShape { n: 1, h: 6, w: 7, ci, co: 4, kernel: 3, stride: 1 };
     let (inp, weights, bias) = (noise(6 * 7 * ci, 1), noise(shape.weights_len(), 2), noise(4, 3));
-    let panels = Panels::for_device(&device, ci, 4, 3, &weights, &bias).unwrap();
-    let inp = Tensor::on(&device, [1, 6, 7, ci], inp).unwrap();
-    let mut out = Tensor::on(&device, shape.out(), vec![f32::NAN; 6 * 7 * 4]).unwrap();
-    conv::forward(&device, shape, inp.view(), &panels, Epilogue { residual: None, relu: true }, &mut out.view_mut()).unwrap();
+    let packed = conv::prepare(compute, shape, &weights, &bias).unwrap();
+    let inp = Tensor::on(device, [1, 6, 7, ci], inp).unwrap();
+    let mut out = Tensor::on(device, shape.out(), vec![f32::NAN; 6 * 7 * 4]).unwrap();
+    conv::forward(device, shape, inp.view(), &packed, Epilogue { residual: None, relu: true }, &mut out.view_mut()).unwrap();
     out.to_vec().unwrap()
 }
 
 #[test]
 fn a_library_computes_the_cases_and_the_network() {
     let (gpu, library) = host_dnn(Behaviour::Right);
-    let with = Device::Gpu(gpu.with_convolutions(Arc::new(Convolutions::new(library.clone()))));
-    examine_convolutions(&with).unwrap();
+    let with = with_library(&gpu, Arc::new(Library::new(library.clone())));
+    examine_library(&with).unwrap();
     assert!(library.computed.load(Relaxed) > 50, "{} products", library.computed.load(Relaxed));
     // In the network: into parts of wider maps, with sums, with and without ReLU.
-    let model = Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/tiny.safetensors"))
+        .load(Model::from_state)
+        .unwrap();
     let graph = model.architecture().graph();
     let o = graph.outputs();
-    let maps = |device: &Device| {
-        let mut plan = Plan::new(device, &graph, &model, 1, [64, 64], &[o.heat_map, o.up]).unwrap();
+    let maps = |compute: &Compute| {
+        let mut plan = Plan::new(compute, &graph, &model, 1, [64, 64], &[o.heat_map, o.up]).unwrap();
         plan.run(&noise(64 * 64, 5)).unwrap();
         [o.heat_map, o.up].map(|id| plan.read(id).unwrap())
     };
     let before = library.computed.swap(0, Relaxed);
-    let (found, expected) = (maps(&with), maps(&Device::Cpu));
+    let (found, expected) = (maps(&with), maps(&(&Device::Cpu).into()));
     assert!(before > 0 && library.computed.load(Relaxed) > 20, "{} products", library.computed.load(Relaxed));
     for (found, expected) in found.iter().zip(&expected) {
         let scale = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
@@ -267,11 +279,11 @@ fn what_a_library_refuses_is_computed_by_the_kernels_and_said_once() {
         [(Behaviour::Right, "five channels"), (Behaviour::Random, "no deterministic algorithm"), (Behaviour::Failing, "it failed")]
     {
         let (gpu, library) = host_dnn(behaviour);
-        let convolutions = Arc::new(Convolutions::new(library.clone()));
-        let with = gpu.with_convolutions(convolutions.clone());
+        let convolutions = Arc::new(Library::new(library.clone()));
+        let with = with_library(&gpu, convolutions.clone());
         let ci = if behaviour == Behaviour::Right { 5 } else { 8 };
         for _ in 0..3 {
-            assert!(convolved(&with, ci) == convolved(&gpu, ci), "{behaviour:?}");
+            assert!(convolved(&with, ci) == convolved(&native(&gpu), ci), "{behaviour:?}");
         }
         convolved(&with, ci + 1);
         assert_eq!(library.asked.load(Relaxed), 2, "{behaviour:?}: chosen once for each product");
@@ -285,16 +297,15 @@ fn what_a_library_refuses_is_computed_by_the_kernels_and_said_once() {
 }
 
 /// One product: the cases of the doctor take long by the references.
-fn examine(device: &Device) -> Result<()> {
-    let Device::Gpu(gpu) = device else { bail!("the CPU") };
-    let (found, expected) = (convolved(gpu, 8), convolved(&gpu.without_convolutions(), 8));
+fn examine(compute: &Compute) -> Result<()> {
+    let (found, expected) = (convolved(compute, 8), convolved(&(&compute.device).into(), 8));
     let error = found.iter().zip(&expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
     if error > 1e-5 { bail!("error {error:.1e}") } else { Ok(()) }
 }
 
 fn choose(gpu: &Gpu, conv: Conv, library: &Arc<HostDnn>, folder: Option<&Path>) -> Chosen {
     let library: Arc<dyn Dnn> = library.clone();
-    convolutions::choose(gpu, conv, || Ok(library), &examine, folder)
+    choose_library(gpu, conv, || Ok(library), &examine, Kept::within(folder))
 }
 
 #[test]
@@ -303,8 +314,8 @@ fn choices_are_kept_for_the_next_run() {
     let kept = folder.path().join("cache");
     let (gpu, library) = host_dnn(Behaviour::Right);
     let first = choose(&gpu, Conv::Auto, &library, Some(&kept));
-    assert_eq!(first.line, Some(("convolutions by a library of the tests 1.0, examined and right".to_string(), false)));
-    let expected = convolved(&first.gpu, 9);
+    assert_eq!(first.lines, ["convolutions by a library of the tests 1.0, examined and right"]);
+    let expected = convolved(&first.compute, 9);
     assert!(first.keep().is_empty());
     let files: Vec<PathBuf> = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [file] = &files[..] else { panic!("{files:?}") };
@@ -315,12 +326,12 @@ fn choices_are_kept_for_the_next_run() {
     // The next run neither examines nor asks.
     let asked = library.asked.swap(0, Relaxed);
     let second = choose(&gpu, Conv::Cudnn, &library, Some(&kept));
-    assert!(convolved(&second.gpu, 9) == expected && asked >= 2 && library.asked.load(Relaxed) == 0);
-    assert_eq!(second.line, Some(("convolutions by a library of the tests 1.0".to_string(), false)));
+    assert!(convolved(&second.compute, 9) == expected && asked >= 2 && library.asked.load(Relaxed) == 0);
+    assert!(second.lines == ["convolutions by a library of the tests 1.0"] && second.warnings.is_empty());
     // Lines that say nothing count for nothing; what they said is found out again.
     std::fs::write(file, text.replace(": algorithm 3 49", ": algorithm three 49") + "rubbish\n: \nx: algorithm 3 99999999999\n").unwrap();
     let third = choose(&gpu, Conv::Auto, &library, Some(&kept));
-    assert!(convolved(&third.gpu, 9) == expected && library.asked.load(Relaxed) > 0);
+    assert!(convolved(&third.compute, 9) == expected && library.asked.load(Relaxed) > 0);
     third.keep();
     assert!(std::fs::read_to_string(file).unwrap().contains(line));
 
@@ -330,7 +341,7 @@ fn choices_are_kept_for_the_next_run() {
     for folder in [None, Some(&blocked)] {
         library.asked.store(0, Relaxed);
         let chosen = choose(&gpu, Conv::Auto, &library, folder.map(PathBuf::as_path));
-        assert!(convolved(&chosen.gpu, 9) == expected && library.asked.load(Relaxed) == 2);
+        assert!(convolved(&chosen.compute, 9) == expected && library.asked.load(Relaxed) == 2);
         chosen.keep();
     }
 }
@@ -341,17 +352,21 @@ fn a_library_that_is_absent_or_wrong_leaves_the_work_to_the_kernels() {
     let (gpu, library) = host_dnn(Behaviour::Wrong);
     for (conv, is_warning) in [(Conv::Auto, false), (Conv::Cudnn, true)] {
         let wrong = choose(&gpu, conv, &library, Some(folder.path()));
-        let (line, warns) = wrong.line.unwrap();
-        assert!(line.contains("a library of the tests 1.0 does not compute what it should: error ") && warns == is_warning, "{line}");
-        assert!(wrong.gpu.convolutions().is_none() && std::fs::read_dir(folder.path()).unwrap().count() == 0);
-        let absent = convolutions::choose(&gpu, conv, || bail!("no cuDNN 9 or 8 was found"), &examine, None);
-        assert_eq!(absent.line, Some(("convolutions by this program's own kernels: no cuDNN 9 or 8 was found".to_string(), is_warning)));
+        let said = |chosen: &Chosen| {
+            assert_eq!([chosen.lines.len(), chosen.warnings.len()], if is_warning { [0, 1] } else { [1, 0] });
+            [chosen.lines.clone(), chosen.warnings.clone()].concat().remove(0)
+        };
+        let line = said(&wrong);
+        assert!(line.contains("a library of the tests 1.0 does not compute what it should: error "), "{line}");
+        assert!(wrong.compute.library.is_none() && std::fs::read_dir(folder.path()).unwrap().count() == 0);
+        let absent = choose_library(&gpu, conv, || bail!("no cuDNN 9 or 8 was found"), &examine, Kept::within(None));
+        assert_eq!(said(&absent), "convolutions by this program's own kernels: no cuDNN 9 or 8 was found");
     }
-    let native = convolutions::choose(&gpu, Conv::Native, || panic!("nobody asked for it"), &examine, None);
-    assert!(native.line.is_none() && native.gpu.convolutions().is_none());
-    assert!(convolutions::examined(&gpu, || Ok(library), &examine).starts_with("a library of the tests 1.0, WRONG, not used: error "));
+    let own = choose_library(&gpu, Conv::Native, || panic!("nobody asked for it"), &examine, Kept::within(None));
+    assert!(own.lines.is_empty() && own.warnings.is_empty() && own.compute.library.is_none());
+    assert!(examined(&gpu, || Ok(library), &examine).starts_with("a library of the tests 1.0, WRONG, not used: error "));
     let (gpu, right) = host_dnn(Behaviour::Right);
-    let said = convolutions::examined(&gpu, || Ok(right), &examine);
+    let said = examined(&gpu, || Ok(right), &examine);
     assert!(
         said.starts_with("a library of the tests 1.0, right; of the cases' products it computes ") && said.contains("refuses"),
         "{said}"

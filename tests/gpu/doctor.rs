@@ -2,7 +2,8 @@
 
 use crate::common::program::epicker;
 use epicker::device::Device;
-use epicker::doctor::{before_first_use_kept_in, examine};
+use epicker::doctor::{before_first_use, examine};
+use epicker::io::kept::Kept;
 use hostgpu::{Build, HostGpu, Options};
 
 fn host_gpu() -> epicker::device::gpu::Gpu {
@@ -29,9 +30,10 @@ fn a_gpu_is_examined_once() {
     let folder = tempfile::tempdir().unwrap();
     let kept = folder.path().join("cache");
     let gpu = host_gpu();
-    let first = before_first_use_kept_in(&gpu, Some(&kept)).unwrap().unwrap();
+    let kept_there = Kept::within(Some(&kept));
+    let first = before_first_use(&gpu, &kept_there).unwrap().unwrap();
     assert!(first.contains("are right"), "{first}");
-    assert_eq!(before_first_use_kept_in(&gpu, Some(&kept)).unwrap(), None);
+    assert_eq!(before_first_use(&gpu, &kept_there).unwrap(), None);
     assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);
 }
 

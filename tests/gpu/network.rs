@@ -10,7 +10,7 @@ use epicker::formats::candidates::Candidate;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
 use epicker::formats::model_file::load_model_file;
-use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
+use epicker::io::model_source::ModelSource;
 use epicker::net::graph::NodeId;
 use epicker::net::inference::plan::Plan;
 use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
@@ -27,6 +27,7 @@ use epicker::pick::settings::{Settings, WrittenSide};
 use epicker::pick::slots::Slots;
 use epicker::preprocess::scale::{FixedBy, Scale};
 use epicker::random::noise;
+use epicker::train::TrainingMemory;
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, Calls, HostGpu, Options};
@@ -84,7 +85,7 @@ fn plan_maps(device: &Device, model: &Model, n: usize, extent: [usize; 2]) -> Ve
 
 #[test]
 fn the_inference_plan_gives_the_cpus_maps() {
-    let tiny = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let tiny = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     for (n, extent) in [(1, [64, 96]), (2, [64, 64])] {
         let expected = plan_maps(&Device::Cpu, &tiny, n, extent);
         let found = plan_maps(&device(Build::Fast), &tiny, n, extent);
@@ -97,7 +98,7 @@ fn the_inference_plan_gives_the_cpus_maps() {
 
 #[test]
 fn the_inference_plan_touches_no_memory_that_is_not_its_own() {
-    let tiny = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let tiny = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let maps = plan_maps(&device(Build::Checked), &tiny, 1, [32, 32]);
     assert_eq!(maps, plan_maps(&device(Build::Fast), &tiny, 1, [32, 32]));
 }
@@ -115,7 +116,7 @@ fn the_full_networks_maps_are_the_cpus() {
 
 #[test]
 fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let options = PeakFinderOptions { frame: 128, sizes: true, k: 30 };
     let (device, host) = host(Build::Fast);
     let mut cpu = PeakFinder::new(&Device::Cpu, &model, options).unwrap();
@@ -146,7 +147,7 @@ fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
 
 #[test]
 fn more_peaks_than_go_through_a_head_at_once_are_found() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let options = PeakFinderOptions { frame: 256, sizes: false, k: 4096 };
     let image = noise(256 * 256, 5);
     let expected = PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
@@ -162,21 +163,20 @@ fn more_peaks_than_go_through_a_head_at_once_are_found() {
 }
 
 /// The wanted maps of a training plan that goes forward by the running statistics.
-fn train_maps<E: Engine>(engine: &E, extent: [usize; 2]) -> Vec<Vec<f64>> {
+fn train_maps<T: Real>(device: &Device, extent: [usize; 2]) -> Vec<Vec<f64>> {
     let (graph, layout) = (TINY.graph(), ParameterLayout::new(TINY));
     let o = graph.outputs();
     let wanted: Vec<NodeId> = vec![o.heat_map, o.size, o.offset, o.level5, o.up];
     let options = TrainPlanOptions { batch: 1, extent, wanted: wanted.clone(), frozen: true, backward: false, recompute: false };
-    let plan = TrainPlan::new(&graph, &layout, &options, |op, backward| engine.scratch_len(op, backward)).unwrap();
-    let device = engine.device();
+    let plan = TrainPlan::new::<T>(&device.into(), &graph, &layout, &options).unwrap();
     let state = NetworkState::from_state_dict(&layout, &load_model_file(&golden("models/tiny.safetensors")).unwrap()).unwrap();
     let mut state = NetworkMemory::new(device, state).unwrap();
     let mut arena = Arena::new(device).unwrap();
     let mut gradients = epicker::device::Buffer::zeros(device, 0).unwrap();
     let mut found = Vec::new();
-    training_run::run(engine, &plan, &layout, &mut arena, &mut state, &mut gradients, &image(1, extent), |maps| {
+    training_run::run(&plan, &layout, &mut arena, &mut state, &mut gradients, &image(1, extent), |maps| {
         for &id in &wanted {
-            found.push(device.read(maps.map(id))?.into_iter().map(|x: E::Value| x.to_f64()).collect());
+            found.push(device.read(maps.map(id))?.into_iter().map(|x: T| x.to_f64()).collect());
         }
         Ok(())
     })
@@ -186,8 +186,8 @@ fn train_maps<E: Engine>(engine: &E, extent: [usize; 2]) -> Vec<Vec<f64>> {
 
 #[test]
 fn in_f64_the_networks_maps_are_the_references() {
-    let expected = train_maps(&ReferenceEngine, [64, 96]);
-    let found = train_maps(&DeviceEngine::<f64>::on(device(Build::F64)), [64, 96]);
+    let expected = train_maps::<f64>(&Device::Reference, [64, 96]);
+    let found = train_maps::<f64>(&device(Build::F64), [64, 96]);
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let error = relative(found, expected);
         assert!(error <= 1e-9, "map {i}: {error:.2e}");
@@ -246,16 +246,19 @@ const TRAIN_CASES: [TrainCase; 3] = [
 ];
 const FRAME: [usize; 2] = [64, 64];
 
-fn trainer<E: Engine>(engine: E, case: &TrainCase) -> Trainer<E> {
-    let options = TrainerOptions {
+fn options(case: &TrainCase) -> TrainerOptions {
+    TrainerOptions {
         heat_map_loss: if case.sparse { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal },
         frozen_statistics: case.frozen,
         checkpoint_activations: case.recompute,
         ..TrainerOptions::new(case.mode, 2, FRAME)
-    };
+    }
+}
+
+fn trainer<T: Real>(device: &Device, case: &TrainCase) -> Trainer<T> {
     let earlier = || load_model_file(&golden("train/tiny_old.safetensors")).unwrap();
     let continual = case.continual.then(|| Continual { batch_statistics: true, compared: case.compared, ..Continual::new(earlier()) });
-    Trainer::new(engine, TINY, &load_model_file(&golden("models/tiny.safetensors")).unwrap(), options, continual).unwrap()
+    Trainer::new(device, TINY, &load_model_file(&golden("models/tiny.safetensors")).unwrap(), options(case), continual).unwrap()
 }
 
 /// The bias of a deformable convolution: the norm behind it takes every mean away, so its gradient is 0 but for rounding.
@@ -267,8 +270,8 @@ fn is_without_effect(name: &str) -> bool {
 fn in_f64_a_step_of_training_is_the_references() {
     let (images, targets) = batch(2, FRAME);
     for (i, case) in TRAIN_CASES.iter().enumerate() {
-        let mut exact = trainer(ReferenceEngine, case);
-        let mut found = trainer(DeviceEngine::<f64>::on(device(Build::F64)), case);
+        let mut exact = trainer::<f64>(&Device::Reference, case);
+        let mut found = trainer::<f64>(&device(Build::F64), case);
         let expected = exact.compute_gradients(&images, &targets, &case.exemplars).unwrap();
         let losses = found.compute_gradients(&images, &targets, &case.exemplars).unwrap();
         assert!((losses.total - expected.total).abs() <= 1e-9 * expected.total.abs(), "case {i}: {losses:?}, expected {expected:?}");
@@ -299,11 +302,21 @@ fn in_f64_a_step_of_training_is_the_references() {
 }
 
 #[test]
+fn the_memory_of_a_training_is_known_before_it_is_asked_for() {
+    for case in &TRAIN_CASES {
+        for device in [Device::Cpu, device(Build::Fast)] {
+            let memory = TrainingMemory::of(&device, TINY, &options(case), case.continual).unwrap();
+            assert_eq!(memory.total(), trainer::<f32>(&device, case).bytes(), "{}", device.describe());
+        }
+    }
+}
+
+#[test]
 fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
     let (images, targets) = batch(2, FRAME);
     let case = &TRAIN_CASES[0];
-    let mut exact = trainer(ReferenceEngine, case);
-    let mut found = trainer(DeviceEngine::<f32>::on(device(Build::Fast)), case);
+    let mut exact = trainer::<f64>(&Device::Reference, case);
+    let mut found = trainer::<f32>(&device(Build::Fast), case);
     let expected = exact.compute_gradients(&images, &targets, &case.exemplars).unwrap();
     let losses = found.compute_gradients(&images, &targets, &case.exemplars).unwrap();
     assert!((losses.total - expected.total).abs() <= 1e-4 * expected.total, "{losses:?}, expected {expected:?}");
@@ -318,8 +331,8 @@ fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
 #[test]
 fn the_losses_of_three_epochs_are_the_cpus() {
     let case = TrainCase { continual: false, frozen: false, sparse: false, recompute: false, ..TRAIN_CASES[1] };
-    let mut cpu = trainer(DeviceEngine::<f32>::on(Device::Cpu), &case);
-    let mut gpu = trainer(DeviceEngine::<f32>::on(device(Build::Fast)), &case);
+    let mut cpu = trainer::<f32>(&Device::Cpu, &case);
+    let mut gpu = trainer::<f32>(&device(Build::Fast), &case);
     let (images, targets) = batch(2, FRAME);
     let mut means = Vec::new();
     for epoch in 0..3 {
@@ -352,7 +365,7 @@ fn a_step_on_labels_is_the_step_on_their_targets() {
     let (images, _) = batch(2, FRAME);
     for clip in [false, true] {
         let run = |targets: &Targets| {
-            let mut trainer = trainer(DeviceEngine::<f32>::on(device(Build::Fast)), &TRAIN_CASES[0]);
+            let mut trainer = trainer::<f32>(&device(Build::Fast), &TRAIN_CASES[0]);
             let losses = trainer.step(&images, targets, &[false, false], 1e-3).unwrap();
             let evaluated = trainer.evaluate(&images, targets, 2).unwrap();
             (losses, evaluated, trainer.state().unwrap().parameters)
@@ -368,7 +381,7 @@ fn a_step_of_training_waits_once_and_allocates_nothing() {
     let (images, targets) = (batch(2, FRAME).0, labelled(false));
     let (device, host) = host(Build::Fast);
     for (case, teacher) in [(&TRAIN_CASES[0], 1), (&TRAIN_CASES[1], 0)] {
-        let mut trainer = trainer(DeviceEngine::<f32>::on(device.clone()), case);
+        let mut trainer = trainer::<f32>(&device.clone(), case);
         trainer.step(&images, &targets, &case.exemplars, 1e-3).unwrap();
         host.take_calls();
         trainer.step(&images, &targets, &case.exemplars, 1e-3).unwrap();
@@ -445,7 +458,7 @@ type Picked = Result<(Vec<Candidate>, Vec<String>), String>;
 
 /// What every micrograph gives above 0.3, the way of `epicker pick`.
 fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
-    let model = Model::load(&golden("models/trained.pth")).unwrap();
+    let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
     let mut picker = PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = picker.gpu().map(|gpu| Slots::new(gpu).unwrap());
     let (settings, mut all) = (settings(), Vec::new());
@@ -491,7 +504,7 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
         }
     }
     // A stopped batch leaves no place taken: whoever waits for one goes on.
-    let model = Model::load(&golden("models/trained.pth")).unwrap();
+    let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
     let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
     let prepare = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots)).map(|_| ());
@@ -505,7 +518,7 @@ fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
     let folder = tempfile::tempdir().unwrap();
     let job = &micrographs(folder.path())[0];
     let (device, host) = host(Build::Fast);
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let mut picker = PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap()).unwrap();
     let mut one = || {
@@ -531,7 +544,7 @@ fn a_training_on_a_gpu_is_repeatable_bit_by_bit() {
     let (images, targets) = batch(2, FRAME);
     let run = |seed: u64| {
         let (gpu, _) = HostGpu::gpu(Options { seed, ..Options::default() }).unwrap();
-        let mut trainer = trainer(DeviceEngine::<f32>::on(Device::Gpu(gpu)), &TRAIN_CASES[0]);
+        let mut trainer = trainer::<f32>(&Device::Gpu(gpu), &TRAIN_CASES[0]);
         trainer.step(&images, &targets, &[false, false], 1e-3).unwrap();
         let losses = trainer.step(&images, &targets, &[true, false], 1e-3).unwrap();
         let evaluated = trainer.evaluate(&images, &targets, 2).unwrap();

@@ -2,6 +2,7 @@
 //! against the naive walk.
 
 use epicker::device::Device;
+use epicker::io::model_source::ModelSource;
 use epicker::net::{Architecture, Model, formula, graph::NodeId, inference::plan::Plan, reference};
 use epicker::ops::heat_map;
 use epicker::random::splitmix64;
@@ -92,7 +93,7 @@ const TINY: [TinyCase; 3] = [
 
 #[test]
 fn the_naive_f64_walk_gives_the_originals_outputs() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let graph = model.architecture().graph();
     let outputs = graph.outputs();
     for case in &TINY {
@@ -140,7 +141,7 @@ fn the_naive_f64_walk_gives_the_originals_outputs() {
 
 #[test]
 fn the_f32_plan_deviates_at_most_three_times_as_much_as_pytorch() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let graph = model.architecture().graph();
     let o = graph.outputs();
     for case in &TINY {
@@ -163,7 +164,7 @@ fn the_f32_plan_deviates_at_most_three_times_as_much_as_pytorch() {
 
 #[test]
 fn picked_peaks_are_the_originals_detections() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let bytes = std::fs::read(golden("network/tiny_256x256.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let image: Vec<f32> = values(&file, "input").1.iter().map(|&x| x as f32).collect();
@@ -263,7 +264,7 @@ fn the_full_network_gives_the_originals_outputs_in_f64_and_f32() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let model = Model::load(&golden("models/tiny.safetensors")).unwrap();
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let image: Vec<f32> = epicker::random::noise(96 * 160, 5).iter().map(|x| 4.0 * x).collect();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -5,7 +5,6 @@ use epicker::device::Device;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::model_file::load_model_file;
 use epicker::formats::state_dict::StateDict;
-use epicker::net::engine::{DeviceEngine, Engine, ReferenceEngine};
 use epicker::net::parameters::ParameterLayout;
 use epicker::net::{Architecture, fresh};
 use epicker::ops::Real;
@@ -81,12 +80,13 @@ fn options(case: &str) -> TrainerOptions {
     TrainerOptions { heat_map_loss, frozen_statistics: case.ends_with("evalbn"), ..TrainerOptions::new(mode, 2, FRAME) }
 }
 
-fn trainer<E: Engine>(engine: E, options: TrainerOptions, continual: Option<Continual>) -> Trainer<E> {
-    Trainer::new(engine, TINY, &tiny(), options, continual).unwrap()
+fn trainer(options: TrainerOptions, continual: Option<Continual>) -> Trainer {
+    Trainer::new(&Device::Cpu, TINY, &tiny(), options, continual).unwrap()
 }
 
-fn device() -> DeviceEngine {
-    DeviceEngine::<f32>::on(Device::Cpu)
+/// The same by the references in f64.
+fn exact_trainer(options: TrainerOptions, continual: Option<Continual>) -> Trainer<f64> {
+    Trainer::new(&Device::Reference, TINY, &tiny(), options, continual).unwrap()
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
@@ -115,7 +115,7 @@ fn assert_losses(found: &Losses, expected: &Value, tolerance: f64, case: &str) {
 }
 
 /// All gradients' norms and sums, and some in full.
-fn assert_gradients(trainer: &Trainer<ReferenceEngine>, expected: &Value, full: Option<&str>, frozen: bool, case: &str) {
+fn assert_gradients(trainer: &Trainer<f64>, expected: &Value, full: Option<&str>, frozen: bool, case: &str) {
     const TOLERANCE: f64 = 1e-7;
     let entries = trainer.layout().parameters();
     assert_eq!(expected.as_object().unwrap().len(), entries.len());
@@ -166,7 +166,7 @@ fn assert_statistics(found: &[f64], layout: &ParameterLayout, expected: &HashMap
 
 fn plain_case(case: &str, full: Option<&str>) {
     let (images, targets) = batch();
-    let mut trainer = trainer(ReferenceEngine, options(case), None);
+    let mut trainer = exact_trainer(options(case), None);
     let losses = trainer.compute_gradients(&images, &targets, &[false, false]).unwrap();
     let expected = &norms()["plain"][case];
     assert_losses(&losses, &expected["losses"], 1e-7, case);
@@ -210,7 +210,7 @@ fn continual_case(case: &str) {
     let feature_scale = if case.ends_with("orig") { FeatureScale::Original } else { FeatureScale::Actual };
     let batch_statistics = case.contains("old-train");
     let continual = Continual { batch_statistics, feature_scale, compared: Compared::Batch, ..Continual::new(tiny_old()) };
-    let mut trainer = trainer(ReferenceEngine, options("particle"), Some(continual));
+    let mut trainer = exact_trainer(options("particle"), Some(continual));
     let losses = trainer.compute_gradients(&images, &targets, &exemplar).unwrap();
     assert_losses(&losses, &expected["losses"], 1e-7, case);
     let file = ["all0_old-train_orig", "mixed01_old-train_chw"].into_iter().find(|name| *name == case);
@@ -249,7 +249,7 @@ fn beside_new_images_an_exemplar_alone_is_compared_with_the_earlier_network() {
         let options = TrainerOptions { frozen_statistics: true, ..options("particle") };
         let ([h, w], n) = (options.frame, exemplar.len());
         let continual = Continual { compared, feature_weight, pull_weight, ..Continual::new(tiny_old()) };
-        let mut trainer = trainer(ReferenceEngine, options, Some(continual));
+        let mut trainer = exact_trainer(options, Some(continual));
         let objects = targets.objects.iter().copied().filter(|object| object.image < n).collect();
         let targets = Targets { heat_map: targets.heat_map[..n * (h / 4) * (w / 4)].to_vec(), objects, labels: None };
         trainer.compute_gradients(&images[..n * h * w], &targets, exemplar).unwrap().exemplar
@@ -276,7 +276,7 @@ fn the_pulled_parameters_are_the_originals() {
 
 fn five_steps(mode: &str) {
     let (images, targets) = batch();
-    let mut trainer = trainer(ReferenceEngine, options(mode), None);
+    let mut trainer = exact_trainer(options(mode), None);
     let before = trainer.state().unwrap().parameters;
     let expected = &norms()["adam"][mode];
     // Adam's first steps move by the sign of the gradient, so rounding is enlarged: 1e-6 instead of 1e-7.
@@ -322,7 +322,7 @@ fn in_f32_losses_and_gradients_stay_close_to_f64() {
             let earlier = Continual { compared: Compared::Batch, ..Continual::new(tiny_old()) };
             (case == "continual").then_some(earlier)
         };
-        let (mut exact, mut found) = (trainer(ReferenceEngine, options(case), continual()), trainer(device(), options(case), continual()));
+        let (mut exact, mut found) = (exact_trainer(options(case), continual()), trainer(options(case), continual()));
         let exemplar = [case == "continual", false];
         let expected = exact.compute_gradients(&images, &targets, &exemplar).unwrap();
         let losses = found.compute_gradients(&images, &targets, &exemplar).unwrap();
@@ -363,7 +363,7 @@ fn frames_that_are_not_square_train_as_well() {
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.0, 5.5] });
     }
     let options = TrainerOptions::new(Kind::Vesicle, n, frame);
-    let (mut exact, mut found) = (trainer(ReferenceEngine, options.clone(), None), trainer(device(), options, None));
+    let (mut exact, mut found) = (exact_trainer(options.clone(), None), trainer(options, None));
     let expected = exact.compute_gradients(&images, &targets, &[false; 3]).unwrap();
     let losses = found.compute_gradients(&images, &targets, &[false; 3]).unwrap();
     assert!((losses.total - expected.total).abs() <= 1e-4 * expected.total, "{losses:?}, expected {expected:?}");
@@ -383,7 +383,7 @@ fn two_steps(options: TrainerOptions, threads: usize) -> (Vec<f32>, Vec<f32>, Lo
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let continual = Continual { batch_statistics: true, ..Continual::new(tiny_old()) };
-        let mut trainer = trainer(device(), options, Some(continual));
+        let mut trainer = trainer(options, Some(continual));
         trainer.step(&images, &targets, &[false, false], 1e-3).unwrap();
         let losses = trainer.step(&images, &targets, &[true, true], 1e-3).unwrap();
         (trainer.state().unwrap().parameters, trainer.state().unwrap().statistics, losses)
@@ -402,19 +402,19 @@ fn checkpointed_activations_give_the_same_bits_in_less_memory() {
     let kept = options("vesicle");
     let checkpointed = TrainerOptions { checkpoint_activations: true, ..kept.clone() };
     assert!(two_steps(kept.clone(), 2) == two_steps(checkpointed.clone(), 2));
-    let memory = |options| TrainingMemory::of(Device::Cpu, TINY, options, false).unwrap().arena;
+    let memory = |options| TrainingMemory::of(&Device::Cpu, TINY, options, false).unwrap().arena;
     assert!(memory(&checkpointed) < memory(&kept) * 2 / 3, "{} and {}", memory(&checkpointed), memory(&kept));
 }
 
 #[test]
 fn a_resumed_training_goes_on_with_the_same_bits() {
     let (images, targets) = batch();
-    let mut whole = trainer(device(), options("particle"), None);
+    let mut whole = trainer(options("particle"), None);
     for _ in 0..2 {
         whole.step(&images, &targets, &[false, false], 1e-3).unwrap();
     }
     let (state, adam) = (whole.state_dict().unwrap(), whole.adam(1e-3).unwrap());
-    let mut resumed = Trainer::new(device(), TINY, &state, options("particle"), None).unwrap();
+    let mut resumed = Trainer::<f32>::new(&Device::Cpu, TINY, &state, options("particle"), None).unwrap();
     resumed.set_adam(&adam).unwrap();
     let expected = whole.step(&images, &targets, &[false, false], 1e-3).unwrap();
     assert_eq!(resumed.step(&images, &targets, &[false, false], 1e-3).unwrap(), expected);
@@ -425,7 +425,7 @@ fn a_resumed_training_goes_on_with_the_same_bits() {
 #[test]
 fn dead_projections_learn_nothing_but_their_statistics_move() {
     let (images, targets) = batch();
-    let mut trainer = trainer(device(), options("particle"), None);
+    let mut trainer = trainer(options("particle"), None);
     let before = trainer.state().unwrap();
     trainer.step(&images, &targets, &[false, false], 1e-3).unwrap();
     for name in ["base.level3.project.0.weight", "base.level4.project.1.bias", "wh.0.weight"] {
@@ -447,7 +447,7 @@ fn dead_projections_learn_nothing_but_their_statistics_move() {
 fn a_fresh_network_learns_one_batch() {
     let (images, targets) = batch();
     let state = fresh::state_dict(TINY, 317);
-    let mut trainer = Trainer::new(device(), TINY, &state, options("particle"), None).unwrap();
+    let mut trainer = Trainer::<f32>::new(&Device::Cpu, TINY, &state, options("particle"), None).unwrap();
     let first = trainer.step(&images, &targets, &[false, false], 1e-2).unwrap();
     let mut last = first;
     for _ in 0..40 {
@@ -466,11 +466,12 @@ fn a_smaller_last_batch_is_a_step_like_any_other() {
         objects: targets.objects.iter().copied().filter(|object| object.image == 0).collect(),
         labels: None,
     };
-    let mut large = trainer(device(), options("particle"), None);
+    let mut large = trainer(options("particle"), None);
     large.step(&images, &targets, &[false, false], 1e-3).unwrap();
     let found = large.compute_gradients(&images[..128 * 128], &half, &[false]).unwrap();
     let mut small =
-        Trainer::new(device(), TINY, &large.state_dict().unwrap(), TrainerOptions { batch: 1, ..options("particle") }, None).unwrap();
+        Trainer::<f32>::new(&Device::Cpu, TINY, &large.state_dict().unwrap(), TrainerOptions { batch: 1, ..options("particle") }, None)
+            .unwrap();
     assert!(found.total > 0.0);
     // The running statistics moved in between, which training does not read.
     assert_eq!(small.compute_gradients(&images[..128 * 128], &half, &[false]).unwrap(), found);
@@ -479,7 +480,7 @@ fn a_smaller_last_batch_is_a_step_like_any_other() {
 #[test]
 fn targets_outside_the_heat_map_are_refused() {
     let (images, mut targets) = batch();
-    let mut trainer = trainer(device(), options("particle"), None);
+    let mut trainer = trainer(options("particle"), None);
     targets.objects[0].index = 32 * 32;
     let error = trainer.step(&images, &targets, &[false, false], 1e-3).unwrap_err().to_string();
     assert!(error.contains("an object at pixel 1024"), "{error}");
@@ -492,23 +493,23 @@ fn four_images_of_1024_pixels_fit_eleven_gigabytes() {
     const ELEVEN: usize = 11_000_000_000;
     for continual in [false, true] {
         let options = TrainerOptions::new(Kind::Particle, 4, [1024, 1024]);
-        let memory = TrainingMemory::check(Architecture::DLA34, &options, continual, ELEVEN).unwrap();
+        let memory = TrainingMemory::check(&Device::Cpu, Architecture::DLA34, &options, continual, ELEVEN).unwrap();
         assert!(memory.arena as f64 <= 1.15 * memory.arena_lower_bound as f64, "{memory:?}");
         assert!(memory.to_string().contains("in all 5.") || continual, "{memory}");
     }
     let options = TrainerOptions::new(Kind::Particle, 4, [1024, 1024]);
-    let error = TrainingMemory::check(Architecture::DLA34, &options, false, 4_000_000_000).unwrap_err().to_string();
+    let error = TrainingMemory::check(&Device::Cpu, Architecture::DLA34, &options, false, 4_000_000_000).unwrap_err().to_string();
     assert!(error.contains("--checkpoint-activations needs"), "{error}");
-    let error = TrainingMemory::check(Architecture::DLA34, &options, false, 2_000_000_000).unwrap_err().to_string();
+    let error = TrainingMemory::check(&Device::Cpu, Architecture::DLA34, &options, false, 2_000_000_000).unwrap_err().to_string();
     assert!(error.contains("--checkpoint-activations --batch_size"), "{error}");
-    let error = TrainingMemory::check(Architecture::DLA34, &options, false, 1000).unwrap_err().to_string();
+    let error = TrainingMemory::check(&Device::Cpu, Architecture::DLA34, &options, false, 1000).unwrap_err().to_string();
     assert!(error.contains("smaller --frame"), "{error}");
 }
 
 #[test]
 fn widths_and_counts_of_the_state_are_kept() {
     let layout = ParameterLayout::new(TINY);
-    let trainer = trainer(ReferenceEngine, options("particle"), None);
+    let trainer = exact_trainer(options("particle"), None);
     assert_eq!((layout.parameter_len(), layout.parameters().len(), layout.statistics().len()), (228_121, 233, 110));
     let (written, read) = (trainer.state_dict().unwrap(), tiny());
     assert!(written.tensors.len() == 398 && read.tensors.iter().all(|tensor| written.get(&tensor.name) == Some(tensor)));

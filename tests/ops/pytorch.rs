@@ -5,7 +5,7 @@ use epicker::device::tensor::Layout;
 use epicker::device::{Device, Tensor, TensorMut, TensorRef};
 use epicker::ops::adam::{self, AdamStep};
 use epicker::ops::batch_norm::{self, Norm, RunningStatistics};
-use epicker::ops::conv::{self, ConvShape, Epilogue, Panels};
+use epicker::ops::conv::{self, Algorithms, ConvShape, Epilogue};
 use epicker::ops::deform_conv::{self, DeformConvShape, Gradients};
 use epicker::ops::losses::{self, HeatMapLoss};
 use epicker::ops::max_pool::{self, MaxPoolShape};
@@ -96,18 +96,21 @@ fn convolutions_and_their_gradients_are_pytorchs() {
         let device = Device::Cpu;
         let (inp, weights) = (Tensor::from_values([n, h, width, ci], narrow(&inp)), narrow(&w.values));
         let dout = Tensor::from_values(shape.out(), narrow(&dout));
-        let panels = Panels::for_device(&device, ci, co, kernel, &weights, &narrow(&bias)).unwrap();
+        let packed = conv::prepare(&(&device).into(), shape, &weights, &narrow(&bias)).unwrap();
         let mut out = Tensor::zeros(shape.out());
-        conv::forward(&device, shape, inp.view(), &panels, Epilogue::default(), &mut out.view_mut()).unwrap();
+        conv::forward(&device, shape, inp.view(), &packed, Epilogue::default(), &mut out.view_mut()).unwrap();
         close(&case, &wide(out.values()), &y.channels_last(), SINGLE);
         let mut dinp = Tensor::zeros([n, h, width, ci]);
-        let mut scratch = vec![0.0; conv::scratch_len::<f32>(&device, shape)];
+        let algorithms = Algorithms::choose(&(&device).into(), shape);
+        let mut scratch = vec![0.0; conv::scratch_len(&algorithms, shape)];
         let scratch = &mut TensorMut::flat(&mut scratch);
-        conv::backward_data(&device, shape, TensorRef::flat(&weights), dout.view(), &mut dinp.view_mut(), scratch).unwrap();
+        let (flat, to) = (TensorRef::flat(&weights), &mut dinp.view_mut());
+        conv::backward_data(&device, shape, &algorithms.data, flat, dout.view(), to, scratch).unwrap();
         close(&case, &wide(dinp.values()), &gx.channels_last(), SINGLE);
         let (mut dweights, mut found_dbias) = (vec![0.0; weights.len()], vec![0.0; co]);
         let (to, to_bias) = (&mut TensorMut::flat(&mut dweights), &mut TensorMut::flat(&mut found_dbias));
-        conv::backward_weights(&device, shape, inp.view(), dout.view(), to, Some(to_bias), scratch).unwrap();
+        let gradients = conv::Gradients { dweights: to, dbias: Some(to_bias) };
+        conv::backward_weights(&device, shape, &algorithms.weights, inp.view(), dout.view(), gradients, scratch).unwrap();
         close(&case, &wide(&dweights), &gw.values, SINGLE);
         if let Some(gb) = get("gb") {
             close(&case, &dbias, &gb.values, EXACT);
@@ -131,9 +134,9 @@ fn enlargements_and_their_gradients_are_pytorchs() {
         let weights = narrow(&w.values);
         let (inp, dout) = (Tensor::from_values([n, h, width, c], narrow(&inp)), Tensor::from_values(shape.out(), narrow(&dout)));
         let (mut dinp, mut dweights) = (Tensor::zeros(inp.shape()), vec![0.0; weights.len()]);
-        let (to, to_weights) = (&mut dinp.view_mut(), &mut TensorMut::flat(&mut dweights));
-        let scratch = &mut TensorMut::flat(&mut []);
-        up_conv::backward(&Device::Cpu, shape, inp.view(), TensorRef::flat(&weights), dout.view(), to, to_weights, scratch).unwrap();
+        let gradients = up_conv::Gradients { dinp: &mut dinp.view_mut(), dweights: &mut TensorMut::flat(&mut dweights) };
+        let (flat, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut []));
+        up_conv::backward(&Device::Cpu, shape, inp.view(), flat, dout.view(), gradients, scratch).unwrap();
         close(&case, &wide(dinp.values()), &gx.channels_last(), SINGLE);
         close(&case, &wide(&dweights), &gw.values, SINGLE);
     }
@@ -186,14 +189,17 @@ fn batch_norms_and_their_gradients_are_pytorchs() {
         let running = RunningStatistics::of(&mut mean, &mut variance);
         let (mut out, mut saved) = (Tensor::zeros([n, h, w, c]), vec![0.0; 3 * c]);
         let inp = TensorRef::new(&inp, layout);
-        let (scale, shift) = (TensorRef::flat(&gamma), TensorRef::flat(&beta));
+        let (gamma, beta) = (TensorRef::flat(&gamma), TensorRef::flat(&beta));
         let (to, to_saved, scratch) = (&mut out.view_mut(), &mut TensorMut::flat(&mut saved), &mut TensorMut::flat(&mut []));
-        batch_norm::train_forward(&Device::Cpu, norm, inp, scale, shift, Some(running), None, to_saved, to, scratch).unwrap();
+        let read = batch_norm::Forward { inp, gamma, beta, running, again: false, residual: None };
+        batch_norm::train_forward(&Device::Cpu, norm, read, to_saved, to, scratch).unwrap();
         let (mut dinp, mut dgamma, mut dbeta) = (Tensor::zeros([n, h, w, c]), vec![0.0; c], vec![0.0; c]);
         let dout = TensorRef::new(&dout, layout);
-        let to = &mut dinp.view_mut();
-        let (saved, to_gamma, to_beta) = (TensorRef::flat(&saved), &mut TensorMut::flat(&mut dgamma), &mut TensorMut::flat(&mut dbeta));
-        batch_norm::backward(&Device::Cpu, norm, inp, out.view(), dout, scale, saved, to, None, to_gamma, to_beta, scratch).unwrap();
+        let kept = batch_norm::Kept { inp, out: out.view(), gamma, saved: TensorRef::flat(&saved) };
+        let (dinp_view, dgamma_view, dbeta_view) =
+            (&mut dinp.view_mut(), &mut TensorMut::flat(&mut dgamma), &mut TensorMut::flat(&mut dbeta));
+        let gradients = batch_norm::Gradients { dinp: dinp_view, dresidual: None, dgamma: dgamma_view, dbeta: dbeta_view };
+        batch_norm::backward(&Device::Cpu, norm, kept, dout, gradients, scratch).unwrap();
         // Values near 1000 are themselves rounded to 3e-5 of their deviation.
         let single = if case.starts_with("shifted") { 20.0 * SINGLE } else { SINGLE };
         let found = [
@@ -246,9 +252,10 @@ fn deformable_convolutions_and_their_gradients_are_the_originals() {
         let (dweights, dbias) = (&mut TensorMut::flat(dweights), &mut TensorMut::flat(dbias));
         let gradients = Gradients { dinp: &mut dinp, doffsets: &mut doffsets, dweights, dbias };
         let [inp, offsets, dout] = [(&inp, 0), (&offsets, 1), (&dout, 2)].map(|(values, i)| TensorRef::new(values, layouts[i]));
-        let mut scratch = vec![0.0; deform_conv::scratch_len::<f32>(&Device::Cpu, shape)];
-        let (weights, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut scratch));
-        deform_conv::backward(&Device::Cpu, shape, inp, offsets, weights, dout, gradients, scratch).unwrap();
+        let algorithm = deform_conv::algorithm::choose(&(&Device::Cpu).into(), shape);
+        let mut scratch = vec![0.0; deform_conv::scratch_len::<f32>(&algorithm, shape)];
+        let (kept, scratch) = (deform_conv::Kept { inp, offsets, weights: TensorRef::flat(&weights) }, &mut TensorMut::flat(&mut scratch));
+        deform_conv::backward(&Device::Cpu, shape, &algorithm, kept, dout, gradients, scratch).unwrap();
         for (found, expected) in found.iter().zip(expected) {
             close(&format!("{case} in f32"), &wide(found), expected, SINGLE);
         }

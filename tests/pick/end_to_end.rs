@@ -6,6 +6,7 @@ use epicker::compat::{Compat, FAULTS, Fault};
 use epicker::device::Device;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
+use epicker::io::model_source::ModelSource;
 use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::filter::Limits;
@@ -73,7 +74,9 @@ fn picked() -> &'static BTreeMap<String, Picked> {
     static PICKED: OnceLock<BTreeMap<String, Picked>> = OnceLock::new();
     PICKED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let model = Model::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth"))).unwrap();
+        let model = ModelSource::file(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth")))
+            .load(Model::from_state)
+            .unwrap();
         let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
         let any_run = runs().runs.values().next().unwrap();
         let pick = |(letter, recipe): (&String, &crate::common::fixtures::MicrographRecipe)| {
@@ -144,7 +147,9 @@ fn picks_above_a_tenth_are_the_originals() {
 #[test]
 fn a_constant_of_100_sigma_changes_no_pick() {
     let settings = settings(&runs().runs["vesicle_thi"], Compat::default());
-    let model = Model::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth"))).unwrap();
+    let model = ModelSource::file(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth")))
+        .load(Model::from_state)
+        .unwrap();
     let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
     let mut bytes = micrographs::of_recipe(&runs().micrographs["c"]);
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use epicker::device::Device;
 use epicker::formats::coordinates::Kind;
 use epicker::formats::pth::Adam;
 use epicker::formats::state_dict::StateDict;
-use epicker::net::engine::DeviceEngine;
+use epicker::io::model_source::ModelSource;
 use epicker::net::{Architecture, Model, fresh};
 use epicker::preprocess::Normalisation;
 use epicker::train::cache::{ImageCache, grey_png};
@@ -355,7 +355,7 @@ fn batches_depend_on_seed_epoch_and_image_alone() {
 const TINY: Architecture = Architecture { channels: [4, 4, 8, 8, 16, 16], head: 8 };
 
 fn trainer(state: &StateDict) -> Trainer {
-    Trainer::new(DeviceEngine::<f32>::on(Device::Cpu), TINY, state, TrainerOptions::new(Kind::Particle, 2, [SIDE; 2]), None).unwrap()
+    Trainer::new(&Device::Cpu, TINY, state, TrainerOptions::new(Kind::Particle, 2, [SIDE; 2]), None).unwrap()
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn a_new_network_is_as_wide_as_asked_and_never_narrower_than_told() {
         ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "64", "--diameter", "24", "--num_epoch", "1", "--train_pct", "100"];
     let result = epicker(&[&common[..], &widths].concat());
     assert_eq!(result.status.code(), Some(0), "{}", String::from_utf8_lossy(&result.stderr));
-    let model = Model::load(&exp.join("model_last.safetensors")).unwrap();
+    let model = ModelSource::file(exp.join("model_last.safetensors")).load(Model::from_state).unwrap();
     assert_eq!(model.architecture(), Architecture { channels: [12, 12, 16, 32, 64, 128], head: 64 });
     let result = epicker(&[&common[..], &["--min_channels", "0"]].concat());
     assert_eq!(result.status.code(), Some(2), "{}", String::from_utf8_lossy(&result.stdout));

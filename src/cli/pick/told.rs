@@ -109,9 +109,9 @@ impl Teller {
         if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != kind.name()) {
             progress.warn(&format!("--mode {kind}: the model was trained for {of_model}"));
         }
-        let device = match &chosen.device {
+        let device = match &chosen.compute.device {
             Device::Cpu => "CPU".to_string(),
-            Device::Gpu(gpu) => gpu.describe(),
+            other => other.describe(),
         };
         let threshold = match (args.limits.vis_thresh, model.facts().threshold) {
             (None, Some(_)) => " (the model's own)",

@@ -2,7 +2,7 @@
 
 use crate::cli::values;
 use crate::compat::Compat;
-use crate::convolutions::Conv;
+use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;

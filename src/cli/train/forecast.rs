@@ -3,8 +3,7 @@
 //! The time is measured on a step that nobody keeps, on a network of its own, so that it changes no result.
 
 use super::settings::{JUDGING_COST, Settings};
-use crate::device::Device;
-use crate::net::engine::DeviceEngine;
+use crate::ops::{Compute, heat_map};
 use crate::train::run::Learner;
 use crate::train::schedule::{Order, Schedule};
 use crate::train::{Targets, Trainer};
@@ -19,12 +18,11 @@ impl Settings {
     /// Seconds of a step.
     ///
     /// Errors: the device fails.
-    pub(super) fn seconds_of_a_step(&self, device: &Device) -> Result<f64> {
-        let engine = DeviceEngine::<f32>::on(device.clone());
-        let mut trainer = Trainer::new(engine, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
+    pub(super) fn seconds_of_a_step(&self, compute: &Compute) -> Result<f64> {
+        let mut trainer = Trainer::<f32>::new(compute, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
         let (batch, side) = (self.batch, self.data.side_n);
         let images = crate::random::noise(batch * side * side, 1);
-        let targets = Targets::new([batch, side / 4, side / 4]);
+        let targets = Targets::new([batch, side / heat_map::STRIDE, side / heat_map::STRIDE]);
         let exemplars = self.exemplars.as_ref().map_or(0, |exemplar| self.replay.in_each_step(exemplar.entries.len(), batch));
         let is_exemplar: Vec<bool> = (0..batch).map(|i| i < exemplars).collect();
         let mut measured = || -> Result<f64> {

@@ -4,14 +4,15 @@ use super::args::TrainArgs;
 use super::forecast::duration;
 use super::settings::Settings;
 use crate::cli::status;
-use crate::device::Device;
 use crate::eval::chart::{Chart, Series};
 use crate::eval::report::{Item, Report, Settings as ReportSettings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options};
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::{ModelFacts, StateDict};
+use crate::io::model_source::ModelSource;
 use crate::io::write::write_whole;
 use crate::net::Model;
+use crate::ops::{Compute, heat_map};
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint::{self, BEST_NAME, LAST, Terms};
 use crate::train::labels::{Labelled, ORIGINAL_SIDE_H_PX};
@@ -30,7 +31,7 @@ pub(super) struct TrainHooks<'a> {
     settings: &'a Settings,
     is_json: bool,
     saves_all: bool,
-    device: Device,
+    compute: Compute,
     judged: Vec<Labelled>,
     cache: ImageCache,
     facts: ModelFacts,
@@ -61,7 +62,7 @@ impl<'a> TrainHooks<'a> {
     pub(super) fn new(
         settings: &'a Settings,
         args: &TrainArgs,
-        device: &Device,
+        compute: &Compute,
         cache: ImageCache,
         judged: &[usize],
         (facts, terms, schedule): (ModelFacts, Terms, Schedule),
@@ -84,7 +85,7 @@ impl<'a> TrainHooks<'a> {
             settings,
             is_json: args.json,
             saves_all: args.save_all,
-            device: device.clone(),
+            compute: compute.clone(),
             judged: judged.iter().map(|&i| settings.gathered.labelled[i].clone()).collect(),
             cache,
             facts,
@@ -119,7 +120,7 @@ impl<'a> TrainHooks<'a> {
     /// Errors: a file cannot be read, or the network fails.
     pub(super) fn evaluate_file(&self, model: &Path, part: &[usize]) -> Result<Report> {
         let labelled: Vec<Labelled> = part.iter().map(|&i| self.settings.gathered.labelled[i].clone()).collect();
-        self.evaluate(&Model::load(model)?, &labelled, 1000)
+        self.evaluate(&ModelSource::file(model).load(Model::from_state)?, &labelled, 1000)
     }
 
     fn evaluate(&self, model: &Model, labelled: &[Labelled], bootstrap: usize) -> Result<Report> {
@@ -129,11 +130,11 @@ impl<'a> TrainHooks<'a> {
             k: MOST_PICKS,
             kind,
             fiber_threshold: 0.2, // that of the original's fiber examples; a new network has no threshold of its own
-            side_n_px: 4.0 * side_h_px,
+            side_n_px: heat_map::STRIDE as f64 * side_h_px,
             distance_sides: self.settings.distance_sides,
             compat: self.settings.compat.clone(),
         };
-        let mut picker = ModelPicks::new(&self.device, model, options);
+        let mut picker = ModelPicks::new(&self.compute, model, options);
         let mut items = Vec::with_capacity(labelled.len());
         for one in labelled {
             let image = self.cache.get(&one.path, &mut Vec::new())?;

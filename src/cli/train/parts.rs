@@ -5,7 +5,9 @@ use super::settings::Settings;
 use crate::compat::Fault;
 use crate::eval::features::select_by_features;
 use crate::formats::model_file::sha256_of_file;
+use crate::io::model_source::ModelSource;
 use crate::net::Model;
+use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::train::augment::CornersD;
 use crate::train::cache::ImageCache;
@@ -37,7 +39,7 @@ pub(super) fn side_h_px(side: BoxSide, gathered: &Gathered, frame: usize) -> Opt
     let side_d_px = side.d_px(&geometry, one.pixel_size_angstrom).ok()?;
     match side {
         BoxSide::HeatMapPixels(side) => Some(side),
-        _ => Some(side_d_px / 4.0 * frame as f64 / geometry.square_d() as f64),
+        _ => Some(side_d_px / heat_map::STRIDE as f64 * frame as f64 / geometry.square_d() as f64),
     }
 }
 
@@ -114,7 +116,7 @@ pub(super) fn keep_exemplars(
         false => {
             let boxes = |one: &Labelled| boxes_d(one, settings.kind, settings.frame, settings.side, &settings.compat);
             let image = |i: usize| Ok((cache.get(&labelled[i].path, &mut Vec::new())?, boxes(labelled[i])?));
-            select_by_features(&Model::load(model)?, settings.frame, &counts, args.sampling_size, settings.seed, image)?
+            select_by_features(&ModelSource::file(model).load(Model::from_state)?, settings.frame, &counts, args.sampling_size, settings.seed, image)?
         }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();

@@ -9,11 +9,11 @@ use super::start::{Start, interrupted_training};
 use super::{folder, parts};
 use crate::cli::status::Usage;
 use crate::compat::{Compat, Fault};
-use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
 use crate::net::Architecture;
+use crate::ops::Compute;
 use crate::ops::losses::HeatMapLoss;
 use crate::pick::filter::DISTANCE_SIDES;
 use crate::preprocess::Normalisation;
@@ -112,7 +112,7 @@ impl Settings {
     /// Settles everything.
     ///
     /// Errors: wrong usage, or data that nothing can be learnt from.
-    pub(super) fn settle(args: &TrainArgs, device: &Device) -> Result<Settings> {
+    pub(super) fn settle(args: &TrainArgs, compute: &Compute) -> Result<Settings> {
         let asked = args.asked();
         asked.check()?;
         let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct)?;
@@ -133,8 +133,8 @@ impl Settings {
         let exemplars = args.exemplars(&start, sizes.frame, batch, &mut warnings)?;
         let continual = args.continual_terms(&start, exemplars.is_some());
         let trainer = args.trainer_options(sizes.side_n, batch);
-        let available = device.available_memory().unwrap_or(usize::MAX);
-        let memory = TrainingMemory::check(start.architecture, &trainer, continual.is_some(), available)?;
+        let available = compute.device.available_memory().unwrap_or(usize::MAX);
+        let memory = TrainingMemory::check(compute, start.architecture, &trainer, continual.is_some(), available)?;
         let recorded = recorded.and_then(|terms| terms.schedule.clone());
         let length = Length {
             is_in_passes: args.guide || asked.is_in_epochs(),
@@ -246,10 +246,7 @@ impl Settings {
             channels: Some(self.start.architecture.channels.to_vec()),
             head_width: Some(self.start.architecture.head),
             particle_size_h_px: parts::side_h_px(self.side, &self.gathered, self.frame),
-            normalisation: Some(match self.compat.has(Fault::TrainNorm) {
-                true => [0.508145, 0.288813],
-                false => [0.502256, 0.289417],
-            }),
+            normalisation: Some(self.data.normalisation.pair()),
             diameter_angstrom: self.diameter_angstrom,
             frame: (!self.tells_size).then_some(self.frame),
             threshold: None,

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The instruction sets there are bodies for.
+/// The instruction sets that loops are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InstructionSet {
     /// What every x86-64 (SSE2) or other processor has; plain Rust.
@@ -27,7 +27,7 @@ impl InstructionSet {
         *FOUND.get_or_init(|| *Self::available().last().unwrap_or(&InstructionSet::Plain))
     }
 
-    /// All that this processor has, the best last: tests run each of them.
+    /// All that this processor has, the best last. Tests run each of them.
     pub fn available() -> Vec<Self> {
         let mut sets = vec![InstructionSet::Plain];
         #[cfg(target_arch = "x86_64")]
@@ -83,8 +83,8 @@ macro_rules! dispatch {
 
 /// Runs `work` on one of the pool's threads, which may be any other than the caller's.
 ///
-/// A parallel loop that is begun anywhere else is handed over and waited for. A step of training has hundreds, and on a busy
-/// machine each waits for its turn.
+/// A parallel loop that is begun on any other thread is handed over to the pool and waited for. A step of training has hundreds of
+/// loops, and on a busy machine each of them would wait for its turn.
 pub fn within_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
@@ -98,7 +98,7 @@ thread_local! {
 /// It grows to the largest tile ever asked for (some hundred KiB) and stays: after the first image nothing is allocated.
 pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with(|cell| {
-        // Taken out while in use, so that a nested call gets a buffer of its own instead of a panic.
+        // The buffer is taken out while it is in use, so that a nested call gets one of its own instead of a panic.
         let mut buffer = cell.take();
         if buffer.len() < len + 16 {
             buffer.resize(len + 16, 0.0);
@@ -110,8 +110,8 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// Sums over `pixels` things, `values` sums at once: in parts that depend on the count alone, each in f32, and the
-/// parts added in their order in f64. So the number of threads changes no bit.
+/// Sums over `pixels` things, `values` sums at once. The sum is cut into parts by the count alone; each part is summed in f32, and
+/// the parts are added in their order in f64. So the number of threads changes no bit.
 pub fn sum_in_parts(pixels: usize, values: usize, part: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
     let parts = pixels.div_ceil(PART_PIXELS).clamp(1, MOST_PARTS);
     let partial: Vec<Vec<f32>> = (0..parts)
@@ -129,7 +129,7 @@ pub fn sum_in_parts(pixels: usize, values: usize, part: impl Fn(Range<usize>, &m
     sums
 }
 
-/// Pixels of a part of a sum: few enough that rounding in f32 stays small, enough to be worth a task.
+/// Pixels of a part of a sum: few enough for rounding in f32 to stay small, and enough to be worth a task.
 const PART_PIXELS: usize = 512;
 /// Most parts of a sum.
 const MOST_PARTS: usize = 256;

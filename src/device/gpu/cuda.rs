@@ -384,7 +384,7 @@ impl Driver for Cuda {
     }
 }
 
-/// There is no GPU here: no driver, or a driver without a device. Not a fault: the CPU can do the work.
+/// There is no GPU here: no driver, or a driver without a device. That is no fault, because the CPU can do the work.
 #[derive(Debug)]
 struct Absence(String);
 

@@ -1,4 +1,4 @@
-//! What the engine needs of a GPU's driver, and no more. There are two implementations: CUDA's driver, and the host
+//! What this program needs of a GPU's driver, and no more. There are two implementations: CUDA's driver, and the host
 //! executor of the tests, which runs the same kernels on the processor. All host code of the GPU path is above this
 //! trait, so it is tested on any machine.
 
@@ -14,7 +14,7 @@ macro_rules! handles {
     )*};
 }
 handles! {
-    /// A queue of work: what is put into one runs in order.
+    /// A queue of work. The work that is put into one queue runs in order.
     Stream
     /// A moment in a stream.
     Event
@@ -89,7 +89,7 @@ pub trait Driver: Debug + Send + Sync {
     /// Host memory that copies reach directly.
     fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8>;
 
-    /// Gives it back.
+    /// Gives pinned memory back.
     ///
     /// # Safety
     /// `pointer` came from `allocate_pinned` and is not used any more.
@@ -114,7 +114,7 @@ pub trait Driver: Debug + Send + Sync {
     /// Both places hold `bytes` bytes and do not overlap.
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: Stream) -> Result<()>;
 
-    /// Sets all bytes.
+    /// Sets `bytes` bytes of device memory to one value.
     ///
     /// # Safety
     /// Device memory at `to` holds `bytes` bytes.

@@ -122,14 +122,14 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// Those of this program.
+    /// The images that this program carries.
     ///
     /// Errors: the program's file is damaged.
     pub fn of_program() -> Result<Images<'static>> {
         Images::read(PACKED)
     }
 
-    /// A number that other kernels, or the same by another compiler, do not have.
+    /// A number for the kernels in this program. Other kernels have another number, and so have the same kernels by another compiler.
     pub fn fingerprint_of_program() -> String {
         format!("{:016x}", PACKED.iter().fold(0, |hash, byte| crate::random::splitmix64(hash ^ u64::from(*byte))))
     }

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 pub struct Grid(pub [u32; 3]);
 
 impl Grid {
-    /// Enough blocks of `threads` threads for FOR_EACH over `count` things, which strides where they are very many.
+    /// Enough blocks of `threads` threads for FOR_EACH over `count` things. Where there are very many, each thread takes several.
     ///
     /// Errors: there are 2^31 things or more, which the indices of kernels do not hold.
     pub fn over(count: usize, threads: u32) -> Result<Self> {
@@ -71,7 +71,7 @@ impl Arg {
         Arg { value_bytes: Some(bytes), ..Arg::address(address) }
     }
 
-    /// No values: for an argument that is not used, as an `Option` that is none.
+    /// No values, for an argument that is not used, such as an `Option` that is none.
     pub fn null() -> Self {
         Arg::address(0)
     }

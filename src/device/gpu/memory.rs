@@ -1,4 +1,4 @@
-//! Memory of the GPU, and host memory that copies reach directly: given back when dropped.
+//! Memory of the GPU, and host memory that copies reach directly. Both are given back when they are dropped.
 
 use super::{Arg, Gpu};
 use anyhow::{Context, Result};
@@ -12,11 +12,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Memory with whatever it held before.
+    /// Memory that holds whatever it held before.
     ///
     /// Errors: there is not as much.
     pub fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
-        // Never of length 0: an address that is nobody else's is worth more than 256 bytes.
+        // The length is never 0: an address that belongs to nobody else is worth the 256 bytes that it takes.
         let address = gpu.driver().allocate(bytes.max(1)).with_context(|| format!("{bytes} bytes of memory on {}", gpu.info().name))?;
         Ok(Memory { gpu: gpu.clone(), address, bytes })
     }
@@ -49,27 +49,6 @@ impl Memory {
         // SAFETY: both places hold as much, and `to` is borrowed until the stream has been waited for.
         unsafe { gpu.driver().download(to.as_mut_ptr(), self.address + offset as u64, to.len(), gpu.stream()) }?;
         gpu.synchronize()
-    }
-
-    /// Copies the first bytes into pinned memory, when the stream comes to it. Panics if there are not as many: a
-    /// programming error.
-    ///
-    /// # Safety
-    /// `to` lives until the stream, or the graph that this is captured into, has been waited for.
-    pub unsafe fn download_pinned(&self, gpu: &Gpu, to: &mut Pinned) -> Result<()> {
-        assert!(to.bytes <= self.bytes, "{} of {} bytes", to.bytes, self.bytes);
-        // SAFETY: both places hold as much; the caller keeps `to`.
-        unsafe { gpu.driver().download(to.pointer, self.address, to.bytes, gpu.stream()) }
-    }
-
-    /// Copies pinned memory to the first bytes, when the stream comes to it. Panics if they do not fit: a programming error.
-    ///
-    /// # Safety
-    /// `from` stays as it is until the stream has been waited for.
-    pub unsafe fn upload_pinned(&mut self, gpu: &Gpu, from: &Pinned) -> Result<()> {
-        assert!(from.bytes <= self.bytes, "{} of {} bytes", from.bytes, self.bytes);
-        // SAFETY: both places hold as much; the caller keeps `from`.
-        unsafe { gpu.driver().upload(self.address, from.pointer, from.bytes, gpu.stream()) }
     }
 
     /// Copies the first `bytes` bytes into pinned memory, when the stream comes to it. Panics if there are not as many: a
@@ -114,7 +93,7 @@ impl Drop for Memory {
 pub struct GrowingMemory(Option<Memory>);
 
 impl GrowingMemory {
-    /// At least as many bytes.
+    /// Memory of at least this many bytes.
     ///
     /// Errors: there is not as much.
     pub fn of(&mut self, gpu: &Gpu, bytes: usize) -> Result<&mut Memory> {
@@ -128,7 +107,7 @@ impl GrowingMemory {
         Ok(self.0.insert(memory))
     }
 
-    /// What there is; none before it was first asked for.
+    /// The memory; none before it was first asked for.
     pub fn memory(&self) -> Option<&Memory> {
         self.0.as_ref()
     }
@@ -163,7 +142,7 @@ impl Pinned {
         Ok(Pinned { gpu: gpu.clone(), pointer, bytes })
     }
 
-    /// At least `bytes` bytes in `place`: what is there, if it is large enough.
+    /// Sees to it that `place` holds at least `bytes` bytes, and leaves it alone if it does already.
     ///
     /// Errors: there is not as much.
     pub fn grown<'a>(place: &'a mut Option<Pinned>, gpu: &Gpu, bytes: usize) -> Result<&'a mut Pinned> {
@@ -183,7 +162,7 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
     }
 
-    /// Its bytes, to write: not while a copy is under way.
+    /// Its bytes, to write while no copy is under way.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }

@@ -3,8 +3,6 @@
 
 pub mod cubin;
 pub mod cuda;
-pub mod cudnn;
-pub mod dnn;
 pub mod driver;
 pub mod images;
 mod launch;
@@ -16,7 +14,6 @@ pub use launch::{Arg, Grid};
 pub use memory::{GrowingMemory, Memory, Pinned};
 
 use anyhow::{Context, Result, bail};
-use dnn::Convolutions;
 use driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
 use std::collections::HashMap;
 use std::fmt;
@@ -27,11 +24,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Gpu {
     device: Arc<Shared>,
     stream: Stream,
-    /// A library that computes convolutions, if one is used.
-    convolutions: Option<Arc<Convolutions>>,
 }
 
-/// What all clones share.
+/// What all clones of a GPU share.
 struct Shared {
     driver: Arc<dyn Driver>,
     info: DeviceInfo,
@@ -65,7 +60,7 @@ impl Gpu {
             let module = shared.driver.load(image).with_context(|| format!("kernels for {}", shared.info.name))?;
             shared.modules.push(module);
         }
-        Ok(Gpu { device: Arc::new(shared), stream, convolutions: None })
+        Ok(Gpu { device: Arc::new(shared), stream })
     }
 
     /// Name for the log.
@@ -99,24 +94,7 @@ impl Gpu {
         Gpu { stream, ..self.clone() }
     }
 
-    /// The same device, whose convolutions a library computes where it does not refuse. Panics if the kernels' values are
-    /// none of four bytes: a programming error.
-    pub fn with_convolutions(&self, convolutions: Arc<Convolutions>) -> Self {
-        assert_eq!(self.value_bytes(), 4, "a library computes in f32");
-        Gpu { convolutions: Some(convolutions), ..self.clone() }
-    }
-
-    /// The same device with its own kernels alone.
-    pub fn without_convolutions(&self) -> Self {
-        Gpu { convolutions: None, ..self.clone() }
-    }
-
-    /// The library that computes convolutions, if one does.
-    pub fn convolutions(&self) -> Option<&Convolutions> {
-        self.convolutions.as_deref()
-    }
-
-    /// Launches a kernel; an empty grid is nothing to do.
+    /// Launches a kernel. For an empty grid there is nothing to do.
     ///
     /// Errors: there is no such kernel, an argument does not suit it, or the launch fails.
     ///
@@ -165,7 +143,7 @@ impl Gpu {
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CapturedGraph> {
         self.device.driver.begin_capture(self.stream)?;
         let worked = work();
-        // The capture ends in any case, so that the stream can be used again.
+        // The capture is ended even if the work failed, so that the stream can be used again.
         let graph = self.device.driver.end_capture(self.stream);
         match worked {
             Ok(()) => Ok(CapturedGraph { gpu: self.clone(), graph: graph? }),
@@ -178,14 +156,14 @@ impl Gpu {
         }
     }
 
-    /// A moment in the stream, now.
+    /// Marks this moment in the stream.
     pub fn record(&self) -> Result<Moment> {
         let moment = Moment { gpu: self.clone(), event: self.device.driver.create_event()? };
         self.device.driver.record(moment.event, self.stream)?;
         Ok(moment)
     }
 
-    /// The same moment again, later: now.
+    /// Moves a mark to this moment in the stream.
     pub fn record_again(&self, moment: &Moment) -> Result<()> {
         self.device.driver.record(moment.event, self.stream)
     }
@@ -228,7 +206,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Waits on the host until it has come.
+    /// Waits on the host until the moment has come.
     pub fn synchronize(&self) -> Result<()> {
         self.gpu.driver().synchronize_event(self.event)
     }

@@ -1,24 +1,25 @@
-//! Peak finders by frame: micrographs of one batch may need networks of different extents, and some frames are too large for one
-//! network.
+//! One peak finder for each frame: the micrographs of a batch may need networks of different extents, and some frames are too large
+//! to be shown to a network in one piece.
 
 use super::peaks::{PeakFinder, PeakFinderOptions};
 use super::plan::Plan;
 use super::tiles::{OVERLAP, Tiles};
-use crate::device::Device;
 use crate::net::model::Model;
-use crate::ops::heat_map::Peak;
+use crate::ops::Compute;
+use crate::ops::heat_map::{self, Peak};
 use anyhow::Result;
 
-/// So many pickers are kept at most: batches rarely hold micrographs of more than two sizes, and each has an arena of its own.
+/// At most this many peak finders are kept, because each has an arena of its own, and a batch rarely holds micrographs of more than
+/// two sizes.
 const MOST_KEPT: usize = 3;
 /// The widest frame that is never cut: smaller tiles would consist of overlaps.
 pub const ALWAYS_WHOLE: usize = 2048;
 /// The widest frame that is not cut however large the memory is: indices into its maps stay far from 32 bits.
 pub const MOST_WHOLE: usize = 4096;
 
-/// Peak finders of one model, made as they are needed; what was used longest ago goes first.
+/// The peak finders of one model. They are made when they are needed; to make room, the one that was used longest ago is dropped.
 pub struct PeakFinders<'a> {
-    device: Device,
+    compute: Compute,
     model: &'a Model,
     sizes: bool,
     k: usize,
@@ -29,8 +30,8 @@ pub struct PeakFinders<'a> {
 
 impl<'a> PeakFinders<'a> {
     /// Peak finders of a model on a device. `sizes`: peaks get a size; `k`: most peaks of an image.
-    pub fn new(device: &Device, model: &'a Model, sizes: bool, k: usize) -> Self {
-        PeakFinders { device: device.clone(), model, sizes, k, most_whole: None, kept: Vec::new() }
+    pub fn new(compute: impl Into<Compute>, model: &'a Model, sizes: bool, k: usize) -> Self {
+        PeakFinders { compute: compute.into(), model, sizes, k, most_whole: None, kept: Vec::new() }
     }
 
     /// The same, cutting every frame that is wider than this into tiles, whatever the memory.
@@ -38,7 +39,7 @@ impl<'a> PeakFinders<'a> {
         PeakFinders { most_whole: Some(most_whole), ..self }
     }
 
-    /// The picker for a frame.
+    /// The peak finder for a frame.
     ///
     /// Errors: as [`PeakFinder::new`].
     pub fn get(&mut self, frame: usize) -> Result<&mut FramePeakFinder> {
@@ -51,8 +52,8 @@ impl<'a> PeakFinders<'a> {
                 let tiles = Tiles::new(frame, self.most_whole(frame)?, OVERLAP);
                 let side = tiles.as_ref().map_or(frame, Tiles::side);
                 let options = PeakFinderOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side) };
-                let picker = PeakFinder::new(&self.device, self.model, options)?;
-                self.kept.push((frame, FramePeakFinder { picker, tiles, k: most_peaks(self.k, frame) }));
+                let finder = PeakFinder::new(&self.compute, self.model, options)?;
+                self.kept.push((frame, FramePeakFinder { finder, tiles, k: most_peaks(self.k, frame) }));
                 self.kept.len() - 1
             }
         };
@@ -70,7 +71,7 @@ impl<'a> PeakFinders<'a> {
         if frame <= ALWAYS_WHOLE {
             return Ok(frame);
         }
-        let Some(available) = self.device.available_memory() else { return Ok(MOST_WHOLE) };
+        let Some(available) = self.compute.device.available_memory() else { return Ok(MOST_WHOLE) };
         let graph = self.model.architecture().graph();
         let outputs = graph.outputs();
         let bytes = Plan::arena_bytes_for(&graph, self.model, ALWAYS_WHOLE, &[outputs.heat_map, outputs.up])?;
@@ -82,12 +83,12 @@ impl<'a> PeakFinders<'a> {
 
 /// `k`, or as many as a heat map of this frame has pixels.
 pub fn most_peaks(k: usize, frame: usize) -> usize {
-    k.min((frame / 4).pow(2))
+    k.min((frame / heat_map::STRIDE).pow(2))
 }
 
-/// A picker for images of one frame, in one piece or in tiles.
+/// A peak finder for images of one frame, in one piece or in tiles.
 pub struct FramePeakFinder {
-    picker: PeakFinder,
+    finder: PeakFinder,
     tiles: Option<Tiles>,
     k: usize,
 }
@@ -98,14 +99,14 @@ impl FramePeakFinder {
     /// Shapes: `image` (frame, frame), row-major, normalised.
     /// Errors: a launch fails on the device.
     pub fn run(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
-        let Some(tiles) = &self.tiles else { return self.picker.run(image) };
+        let Some(tiles) = &self.tiles else { return self.finder.run(image) };
         let mut peaks = Vec::new();
         for tile in tiles.all() {
             let cut = tiles.cut(image, &tile);
-            // The black beside a micrograph has no peaks.
+            // The black beside a micrograph has no peaks, so a tile without contrast is not shown to the network.
             if cut.iter().any(|value| *value != cut[0]) {
                 // Any of the best k of the whole is among the best k of its tile.
-                peaks.extend(tiles.of_core(self.picker.run(&cut)?, &tile));
+                peaks.extend(tiles.of_core(self.finder.run(&cut)?, &tile));
             }
         }
         peaks.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
@@ -113,9 +114,9 @@ impl FramePeakFinder {
         Ok(peaks)
     }
 
-    /// The picker of the whole frame, if it is not cut.
+    /// The finder of the whole frame, if it is not cut.
     pub fn whole(&mut self) -> Option<&mut PeakFinder> {
-        self.tiles.is_none().then_some(&mut self.picker)
+        self.tiles.is_none().then_some(&mut self.finder)
     }
 
     /// How the frame is cut, if it is.

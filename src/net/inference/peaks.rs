@@ -7,12 +7,12 @@ use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, Tensor, TensorMut, TensorRef};
 use crate::net::graph::Graph;
 use crate::net::model::Model;
-use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
-use crate::ops::gather;
+use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::heat_map::{self, Peak, PeakMemory};
+use crate::ops::{Compute, gather};
 use anyhow::{Result, ensure};
 
-/// What the picker is made for.
+/// What a peak finder is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct PeakFinderOptions {
     /// Rows and columns of the image: a multiple of 32.
@@ -28,14 +28,14 @@ const CHUNK: usize = 2048;
 
 /// A head evaluated at chosen pixels: the 3x3 neighbourhood through two small products.
 struct HeadAtPeaks {
-    hidden: Panels,
-    last: Panels,
+    hidden: conv::Weights,
+    last: conv::Weights,
 }
 
-/// A network ready to pick.
+/// A network that finds the peaks of images of one size.
 pub struct PeakFinder {
-    // Before what its work uses: dropped first.
-    gpu: Option<OnGpu>,
+    // This field stands first, so that it is dropped before the memory that its captured work uses.
+    gpu: Option<GpuWork>,
     graph: Graph,
     plan: Plan,
     k: usize,
@@ -50,25 +50,27 @@ impl PeakFinder {
     /// Plans the model for square images on a device.
     ///
     /// Errors: the frame is no multiple of 32, the model lacks a tensor, or the device has not as much memory.
-    pub fn new(device: &Device, model: &Model, options: PeakFinderOptions) -> Result<Self> {
+    pub fn new(compute: impl Into<Compute>, model: &Model, options: PeakFinderOptions) -> Result<Self> {
+        let compute = compute.into();
+        let device = &compute.device;
         let PeakFinderOptions { frame, sizes, k } = options;
         ensure!(k > 0, "no peak is asked for (K is 0); expected at least 1");
         let graph = model.architecture().graph();
         let outputs = graph.outputs();
-        let plan = Plan::new(device, &graph, model, 1, [frame, frame], &[outputs.heat_map, outputs.up])?;
+        let plan = Plan::new(&compute, &graph, model, 1, [frame, frame], &[outputs.heat_map, outputs.up])?;
         let (c, head) = (graph.node(outputs.up).channels, model.architecture().head);
         let rows = k.min(CHUNK);
         let tensor = |c: usize| Tensor::on(device, [1, 1, rows, c], vec![0.0; rows * c]);
         let gpu = match device {
-            Device::Cpu => None,
-            Device::Gpu(gpu) => Some(OnGpu::new(gpu, [frame / 4, frame / 4], k, sizes, frame * frame)?),
+            Device::Cpu | Device::Reference => None,
+            Device::Gpu(gpu) => Some(GpuWork::new(gpu, [frame / heat_map::STRIDE; 2], k, sizes, frame * frame)?),
         };
         Ok(PeakFinder {
             gpu,
             plan,
             k,
-            offset: HeadAtPeaks::new(device, model, "reg", c)?,
-            size: if sizes { Some(HeadAtPeaks::new(device, model, "wh", c)?) } else { None },
+            offset: HeadAtPeaks::new(&compute, model, "reg", c, rows)?,
+            size: if sizes { Some(HeadAtPeaks::new(&compute, model, "wh", c, rows)?) } else { None },
             neighbourhoods: tensor(9 * c)?,
             hidden: tensor(head)?,
             last: tensor(2)?,
@@ -91,7 +93,7 @@ impl PeakFinder {
     }
 
     fn run_on_cpu(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
-        let device = &Device::Cpu;
+        let device = &self.plan.device().clone();
         self.plan.run(image)?;
         let outputs = self.graph.outputs();
         let found = heat_map::peaks(device, self.plan.map(outputs.heat_map), self.k)?;
@@ -114,7 +116,7 @@ impl PeakFinder {
         Ok(peaks)
     }
 
-    /// The peaks of an image that is on the picker's GPU when its stream comes to it. Whatever was put into the stream before
+    /// The peaks of an image that is on the finder's GPU when its stream comes to it. Whatever was put into the stream before
     /// is waited for, too: there is one wait. Panics on the CPU: a programming error.
     ///
     /// Shapes: `image` (1, frame, frame, 1), normalised.
@@ -132,16 +134,16 @@ impl PeakFinder {
     ///
     /// Errors: a launch fails on the device. On the CPU a programming error and a panic.
     fn run_on_gpu(&mut self) -> Result<Vec<Peak>> {
-        let Some(mut on) = self.gpu.take() else { panic!("a picker without a GPU") };
+        let Some(mut on) = self.gpu.take() else { panic!("a peak finder without a GPU") };
         let found = self.work_on_gpu(&mut on);
         self.gpu = Some(on);
         found
     }
 
-    fn work_on_gpu(&mut self, on: &mut OnGpu) -> Result<Vec<Peak>> {
+    fn work_on_gpu(&mut self, on: &mut GpuWork) -> Result<Vec<Peak>> {
         let gpu = on.gpu.clone();
         match &on.captured {
-            // SAFETY: what the graph's work uses is owned by this picker, which drops the graph first.
+            // SAFETY: what the graph's work uses is owned by this finder, which drops the graph first.
             Some(captured) => unsafe { captured.launch() }?,
             // The first image goes step by step, so that everything is loaded before work is captured.
             None if !on.warm => {
@@ -160,7 +162,7 @@ impl PeakFinder {
     }
 
     /// Network, peaks, heads at the peaks, and the copy of what was found.
-    fn put_work(&mut self, gpu: &Gpu, on: &mut OnGpu) -> Result<()> {
+    fn put_work(&mut self, gpu: &Gpu, on: &mut GpuWork) -> Result<()> {
         let device = Device::Gpu(gpu.clone());
         self.plan.run_steps()?;
         let outputs = self.graph.outputs();
@@ -177,10 +179,10 @@ impl PeakFinder {
             }
         }
         // SAFETY: the pinned memory is dropped after the graph, and read after the stream was waited for.
-        unsafe { on.peaks.found().download_pinned(gpu, &mut on.found) }?;
+        unsafe { on.peaks.found().put_download(gpu, on.peaks.found().bytes(), &mut on.found) }?;
         if let Some(memory) = on.values.memory() {
             // SAFETY: as above.
-            unsafe { memory.download_pinned(gpu, &mut on.read) }?;
+            unsafe { memory.put_download(gpu, memory.bytes(), &mut on.read) }?;
         }
         Ok(())
     }
@@ -201,25 +203,25 @@ impl PeakFinder {
     }
 }
 
-/// What a picker has on a GPU: where peaks are found, and memory that copies reach directly.
-struct OnGpu {
-    // First, so that it is dropped before what its work uses.
+/// What a peak finder has on a GPU: where peaks are found, and memory that copies reach directly.
+struct GpuWork {
+    // This field stands first, so that it is dropped before the memory that its work uses.
     captured: Option<CapturedGraph>,
     gpu: Gpu,
     warm: bool,
     peaks: PeakMemory,
-    /// Offsets of all peaks, then sizes.
+    /// The offsets of all peaks, and behind them the sizes.
     values: Buffer,
     image: Pinned,
     found: Pinned,
     read: Pinned,
 }
 
-impl OnGpu {
+impl GpuWork {
     fn new(gpu: &Gpu, extent: [usize; 2], k: usize, sizes: bool, pixels: usize) -> Result<Self> {
         let peaks = PeakMemory::new(gpu, extent, k)?;
         let values = if sizes { 4 * peaks.k() } else { 2 * peaks.k() };
-        Ok(OnGpu {
+        Ok(GpuWork {
             captured: None,
             warm: false,
             values: Buffer::zeros(&Device::Gpu(gpu.clone()), values)?,
@@ -231,7 +233,7 @@ impl OnGpu {
         })
     }
 
-    /// Copies an image to where the plan wants it. Nothing of the last one is under way: its peaks have been waited for.
+    /// Copies an image to its place in the plan. No work on the last image is under way, because its peaks have been waited for.
     fn upload(&mut self, plan: &mut Plan, image: &[f32]) -> Result<()> {
         self.image.bytes_mut().copy_from_slice(bytemuck::cast_slice(image));
         let to = plan.image_mut();
@@ -252,29 +254,35 @@ impl OnGpu {
 }
 
 impl HeadAtPeaks {
-    fn new(device: &Device, model: &Model, name: &str, c: usize) -> Result<Self> {
+    /// A head of a map of `c` channels, at no more than `rows` pixels at once.
+    fn new(compute: &Compute, model: &Model, name: &str, c: usize, rows: usize) -> Result<Self> {
         let head = model.architecture().head;
-        let hidden = gather::as_pointwise(head, c, model.tensor(&format!("{name}.0.weight"))?);
+        let tensor = |suffix: &str| model.tensor(&format!("{name}.{suffix}"));
+        let hidden = gather::as_pointwise(head, c, tensor("0.weight")?);
         Ok(HeadAtPeaks {
-            hidden: Panels::for_device(device, 9 * c, head, 1, &hidden, model.tensor(&format!("{name}.0.bias"))?)?,
-            last: Panels::for_device(
-                device,
-                head,
-                2,
-                1,
-                model.tensor(&format!("{name}.2.weight"))?,
-                model.tensor(&format!("{name}.2.bias"))?,
-            )?,
+            hidden: conv::prepare(compute, pointwise(rows, 9 * c, head), &hidden, tensor("0.bias")?)?,
+            last: conv::prepare(compute, pointwise(rows, head, 2), tensor("2.weight")?, tensor("2.bias")?)?,
         })
     }
 
     /// Evaluates the head at as many pixels as `last` has rows.
     fn run(&self, device: &Device, neighbourhoods: TensorRef, hidden: &mut Tensor, last: &mut TensorMut) -> Result<()> {
         let rows = last.shape()[2];
-        let shape = |ci: usize, co: usize| ConvShape { n: 1, h: 1, w: rows, ci, co, kernel: 1, stride: 1 };
-        let (ci, head) = (neighbourhoods.shape()[3], self.hidden.co());
+        let [ci, head, _] = self.hidden.extents();
         let relu = Epilogue { residual: None, relu: true };
-        conv::forward(device, shape(ci, head), neighbourhoods.rows(rows), &self.hidden, relu, &mut hidden.view_mut().into_rows(rows))?;
-        conv::forward(device, shape(head, 2), hidden.view().rows(rows), &self.last, Epilogue::default(), last)
+        conv::forward(
+            device,
+            pointwise(rows, ci, head),
+            neighbourhoods.rows(rows),
+            &self.hidden,
+            relu,
+            &mut hidden.view_mut().into_rows(rows),
+        )?;
+        conv::forward(device, pointwise(rows, head, 2), hidden.view().rows(rows), &self.last, Epilogue::default(), last)
     }
+}
+
+/// A 1x1 convolution of a row of pixels.
+fn pointwise(rows: usize, ci: usize, co: usize) -> ConvShape {
+    ConvShape { n: 1, h: 1, w: rows, ci, co, kernel: 1, stride: 1 }
 }

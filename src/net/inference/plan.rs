@@ -2,28 +2,21 @@
 //! before the first byte is asked for.
 
 use super::steps::{Lowered, LoweredOp, LoweredStep, lower};
-use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
-use crate::net::arena::{self, Lifetime};
-use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::arena::{Lifetimes, Place, Placed};
+use crate::net::graph::{Graph, NodeId};
 use crate::net::model::Model;
-use crate::ops::conv::{self, ConvShape, Epilogue, Panels};
+use crate::ops::Compute;
+use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};
 use crate::ops::up_conv::{self, UpConvShape};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 
-/// A map's place in the arena.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    offset: usize,
-    layout: Layout,
-}
-
 enum Work {
-    Conv { shape: ConvShape, weights: Panels, relu: bool },
-    DeformConv { shape: DeformConvShape, weights: Panels, relu: bool },
+    Conv { shape: ConvShape, weights: conv::Weights, relu: bool },
+    DeformConv { shape: DeformConvShape, weights: deform_conv::Weights, relu: bool },
     MaxPool { shape: MaxPoolShape },
     UpConv { shape: UpConvShape, weights: Buffer },
 }
@@ -41,8 +34,10 @@ struct Step {
 pub struct StepSummary {
     /// Module name.
     pub name: String,
-    /// What is computed, with what is fused into it.
+    /// The operation, with what is fused into it.
     pub operation: String,
+    /// The algorithm of a convolution; empty for an operation that has only one way.
+    pub algorithm: String,
     /// Shape of the map, (n, h, w, c).
     pub output: [usize; 4],
     /// Multiply-adds.
@@ -61,30 +56,11 @@ struct Arrangement {
 }
 
 impl Arrangement {
-    fn of(graph: &Graph, lowered: &Lowered, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Self {
-        // Buffers: one for each map that is no part of another.
-        let owner = |id: NodeId| lowered.parts.get(&id).map_or(id, |&(whole, _)| whole);
-        let layout = |id: NodeId| {
-            let [h, w] = graph.extent(id, [h, w]);
-            let node = graph.node(id);
-            let channels = if node.op == NodeOp::Input { 1 } else { node.channels };
-            match lowered.parts.get(&id) {
-                Some(&(whole, channel_offset)) => {
-                    Layout { shape: [n, h, w, channels], pixel_stride: graph.node(whole).channels, channel_offset }
-                }
-                None => Layout::packed([n, h, w, channels]),
-            }
-        };
-        let mut lifetimes: Vec<(NodeId, Lifetime)> = Vec::new();
-        let mut index: HashMap<NodeId, usize> = HashMap::new();
-        let mut touch = |id: NodeId, step: usize| {
-            let id = owner(id);
-            let at = *index.entry(id).or_insert_with(|| {
-                lifetimes.push((id, Lifetime { len: layout(id).buffer_len(), first: step, last: step }));
-                lifetimes.len() - 1
-            });
-            lifetimes[at].1.last = step;
-        };
+    fn of(graph: &Graph, lowered: &Lowered, n: usize, extent: [usize; 2], wanted: &[NodeId]) -> Self {
+        let parts = &lowered.parts;
+        let layout = |id: NodeId| parts.layout(graph, id, n, extent);
+        let mut lifetimes = Lifetimes::default();
+        let mut touch = |id: NodeId, step: usize| lifetimes.touch(parts.owner(id), layout(parts.owner(id)).buffer_len(), step);
         let image_id = NodeId(0);
         touch(image_id, 0);
         for (i, step) in lowered.steps.iter().enumerate() {
@@ -92,13 +68,12 @@ impl Arrangement {
             touch(step.output, i);
         }
         wanted.iter().for_each(|&id| touch(id, lowered.steps.len()));
-        let only_lifetimes: Vec<Lifetime> = lifetimes.iter().map(|(_, lifetime)| *lifetime).collect();
-        let (offsets, total) = arena::place(&only_lifetimes);
-        let place = |id: NodeId| (id, Place { offset: offsets[index[&owner(id)]], layout: layout(id) });
+        let Placed { offsets, len: total, lower_bound } = lifetimes.place();
+        let place = |id: NodeId| (id, Place { offset: offsets[&parts.owner(id)], layout: layout(id) });
         let of_step =
             |step: &LoweredStep| -> Vec<NodeId> { step.inputs.iter().chain(&step.addend).chain([&step.output]).copied().collect() };
         let used = lowered.steps.iter().flat_map(of_step).chain(wanted.iter().copied()).chain([image_id]);
-        Arrangement { places: used.map(place).collect(), total, lower_bound: arena::lower_bound(&only_lifetimes) }
+        Arrangement { places: used.map(place).collect(), total, lower_bound }
     }
 }
 
@@ -116,7 +91,9 @@ impl Plan {
     /// Plans the network for `n` images of `[h, w]` on a device; the maps in `wanted` can be read after a run.
     ///
     /// Errors: the image's sides are not multiples of 32, the model lacks a tensor, or the device has not as much memory.
-    pub fn new(device: &Device, graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
+    pub fn new(compute: impl Into<Compute>, graph: &Graph, model: &Model, n: usize, [h, w]: [usize; 2], wanted: &[NodeId]) -> Result<Self> {
+        let compute = compute.into();
+        let device = &compute.device;
         ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
         let lowered = lower(graph, model, wanted)?;
         let Arrangement { places, total, lower_bound } = Arrangement::of(graph, &lowered, n, [h, w], wanted);
@@ -124,7 +101,7 @@ impl Plan {
         let steps = lowered.steps.iter().map(|step| {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
-            let work = work(device, step, &inputs, &output)?;
+            let work = work(&compute, step, &inputs, &output)?;
             Ok(Step { name: step.name.clone(), work, inputs, addend: step.addend.map(place), output })
         });
         Ok(Plan {
@@ -229,23 +206,21 @@ impl Plan {
     }
 }
 
-fn work(device: &Device, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {
+fn work(compute: &Compute, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {
     let [n, h, w, c] = inputs[0].layout.shape;
     let co = output.layout.shape[3];
     Ok(match &step.op {
-        LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => Work::Conv {
-            shape: ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride },
-            weights: Panels::for_device(device, *ci, co, *kernel, weights, bias)?,
-            relu: *relu,
-        },
-        LoweredOp::DeformConv { ci, weights, bias, relu } => Work::DeformConv {
-            shape: DeformConvShape { n, h, w, ci: *ci, co },
-            weights: Panels::for_device(device, *ci, co, 3, weights, bias)?,
-            relu: *relu,
-        },
+        LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => {
+            let shape = ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride };
+            Work::Conv { shape, weights: conv::prepare(compute, shape, weights, bias)?, relu: *relu }
+        }
+        LoweredOp::DeformConv { ci, weights, bias, relu } => {
+            let shape = DeformConvShape { n, h, w, ci: *ci, co };
+            Work::DeformConv { shape, weights: deform_conv::prepare(compute, shape, weights, bias)?, relu: *relu }
+        }
         LoweredOp::MaxPool { window } => Work::MaxPool { shape: MaxPoolShape { n, h, w, c, window: *window } },
         LoweredOp::UpConv { factor, weights } => {
-            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: Buffer::of(device, weights.clone())? }
+            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: Buffer::of(&compute.device, weights.clone())? }
         }
     })
 }
@@ -267,6 +242,11 @@ impl Step {
             Work::MaxPool { shape } => (format!("max_pool {0}x{0}", shape.window), 0, 0),
             Work::UpConv { shape, weights } => (format!("up_conv x{}{add}", shape.factor), 4 * values as u64, 4 * weights.len()),
         };
-        StepSummary { name: self.name.clone(), operation, output, multiply_adds, output_bytes: 4 * values, weight_bytes }
+        let algorithm = match &self.work {
+            Work::Conv { weights, .. } => weights.algorithm().to_string(),
+            Work::DeformConv { weights, .. } => weights.algorithm().to_string(),
+            Work::MaxPool { .. } | Work::UpConv { .. } => String::new(),
+        };
+        StepSummary { name: self.name.clone(), operation, algorithm, output, multiply_adds, output_bytes: 4 * values, weight_bytes }
     }
 }

@@ -1,11 +1,11 @@
-//! From nodes to the steps of inference: dead branches dropped, equal poolings shared, norms folded, single readers
-//! fused, concatenations turned into places.
+//! From nodes to the steps of inference. Branches that no wanted map needs are dropped, equal poolings are shared, norms are folded
+//! into the convolution before them, a single reader is fused into the step that it reads, and a concatenation is a place alone.
 
 use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::lowering::{Lowering, Parts};
 use crate::net::model::Model;
 use crate::ops::batch_norm::{Statistics, fold};
 use anyhow::Result;
-use std::collections::HashMap;
 
 /// What a step computes, with its weights in PyTorch's order.
 #[derive(Clone, Debug)]
@@ -70,50 +70,23 @@ pub struct LoweredStep {
 pub struct Lowered {
     /// Steps in order.
     pub steps: Vec<LoweredStep>,
-    /// Map of a concatenation and first channel in it, for each map that is a part of one.
-    pub parts: HashMap<NodeId, (NodeId, usize)>,
+    /// The maps that are parts of a concatenation.
+    pub parts: Parts,
 }
 
 /// Lowers what the `wanted` maps need. The image has one channel, which stands for three equal ones.
 ///
 /// Errors: the model lacks a tensor.
 pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered> {
-    let needed = graph.needed_for(wanted);
-    let same = shared_pools(graph);
-    let canonical = |id: NodeId| same.get(&id).copied().unwrap_or(id);
-    // How many readers each map has; a wanted map is read by the caller as well.
-    let mut readers: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
-    for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| needed[*i] && canonical(NodeId(*i)) == NodeId(*i)) {
-        node.inputs.iter().for_each(|&input| readers.entry(canonical(input)).or_default().push(NodeId(i)));
-    }
-    let only_reader = |id: NodeId| match readers.get(&id).map(Vec::as_slice) {
-        Some(&[reader]) if !wanted.contains(&id) => Some(reader),
-        _ => None,
-    };
-
-    let mut done = vec![false; graph.nodes().len()];
+    let mut walk = Lowering::new(graph, graph.needed_for(wanted), wanted);
     let mut steps = Vec::new();
-    let mut parts = HashMap::new();
-    for i in 0..graph.nodes().len() {
+    for (i, node) in graph.nodes().iter().enumerate() {
         let id = NodeId(i);
-        if !needed[i] || done[i] || canonical(id) != id {
+        if !walk.is_open(id) {
             continue;
         }
-        let node = graph.node(id);
         let mut output = id;
         let mut addend = None;
-        // Takes the only reader of what has been computed so far into this step, if it is of the right kind.
-        let mut take = |output: &mut NodeId, wanted_op: NodeOp| {
-            let reader = only_reader(*output).filter(|&reader| graph.node(reader).op == wanted_op)?;
-            let others: Vec<NodeId> =
-                graph.node(reader).inputs.iter().map(|&input| canonical(input)).filter(|input| input != output).collect();
-            if others.iter().any(|other| other.0 > i) {
-                return None; // not computed yet
-            }
-            done[reader.0] = true;
-            *output = reader;
-            Some((reader, others.first().copied()))
-        };
         let tensor = |name: &str, suffix: &str| model.tensor(&format!("{name}.{suffix}"));
         let statistics = |norm: NodeId| -> Result<Statistics> {
             let name = &graph.node(norm).name;
@@ -123,12 +96,7 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
         let op = match node.op {
             NodeOp::Input => continue,
             NodeOp::Concat => {
-                let mut channel = 0;
-                for &input in &node.inputs {
-                    let earlier = parts.insert(canonical(input), (id, channel));
-                    assert!(earlier.is_none(), "{} is part of two concatenations", graph.node(input).name);
-                    channel += graph.node(input).channels;
-                }
+                walk.join(id);
                 continue;
             }
             NodeOp::Conv { kernel, stride, bias } => {
@@ -139,24 +107,24 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
                     weights = sum_over_inputs(&weights, ci, kernel);
                     ci = 1;
                 }
-                if let Some((norm, _)) = take(&mut output, NodeOp::Norm) {
+                if let Some((norm, _)) = walk.take(id, &mut output, NodeOp::Norm) {
                     bias = fold(statistics(norm)?, &mut weights, &bias);
                 }
-                addend = take(&mut output, NodeOp::Add).and_then(|(_, other)| other);
-                let relu = take(&mut output, NodeOp::Relu).is_some();
+                addend = walk.take(id, &mut output, NodeOp::Add).and_then(|(_, other)| other);
+                let relu = walk.take(id, &mut output, NodeOp::Relu).is_some();
                 LoweredOp::Conv { ci, kernel, stride, weights, bias, relu }
             }
             NodeOp::DeformConv => {
                 let mut weights = tensor(&node.name, "weight")?.to_vec();
                 let mut bias = tensor(&node.name, "bias")?.to_vec();
-                if let Some((norm, _)) = take(&mut output, NodeOp::Norm) {
+                if let Some((norm, _)) = walk.take(id, &mut output, NodeOp::Norm) {
                     bias = fold(statistics(norm)?, &mut weights, &bias);
                 }
-                let relu = take(&mut output, NodeOp::Relu).is_some();
+                let relu = walk.take(id, &mut output, NodeOp::Relu).is_some();
                 LoweredOp::DeformConv { ci: graph.node(node.inputs[0]).channels, weights, bias, relu }
             }
             NodeOp::UpConv { factor } => {
-                addend = take(&mut output, NodeOp::Add).and_then(|(_, other)| other);
+                addend = walk.take(id, &mut output, NodeOp::Add).and_then(|(_, other)| other);
                 LoweredOp::UpConv { factor, weights: tensor(&node.name, "weight")?.to_vec() }
             }
             NodeOp::MaxPool { window } => LoweredOp::MaxPool { window },
@@ -164,25 +132,9 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
                 unreachable!("{}: every norm, ReLU and sum of this network follows a convolution that nobody else reads", node.name)
             }
         };
-        let inputs = node.inputs.iter().map(|&input| canonical(input)).collect();
-        steps.push(LoweredStep { name: node.name.clone(), op, inputs, addend, output });
+        steps.push(LoweredStep { name: node.name.clone(), op, inputs: walk.inputs(node), addend, output });
     }
-    Ok(Lowered { steps, parts })
-}
-
-/// Poolings of the same map with the same window, each mapped to the first of them.
-pub(in crate::net) fn shared_pools(graph: &Graph) -> HashMap<NodeId, NodeId> {
-    let mut first: HashMap<(NodeOp, &[NodeId]), NodeId> = HashMap::new();
-    let mut same = HashMap::new();
-    for (i, node) in graph.nodes().iter().enumerate() {
-        if matches!(node.op, NodeOp::MaxPool { .. }) {
-            let representative = *first.entry((node.op, node.inputs.as_slice())).or_insert(NodeId(i));
-            if representative != NodeId(i) {
-                same.insert(NodeId(i), representative);
-            }
-        }
-    }
-    same
+    Ok(Lowered { steps, parts: walk.parts })
 }
 
 /// Weights for one channel that stands for `ci` equal ones: summed in f64, rounded once.

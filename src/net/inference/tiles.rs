@@ -1,10 +1,10 @@
 //! Tiles: a frame too large for the memory is shown to the network in overlapping squares.
 //!
-//! Each tile answers for its core alone; the cores part the frame along multiples of 32, the network's coarsest grid, so that
-//! a tile's maps lie on those of the whole frame. Around a core there is so much overlap, or the frame's own border, that
-//! what the network sees there is what it would see of the whole.
+//! Each tile answers for its core alone. The cores divide the frame along multiples of 32, the network's coarsest grid, so that the
+//! maps of a tile lie on those of the whole frame. Around its core a tile has enough overlap, or the frame's own border, for the
+//! network to see there what it would see of the whole frame.
 
-use crate::ops::heat_map::Peak;
+use crate::ops::heat_map::{self, Peak};
 
 /// Network pixels around a core. DLA-34's convolutions reach about 450, and trained networks use it: with 256 a cut still
 /// changed scores by some hundredths.
@@ -38,7 +38,7 @@ impl Tiles {
         if frame <= most {
             return None;
         }
-        // The first and the last of n squares have one overlap, the others two.
+        // The first and the last of n squares have an overlap on one side, the others on both.
         let count = (frame - 2 * overlap).div_ceil(most - 2 * overlap);
         let side = ((frame - 2 * overlap).div_ceil(count) + 2 * overlap).next_multiple_of(STEP);
         Some(Tiles { frame, side, overlap })
@@ -80,8 +80,8 @@ impl Tiles {
 
     /// Peaks of a tile's heat map that lie in its core, with their places in that of the whole frame.
     pub fn of_core(&self, peaks: Vec<Peak>, tile: &Tile) -> impl Iterator<Item = Peak> {
-        let (width, width_whole) = ((self.side / 4) as u32, (self.frame / 4) as u32);
-        let [start, core, end] = [tile.start, tile.core, tile.end].map(|place| place.map(|value| (value / 4) as u32));
+        let (width, width_whole) = ((self.side / heat_map::STRIDE) as u32, (self.frame / heat_map::STRIDE) as u32);
+        let [start, core, end] = [tile.start, tile.core, tile.end].map(|place| place.map(|value| (value / heat_map::STRIDE) as u32));
         peaks.into_iter().filter_map(move |peak| {
             let [x, y] = [peak.index % width + start[0], peak.index / width + start[1]];
             let is_inside = (core[0]..end[0]).contains(&x) && (core[1]..end[1]).contains(&y);

@@ -1,33 +1,36 @@
 //! The training plan: the forward steps, the same backwards, and for every map and every gradient a place in one arena,
-//! found from lifetimes. Static: nothing is allocated while it runs, and its memory is known before the first byte is
-//! asked for.
+//! found from lifetimes. The plan is static: nothing is allocated while it runs, and its memory is known before the first
+//! byte is asked for.
 //!
 //! A gradient's buffer is cleared before the first step that adds to it. To save memory (`recompute`) the maps that
 //! are read only within their own section of the network are dropped after the forward pass, and the section is
 //! computed once more before its backward steps: the norms with the statistics they kept, so all bits are the same.
 
 use super::steps::{TrainOp, TrainStep, TrainSteps, train_steps};
+use crate::device::Device;
 use crate::device::tensor::Layout;
-use crate::net::arena::{self, Lifetime};
-use crate::net::graph::{Graph, NodeId, NodeOp};
+use crate::net::arena::{Lifetimes, Place, Placed};
+use crate::net::graph::{Graph, NodeId};
 use crate::net::parameters::ParameterLayout;
+use crate::ops::conv::{self, Packing};
+use crate::ops::{Compute, Real, batch_norm, deform_conv, up_conv};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 
 /// What a training plan is made for.
 #[derive(Clone, Debug)]
 pub struct TrainPlanOptions {
-    /// Images.
+    /// Images of a step.
     pub batch: usize,
     /// Rows and columns of the image: multiples of 32.
     pub extent: [usize; 2],
     /// Maps that losses read; gradients start from them.
     pub wanted: Vec<NodeId>,
-    /// True: norms by running statistics, which stay as they are.
+    /// True if the norms take the running statistics, which then stay as they are.
     pub frozen: bool,
-    /// False: forward only.
+    /// False if the plan goes forward only.
     pub backward: bool,
-    /// Compute maps twice rather than keep them.
+    /// True if maps are computed twice rather than kept.
     pub recompute: bool,
 }
 
@@ -36,21 +39,12 @@ pub struct TrainPlanOptions {
 pub enum Action {
     /// Run a step.
     Forward(usize),
-    /// Run it again for its gradient; running statistics have moved already.
+    /// Run a step again for its gradient. Running statistics have moved the first time and stay now.
     Again(usize),
     /// All wanted maps are there: compute the losses and their gradients.
     Losses,
     /// Add a step's gradients.
     Backward(usize),
-}
-
-/// A tensor's place in the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// First value of its buffer.
-    pub offset: usize,
-    /// How it lies in the buffer.
-    pub layout: Layout,
 }
 
 /// What an action works with.
@@ -103,36 +97,29 @@ enum Buffer {
 }
 
 impl TrainPlan {
-    /// Plans the network; `scratch_len` says how many values a step (or, where it is asked for, its gradient) needs to work
-    /// with.
+    /// Plans the network for values of type `T`.
     ///
     /// Errors: the image's sides are not multiples of 32.
-    pub fn new(
-        graph: &Graph,
-        layout: &ParameterLayout,
-        options: &TrainPlanOptions,
-        scratch_len: impl Fn(&TrainOp, bool) -> usize,
-    ) -> Result<Self> {
+    pub fn new<T: Real>(compute: &Compute, graph: &Graph, layout: &ParameterLayout, options: &TrainPlanOptions) -> Result<Self> {
         let [h, w] = options.extent;
         ensure!(
             options.batch > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0,
             "{} images of {w} x {h} pixels; expected at least one, and sides that are multiples of 32",
             options.batch
         );
-        let steps = train_steps(graph, layout, options.batch, options.extent, &options.wanted, options.frozen);
+        let steps = train_steps(compute, graph, layout, options.batch, options.extent, &options.wanted, options.frozen);
         let maps = Maps { graph, options, steps: &steps };
         let dropped = if options.recompute && options.backward { maps.dropped() } else { HashMap::new() };
 
         let mut work: Vec<Work> = Vec::new();
-        let mut buffers: Vec<(Buffer, Lifetime)> = Vec::new();
-        let mut index: HashMap<Buffer, usize> = HashMap::new();
+        let mut lifetimes = Lifetimes::default();
         // The image is there before the first action.
         let image = NodeId(0);
-        touch(&mut buffers, &mut index, Buffer::Map(image), maps.layout(image).buffer_len(), 0);
+        lifetimes.touch(Buffer::Map(image), maps.layout(image).buffer_len(), 0);
         let schedule = maps.schedule(&dropped);
         let scratch = |step: usize, backward: bool| {
             let op = &steps.steps[step].op;
-            scratch_len(op, backward) + summed_len(op) * if backward { 2 } else { 1 }
+            scratch_len::<T>(&compute.device, op, backward) + summed_len(op) * if backward { 2 } else { 1 }
         };
         let lengths = |buffer: Buffer| match buffer {
             Buffer::Map(id) | Buffer::Again(id) | Buffer::Gradient(id) => maps.layout(id).buffer_len(),
@@ -140,27 +127,26 @@ impl TrainPlan {
             Buffer::Scratch(Action::Backward(step)) => scratch(step, true),
             Buffer::Scratch(Action::Losses) => 0,
         };
-        // First pass: who is alive when.
+        // The first pass finds which buffer is alive when.
         let mut cleared: Vec<Vec<NodeId>> = Vec::new();
         for (at, &action) in schedule.iter().enumerate() {
             let mut clear = Vec::new();
             for buffer in maps.touched(action, &dropped) {
-                if let (Buffer::Gradient(id), false) = (buffer, index.contains_key(&buffer)) {
+                if let (Buffer::Gradient(id), false) = (buffer, lifetimes.contains(&buffer)) {
                     clear.push(id);
                 }
                 if lengths(buffer) > 0 {
-                    touch(&mut buffers, &mut index, buffer, lengths(buffer), at);
+                    lifetimes.touch(buffer, lengths(buffer), at);
                 }
             }
             cleared.push(clear);
         }
-        let lifetimes: Vec<Lifetime> = buffers.iter().map(|(_, lifetime)| *lifetime).collect();
-        let (offsets, arena_len) = arena::place(&lifetimes);
-        // Second pass: places.
-        let offset = |buffer: Buffer| index.get(&buffer).map_or(0, |&i| offsets[i]);
+        let Placed { offsets, len: arena_len, lower_bound } = lifetimes.place();
+        // The second pass gives every action its places.
+        let offset = |buffer: Buffer| offsets.get(&buffer).copied().unwrap_or(0);
         let gradient = |id: NodeId| {
             let buffer = Buffer::Gradient(maps.owner(id));
-            index.contains_key(&buffer).then(|| Place { offset: offset(buffer), layout: maps.layout(id) })
+            offsets.get(&buffer).map(|&offset| Place { offset, layout: maps.layout(id) })
         };
         for (&action, clear) in schedule.iter().zip(cleared) {
             let clear = clear.into_iter().map(|id| Place { offset: offset(Buffer::Gradient(id)), layout: maps.layout(id) }).collect();
@@ -197,8 +183,7 @@ impl TrainPlan {
         }
         let place = |id: NodeId| Place { offset: offset(Buffer::Map(maps.owner(id))), layout: maps.layout(id) };
         let wanted = options.wanted.iter().map(|&id| (id, (place(id), gradient(id)))).collect();
-        let (image, lower_bound) = (place(image), arena::lower_bound(&lifetimes));
-        Ok(TrainPlan { work, image, wanted, arena_len, lower_bound, steps })
+        Ok(TrainPlan { work, image: place(image), wanted, arena_len, lower_bound, steps })
     }
 }
 
@@ -211,12 +196,17 @@ pub fn summed_len(op: &TrainOp) -> usize {
     }
 }
 
-fn touch(buffers: &mut Vec<(Buffer, Lifetime)>, index: &mut HashMap<Buffer, usize>, buffer: Buffer, len: usize, at: usize) {
-    let i = *index.entry(buffer).or_insert_with(|| {
-        buffers.push((buffer, Lifetime { len, first: at, last: at }));
-        buffers.len() - 1
-    });
-    buffers[i].1.last = at;
+/// Values that a step, or its gradient, needs to work with.
+fn scratch_len<T: Real>(device: &Device, op: &TrainOp, backward: bool) -> usize {
+    match op {
+        TrainOp::Conv { shape, algorithms, .. } if backward => conv::scratch_len(algorithms, *shape),
+        TrainOp::Conv { shape, algorithms, .. } => Packing::from(&algorithms.forward).scratch_len::<T>(shape.extents()),
+        TrainOp::DeformConv { shape, algorithm, .. } if backward => deform_conv::scratch_len::<T>(algorithm, *shape),
+        TrainOp::DeformConv { shape, algorithm, .. } => Packing::from(algorithm).scratch_len::<T>(shape.extents()),
+        TrainOp::Norm { shape, .. } => batch_norm::scratch_len::<T>(device, *shape),
+        TrainOp::UpConv { shape, .. } if backward => up_conv::scratch_len::<T>(device, *shape),
+        TrainOp::MaxPool { .. } | TrainOp::UpConv { .. } => 0,
+    }
 }
 
 /// Questions about the maps of a plan.
@@ -229,22 +219,15 @@ struct Maps<'a> {
 impl Maps<'_> {
     /// The map whose buffer holds this one.
     fn owner(&self, id: NodeId) -> NodeId {
-        self.steps.parts.get(&id).map_or(id, |&(whole, _)| whole)
+        self.steps.parts.owner(id)
     }
 
     fn layout(&self, id: NodeId) -> Layout {
-        let [h, w] = self.graph.extent(id, self.options.extent);
-        let node = self.graph.node(id);
-        let channels = if node.op == NodeOp::Input { 1 } else { node.channels };
-        let shape = [self.options.batch, h, w, channels];
-        match self.steps.parts.get(&id) {
-            Some(&(whole, channel_offset)) => Layout { shape, pixel_stride: self.graph.node(whole).channels, channel_offset },
-            None => Layout::packed(shape),
-        }
+        self.steps.parts.layout(self.graph, id, self.options.batch, self.options.extent)
     }
 
-    /// Buffers that are dropped after the forward pass, with their section: all that is read and written in one section
-    /// alone. The last sections stay: their backward steps come at once.
+    /// The buffers that are dropped after the forward pass, each with its section: a buffer that is read and written in one section
+    /// alone. Those of the last section stay, because its backward steps come at once.
     fn dropped(&self) -> HashMap<NodeId, usize> {
         let sections = self.sections();
         let mut of: HashMap<NodeId, Option<usize>> = HashMap::new();

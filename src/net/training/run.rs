@@ -1,15 +1,15 @@
-//! Runs a training plan: forward, losses, backward, each step through an engine.
+//! Runs a training plan on a device: forward, losses, backward.
 
-use super::plan::{Action, Place, TrainPlan, Work, summed_len};
+use super::plan::{Action, TrainPlan, Work, summed_len};
 use super::steps::TrainOp;
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, TensorMut, TensorRef};
-use crate::net::engine::Engine;
+use crate::net::arena::Place;
 use crate::net::graph::NodeId;
 use crate::net::parameters::{Entry, NetworkMemory, ParameterLayout};
 use crate::ops::batch_norm::RunningStatistics;
-use crate::ops::deform_conv::Gradients;
-use crate::ops::{Real, map};
+use crate::ops::conv::Epilogue;
+use crate::ops::{Real, batch_norm, conv, deform_conv, map, max_pool, relu, up_conv};
 use anyhow::Result;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -21,7 +21,7 @@ pub struct WantedMaps<'a, T> {
 }
 
 impl<T: Real> WantedMaps<'_, T> {
-    /// A map, where the engine computes, and its gradient, to add to. Panics if the map is not wanted, or the plan goes
+    /// A map, on the device, and its gradient, to add to. Panics if the map is not wanted, or the plan goes
     /// forward only: a programming error.
     pub fn with_gradient(&mut self, id: NodeId) -> (TensorRef<'_, T>, TensorMut<'_, T>) {
         let (map, Some(gradient)) = self.plan.wanted[&id] else { panic!("the plan goes forward only") };
@@ -29,14 +29,14 @@ impl<T: Real> WantedMaps<'_, T> {
         (views.read(&map), views.write(&gradient))
     }
 
-    /// A map, where the engine computes. Panics if it is not wanted: a programming error.
+    /// A map, on the device. Panics if it is not wanted: a programming error.
     pub fn map(&self, id: NodeId) -> TensorRef<'_, T> {
         let Place { offset, layout } = self.plan.wanted[&id].0;
         self.arena.at(offset, layout)
     }
 }
 
-/// The memory a plan runs in; grown when a larger plan asks for it.
+/// The memory that a plan runs in. It grows when a larger plan asks for more.
 #[derive(Debug)]
 pub struct Arena<T> {
     device: Device,
@@ -76,15 +76,14 @@ impl<T: Real> Arena<T> {
 /// gradients if the plan goes backward. Gradients of parameters are added to `gradients`.
 ///
 /// Errors: an op fails on the device, or `losses` does. An image of another size is a programming error and panics.
-pub fn run<E: Engine>(
-    engine: &E,
+pub fn run<T: Real>(
     plan: &TrainPlan,
     layout: &ParameterLayout,
-    arena: &mut Arena<E::Value>,
-    state: &mut NetworkMemory<E::Value>,
-    gradients: &mut Buffer<E::Value>,
+    arena: &mut Arena<T>,
+    state: &mut NetworkMemory<T>,
+    gradients: &mut Buffer<T>,
     image: &[f32],
-    mut losses: impl FnMut(&mut WantedMaps<E::Value>) -> Result<()>,
+    mut losses: impl FnMut(&mut WantedMaps<T>) -> Result<()>,
 ) -> Result<()> {
     arena.reserve(plan)?;
     let Place { offset, layout: image_layout } = plan.image;
@@ -96,9 +95,9 @@ pub fn run<E: Engine>(
         }
         match work.action {
             Action::Losses => losses(&mut WantedMaps { plan, arena: &mut arena.values })?,
-            Action::Forward(step) => forward(engine, plan, layout, step, work, arena, state, false)?,
-            Action::Again(step) => forward(engine, plan, layout, step, work, arena, state, true)?,
-            Action::Backward(step) => backward(engine, plan, layout, step, work, arena, state, gradients)?,
+            Action::Forward(step) => forward(plan, layout, step, work, arena, state, false)?,
+            Action::Again(step) => forward(plan, layout, step, work, arena, state, true)?,
+            Action::Backward(step) => backward(plan, layout, step, work, arena, state, gradients)?,
         }
     }
     Ok(())
@@ -130,7 +129,7 @@ impl<'a, T: Real> Views<'a, T> {
         unsafe { TensorMut::from_raw(self.base.wrapping_add(place.offset), place.layout) }
     }
 
-    /// Of entries of a layout: no two share a value.
+    /// A view of entries of a layout, of which no two share a value.
     fn list(&self, range: Range<usize>) -> TensorMut<'a, T> {
         self.write(&Place { offset: range.start, layout: Layout::flat(range.len()) })
     }
@@ -146,16 +145,16 @@ impl<'a, T: Real> Views<'a, T> {
     }
 }
 
-fn forward<E: Engine>(
-    engine: &E,
+fn forward<T: Real>(
     plan: &TrainPlan,
     layout: &ParameterLayout,
     step: usize,
     work: &Work,
-    arena: &mut Arena<E::Value>,
-    state: &mut NetworkMemory<E::Value>,
+    arena: &mut Arena<T>,
+    state: &mut NetworkMemory<T>,
     again: bool,
 ) -> Result<()> {
+    let device = &arena.device;
     let views = Views::of(&mut arena.values);
     let entries: &[Entry] = layout.parameters();
     let parameter = |i: usize| state.parameters.part(entries[i].range.clone());
@@ -166,40 +165,46 @@ fn forward<E: Engine>(
     let [mut summed, _, mut scratch] = views.scratch(op, work.scratch, false);
     let scratch = &mut scratch;
     match op {
-        TrainOp::Conv { shape, weights, bias, relu, copies } => {
+        TrainOp::Conv { shape, algorithms, weights, bias, relu, copies } => {
             let bias = bias.map_or(state.parameters.part(0..0), parameter);
-            if *copies > 1 {
-                map::sum_copies(engine.device(), parameter(*weights), [*copies, shape.kernel * shape.kernel], &mut summed)?;
-                engine.conv(*shape, inp, summed.as_ref(), bias, *relu, out, scratch)
+            let weights = if *copies > 1 {
+                map::sum_copies(device, parameter(*weights), [*copies, shape.kernel * shape.kernel], &mut summed)?;
+                summed.as_ref()
             } else {
-                engine.conv(*shape, inp, parameter(*weights), bias, *relu, out, scratch)
-            }
+                parameter(*weights)
+            };
+            let weights = conv::Weights::pack_there(device, algorithms.forward.clone(), shape.extents(), weights, bias, scratch)?;
+            conv::forward(device, *shape, inp, &weights, Epilogue { residual: None, relu: *relu }, out)
         }
-        TrainOp::DeformConv { shape, weights, bias } => {
-            engine.deform_conv(*shape, inp, views.read(&work.inputs[1]), parameter(*weights), parameter(*bias), out, scratch)
+        TrainOp::DeformConv { shape, algorithm, weights, bias } => {
+            let (weights, bias) = (parameter(*weights), parameter(*bias));
+            let weights = deform_conv::Weights::pack_there(device, algorithm.clone(), shape.extents(), weights, bias, scratch)?;
+            deform_conv::forward(device, *shape, inp, views.read(&work.inputs[1]), &weights, false, out)
         }
         TrainOp::Norm { norm, gamma, beta, running, saved, .. } => {
             let statistics = Views::of(&mut state.statistics);
             let [mean, variance] = running.clone().map(|range| statistics.list(range));
             let running = RunningStatistics { mean, variance };
             let saved = &mut arena.saved.part_mut(saved.clone());
-            engine.norm(*norm, inp, parameter(*gamma), parameter(*beta), running, again, addend, saved, out, scratch)
+            let (gamma, beta) = (parameter(*gamma), parameter(*beta));
+            let read = batch_norm::Forward { inp, gamma, beta, running, again, residual: addend };
+            batch_norm::train_forward(device, *norm, read, saved, out, scratch)
         }
-        TrainOp::MaxPool { shape } => engine.max_pool(*shape, inp, out),
-        TrainOp::UpConv { shape, weights } => engine.up_conv(*shape, inp, parameter(*weights), addend, out),
+        TrainOp::MaxPool { shape } => max_pool::forward(device, *shape, inp, out),
+        TrainOp::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, parameter(*weights), addend, out),
     }
 }
 
-fn backward<E: Engine>(
-    engine: &E,
+fn backward<T: Real>(
     plan: &TrainPlan,
     layout: &ParameterLayout,
     step: usize,
     work: &Work,
-    arena: &mut Arena<E::Value>,
-    state: &NetworkMemory<E::Value>,
-    gradients: &mut Buffer<E::Value>,
+    arena: &mut Arena<T>,
+    state: &NetworkMemory<T>,
+    gradients: &mut Buffer<T>,
 ) -> Result<()> {
+    let device = &arena.device;
     let views = Views::of(&mut arena.values);
     let gradients = Views::of(gradients);
     let entries: &[Entry] = layout.parameters();
@@ -216,39 +221,47 @@ fn backward<E: Engine>(
     let [mut summed, mut found, mut scratch] = views.scratch(op, work.scratch, true);
     let scratch = &mut scratch;
     match (op, &mut dinp) {
-        (TrainOp::Conv { shape, weights, bias, relu, copies }, dinp) => {
+        (TrainOp::Conv { shape, algorithms, weights, bias, relu, copies }, dinp) => {
             if *relu {
-                engine.relu_backward(out, &mut views.write(doutput))?;
+                relu::backward(device, out, &mut views.write(doutput))?;
             }
-            let (dinp, dweights) = (dinp.as_mut(), &mut gradient(*weights));
-            if *copies > 1 {
-                let (device, extents) = (engine.device(), [*copies, shape.kernel * shape.kernel]);
+            let (mut dweights, extents) = (gradient(*weights), [*copies, shape.kernel * shape.kernel]);
+            let weights = if *copies > 1 {
                 map::sum_copies(device, parameter(*weights), extents, &mut summed)?;
                 device.clear(&mut found)?;
-                engine.conv_backward(*shape, inp, summed.as_ref(), dout, dinp, &mut found, None, scratch)?;
-                map::spread_copies(device, found.as_ref(), extents, dweights)
+                summed.as_ref()
             } else {
-                let mut dbias = bias.map(gradient);
-                engine.conv_backward(*shape, inp, parameter(*weights), dout, dinp, dweights, dbias.as_mut(), scratch)
+                parameter(*weights)
+            };
+            if let Some(dinp) = dinp {
+                conv::backward_data(device, *shape, &algorithms.data, weights, dout, dinp, scratch)?;
             }
+            let mut dbias = bias.map(gradient);
+            let dsummed = if *copies > 1 { &mut found } else { &mut dweights };
+            let gradients = conv::Gradients { dweights: dsummed, dbias: dbias.as_mut() };
+            conv::backward_weights(device, *shape, &algorithms.weights, inp, dout, gradients, scratch)?;
+            if *copies > 1 { map::spread_copies(device, found.as_ref(), extents, &mut dweights) } else { Ok(()) }
         }
-        (TrainOp::DeformConv { shape, weights, bias }, Some(dinp)) => {
+        (TrainOp::DeformConv { shape, algorithm, weights, bias }, Some(dinp)) => {
             let Some(doffsets) = &work.dinputs[1] else { return Ok(()) };
             let (doffsets, dweights, dbias) = (&mut views.write(doffsets), &mut gradient(*weights), &mut gradient(*bias));
-            let found = Gradients { dinp, doffsets, dweights, dbias };
-            engine.deform_conv_backward(*shape, inp, views.read(&work.inputs[1]), parameter(*weights), dout, found, scratch)
+            let gradients = deform_conv::Gradients { dinp, doffsets, dweights, dbias };
+            let kept = deform_conv::Kept { inp, offsets: views.read(&work.inputs[1]), weights: parameter(*weights) };
+            deform_conv::backward(device, *shape, algorithm, kept, dout, gradients, scratch)
         }
         (TrainOp::Norm { norm, gamma, beta, saved, .. }, Some(dinp)) => {
             let (dgamma, dbeta) = (&mut gradient(*gamma), &mut gradient(*beta));
-            let saved = arena.saved.part(saved.clone());
-            engine.norm_backward(*norm, inp, out, dout, parameter(*gamma), saved, dinp, daddend.as_mut(), dgamma, dbeta, scratch)
+            let kept = batch_norm::Kept { inp, out, gamma: parameter(*gamma), saved: arena.saved.part(saved.clone()) };
+            let gradients = batch_norm::Gradients { dinp, dresidual: daddend.as_mut(), dgamma, dbeta };
+            batch_norm::backward(device, *norm, kept, dout, gradients, scratch)
         }
-        (TrainOp::MaxPool { shape }, Some(dinp)) => engine.max_pool_backward(*shape, inp, dout, dinp),
+        (TrainOp::MaxPool { shape }, Some(dinp)) => max_pool::backward(device, *shape, inp, dout, dinp),
         (TrainOp::UpConv { shape, weights }, Some(dinp)) => {
             if let Some(dskip) = &mut daddend {
-                map::add(engine.device(), dout, dskip)?;
+                map::add(device, dout, dskip)?;
             }
-            engine.up_conv_backward(*shape, inp, parameter(*weights), dout, dinp, &mut gradient(*weights), scratch)
+            let gradients = up_conv::Gradients { dinp, dweights: &mut gradient(*weights) };
+            up_conv::backward(device, *shape, inp, parameter(*weights), dout, gradients, scratch)
         }
         (_, None) => unreachable!("only the first convolution reads the image"),
     }

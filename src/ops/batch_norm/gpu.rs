@@ -1,7 +1,6 @@
 //! Launchers of the batch norm. Kernels: kernels/batch_norm.cu.
 
-use super::training::MOMENTUM;
-use super::{EPSILON, Norm, RunningStatistics};
+use super::{EPSILON, Forward, Gradients, Kept, MOMENTUM, Norm, RunningStatistics};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
 use crate::kernel_struct;
@@ -36,7 +35,7 @@ impl Spread {
         Spread { pixels, c, columns, parts: pixels.div_ceil(rows * each).clamp(1, most), group }
     }
 
-    /// For sums: a thread adds at least 16 values, as many as go into one f64.
+    /// The threads of a sum: each adds at least 16 values in f32 before it goes on in f64.
     fn for_sums(shape: [usize; 4], group: u32) -> Self {
         Self::new(shape, group, 16, MOST_SUMS)
     }
@@ -58,12 +57,12 @@ impl Spread {
     }
 }
 
-/// A number that is a flag.
+/// A flag as an argument of a kernel.
 fn flag(set: bool) -> Arg {
     Arg::value(u32::from(set))
 }
 
-/// A block for each channel.
+/// A grid of one block for each channel.
 fn per_channel(c: usize) -> Grid {
     Grid([c as u32, 1, 1])
 }
@@ -92,17 +91,14 @@ pub(super) fn scratch_len<T: Real>(shape: [usize; 4]) -> usize {
 pub(super) fn launch_train_forward<T: Real>(
     gpu: &Gpu,
     norm: Norm,
-    inp: TensorRef<T>,
-    gamma: TensorRef<T>,
-    beta: TensorRef<T>,
-    running: Option<RunningStatistics<T>>,
-    residual: Option<TensorRef<T>>,
+    read: Forward<T>,
     saved: &mut TensorMut<T>,
     out: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
+    let Forward { inp, gamma, beta, running: RunningStatistics { mut mean, mut variance }, again, residual } = read;
     let (shape, c) = (inp.shape(), inp.shape()[3]);
-    if let Some(RunningStatistics { mut mean, mut variance }) = running {
+    if !again {
         let (mean, variance) = (mean.arg(), variance.arg());
         if norm.frozen {
             let args = [Arg::value(c as u32), Arg::value(EPSILON), mean, variance, saved.arg()];
@@ -145,15 +141,9 @@ pub(super) fn launch_train_forward<T: Real>(
 pub(super) fn launch_backward<T: Real>(
     gpu: &Gpu,
     norm: Norm,
-    inp: TensorRef<T>,
-    out: TensorRef<T>,
+    Kept { inp, out, gamma, saved }: Kept<T>,
     dout: TensorRef<T>,
-    gamma: TensorRef<T>,
-    saved: TensorRef<T>,
-    dinp: &mut TensorMut<T>,
-    dresidual: Option<&mut TensorMut<T>>,
-    dgamma: &mut TensorMut<T>,
-    dbeta: &mut TensorMut<T>,
+    Gradients { dinp, dresidual, dgamma, dbeta }: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     let (shape, c) = (inp.shape(), inp.shape()[3]);

@@ -10,7 +10,8 @@ mod gpu;
 mod training;
 
 pub use training::{
-    Norm, RunningStatistics, backward, compare_backward, differences, reference_backward, reference_training, scratch_len, train_forward,
+    Forward, Gradients, Kept, Norm, RunningStatistics, backward, compare_backward, differences, reference_backward, reference_training,
+    scratch_len, train_forward,
 };
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
@@ -20,6 +21,8 @@ use rayon::prelude::*;
 
 /// Added to the variance.
 pub const EPSILON: f64 = 1e-5;
+/// How much of the running statistics a batch replaces in training.
+pub const MOMENTUM: f64 = 0.1;
 
 /// The four vectors of one batch norm, one value a channel.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,11 @@ pub fn forward<T: Real>(
             });
         }
         Device::Gpu(gpu) => gpu::launch_forward(gpu, inp, scale, shift, relu, out)?,
+        Device::Reference => {
+            let (scale, shift, c) = (scale.as_slice(), shift.as_slice(), scale.len());
+            let values: Vec<T> = inp.to_vec().iter().enumerate().map(|(i, &value)| value * scale[i % c] + shift[i % c]).collect();
+            out.assign(&if relu { crate::ops::relu::reference(&values) } else { values });
+        }
     }
     Ok(())
 }

@@ -12,16 +12,13 @@
 //! The variance is found in two passes, so a large mean costs no digits.
 //! Source: Ioffe, Szegedy 2015, arXiv:1502.03167, section 3; docs/network.md, section 1.1.
 
-use super::{EPSILON, gpu};
+use super::{EPSILON, MOMENTUM, gpu};
 use crate::device::cpu::{InstructionSet, sum_in_parts};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use crate::ops::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use anyhow::Result;
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// How much of the running statistics a batch replaces.
-pub const MOMENTUM: f64 = 0.1;
 
 /// Running mean and variance of one norm.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ pub struct RunningStatistics<'a, T = f32> {
 }
 
 impl<'a, T> RunningStatistics<'a, T> {
-    /// Of slices, on the CPU.
+    /// Statistics that lie in slices on the host.
     pub fn of(mean: &'a mut [T], variance: &'a mut [T]) -> Self {
         RunningStatistics { mean: TensorMut::flat(mean), variance: TensorMut::flat(variance) }
     }
@@ -42,7 +39,7 @@ impl<'a, T> RunningStatistics<'a, T> {
 /// Values that `train_forward` and `backward` need to work with for maps of this shape.
 pub fn scratch_len<T: Real>(device: &Device, shape: [usize; 4]) -> usize {
     match device {
-        Device::Cpu => 0,
+        Device::Cpu | Device::Reference => 0,
         Device::Gpu(_) => gpu::scratch_len::<T>(shape),
     }
 }
@@ -56,35 +53,48 @@ pub struct Norm {
     pub relu: bool,
 }
 
-/// Normalises `inp` into `out`; moves the running statistics (unless they are frozen) and keeps in `saved` what
-/// `backward` needs. Without `running`, normalises by what an earlier call left in `saved`.
+/// What the forward pass reads.
+#[derive(Debug)]
+pub struct Forward<'a, T = f32> {
+    /// The map that is normalised, (n, h, w, c).
+    pub inp: TensorRef<'a, T>,
+    /// Scale of each channel, flat.
+    pub gamma: TensorRef<'a, T>,
+    /// Shift of each channel, flat.
+    pub beta: TensorRef<'a, T>,
+    /// Running statistics: they move towards those of the batch, unless they are frozen.
+    pub running: RunningStatistics<'a, T>,
+    /// True where an earlier call has normalised the same map: its statistics are taken once more, and the running ones stay.
+    pub again: bool,
+    /// The map that is added, (n, h, w, c).
+    pub residual: Option<TensorRef<'a, T>>,
+}
+
+/// Normalises `inp` into `out`, and keeps in `saved` what `backward` needs.
 ///
-/// Shapes: `inp`, `residual` and `out` (n, h, w, c), `gamma` and `beta` [c], `saved` [3][c], flat, f32; `scratch` at least
-/// `scratch_len`.
+/// Shapes: `out` (n, h, w, c), `saved` [3][c], flat; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn train_forward<T: Real>(
     device: &Device,
     norm: Norm,
-    inp: TensorRef<T>,
-    gamma: TensorRef<T>,
-    beta: TensorRef<T>,
-    running: Option<RunningStatistics<T>>,
-    residual: Option<TensorRef<T>>,
+    read: Forward<T>,
     saved: &mut TensorMut<T>,
     out: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
+    let Forward { inp, gamma, beta, ref running, again, residual } = read;
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && residual.is_none_or(|residual| residual.shape() == inp.shape()), "{:?}", inp.shape());
     assert!(gamma.len() == c && beta.len() == c && saved.len() == 3 * c);
-    assert!(running.as_ref().is_none_or(|running| running.mean.len() == c && running.variance.len() == c));
+    assert!(running.mean.len() == c && running.variance.len() == c);
     match device {
         Device::Cpu => {
+            let mut running = read.running;
             let (inp, out, mut saved) = (inp.as_f32(), &out.as_f32_mut(), saved.as_f32_mut());
             let (gamma, beta) = (gamma.as_f32().as_slice(), beta.as_f32().as_slice());
             let (residual, saved) = (residual.map(TensorRef::as_f32), saved.as_mut_slice());
-            if let Some(mut running) = running {
+            if !again {
                 let running = RunningStatistics { mean: running.mean.as_f32_mut(), variance: running.variance.as_f32_mut() };
                 keep_statistics(norm, inp, running, saved);
             }
@@ -99,7 +109,17 @@ pub fn train_forward<T: Real>(
                 );
             });
         }
-        Device::Gpu(gpu) => gpu::launch_train_forward(gpu, norm, inp, gamma, beta, running, residual, saved, out, scratch)?,
+        Device::Gpu(gpu) => gpu::launch_train_forward(gpu, norm, read, saved, out, scratch)?,
+        Device::Reference => {
+            let residual = residual.map(|residual| residual.to_vec());
+            // The same batch has the same statistics, so these are found once more; the running ones that move are spare.
+            let (mut mean, mut variance) = (running.mean.as_ref().to_vec(), running.variance.as_ref().to_vec());
+            let running = if again { RunningStatistics::of(&mut mean, &mut variance) } else { read.running };
+            let (gamma, beta) = (gamma.as_slice(), beta.as_slice());
+            let (values, kept) = reference_training(norm, &inp.to_vec(), gamma, beta, running, residual.as_deref());
+            out.assign(&values);
+            saved.as_mut_slice()[..kept.len()].copy_from_slice(&kept);
+        }
     }
     Ok(())
 }
@@ -128,7 +148,7 @@ fn statistics(inp: TensorRef) -> (Vec<f64>, Vec<f64>) {
     let (pixels, c) = (inp.layout().pixels(), inp.shape()[3]);
     let zeros = vec![0.0; c];
     let first = inp.pixel(0);
-    // Sums of differences from a value of the data: small numbers, whatever the mean.
+    // What is summed are differences from one of the values, because these are small numbers whatever the mean is.
     let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
         let rest: &[f32] = &zeros;
         crate::dispatch!(InstructionSet::detect(), moments(pixels: Range<usize>, inp: TensorRef, first: &[f32], rest: &[f32], sums: &mut [f32]));
@@ -157,7 +177,7 @@ fn moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sum
 }
 
 fn move_running<T: Real>(mut running: RunningStatistics<T>, mean: &[f64], variance: &[f64], count: usize) {
-    // A single value has no unbiased variance; PyTorch refuses, here the running one keeps its 0.9.
+    // A single value has no unbiased variance. PyTorch refuses such a batch; here the running variance keeps its 0.9.
     let unbiased = if count > 1 { count as f64 / (count - 1) as f64 } else { 0.0 };
     let moved = |old: T, new: f64| T::from_f64((1.0 - MOMENTUM) * old.to_f64() + MOMENTUM * new);
     running.mean.as_mut_slice().iter_mut().zip(mean).for_each(|(old, &new)| *old = moved(*old, new));
@@ -194,26 +214,47 @@ fn norm_pixels(
     }
 }
 
-/// Adds the gradients of input, residual, gamma and beta.
+/// What the backward pass reads of the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a, T = f32> {
+    /// The map that was normalised, (n, h, w, c).
+    pub inp: TensorRef<'a, T>,
+    /// The result, (n, h, w, c).
+    pub out: TensorRef<'a, T>,
+    /// Scale of each channel, flat.
+    pub gamma: TensorRef<'a, T>,
+    /// What `train_forward` has saved, [3][c], flat.
+    pub saved: TensorRef<'a, T>,
+}
+
+/// Gradients that are added to.
+#[derive(Debug)]
+pub struct Gradients<'a, 'b, T = f32> {
+    /// Of the input, (n, h, w, c).
+    pub dinp: &'a mut TensorMut<'b, T>,
+    /// Of the map that was added, if there was one, (n, h, w, c).
+    pub dresidual: Option<&'a mut TensorMut<'b, T>>,
+    /// Of the scales, flat.
+    pub dgamma: &'a mut TensorMut<'b, T>,
+    /// Of the shifts, flat.
+    pub dbeta: &'a mut TensorMut<'b, T>,
+}
+
+/// Adds the gradients of everything the op reads.
 ///
-/// Shapes: `inp`, `out`, `dout`, `dinp`, `dresidual` (n, h, w, c), `saved` [3][c] from `train_forward`, the others [c],
-/// flat, f32; `scratch` at least `scratch_len`.
+/// Shapes: `dout` (n, h, w, c); `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward<T: Real>(
     device: &Device,
     norm: Norm,
-    inp: TensorRef<T>,
-    out: TensorRef<T>,
+    kept: Kept<T>,
     dout: TensorRef<T>,
-    gamma: TensorRef<T>,
-    saved: TensorRef<T>,
-    dinp: &mut TensorMut<T>,
-    dresidual: Option<&mut TensorMut<T>>,
-    dgamma: &mut TensorMut<T>,
-    dbeta: &mut TensorMut<T>,
+    gradients: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
+    let Kept { inp, out, gamma, saved } = kept;
+    let Gradients { dinp, dresidual, dgamma, dbeta } = gradients;
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && dout.shape() == inp.shape() && dinp.shape() == inp.shape(), "{:?}", inp.shape());
     assert!(dresidual.as_ref().is_none_or(|dresidual| dresidual.shape() == inp.shape()), "{:?}", inp.shape());
@@ -248,7 +289,17 @@ pub fn backward<T: Real>(
                 );
             });
         }
-        Device::Gpu(gpu) => gpu::launch_backward(gpu, norm, inp, out, dout, gamma, saved, dinp, dresidual, dgamma, dbeta, scratch)?,
+        Device::Gpu(gpu) => gpu::launch_backward(gpu, norm, kept, dout, Gradients { dinp, dresidual, dgamma, dbeta }, scratch)?,
+        Device::Reference => {
+            let saved = &saved.as_slice()[..2 * c];
+            let found = reference_backward(norm, &inp.to_vec(), &out.to_vec(), &dout.to_vec(), gamma.as_slice(), saved);
+            dinp.add(&found.0);
+            if let Some(dresidual) = dresidual {
+                dresidual.add(&found.1);
+            }
+            dgamma.add(&found.2);
+            dbeta.add(&found.3);
+        }
     }
     Ok(())
 }
@@ -442,11 +493,14 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         train_forward(
             device,
             norm,
-            inp.view(),
-            gamma.view(),
-            beta.view(),
-            Some(running),
-            residual.as_ref().map(Tensor::view),
+            Forward {
+                inp: inp.view(),
+                gamma: gamma.view(),
+                beta: beta.view(),
+                running,
+                again: false,
+                residual: residual.as_ref().map(Tensor::view),
+            },
             &mut saved.view_mut(),
             &mut out.view_mut(),
             &mut scratch.view_mut(),
@@ -462,20 +516,9 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
                 let mut views = others.each_mut().map(Tensor::view_mut);
                 views[which] = found.reborrow();
                 let [dinp, dresidual, dgamma, dbeta] = &mut views;
-                backward(
-                    device,
-                    norm,
-                    inp.view(),
-                    out.view(),
-                    dout.view(),
-                    gamma.view(),
-                    saved.view(),
-                    dinp,
-                    Some(dresidual),
-                    dgamma,
-                    dbeta,
-                    &mut scratch.view_mut(),
-                )
+                let kept = Kept { inp: inp.view(), out: out.view(), gamma: gamma.view(), saved: saved.view() };
+                let gradients = Gradients { dinp, dresidual: Some(dresidual), dgamma, dbeta };
+                backward(device, norm, kept, dout.view(), gradients, &mut scratch.view_mut())
             })?);
         }
     }

@@ -9,6 +9,7 @@
 //! stride s one for each of the s x s phases of the input's pixels, with the taps that reach that phase.
 
 use super::weights::CpuPanels;
+use super::window::{Phase, Window, phases};
 use super::{ConvShape, Epilogue};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
@@ -19,29 +20,9 @@ use rayon::prelude::*;
 const BLOCK_VALUES: usize = 40 * 1024;
 /// Most output columns of a task.
 const BLOCK_COLUMNS: usize = 70;
-/// CpuPanels of output channels of a task: bounds the block of the output that is revisited for every chunk.
+/// A task has at most this many panels of output channels, because its block of the output is read and written once for every
+/// chunk and should stay in the cache.
 const TASK_PANELS: usize = 4;
-
-/// How pixels of the input and of the output meet.
-#[derive(Clone, Copy)]
-struct Window {
-    n: usize,
-    /// Rows and columns of the input.
-    inp: [usize; 2],
-    /// Rows and columns of taps.
-    taps: [usize; 2],
-    /// How far above and left of its pixel a window begins; negative: below and right.
-    pad: [isize; 2],
-    /// Step between windows, in input pixels.
-    stride: usize,
-    /// Rows and columns of pixels that are computed.
-    grid: [usize; 2],
-    /// Rows and columns of the output.
-    out: [usize; 2],
-    /// Pixel (y, x) of the grid is pixel (y, x) * step + phase of the output.
-    step: usize,
-    phase: [usize; 2],
-}
 
 /// Output pixels and panels of one task.
 struct Task {
@@ -53,53 +34,19 @@ struct Task {
 }
 
 pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {
-    let [n, oh, ow, _] = shape.out();
-    let pad = (shape.kernel / 2) as isize;
-    let window = Window {
-        n,
-        inp: [shape.h, shape.w],
-        taps: [shape.kernel; 2],
-        pad: [pad; 2],
-        stride: shape.stride,
-        grid: [oh, ow],
-        out: [oh, ow],
-        step: 1,
-        phase: [0, 0],
-    };
-    convolve(window, inp, weights, epilogue, false, out);
+    convolve(Window::forward(shape), inp, weights, epilogue, false, out);
 }
 
 /// Adds the gradient of the input. `weights` [co][ci][k][k].
 pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
-    let ConvShape { n, h, w, ci, co, kernel, stride } = shape;
-    let [_, oh, ow, _] = shape.out();
-    // Along one axis, tap k of output pixel o meets input pixel o s + k - pad. For input pixels a s + phase those taps
-    // count that leave no rest, and meet output pixel a + (phase + pad - k) / s.
-    let along = |phase: usize| -> (Vec<usize>, isize) {
-        let taps: Vec<usize> = (0..kernel).rev().filter(|k| (phase + kernel / 2 + stride * kernel - k).is_multiple_of(stride)).collect();
-        let first = taps.first().map_or(0, |&k| (phase + kernel / 2) as isize - k as isize);
-        (taps, -(first / stride as isize))
-    };
-    for phase in (0..stride * stride).map(|i| [i / stride, i % stride]).filter(|phase| phase[0] < h && phase[1] < w) {
-        let ((rows, pad_y), (columns, pad_x)) = (along(phase[0]), along(phase[1]));
-        if rows.is_empty() || columns.is_empty() {
-            continue;
-        }
+    let ConvShape { ci, co, kernel, stride, .. } = shape;
+    for Phase { window, first_tap: [tap_y, tap_x] } in phases(shape) {
+        let [rows, columns] = window.taps;
         let weight = |c: usize, o: usize, tap: usize| {
-            weights[((o * ci + c) * kernel + rows[tap / columns.len()]) * kernel + columns[tap % columns.len()]]
+            let (ky, kx) = (tap_y - tap / columns * stride, tap_x - tap % columns * stride);
+            weights[((o * ci + c) * kernel + ky) * kernel + kx]
         };
-        let panels = CpuPanels::pack_by(co, ci, rows.len() * columns.len(), weight, &[], set);
-        let window = Window {
-            n,
-            inp: [oh, ow],
-            taps: [rows.len(), columns.len()],
-            pad: [pad_y, pad_x],
-            stride: 1,
-            grid: [(h - phase[0]).div_ceil(stride), (w - phase[1]).div_ceil(stride)],
-            out: [h, w],
-            step: stride,
-            phase,
-        };
+        let panels = CpuPanels::pack_by(co, ci, rows * columns, weight, &[], set);
         convolve(window, dout, &panels, Epilogue::default(), true, dinp);
     }
 }
@@ -124,8 +71,8 @@ fn tasks(window: Window, weights: &CpuPanels) -> Vec<Task> {
         x += tile;
     }
     let columns = blocks.iter().map(|block| block[block.len() - 1] - block[0]).max().unwrap_or(0);
-    let input_row = ((columns.max(1) - 1) * window.stride + window.taps[1]) * pixel_values(window, weights);
-    let rows = (BLOCK_VALUES / input_row).saturating_sub(window.taps[0] - 1) / window.stride;
+    let input_row = ((columns.max(1) - 1) * window.step + window.taps[1]) * pixel_values(window, weights);
+    let rows = (BLOCK_VALUES / input_row).saturating_sub(window.taps[0] - 1) / window.step;
     let rows = rows.clamp(1, oh);
     let row_blocks = oh.div_ceil(rows);
     let mut tasks = Vec::new();
@@ -146,9 +93,9 @@ fn tasks(window: Window, weights: &CpuPanels) -> Vec<Task> {
     tasks
 }
 
-/// One channel and no stride: the taps of a row are neighbours in memory, and are summed as if they were channels.
+/// True for one channel without a stride. Then the taps of a row are neighbours in memory, and are summed as if they were channels.
 fn taps_along_row(window: Window, weights: &CpuPanels) -> bool {
-    weights.ci() == 1 && window.stride == 1
+    weights.ci() == 1 && window.step == 1
 }
 
 fn pixel_values(window: Window, weights: &CpuPanels) -> usize {
@@ -207,7 +154,7 @@ impl Block {
 }
 
 fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
-    let Window { taps: [taps_y, taps_x], pad, stride, out: [oh, ow], step, phase, .. } = window;
+    let Window { taps: [taps_y, taps_x], first, step: stride, out: [oh, ow], out_step: step, phase, .. } = window;
     let co = weights.co();
     let (first_x, last_x) = (task.columns[0], task.columns[task.columns.len() - 1]);
     let rows = task.rows.len();
@@ -216,7 +163,7 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
     let input = Block {
         image: task.image,
         inp: window.inp,
-        corner: [(task.rows.start * stride) as isize - pad[0], (first_x * stride) as isize - pad[1]],
+        corner: [(task.rows.start * stride) as isize + first[0], (first_x * stride) as isize + first[1]],
         rows: (rows - 1) * stride + taps_y,
         columns: (columns - 1) * stride + taps_x,
         stride,

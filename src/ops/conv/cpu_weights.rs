@@ -18,13 +18,13 @@ const BLOCK_VALUES: usize = 24 * 1024;
 const BLOCK_COLUMNS: usize = 64;
 /// Most parts.
 const MOST_PARTS: usize = 16;
-/// Values that the sums of all parts may have (16 MiB), if one part does not need more.
+/// The sums of all parts together have at most this many values (16 MiB), unless those of one part alone have more.
 const SUM_VALUES: usize = 4 * 1024 * 1024;
 
 /// Output channels whose sums are collected together: one cache line.
 const COLLECTED: usize = 16;
 
-/// How the work is cut: by the shape alone.
+/// How the work is cut. It depends on the shape alone, so that the number of threads changes no bit.
 struct Cut {
     /// Parts of the output rows of all images.
     parts: usize,

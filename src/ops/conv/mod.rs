@@ -13,19 +13,40 @@
 //! ```
 //! Source: Goodfellow, Bengio, Courville 2016, Deep Learning, section 9.1 (cross-correlation); docs/network.md.
 
+pub mod algorithm;
 mod cpu;
 mod cpu_weights;
+pub mod cudnn;
 pub(crate) mod gpu;
+mod gpu_tiles;
+pub(crate) mod gpu_weights;
+pub mod library;
 mod reference;
 mod weights;
+mod window;
 
-pub use gpu::GpuPanels;
+pub use algorithm::{Algorithm, Algorithms};
+pub use library::Library;
 pub use reference::{reference, reference_backward};
-pub use weights::{CpuPanels, Panels};
+pub use weights::{CpuPanels, Packed, Packing};
 
-use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
-use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet, cpu::sum_in_parts};
+use super::{Agreement, Compute, Real, in_value_type, noise, proof, real::convert};
+use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::sum_in_parts};
 use anyhow::Result;
+
+/// Weights packed for an algorithm of a convolution.
+pub type Weights<T = f32> = Packed<Algorithm, T>;
+
+/// Which of a convolution's three products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// The output.
+    Forward,
+    /// The gradient of the input.
+    Data,
+    /// The gradient of the weights.
+    Weights,
+}
 
 /// Extents of one convolution. Padding is kernel / 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +79,11 @@ impl ConvShape {
         self.co * self.ci * self.kernel * self.kernel
     }
 
+    /// Channels of the input and of the output, rows (and columns) of the kernel.
+    pub fn extents(&self) -> [usize; 3] {
+        [self.ci, self.co, self.kernel]
+    }
+
     /// Multiply-adds.
     pub fn multiply_adds(&self) -> u64 {
         let [n, h, w, co] = self.out().map(|x| x as u64);
@@ -74,11 +100,18 @@ pub struct Epilogue<'a, T = f32> {
     pub relu: bool,
 }
 
-// Not derived: that would ask for `T: Default`, which no view needs.
+// This is not derived, because a derived one would ask for `T: Default`, which a view does not need.
 impl<T> Default for Epilogue<'_, T> {
     fn default() -> Self {
         Epilogue { residual: None, relu: false }
     }
+}
+
+/// Chooses what computes a convolution best, and packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for it.
+///
+/// Errors: the device has not as much memory.
+pub fn prepare(compute: &Compute, shape: ConvShape, weights: &[f32], bias: &[f32]) -> Result<Weights> {
+    Weights::pack(&compute.device, algorithm::choose(compute, Pass::Forward, shape), shape.extents(), weights, bias)
 }
 
 /// Convolves `inp` with the packed weights into `out`.
@@ -90,30 +123,39 @@ pub fn forward<T: Real>(
     device: &Device,
     shape: ConvShape,
     inp: TensorRef<T>,
-    weights: &Panels<T>,
+    weights: &Weights<T>,
     epilogue: Epilogue<T>,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.ci], "input of {shape:?}");
     assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
-    assert!((weights.ci(), weights.co(), weights.taps()) == (shape.ci, shape.co, shape.kernel * shape.kernel), "weights of {shape:?}");
+    assert_eq!(weights.extents(), shape.extents(), "weights of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.shape() == shape.out()), "residual of {shape:?}");
-    match device {
-        Device::Cpu => {
+    match weights.algorithm() {
+        Algorithm::Reference => {
+            let ((weights, bias), residual) = (weights.plain(), epilogue.residual.map(|residual| residual.to_vec()));
+            out.assign(&reference(shape, &inp.to_vec(), weights, bias, residual.as_deref(), epilogue.relu));
+        }
+        Algorithm::CpuTiles(_) => {
             let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
             cpu::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
         }
-        Device::Gpu(gpu) => gpu::launch_forward(gpu, shape, inp, weights.gpu(), epilogue, out)?,
+        Algorithm::Library(library, _) if library.forward(device.gpu(), shape, inp, weights.gpu(), epilogue, out) => {}
+        Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
+            gpu::launch_forward(device.gpu(), tile, shape, inp, weights.gpu(), epilogue, out)?;
+        }
     }
     Ok(())
 }
 
 /// Values that the gradients need to work with.
-pub fn scratch_len<T: Real>(device: &Device, shape: ConvShape) -> usize {
-    match device {
-        Device::Cpu => cpu_weights::scratch_len(shape, InstructionSet::detect()),
-        Device::Gpu(_) => gpu::scratch_len(shape),
-    }
+pub fn scratch_len(algorithms: &Algorithms, shape: ConvShape) -> usize {
+    let of = |algorithm: &Algorithm| match algorithm {
+        Algorithm::Reference => 0,
+        Algorithm::CpuTiles(set) => cpu_weights::scratch_len(shape, *set),
+        Algorithm::GpuTiles(_) | Algorithm::Library(..) => gpu::scratch_len(shape),
+    };
+    of(&algorithms.data).max(of(&algorithms.weights))
 }
 
 /// Adds the gradient of the input.
@@ -124,92 +166,85 @@ pub fn scratch_len<T: Real>(device: &Device, shape: ConvShape) -> usize {
 pub fn backward_data<T: Real>(
     device: &Device,
     shape: ConvShape,
+    algorithm: &Algorithm,
     weights: TensorRef<T>,
     dout: TensorRef<T>,
     dinp: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
-) -> Result<()> {
-    backward_data_by(device, shape, weights, dout, dinp, scratch, InstructionSet::detect())
-}
-
-fn backward_data_by<T: Real>(
-    device: &Device,
-    shape: ConvShape,
-    weights: TensorRef<T>,
-    dout: TensorRef<T>,
-    dinp: &mut TensorMut<T>,
-    scratch: &mut TensorMut<T>,
-    set: InstructionSet,
 ) -> Result<()> {
     assert_eq!(dinp.shape(), [shape.n, shape.h, shape.w, shape.ci], "gradient of the input of {shape:?}");
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     assert_eq!(weights.len(), shape.weights_len(), "weights of {shape:?}");
-    match device {
-        Device::Cpu => cpu::backward_data(shape, weights.as_f32().as_slice(), dout.as_f32(), &mut dinp.as_f32_mut(), set),
-        Device::Gpu(gpu) => gpu::launch_backward_data(gpu, shape, weights, dout, dinp, scratch)?,
+    match algorithm {
+        Algorithm::Reference => dinp.add(&reference::reference_backward_data(shape, weights.as_slice(), &dout.to_vec())),
+        Algorithm::CpuTiles(set) => {
+            cpu::backward_data(shape, weights.as_f32().as_slice(), dout.as_f32(), &mut dinp.as_f32_mut(), *set);
+        }
+        Algorithm::Library(library, _) if library.backward(device.gpu(), Pass::Data, shape, dinp.as_ref(), weights, dout) => {}
+        Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
+            gpu::launch_backward_data(device.gpu(), tile, shape, weights, dout, dinp, scratch)?;
+        }
     }
     Ok(())
 }
 
+/// Gradients of what is learnt, which are added to.
+#[derive(Debug)]
+pub struct Gradients<'a, 'b, T = f32> {
+    /// Of the weights, [co][ci][k][k], flat.
+    pub dweights: &'a mut TensorMut<'b, T>,
+    /// Of the bias, [co], flat, if there is one.
+    pub dbias: Option<&'a mut TensorMut<'b, T>>,
+}
+
 /// Adds the gradient of the weights, and that of the bias if there is one.
 ///
-/// Shapes: `inp` (n, h, w, ci), `dout` `shape.out()`, `dweights` [co][ci][k][k] and `dbias` [co], flat, f32; `scratch` at
-/// least `scratch_len`.
+/// Shapes: `inp` (n, h, w, ci), `dout` `shape.out()`, f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward_weights<T: Real>(
     device: &Device,
     shape: ConvShape,
+    algorithm: &Algorithm,
     inp: TensorRef<T>,
     dout: TensorRef<T>,
-    dweights: &mut TensorMut<T>,
-    dbias: Option<&mut TensorMut<T>>,
+    Gradients { dweights, dbias }: Gradients<T>,
     scratch: &mut TensorMut<T>,
-) -> Result<()> {
-    backward_weights_by(device, shape, inp, dout, dweights, dbias, scratch, InstructionSet::detect())
-}
-
-fn backward_weights_by<T: Real>(
-    device: &Device,
-    shape: ConvShape,
-    inp: TensorRef<T>,
-    dout: TensorRef<T>,
-    dweights: &mut TensorMut<T>,
-    dbias: Option<&mut TensorMut<T>>,
-    scratch: &mut TensorMut<T>,
-    set: InstructionSet,
 ) -> Result<()> {
     assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.ci], "input of {shape:?}");
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     assert_eq!(dweights.len(), shape.weights_len(), "weights of {shape:?}");
     assert!(dbias.as_ref().is_none_or(|dbias| dbias.len() == shape.co), "bias of {shape:?}");
-    match device {
-        Device::Cpu => {
+    match algorithm {
+        Algorithm::Reference => {
+            let found = reference::reference_backward_weights(shape, &inp.to_vec(), &dout.to_vec());
+            dweights.add(&found.0);
+            if let Some(dbias) = dbias {
+                dbias.add(&found.1);
+            }
+        }
+        Algorithm::CpuTiles(set) => {
             let (dweights, scratch) = (&mut dweights.as_f32_mut(), &mut scratch.as_f32_mut());
-            cpu_weights::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), set);
+            cpu_weights::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), *set);
             if let Some(dbias) = dbias {
                 add_pixel_sums(dout.as_f32(), dbias.as_f32_mut().as_mut_slice());
             }
         }
-        Device::Gpu(gpu) => gpu::launch_backward_weights(gpu, shape, inp, dout, dweights, dbias, scratch)?,
+        Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
+            let gpu = device.gpu();
+            let by_library = match algorithm {
+                Algorithm::Library(library, _) => library.backward(gpu, Pass::Weights, shape, inp, dweights.as_ref(), dout),
+                _ => false,
+            };
+            if !by_library {
+                gpu_weights::launch_backward_weights(gpu, tile, shape, inp, dout, dweights, scratch)?;
+            }
+            if let Some(dbias) = dbias {
+                gpu_weights::launch_backward_bias(gpu, dout, dbias, scratch)?;
+            }
+        }
     }
     Ok(())
-}
-
-/// The ways in which a device is tested: every instruction set of the CPU; a GPU has one.
-pub(crate) fn ways(device: &Device) -> Vec<InstructionSet> {
-    match device {
-        Device::Cpu => InstructionSet::available(),
-        Device::Gpu(_) => vec![InstructionSet::Plain],
-    }
-}
-
-/// The name of one of those.
-pub(crate) fn way(device: &Device, set: InstructionSet) -> &'static str {
-    match device {
-        Device::Cpu => set.name(),
-        Device::Gpu(_) => "gpu",
-    }
 }
 
 /// Adds the sum over all pixels to each channel of `sums`.
@@ -252,7 +287,8 @@ const fn case(n: usize, h: usize, w: usize, ci: usize, co: usize, kernel: usize,
     ConvShape { n, h, w, ci, co, kernel, stride }
 }
 
-/// Runs all cases on a device and compares them with the f64 reference; the output is poisoned with NaN first.
+/// Runs all cases on a device, by every algorithm that there is, and compares them with the f64 reference; the output is
+/// poisoned with NaN first.
 ///
 /// Errors: as `forward`.
 pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
@@ -260,6 +296,12 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 }
 
 fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
+    compare_by::<T>(&device.into(), |_| true)
+}
+
+/// Runs all cases forward by the algorithms that are wanted.
+fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
+    let device = &compute.device;
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         if device.leaves_out(shape.multiply_adds()) {
@@ -267,7 +309,7 @@ fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         }
         let seed = i as u64;
         let inp = noise(shape.n * shape.h * shape.w * shape.ci, seed);
-        let weights = noise(shape.co * shape.ci * shape.kernel * shape.kernel, seed + 100);
+        let weights = noise(shape.weights_len(), seed + 100);
         let bias = noise(shape.co, seed + 200);
         let residual = (i % 2 == 1).then(|| noise(shape.out().iter().product(), seed + 300));
         let relu = i % 3 != 0;
@@ -276,18 +318,20 @@ fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let plain = reference::<f32>(shape, &inp, &weights, &bias, residual.as_deref(), relu);
         let inp = Tensor::on(device, [shape.n, shape.h, shape.w, shape.ci], convert::<T>(&inp))?;
         let residual = residual.map(|values| Tensor::on(device, shape.out(), convert::<T>(&values))).transpose()?;
-        for set in ways(device) {
-            let panels = Panels::for_set(device, shape.ci, shape.co, shape.kernel, &weights, &bias, set)?;
+        for algorithm in algorithm::all(compute, Pass::Forward, shape).into_iter().filter(wanted) {
+            let case = format!("{shape:?} {algorithm}");
+            let weights = Weights::pack(device, algorithm, shape.extents(), &weights, &bias)?;
             let mut out = Tensor::on(device, shape.out(), vec![T::from_f64(f64::NAN); exact.len()])?;
             let epilogue = Epilogue { residual: residual.as_ref().map(Tensor::view), relu };
-            forward(device, shape, inp.view(), &panels, epilogue, &mut out.view_mut())?;
-            agreements.push(Agreement::of(format!("{shape:?} {}", way(device, set)), &out.to_vec()?, &plain, &exact));
+            forward(device, shape, inp.view(), &weights, epilogue, &mut out.view_mut())?;
+            agreements.push(Agreement::of(case, &out.to_vec()?, &plain, &exact));
         }
     }
     Ok(agreements)
 }
 
-/// Runs all cases backward on a device and compares the gradients, added to what is there, with the f64 reference.
+/// Runs all cases backward on a device, by every algorithm that there is, and compares the gradients, added to what is there,
+/// with the f64 reference.
 ///
 /// Errors: as `backward_data`.
 pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
@@ -295,6 +339,21 @@ pub fn compare_backward(device: &Device) -> Result<Vec<Agreement>> {
 }
 
 fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
+    compare_backward_by::<T>(&device.into(), |_| true)
+}
+
+/// Runs all cases by the library alone, forward and backward.
+///
+/// Errors: as `forward` and `backward_data`.
+pub fn compare_library(compute: &Compute) -> Result<Vec<Agreement>> {
+    let is_library = |algorithm: &Algorithm| matches!(algorithm, Algorithm::Library(..));
+    let forward = compare_by::<f32>(compute, is_library)?;
+    Ok(forward.into_iter().chain(compare_backward_by::<f32>(compute, is_library)?).collect())
+}
+
+/// Runs all cases backward by the algorithms that are wanted; the gradient of the bias, which has one way alone, by the best ones.
+fn compare_backward_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
+    let device = &compute.device;
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
         if device.leaves_out(shape.multiply_adds()) {
@@ -310,27 +369,29 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let inp = Tensor::on(device, inp_shape, convert::<T>(&inp))?;
         let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
         let weights = Tensor::flat_on(device, convert::<T>(&weights))?;
-        let scratch = |set: InstructionSet| {
-            let len = match device {
-                Device::Cpu => cpu_weights::scratch_len(shape, set),
-                Device::Gpu(_) => scratch_len::<T>(device, shape),
-            };
-            Tensor::flat_on(device, vec![T::from_f64(f64::NAN); len])
-        };
-        let list = proof::list(shape.weights_len());
-        for set in ways(device) {
-            let case = |what: &str| format!("{what} of {shape:?} {}", way(device, set));
-            agreements.push(proof::agree(device, case("dinp"), inp_shape, &plain.0, &dinp, |found| {
-                backward_data_by(device, shape, weights.view(), dout.view(), found, &mut scratch(set)?.view_mut(), set)
+        let best = Algorithms::choose(compute, shape);
+        let scratch = |algorithms: &Algorithms| Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len(algorithms, shape)]);
+        for algorithm in algorithm::all(compute, Pass::Data, shape).into_iter().filter(wanted) {
+            let algorithms = Algorithms { data: algorithm, ..best.clone() };
+            let case = format!("dinp of {shape:?} {}", algorithms.data);
+            agreements.push(proof::agree(device, case, inp_shape, &plain.0, &dinp, |found| {
+                let mut scratch = scratch(&algorithms)?;
+                backward_data(device, shape, &algorithms.data, weights.view(), dout.view(), found, &mut scratch.view_mut())
             })?);
-            agreements.push(proof::agree(device, case("dweights"), list, &plain.1, &dweights, |found| {
-                backward_weights_by(device, shape, inp.view(), dout.view(), found, None, &mut scratch(set)?.view_mut(), set)
+        }
+        for algorithm in algorithm::all(compute, Pass::Weights, shape).into_iter().filter(wanted) {
+            let algorithms = Algorithms { weights: algorithm, ..best.clone() };
+            let case = format!("dweights of {shape:?} {}", algorithms.weights);
+            agreements.push(proof::agree(device, case, proof::list(shape.weights_len()), &plain.1, &dweights, |found| {
+                let (mut scratch, gradients) = (scratch(&algorithms)?, Gradients { dweights: found, dbias: None });
+                backward_weights(device, shape, &algorithms.weights, inp.view(), dout.view(), gradients, &mut scratch.view_mut())
             })?);
         }
         agreements.push(proof::agree(device, format!("dbias of {shape:?}"), proof::list(shape.co), &plain.2, &dbias, |found| {
             let mut dweights = Tensor::flat_on(device, vec![T::default(); shape.weights_len()])?;
-            let scratch = &mut scratch(InstructionSet::detect())?;
-            backward_weights(device, shape, inp.view(), dout.view(), &mut dweights.view_mut(), Some(found), &mut scratch.view_mut())
+            let (mut scratch, dweights, mut dbias) = (scratch(&best)?, &mut dweights.view_mut(), found.reborrow());
+            let gradients = Gradients { dweights, dbias: Some(&mut dbias) };
+            backward_weights(device, shape, &best.weights, inp.view(), dout.view(), gradients, &mut scratch.view_mut())
         })?);
     }
     Ok(agreements)

@@ -52,22 +52,30 @@ pub fn reference<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], bias: &[T]
     out
 }
 
+/// Where output pixel `at` and tap k meet the input along one axis of this extent.
+fn meets(shape: ConvShape, at: usize, k: usize, extent: usize) -> Option<usize> {
+    (at * shape.stride + k).checked_sub(shape.kernel / 2).filter(|&i| i < extent)
+}
+
 /// Gradients of input, weights and bias for the gradient `dout` of the result (before residual and ReLU).
 pub fn reference_backward<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], dout: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
-    let ConvShape { n, h, w, ci, co, kernel, stride } = shape;
+    let (dweights, dbias) = reference_backward_weights(shape, inp, dout);
+    (reference_backward_data(shape, weights, dout), dweights, dbias)
+}
+
+/// The gradient of the input alone.
+pub fn reference_backward_data<T: Real>(shape: ConvShape, weights: &[T], dout: &[T]) -> Vec<T> {
+    let ConvShape { n, h, w, ci, co, kernel, .. } = shape;
     let [_, oh, ow, _] = shape.out();
-    let pad = kernel / 2;
     let taps = kernel * kernel;
     let mut turned = vec![T::default(); weights.len()]; // [tap][o][c]
     for (i, &weight) in weights.iter().enumerate() {
         turned[(i % taps * co + i / (ci * taps)) * ci + i / taps % ci] = weight;
     }
-    // Where output pixel `at` and tap k meet the input along one axis.
-    let meets = |at: usize, k: usize, extent: usize| (at * stride + k).checked_sub(pad).filter(|&i| i < extent);
     let mut dinp = vec![T::default(); n * h * w * ci];
     dinp.par_chunks_mut(h * w * ci).enumerate().for_each(|(image, dinp)| {
         for (y, x, tap) in (0..oh * ow * taps).map(|i| (i / (ow * taps), i / taps % ow, i % taps)) {
-            let (Some(iy), Some(ix)) = (meets(y, tap / kernel, h), meets(x, tap % kernel, w)) else { continue };
+            let (Some(iy), Some(ix)) = (meets(shape, y, tap / kernel, h), meets(shape, x, tap % kernel, w)) else { continue };
             let sums = &mut dinp[(iy * w + ix) * ci..][..ci];
             for (o, &gradient) in dout[((image * oh + y) * ow + x) * co..][..co].iter().enumerate() {
                 for (sum, &weight) in sums.iter_mut().zip(&turned[(tap * co + o) * ci..][..ci]) {
@@ -76,10 +84,18 @@ pub fn reference_backward<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], d
             }
         }
     });
-    let mut sums = vec![T::default(); weights.len()]; // [tap][o][c]
+    dinp
+}
+
+/// The gradients of weights and bias alone.
+pub fn reference_backward_weights<T: Real>(shape: ConvShape, inp: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
+    let ConvShape { n, h, w, ci, co, kernel, .. } = shape;
+    let [_, oh, ow, _] = shape.out();
+    let taps = kernel * kernel;
+    let mut sums = vec![T::default(); shape.weights_len()]; // [tap][o][c]
     sums.par_chunks_mut(co * ci).enumerate().for_each(|(tap, sums)| {
         for (image, y, x) in (0..n * oh * ow).map(|i| (i / (oh * ow), i / ow % oh, i % ow)) {
-            let (Some(iy), Some(ix)) = (meets(y, tap / kernel, h), meets(x, tap % kernel, w)) else { continue };
+            let (Some(iy), Some(ix)) = (meets(shape, y, tap / kernel, h), meets(shape, x, tap % kernel, w)) else { continue };
             let values = &inp[((image * h + iy) * w + ix) * ci..][..ci];
             for (sums, &gradient) in sums.chunks_exact_mut(ci).zip(&dout[((image * oh + y) * ow + x) * co..][..co]) {
                 for (sum, &value) in sums.iter_mut().zip(values) {
@@ -88,10 +104,10 @@ pub fn reference_backward<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], d
             }
         }
     });
-    let dweights = (0..weights.len()).map(|i| sums[(i % taps * co + i / (ci * taps)) * ci + i / taps % ci]).collect();
+    let dweights = (0..sums.len()).map(|i| sums[(i % taps * co + i / (ci * taps)) * ci + i / taps % ci]).collect();
     let mut dbias = vec![T::default(); co];
     for gradients in dout.chunks_exact(co) {
         dbias.iter_mut().zip(gradients).for_each(|(sum, &gradient)| *sum += gradient);
     }
-    (dinp, dweights, dbias)
+    (dweights, dbias)
 }

@@ -1,4 +1,4 @@
-//! Weights in the order in which the tile product reads them.
+//! Weights in the order in which an algorithm reads them.
 
 use super::gpu::GpuPanels;
 use crate::device::cpu::{InstructionSet, tile_product};
@@ -10,111 +10,122 @@ use rayon::prelude::*;
 /// Most input channels that are summed in one go; also the pixel stride of the tiles that are made of wider inputs.
 pub const CHUNK: usize = 64;
 
-/// Weights and bias of one convolution in the order in which a device reads them.
+/// The order in which an algorithm reads its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// As they lie in a model: [co][ci][k][k].
+    Plain,
+    /// In panels for an instruction set of the CPU.
+    Cpu(InstructionSet),
+    /// In rows for the kernels of a GPU.
+    Gpu {
+        /// True if they are wanted as they lie in a model as well, for a library.
+        with_plain: bool,
+    },
+}
+
+impl Packing {
+    /// Values of scratch memory that weights on a device are packed into: none on the host.
+    pub fn scratch_len<T: Real>(self, extents: [usize; 3]) -> usize {
+        match self {
+            Packing::Plain | Packing::Cpu(_) => 0,
+            Packing::Gpu { .. } => GpuPanels::<T>::scratch_len(extents),
+        }
+    }
+}
+
+/// Weights and bias of one convolution, packed for an algorithm.
 #[derive(Debug)]
-pub enum Panels<T: Real = f32> {
-    /// For an instruction set of the CPU.
+pub struct Packed<A, T: Real = f32> {
+    algorithm: A,
+    extents: [usize; 3],
+    panels: Panels<T>,
+}
+
+#[derive(Debug)]
+enum Panels<T: Real> {
+    Plain { weights: Vec<T>, bias: Vec<T> },
     Cpu(CpuPanels),
-    /// In memory of a GPU.
     Gpu(GpuPanels<T>),
 }
 
-impl<T: Real> Panels<T> {
-    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for a device.
+impl<A, T: Real> Packed<A, T>
+where
+    for<'a> Packing: From<&'a A>,
+{
+    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) of `extents` [ci, co, k] for an algorithm of a device.
     ///
     /// Errors: the device has not as much memory.
-    pub fn for_device(device: &Device, ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32]) -> Result<Self> {
-        Self::for_set(device, ci, co, kernel, weights, bias, InstructionSet::detect())
+    pub fn pack(device: &Device, algorithm: A, extents: [usize; 3], weights: &[f32], bias: &[f32]) -> Result<Self> {
+        let [ci, co, kernel] = extents;
+        let panels = match Packing::from(&algorithm) {
+            Packing::Plain => Panels::Plain { weights: convert(weights), bias: convert(bias) },
+            Packing::Cpu(set) => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights, bias, set)),
+            Packing::Gpu { with_plain } => {
+                Panels::Gpu(GpuPanels::pack(device.gpu(), extents, &convert(weights), &convert(bias), with_plain)?)
+            }
+        };
+        Ok(Packed { algorithm, extents, panels })
     }
 
-    /// The same; on the CPU for this instruction set.
-    pub(crate) fn for_set(
-        device: &Device,
-        ci: usize,
-        co: usize,
-        kernel: usize,
-        weights: &[f32],
-        bias: &[f32],
-        set: InstructionSet,
-    ) -> Result<Self> {
-        Ok(match device {
-            Device::Cpu => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights, bias, set)),
-            Device::Gpu(gpu) => Panels::Gpu(GpuPanels::pack(gpu, [ci, co, kernel], &convert(weights), &convert(bias))?),
-        })
-    }
-
-    /// Packs weights that lie on the device: on a GPU into `scratch`, which holds `scratch_len` values and has to live as
-    /// long as the panels are used.
+    /// Packs weights that lie on the device: on a GPU into `scratch`, which holds `Packing::scratch_len` values and has to live
+    /// as long as the result.
     ///
     /// Shapes: `weights` [co][ci][k][k] and `bias` [co] (or empty), flat.
     /// Errors: the launch fails on the device.
-    pub fn from_device(
+    pub fn pack_there(
         device: &Device,
-        ci: usize,
-        co: usize,
-        kernel: usize,
+        algorithm: A,
+        extents: [usize; 3],
         weights: TensorRef<T>,
         bias: TensorRef<T>,
         scratch: &mut TensorMut<T>,
     ) -> Result<Self> {
-        Ok(match device {
-            Device::Cpu => {
-                let (weights, bias) = (weights.as_f32(), bias.as_f32());
-                Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights.as_slice(), bias.as_slice(), InstructionSet::detect()))
-            }
-            Device::Gpu(gpu) => Panels::Gpu(GpuPanels::pack_into(gpu, [ci, co, kernel], weights, bias, scratch)?),
-        })
+        let [ci, co, kernel] = extents;
+        let panels = match Packing::from(&algorithm) {
+            Packing::Plain => Panels::Plain { weights: weights.to_vec(), bias: bias.to_vec() },
+            Packing::Cpu(set) => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights.as_f32().as_slice(), bias.as_f32().as_slice(), set)),
+            Packing::Gpu { with_plain } => Panels::Gpu(GpuPanels::pack_into(device.gpu(), extents, weights, bias, with_plain, scratch)?),
+        };
+        Ok(Packed { algorithm, extents, panels })
+    }
+}
+
+impl<A, T: Real> Packed<A, T> {
+    /// The algorithm that they are packed for.
+    pub fn algorithm(&self) -> &A {
+        &self.algorithm
     }
 
-    /// Values that `from_device` packs into: none on the CPU.
-    pub fn scratch_len(device: &Device, ci: usize, co: usize, kernel: usize) -> usize {
-        match device {
-            Device::Cpu => 0,
-            Device::Gpu(_) => GpuPanels::<T>::scratch_len([ci, co, kernel]),
-        }
-    }
-
-    /// Channels of the input.
-    pub fn ci(&self) -> usize {
-        match self {
-            Panels::Cpu(panels) => panels.ci(),
-            Panels::Gpu(panels) => panels.ci(),
-        }
-    }
-
-    /// Channels of the output.
-    pub fn co(&self) -> usize {
-        match self {
-            Panels::Cpu(panels) => panels.co(),
-            Panels::Gpu(panels) => panels.co(),
-        }
-    }
-
-    /// Number of taps: rows times columns of the kernel.
-    pub fn taps(&self) -> usize {
-        match self {
-            Panels::Cpu(panels) => panels.taps(),
-            Panels::Gpu(panels) => panels.taps(),
-        }
+    /// Channels of the input and of the output, rows (and columns) of the kernel.
+    pub fn extents(&self) -> [usize; 3] {
+        self.extents
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        match self {
+        match &self.panels {
+            Panels::Plain { weights, bias } => size_of::<T>() * (weights.len() + bias.len()),
             Panels::Cpu(panels) => panels.bytes(),
             Panels::Gpu(panels) => panels.bytes(),
         }
     }
 
-    /// Those of the CPU. Panics if they lie on a GPU: a programming error.
+    /// Weights and bias as they lie in a model. Panics if they are packed otherwise: a programming error.
+    pub(crate) fn plain(&self) -> (&[T], &[T]) {
+        let Panels::Plain { weights, bias } = &self.panels else { panic!("weights in another order for the reference") };
+        (weights, bias)
+    }
+
+    /// Those of the CPU. Panics if they are packed otherwise: a programming error.
     pub(crate) fn cpu(&self) -> &CpuPanels {
-        let Panels::Cpu(panels) = self else { panic!("weights that lie on a GPU, on the CPU") };
+        let Panels::Cpu(panels) = &self.panels else { panic!("weights in another order for the CPU") };
         panels
     }
 
-    /// Those of the GPU. Panics if they lie on the CPU: a programming error.
+    /// Those of a GPU. Panics if they are packed otherwise: a programming error.
     pub(crate) fn gpu(&self) -> &GpuPanels<T> {
-        let Panels::Gpu(panels) = self else { panic!("weights that lie on the CPU, on a GPU") };
+        let Panels::Gpu(panels) = &self.panels else { panic!("weights in another order for a GPU") };
         panels
     }
 }
@@ -169,7 +180,7 @@ impl CpuPanels {
             }
         }
         blocks.into_par_iter().for_each(|(channels, panel, block)| {
-            // Taps innermost: they are neighbours where the weights come from.
+            // The loop over the taps is the innermost one, because taps are neighbours where the weights come from.
             for (i, c) in channels.clone().enumerate() {
                 for (lane, o) in (panel.start..panel.end.min(co)).enumerate() {
                     for tap in 0..taps {
@@ -190,11 +201,6 @@ impl CpuPanels {
     /// Channels of the output.
     pub fn co(&self) -> usize {
         self.co
-    }
-
-    /// Number of taps: rows times columns of the kernel.
-    pub fn taps(&self) -> usize {
-        self.taps
     }
 
     /// Bytes held.

@@ -15,6 +15,7 @@
 //! that wherever the offsets point no two tasks meet, and the number of threads changes no bit.
 //! Source: Zhu, Hu, Lin, Dai 2019, arXiv:1811.11168, section 2.1, differentiated; docs/network.md.
 
+use super::algorithm::Algorithm;
 use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, gpu};
 use crate::device::cpu::outer_product::{self, Outer};
 use crate::device::cpu::tile_product::{self, Tile};
@@ -33,6 +34,17 @@ const RUN: usize = 56;
 /// Output channels whose sums are collected together: one cache line.
 const COLLECTED: usize = 16;
 
+/// What the backward pass reads of the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a, T = f32> {
+    /// The input, (n, h, w, ci).
+    pub inp: TensorRef<'a, T>,
+    /// Offsets and mask logits, (n, h, w, 27).
+    pub offsets: TensorRef<'a, T>,
+    /// The weights, [co][ci][3][3], flat.
+    pub weights: TensorRef<'a, T>,
+}
+
 /// Gradients that are added to.
 #[derive(Debug)]
 pub struct Gradients<'a, 'b, T = f32> {
@@ -47,14 +59,15 @@ pub struct Gradients<'a, 'b, T = f32> {
 }
 
 /// Values that `backward` needs to work with.
-pub fn scratch_len<T: Real>(device: &Device, shape: DeformConvShape) -> usize {
-    match device {
-        Device::Cpu => cpu_scratch_len(shape, InstructionSet::detect()),
-        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
+pub fn scratch_len<T: Real>(algorithm: &Algorithm, shape: DeformConvShape) -> usize {
+    match algorithm {
+        Algorithm::Reference => 0,
+        Algorithm::CpuTiles(set) => cpu_scratch_len(shape, *set),
+        Algorithm::GpuTiles(_) => gpu::scratch_len::<T>(shape),
     }
 }
 
-pub(super) fn cpu_scratch_len(shape: DeformConvShape, set: InstructionSet) -> usize {
+fn cpu_scratch_len(shape: DeformConvShape, set: InstructionSet) -> usize {
     shape.n * shape.ci.div_ceil(GROUP) * (offset_values(shape) + weight_values(shape, set))
 }
 
@@ -69,65 +82,55 @@ fn weight_values(shape: DeformConvShape, set: InstructionSet) -> usize {
 
 /// Adds the gradients of everything the op reads.
 ///
-/// Shapes: `inp` (n, h, w, ci), `offsets` (n, h, w, 27), `weights` [co][ci][3][3], flat, `dout` (n, h, w, co), f32;
-/// `scratch` at least `scratch_len`.
+/// Shapes: `dout` (n, h, w, co), f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward<T: Real>(
     device: &Device,
     shape: DeformConvShape,
-    inp: TensorRef<T>,
-    offsets: TensorRef<T>,
-    weights: TensorRef<T>,
+    algorithm: &Algorithm,
+    kept: Kept<T>,
     dout: TensorRef<T>,
     gradients: Gradients<T>,
     scratch: &mut TensorMut<T>,
-) -> Result<()> {
-    backward_by(device, shape, inp, offsets, weights, dout, gradients, scratch, InstructionSet::detect())
-}
-
-pub(super) fn backward_by<T: Real>(
-    device: &Device,
-    shape: DeformConvShape,
-    inp: TensorRef<T>,
-    offsets: TensorRef<T>,
-    weights: TensorRef<T>,
-    dout: TensorRef<T>,
-    gradients: Gradients<T>,
-    scratch: &mut TensorMut<T>,
-    set: InstructionSet,
 ) -> Result<()> {
     let DeformConvShape { n, h, w, ci, co } = shape;
+    let Kept { inp, offsets, weights } = kept;
     let Gradients { dinp, doffsets, dweights, dbias } = &gradients;
     assert!(inp.shape() == [n, h, w, ci] && dinp.shape() == inp.shape() && dout.shape() == [n, h, w, co], "maps of {shape:?}");
     assert!(offsets.shape() == [n, h, w, OFFSET_CHANNELS] && doffsets.shape() == offsets.shape(), "offsets of {shape:?}");
     assert!(weights.len() == co * ci * TAPS && dweights.len() == weights.len() && dbias.len() == co, "weights of {shape:?}");
-    match device {
-        Device::Cpu => {
+    match algorithm {
+        Algorithm::CpuTiles(set) => {
             let Gradients { dinp, doffsets, dweights, dbias } = gradients;
             let (dinp, doffsets) = (&mut dinp.as_f32_mut(), &mut doffsets.as_f32_mut());
             let (dweights, dbias) = (&mut dweights.as_f32_mut(), &mut dbias.as_f32_mut());
             let gradients = Gradients { dinp, doffsets, dweights, dbias };
-            let (inp, offsets, dout) = (inp.as_f32(), offsets.as_f32(), dout.as_f32());
-            let scratch = &mut scratch.as_f32_mut();
-            backward_cpu(shape, inp, offsets, weights.as_f32().as_slice(), dout, gradients, scratch.as_mut_slice(), set);
+            let kept = Kept { inp: inp.as_f32(), offsets: offsets.as_f32(), weights: weights.as_f32() };
+            backward_cpu(shape, kept, dout.as_f32(), gradients, scratch.as_f32_mut().as_mut_slice(), *set);
         }
-        Device::Gpu(gpu) => gpu::launch_backward(gpu, shape, inp, offsets, weights, dout, gradients, scratch)?,
+        Algorithm::GpuTiles(reads) => gpu::launch_backward(device.gpu(), *reads, shape, kept, dout, gradients, scratch)?,
+        Algorithm::Reference => {
+            let found = reference_backward(shape, &inp.to_vec(), &offsets.to_vec(), weights.as_slice(), &dout.to_vec());
+            gradients.dinp.add(&found.0);
+            gradients.doffsets.add(&found.1);
+            gradients.dweights.add(&found.2);
+            gradients.dbias.add(&found.3);
+        }
     }
     Ok(())
 }
 
 fn backward_cpu(
     shape: DeformConvShape,
-    inp: TensorRef,
-    offsets: TensorRef,
-    weights: &[f32],
+    Kept { inp, offsets, weights }: Kept,
     dout: TensorRef,
     gradients: Gradients,
     scratch: &mut [f32],
     set: InstructionSet,
 ) {
     let DeformConvShape { n, h, w, ci, co } = shape;
+    let weights = weights.as_slice();
     let Gradients { dinp, doffsets, dweights, dbias } = gradients;
     let (dweights, dbias) = (dweights.as_mut_slice(), dbias.as_mut_slice());
     assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
@@ -149,7 +152,7 @@ fn backward_cpu(
         let task = Task { shape, image, first: group * GROUP, len: GROUP.min(ci - group * GROUP), set };
         task.run(inp, offsets, &panels[group], dout, to, partial_offsets, partial_weights);
     });
-    // The parts of all channels, in their order; then those of all images.
+    // The parts of all groups of channels are added in their order, and after them the parts of all images.
     let partial: &[f32] = partial;
     let to: &TensorMut = doffsets;
     (0..n * h).into_par_iter().for_each(|row| {
@@ -187,7 +190,7 @@ struct Sample {
     pixels: [u32; 4],
     /// 1 for neighbours in the image, 0 for others.
     inside: [f32; 4],
-    /// Fractions of the position.
+    /// Fractional parts of the position's row and column.
     fraction: [f32; 2],
     mask: f32,
     /// False if the position is not strictly inside (-1, h) x (-1, w).
@@ -197,7 +200,7 @@ struct Sample {
 impl Sample {
     #[inline(always)]
     fn at(py: f32, px: f32, mask: f32, [h, w]: [usize; 2], first_pixel: usize) -> Self {
-        // Written so that a NaN position samples nothing.
+        // The comparison is written so that a position that is NaN samples nothing.
         if !(py > -1.0 && px > -1.0 && py < h as f32 && px < w as f32) {
             return Sample { mask, ..Sample::default() };
         }
@@ -386,7 +389,7 @@ fn spread(
     }
 }
 
-/// The sum in halves: an order that vector registers can follow.
+/// Adds the upper half to the lower one again and again: an order of additions that vector registers can follow.
 #[inline(always)]
 fn sum(mut values: [f32; GROUP]) -> f32 {
     let mut half = GROUP / 2;

@@ -1,22 +1,23 @@
 //! Launchers of the deformable convolution. Kernels: kernels/deform_conv.cu.
 
-use super::{DeformConvShape, Gradients, TAPS};
+use super::algorithm::Reads;
+use super::backward::{Gradients, Kept};
+use super::{DeformConvShape, TAPS};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
-use crate::ops::conv::gpu::{GpuPanels, OUT_BY_FOUR, WITH_RELU, WeightParts, backward_rows_len, pack_backward_rows};
-use crate::ops::launch::{MOVERS, PixelParts, ScratchPieces, by_four, check_places, values_at};
+use crate::ops::conv::gpu::{GpuPanels, backward_rows_len, pack_backward_rows};
+use crate::ops::conv::gpu_weights::WeightParts;
+use crate::ops::launch::{MOVERS, OUT_BY_FOUR, PixelParts, ScratchPieces, WITH_BIAS, WITH_RELU, by_four, check_places, values_at};
 use anyhow::Result;
 
 /// Threads of a block of the products, as the KERNEL lines say.
 const THREADS: u32 = 128;
 /// Rows and columns of a block's tile.
 const TILE: usize = 64;
-/// Channels that a tile is summed over at once: without a rest where four are read at once.
+/// A tile is summed over this many channels at a time. Where four are read at once, it divides the channels.
 const DEPTH: usize = 8;
-/// Flag of the kernels: there is a bias.
-const WITH_BIAS: u32 = 1;
 
 /// The kernels' shape struct.
 fn shape_arg(DeformConvShape { n, h, w, ci, co }: DeformConvShape) -> Arg {
@@ -30,6 +31,7 @@ fn tiles(shape: DeformConvShape) -> u32 {
 
 pub(super) fn launch_forward<T: Real>(
     gpu: &Gpu,
+    reads: Reads,
     shape: DeformConvShape,
     inp: TensorRef<T>,
     offsets: TensorRef<T>,
@@ -37,11 +39,11 @@ pub(super) fn launch_forward<T: Real>(
     relu: bool,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
-    let four_channels = shape.ci.is_multiple_of(DEPTH) && by_four(inp);
+    let four_channels = reads == Reads::Fours && shape.ci.is_multiple_of(DEPTH) && by_four(inp);
     check_places(inp, if four_channels { 4 } else { 1 })?;
     let four_out = shape.co.is_multiple_of(4) && by_four(out.as_ref());
     let flags = WITH_BIAS | if relu { WITH_RELU } else { 0 } | if four_out { OUT_BY_FOUR } else { 0 };
-    let name = if four_channels { "deform_conv_forward_64x64" } else { "deform_conv_forward_any_64x64" };
+    let name = reads.kernel(four_channels, ["deform_conv_forward_64x64", "deform_conv_forward_any_64x64"]);
     let grid = Grid([tiles(shape), shape.co.div_ceil(TILE) as u32, 1]);
     let [weights, weights_stride, bias] = weights.args();
     let args = [
@@ -81,10 +83,9 @@ pub(super) fn scratch_len<T: Real>(shape: DeformConvShape) -> usize {
 
 pub(super) fn launch_backward<T: Real>(
     gpu: &Gpu,
+    reads: Reads,
     shape: DeformConvShape,
-    inp: TensorRef<T>,
-    offsets: TensorRef<T>,
-    weights: TensorRef<T>,
+    Kept { inp, offsets, weights }: Kept<T>,
     dout: TensorRef<T>,
     gradients: Gradients<T>,
     scratch: &mut TensorMut<T>,
@@ -98,7 +99,7 @@ pub(super) fn launch_backward<T: Real>(
     let [offsets_at, offsets_stride] = [offsets.arg(), offsets.stride_arg()];
     let [largest_at, fixed_at] = [Arg::address(largest), Arg::address(fixed)];
 
-    // SAFETY: the two pieces of scratch memory, which have these lengths.
+    // SAFETY: the bytes lie in the two pieces of scratch memory, which have these lengths.
     unsafe {
         gpu.driver().set_bytes(largest, 0, 16, gpu.stream())?;
         gpu.driver().set_bytes(fixed, 0, 8 * n * h * w * ci, gpu.stream())?;
@@ -113,7 +114,7 @@ pub(super) fn launch_backward<T: Real>(
     }
     let packed_stride = pack_backward_rows(gpu, [ci, co, 3], weights, packed)?;
     let four_out = co.is_multiple_of(DEPTH) && by_four(dout);
-    let name = if four_out { "deform_conv_backward_samples_64x64" } else { "deform_conv_backward_samples_any_64x64" };
+    let name = reads.kernel(four_out, ["deform_conv_backward_samples_64x64", "deform_conv_backward_samples_any_64x64"]);
     let args = [
         extents,
         inp_at,
@@ -137,9 +138,9 @@ pub(super) fn launch_backward<T: Real>(
     unsafe { gpu.launch("deform_conv_add_input", Grid::over(n * h * w * ci, MOVERS)?, MOVERS, &args) }?;
 
     let parts = weight_parts(shape);
-    let four_channels = ci.is_multiple_of(4) && by_four(inp) && co.is_multiple_of(4) && by_four(dout);
+    let four_channels = reads == Reads::Fours && ci.is_multiple_of(4) && by_four(inp) && co.is_multiple_of(4) && by_four(dout);
     check_places(inp, if four_channels { 4 } else { 1 })?;
-    let name = if four_channels { "deform_conv_weights_64x64" } else { "deform_conv_weights_any_64x64" };
+    let name = reads.kernel(four_channels, ["deform_conv_weights_64x64", "deform_conv_weights_any_64x64"]);
     let grid = Grid([(TAPS * ci.div_ceil(TILE)) as u32, co.div_ceil(TILE) as u32, parts.count as u32]);
     let part_pixels = Arg::value(parts.pixels as u32);
     let args = [extents, part_pixels, inp_at, inp_stride, offsets_at, offsets_stride, dout_at, dout_stride, values_at::<T>(sums)];

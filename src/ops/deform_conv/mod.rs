@@ -9,13 +9,15 @@
 //! The samples of a tile of pixels are multiplied at once: there is no column buffer of the whole image.
 //! Source: Zhu, Hu, Lin, Dai 2019, Deformable ConvNets v2, arXiv:1811.11168, section 2.1; docs/network.md.
 
+pub mod algorithm;
 mod backward;
 mod gpu;
 
-pub use backward::{Gradients, backward, reference_backward, scratch_len};
+pub use algorithm::Algorithm;
+pub use backward::{Gradients, Kept, backward, reference_backward, scratch_len};
 
-use super::conv::{ConvShape, CpuPanels, Panels, way, ways};
-use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
+use super::conv::{ConvShape, CpuPanels, Packed};
+use super::{Agreement, Compute, Real, in_value_type, noise, proof, real::convert};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::with_scratch;
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
@@ -49,9 +51,24 @@ impl DeformConvShape {
         self.plain().multiply_adds()
     }
 
+    /// Channels of the input and of the output, and the 3 rows (and columns) of the kernel.
+    pub fn extents(&self) -> [usize; 3] {
+        self.plain().extents()
+    }
+
     fn plain(&self) -> ConvShape {
         ConvShape { n: self.n, h: self.h, w: self.w, ci: self.ci, co: self.co, kernel: 3, stride: 1 }
     }
+}
+
+/// Weights packed for an algorithm of a deformable convolution.
+pub type Weights<T = f32> = Packed<Algorithm, T>;
+
+/// Chooses what computes a deformable convolution best, and packs `weights` [co][ci][3][3] and `bias` [co] for it.
+///
+/// Errors: the device has not as much memory.
+pub fn prepare(compute: &Compute, shape: DeformConvShape, weights: &[f32], bias: &[f32]) -> Result<Weights> {
+    Weights::pack(&compute.device, algorithm::choose(compute, shape), shape.extents(), weights, bias)
 }
 
 /// Samples `inp` where `offsets` says and multiplies with the packed weights into `out`.
@@ -64,7 +81,7 @@ pub fn forward<T: Real>(
     shape: DeformConvShape,
     inp: TensorRef<T>,
     offsets: TensorRef<T>,
-    weights: &Panels<T>,
+    weights: &Weights<T>,
     relu: bool,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
@@ -72,10 +89,14 @@ pub fn forward<T: Real>(
     assert_eq!(inp.shape(), [n, h, w, ci], "input of {shape:?}");
     assert_eq!(offsets.shape(), [n, h, w, OFFSET_CHANNELS], "offsets of {shape:?}");
     assert_eq!(out.shape(), [n, h, w, co], "output of {shape:?}");
-    assert!((weights.ci(), weights.co(), weights.taps()) == (ci, co, TAPS), "weights of {shape:?}");
-    match device {
-        Device::Cpu => forward_cpu(shape, inp.as_f32(), offsets.as_f32(), weights.cpu(), relu, &mut out.as_f32_mut()),
-        Device::Gpu(gpu) => gpu::launch_forward(gpu, shape, inp, offsets, weights.gpu(), relu, out)?,
+    assert_eq!(weights.extents(), [ci, co, 3], "weights of {shape:?}");
+    match weights.algorithm() {
+        Algorithm::CpuTiles(_) => forward_cpu(shape, inp.as_f32(), offsets.as_f32(), weights.cpu(), relu, &mut out.as_f32_mut()),
+        Algorithm::GpuTiles(reads) => gpu::launch_forward(device.gpu(), *reads, shape, inp, offsets, weights.gpu(), relu, out)?,
+        Algorithm::Reference => {
+            let (weights, bias) = weights.plain();
+            out.assign(&reference(shape, &inp.to_vec(), &offsets.to_vec(), weights, bias, relu));
+        }
     }
     Ok(())
 }
@@ -365,11 +386,12 @@ fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let plain = reference::<f32>(shape, &inp, &offsets, &weights, &bias, relu);
         let inp = Tensor::on(device, [n, h, w, ci], convert::<T>(&inp))?;
         let offsets = Tensor::on(device, [n, h, w, OFFSET_CHANNELS], convert::<T>(&offsets))?;
-        for set in ways(device) {
-            let panels = Panels::for_set(device, ci, co, 3, &weights, &bias, set)?;
+        for algorithm in algorithm::all(&device.into(), shape) {
+            let case = format!("{shape:?} {algorithm}");
+            let packed = Weights::pack(device, algorithm, [ci, co, 3], &weights, &bias)?;
             let mut out = Tensor::on(device, [n, h, w, co], vec![T::from_f64(f64::NAN); exact.len()])?;
-            forward(device, shape, inp.view(), offsets.view(), &panels, relu, &mut out.view_mut())?;
-            agreements.push(Agreement::of(format!("{shape:?} {}", way(device, set)), &out.to_vec()?, &plain, &exact));
+            forward(device, shape, inp.view(), offsets.view(), &packed, relu, &mut out.view_mut())?;
+            agreements.push(Agreement::of(case, &out.to_vec()?, &plain, &exact));
         }
     }
     Ok(agreements)
@@ -415,9 +437,9 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let offsets = Tensor::on(device, shapes[1], convert::<T>(&offsets))?;
         let weights = Tensor::on(device, shapes[2], convert::<T>(&weights))?;
         let dout = Tensor::on(device, map(co), convert::<T>(&dout))?;
-        for set in ways(device) {
+        for algorithm in algorithm::all(&device.into(), shape) {
             for (which, what) in ["dinp", "doffsets", "dweights", "dbias"].into_iter().enumerate() {
-                let name = format!("{what} of {shape:?}, reach {reach}, {}", way(device, set));
+                let name = format!("{what} of {shape:?}, reach {reach}, {algorithm}");
                 agreements.push(proof::agree(device, name, shapes[which], &plain[which], &exact[which], |found| {
                     let zeros = |i: usize| Tensor::on(device, shapes[i], vec![T::default(); exact[i].len()]);
                     let mut others = [zeros(0)?, zeros(1)?, zeros(2)?, zeros(3)?];
@@ -425,13 +447,9 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
                     views[which] = found.reborrow();
                     let [dinp, doffsets, dweights, dbias] = &mut views;
                     let gradients = Gradients { dinp, doffsets, dweights, dbias };
-                    let len = match device {
-                        Device::Cpu => backward::cpu_scratch_len(shape, set),
-                        Device::Gpu(_) => scratch_len::<T>(device, shape),
-                    };
-                    let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); len])?;
-                    let scratch = &mut scratch.view_mut();
-                    backward::backward_by(device, shape, inp.view(), offsets.view(), weights.view(), dout.view(), gradients, scratch, set)
+                    let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len::<T>(&algorithm, shape)])?;
+                    let kept = Kept { inp: inp.view(), offsets: offsets.view(), weights: weights.view() };
+                    backward(device, shape, &algorithm, kept, dout.view(), gradients, &mut scratch.view_mut())
                 })?);
             }
         }

@@ -30,18 +30,19 @@ const MOST_PARTS: usize = 256;
 /// Most parameters of a block.
 const PIECE: usize = 1 << 13;
 
-/// Values of losses, where they are computed. What one call on a GPU puts into the stream is done when `read` returns.
+/// The values of the losses on the device that computes them. All that the calls have put into a GPU's stream is done when `read`
+/// returns.
 #[derive(Debug)]
 pub struct LossValues {
-    on_cpu: [f64; LOSSES],
-    gpu: Option<OnGpu>,
+    on_host: [f64; LOSSES],
+    gpu: Option<GpuSums>,
 }
 
 #[derive(Debug)]
-struct OnGpu {
+struct GpuSums {
     gpu: Gpu,
     values: Memory,
-    /// Three counts, then the parts of the sums, of the loss in hand; what one launch leaves there the next ones read.
+    /// Three counts and then the parts of the sums of the loss in hand, which one launch leaves here for the next ones.
     sums: GrowingMemory,
     pixels: GrowingMemory,
     cells: GrowingMemory,
@@ -65,7 +66,7 @@ impl Ranges {
         let cut = |range: &Range<usize>| range.clone().step_by(PIECE).map(|first| piece(range, first)).collect::<Vec<[u32; 2]>>();
         let pieces: Vec<[u32; 2]> = ranges.iter().flat_map(cut).collect();
         let memory = match device {
-            Device::Cpu => None,
+            Device::Cpu | Device::Reference => None,
             Device::Gpu(gpu) => {
                 let mut memory = Memory::new(gpu, 8 * pieces.len())?;
                 memory.upload(gpu, 0, bytemuck::cast_slice(&pieces))?;
@@ -79,7 +80,7 @@ impl Ranges {
 /// Objects in memory of a GPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels {
-    /// How many; some may be none.
+    /// How many entries there are; some of them may hold no object.
     pub count: usize,
     /// u32 each: the pixel, counted through all images, or 2^32 - 1 for none.
     pub cells: Arg,
@@ -93,8 +94,8 @@ impl LossValues {
     /// Errors: the device has not as much memory.
     pub fn new(device: &Device) -> Result<Self> {
         let gpu = match device {
-            Device::Cpu => None,
-            Device::Gpu(gpu) => Some(OnGpu {
+            Device::Cpu | Device::Reference => None,
+            Device::Gpu(gpu) => Some(GpuSums {
                 gpu: gpu.clone(),
                 values: Memory::new(gpu, 8 * LOSSES)?,
                 sums: GrowingMemory::default(),
@@ -103,7 +104,7 @@ impl LossValues {
                 wanted: GrowingMemory::default(),
             }),
         };
-        let mut values = LossValues { on_cpu: [0.0; LOSSES], gpu };
+        let mut values = LossValues { on_host: [0.0; LOSSES], gpu };
         values.clear()?;
         Ok(values)
     }
@@ -112,7 +113,7 @@ impl LossValues {
     ///
     /// Errors: the device fails.
     pub fn clear(&mut self) -> Result<()> {
-        self.on_cpu = [0.0; LOSSES];
+        self.on_host = [0.0; LOSSES];
         match &mut self.gpu {
             None => Ok(()),
             Some(on) => on.values.clear(&on.gpu, 0, 8 * LOSSES),
@@ -123,7 +124,7 @@ impl LossValues {
     ///
     /// Errors: the device fails, or work before this did.
     pub fn read(&self) -> Result<impl Fn(Loss) -> f64 + use<>> {
-        let mut values = self.on_cpu;
+        let mut values = self.on_host;
         if let Some(on) = &self.gpu {
             on.values.download(&on.gpu, 0, bytemuck::cast_slice_mut(&mut values))?;
         }
@@ -143,7 +144,7 @@ impl LossValues {
         dlogits: &mut TensorMut<T>,
     ) -> Result<()> {
         let Some(on) = &mut self.gpu else {
-            self.on_cpu[Loss::HeatMap as usize] = heat_map(kind, logits.as_slice(), targets.as_slice(), weight, dlogits.as_mut_slice());
+            self.on_host[Loss::HeatMap as usize] = heat_map(kind, logits.as_slice(), targets.as_slice(), weight, dlogits.as_mut_slice());
             return Ok(());
         };
         assert!(logits.len() == targets.len() && dlogits.len() == logits.len(), "{} {} {}", logits.len(), targets.len(), dlogits.len());
@@ -167,7 +168,7 @@ impl LossValues {
         dmap: &mut TensorMut<T>,
     ) -> Result<()> {
         let Some(on) = &mut self.gpu else {
-            self.on_cpu[loss as usize] = l1(map.as_slice(), objects, weight, dmap.as_mut_slice());
+            self.on_host[loss as usize] = l1(map.as_slice(), objects, weight, dmap.as_mut_slice());
             return Ok(());
         };
         assert!(map.len() == dmap.len() && objects.iter().all(|object| 2 * object.0 + 1 < map.len()), "{} {}", map.len(), dmap.len());
@@ -204,7 +205,7 @@ impl LossValues {
         let in_one_piece = [a.layout(), b.layout(), da.layout()].iter().all(|layout| layout.buffer_len() == layout.len());
         assert!(in_one_piece, "{:?} {:?} {:?}", a.layout(), b.layout(), da.layout());
         let Some(on) = &mut self.gpu else {
-            self.on_cpu[Loss::Distance as usize] += squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice());
+            self.on_host[Loss::Distance as usize] += squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice());
             return Ok(());
         };
         assert!(a.len() == b.len() && da.len() == a.len(), "{} {} {}", a.len(), b.len(), da.len());
@@ -240,7 +241,7 @@ impl LossValues {
                 let (a, b, da) = (a.as_slice(), b.as_slice(), da.as_mut_slice());
                 for range in &ranges.ranges {
                     let (now, earlier, gradient) = (&a[range.clone()], &b[range.clone()], &mut da[range.clone()]);
-                    self.on_cpu[Loss::Distance as usize] += squared_distance(now, earlier, weight, gradient);
+                    self.on_host[Loss::Distance as usize] += squared_distance(now, earlier, weight, gradient);
                 }
                 Ok(())
             }
@@ -257,7 +258,7 @@ fn blocks(count: usize) -> Grid {
     Grid([count as u32, 1, 1])
 }
 
-impl OnGpu {
+impl GpuSums {
     /// Launches a kernel of this room. Every caller passes the arguments of its KERNEL line, in its order, of maps that
     /// have as many values as it says, and of sums that have as many parts.
     fn launch(&self, name: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
@@ -325,7 +326,7 @@ impl OnGpu {
         self.launch("losses_sparse_gradient", grid, &args)
     }
 
-    /// `first`: where in the four wanted values those of this loss begin.
+    /// `first` is the place among the four wanted values at which those of this loss begin.
     fn l1<T: Real>(
         &mut self,
         loss: Loss,

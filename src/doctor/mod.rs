@@ -3,13 +3,15 @@
 //! `epicker doctor` tells the result; before a GPU is used for the first time the same happens by itself, and what came
 //! of it is kept for this GPU, driver and program.
 
+pub mod compute;
+
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::images::Images;
-use crate::ops::Agreement;
+use crate::io::kept::Kept;
+use crate::ops::{Agreement, Compute, conv};
 use crate::random::splitmix64;
 use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What an op gave on a device.
@@ -67,38 +69,24 @@ pub fn examine(device: &Device) -> Vec<Finding> {
     forward.iter().chain(&backward).map(finding).collect()
 }
 
-/// Computes all cases of convolutions alone, forward and backward: whoever computes them on this device.
+/// Computes all cases of convolutions by the library alone, forward and backward.
 ///
 /// Errors: the first case that is not right.
-pub fn examine_convolutions(device: &Device) -> Result<()> {
-    let (forward, backward) = (crate::ops::conv::compare(device)?, crate::ops::conv::compare_backward(device)?);
-    match forward.iter().chain(&backward).find(|one| !one.holds()) {
+pub fn examine_library(compute: &Compute) -> Result<()> {
+    match conv::compare_library(compute)?.iter().find(|one| !one.holds()) {
         Some(Agreement { case, error, bound, .. }) => anyhow::bail!("error {error:.1e}, bound {bound:.1e}, {case}"),
         None => Ok(()),
     }
 }
 
-/// Folder of the user's cache; none if there is no home.
-pub fn cache_folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    folder.map(|folder| folder.join("epicker"))
-}
-
-/// Examines a GPU, unless the same GPU, driver and program were examined before, which is kept in the user's cache
-/// folder; a line for the log if it was done now.
+/// Examines a GPU, unless it is kept that the same GPU, driver and program were examined before; a line for the log if it was
+/// done now.
 ///
 /// Errors: an op is wrong, so the GPU cannot be used.
-pub fn before_first_use(gpu: &Gpu) -> Result<Option<String>> {
-    before_first_use_kept_in(gpu, cache_folder().as_deref())
-}
-
-/// The same, with the folder where what came of it is kept; none: it is done each time.
-///
-/// Errors: as `before_first_use`.
-pub fn before_first_use_kept_in(gpu: &Gpu, folder: Option<&Path>) -> Result<Option<String>> {
-    let seal = folder.map(|folder| folder.join(seal(gpu)));
-    if seal.as_ref().is_some_and(|seal| seal.is_file()) {
+pub fn before_first_use(gpu: &Gpu, kept: &Kept) -> Result<Option<String>> {
+    let seal =
+        format!("examined-{:016x}", hash(&format!("{:?} {} {}", gpu.info(), env!("CARGO_PKG_VERSION"), Images::fingerprint_of_program())));
+    if kept.read(&seal).is_some() {
         return Ok(None);
     }
     let start = Instant::now();
@@ -109,20 +97,13 @@ pub fn before_first_use_kept_in(gpu: &Gpu, folder: Option<&Path>) -> Result<Opti
         gpu.describe(),
         wrong.join("; ")
     );
-    if let Some(seal) = seal {
-        // Where nothing can be kept it is done again the next time.
-        let _ = seal.parent().map(std::fs::create_dir_all);
-        let _ = crate::io::write::write_whole_unsynced(&seal, gpu.describe().as_bytes());
-    }
+    kept.write(&seal, &gpu.describe());
     Ok(Some(format!("all kernels of {} were examined and are right ({:.1} seconds, once)", gpu.describe(), start.elapsed().as_secs_f64())))
 }
 
-/// Name of the file that says that this GPU, driver and program were examined.
-fn seal(gpu: &Gpu) -> String {
-    let info = gpu.info();
-    let text = format!("{info:?} {} {}", env!("CARGO_PKG_VERSION"), Images::fingerprint_of_program());
-    let hash = text.bytes().fold(0, |hash, byte| splitmix64(hash ^ u64::from(byte)));
-    format!("examined-{hash:016x}")
+/// A hash of a text, for the name of a file.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0, |hash, byte| splitmix64(hash ^ u64::from(byte)))
 }
 
 /// What kernels this program carries.

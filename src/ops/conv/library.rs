@@ -1,42 +1,26 @@
-//! Convolutions by a library of the GPU's maker: what the engine needs of cuDNN, and no more. There are two implementations:
-//! cuDNN, and one of the tests, which computes on the host. What the library is asked for, what it may do, and what happens
-//! where it refuses, is above the trait: then the program's own kernels do the work.
+//! Convolutions by a library of the GPU's maker: what this program needs of cuDNN, and no more. There are two implementations:
+//! cuDNN, and one of the tests, which computes on the host. The code above the trait decides what the library is asked for and
+//! which of its algorithms it may use. Where the library refuses a product, the program's own kernels compute it.
 
-use super::driver::Stream;
-use super::{Gpu, Memory};
+use super::gpu::GpuPanels;
+use super::{ConvShape, Epilogue, Pass};
+use crate::device::gpu::driver::Stream;
+use crate::device::gpu::{Gpu, Memory};
+use crate::device::{TensorMut, TensorRef};
+use crate::ops::Real;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Which of a convolution's three products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pass {
-    /// out = relu(bias + residual + inp * weights)
-    Forward,
-    /// inp += the gradient of the input; `out` is that of the output.
-    Data,
-    /// weights += the gradient of the weights; `out` is the gradient of the output.
-    Weights,
-}
-
 /// One product. Maps are channels last with a pixel stride, f32; weights [co][ci][kernel][kernel]; padding kernel / 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
-    /// Which.
+    /// Which of the three. The gradients are added to what is there: in `Pass::Data` to `inp`, in `Pass::Weights` to `weights`,
+    /// where `out` is the gradient of the output.
     pub pass: Pass,
-    /// Images.
-    pub n: usize,
-    /// Rows and columns of the input.
-    pub inp: [usize; 2],
-    /// Rows and columns of the output.
-    pub out: [usize; 2],
-    /// Channels of the input, and of the output.
-    pub channels: [usize; 2],
-    /// Rows and columns of the kernel.
-    pub kernel: usize,
-    /// Step between output pixels.
-    pub stride: usize,
+    /// The convolution.
+    pub shape: ConvShape,
     /// Values from one pixel to the next, of the input and of the output.
     pub pixel_strides: [usize; 2],
     /// The same of the residual, if there is one. Forward.
@@ -48,7 +32,7 @@ pub struct Product {
 /// One line of the file in which choices are kept, without spaces at its ends.
 impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Product { pass, n, inp: [h, w], channels: [ci, co], kernel, stride, pixel_strides: [from, to], .. } = self;
+        let Product { pass, shape: ConvShape { n, h, w, ci, co, kernel, stride }, pixel_strides: [from, to], .. } = self;
         write!(f, "{pass:?} {n}x{h}x{w}x{ci} to {co}, kernel {kernel}, stride {stride}, pixels {from} and {to}")?;
         self.residual_stride.map_or(Ok(()), |residual| write!(f, ", residual {residual}"))?;
         if self.relu { write!(f, ", relu") } else { Ok(()) }
@@ -72,18 +56,18 @@ pub struct Operands {
 
 /// A way in which the library can compute a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Algorithm {
-    /// Its number.
+pub struct LibraryAlgorithm {
+    /// The library's number for it.
     pub number: i32,
-    /// Bytes that it works in.
+    /// Bytes of memory that it works in.
     pub workspace: usize,
-    /// The same bits each time.
+    /// True if it gives the same bits each time.
     pub is_deterministic: bool,
-    /// Multiplies in f32 and nothing less.
+    /// True if it multiplies in f32 and in nothing less.
     pub is_fp32: bool,
 }
 
-/// The library.
+/// The calls of a library.
 pub trait Dnn: Debug + Send + Sync {
     /// Its name and version, such as `cuDNN 9.1.0`.
     fn name(&self) -> String;
@@ -91,7 +75,7 @@ pub trait Dnn: Debug + Send + Sync {
     /// How a product can be computed, what the library thinks best first.
     ///
     /// Errors: the library does not take such a product.
-    fn algorithms(&self, product: &Product) -> Result<Vec<Algorithm>>;
+    fn algorithms(&self, product: &Product) -> Result<Vec<LibraryAlgorithm>>;
 
     /// Puts a product into a stream. `workspace`: address and bytes, at least as many as the algorithm asked for.
     ///
@@ -102,7 +86,7 @@ pub trait Dnn: Debug + Send + Sync {
     unsafe fn run(&self, product: &Product, algorithm: i32, operands: &Operands, workspace: (u64, usize), stream: Stream) -> Result<()>;
 }
 
-/// Most bytes of a workspace: what needs more is not worth it beside a network of 300 MiB.
+/// An algorithm may work in this many bytes at most: beside a network of 300 MiB, more memory would not be worth its speed.
 const MOST_WORKSPACE: usize = 256 << 20;
 
 /// What was decided for a product.
@@ -114,13 +98,13 @@ enum Choice {
     },
     /// The library has no algorithm that would do.
     Native,
-    /// The library failed in this run: native, and not to be remembered.
+    /// The library failed in this run. This program's kernels compute the product from then on, and the next run asks again.
     Failed,
 }
 
 /// A library in use: which algorithm computes which product, found once.
 #[derive(Debug)]
-pub struct Convolutions {
+pub struct Library {
     library: Arc<dyn Dnn>,
     state: Mutex<State>,
 }
@@ -131,14 +115,14 @@ struct State {
     is_fresh: bool,
     notes: Vec<String>,
     was_refused: bool,
-    /// The latest is the largest. Earlier ones stay: captured work has their addresses.
+    /// The last one is the largest and is used. Earlier ones are kept, because work that was captured has their addresses.
     workspaces: Vec<Memory>,
 }
 
-impl Convolutions {
-    /// With nothing chosen.
+impl Library {
+    /// A library that has chosen nothing yet.
     pub fn new(library: Arc<dyn Dnn>) -> Self {
-        Convolutions { library, state: Mutex::default() }
+        Library { library, state: Mutex::default() }
     }
 
     /// The library's name and version.
@@ -150,7 +134,7 @@ impl Convolutions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes choices of earlier runs, as `choices` gave them; what is no such line counts for nothing.
+    /// Takes over the choices of earlier runs, in the form that `choices` gives them. Lines in any other form are skipped.
     pub fn remember(&self, text: &str) {
         let mut state = self.state();
         for line in text.lines() {
@@ -167,7 +151,7 @@ impl Convolutions {
         }
     }
 
-    /// All choices, a line each, if there are any that were not remembered.
+    /// All choices, one a line, if any of them is new since `remember`.
     pub fn choices(&self) -> Option<String> {
         let state = self.state();
         let line = |(product, choice): (&String, &Choice)| match choice {
@@ -185,11 +169,55 @@ impl Convolutions {
         [by_library, state.choices.len() - by_library]
     }
 
-    /// What the user should know and was not told yet: the first refusal since the last time.
+    /// What the user should be told: the first product that the library has refused since this was last asked.
     pub fn take_notes(&self) -> Vec<String> {
         let mut state = self.state();
         state.was_refused = false;
         std::mem::take(&mut state.notes)
+    }
+
+    /// Lets the library compute a convolution; false if the program's own kernels have to.
+    pub(super) fn forward<T: Real>(
+        &self,
+        gpu: &Gpu,
+        shape: ConvShape,
+        inp: TensorRef<T>,
+        weights: &GpuPanels<T>,
+        epilogue: Epilogue<T>,
+        out: &TensorMut<T>,
+    ) -> bool {
+        let Some(plain) = weights.plain() else { return false };
+        let residual_stride = epilogue.residual.map(|residual| residual.pixel_stride());
+        let pixel_strides = [inp.pixel_stride(), out.pixel_stride()];
+        let product = Product { pass: Pass::Forward, shape, pixel_strides, residual_stride, relu: epilogue.relu };
+        let operands = Operands {
+            inp: inp.pixel_ptr(0) as u64,
+            weights: plain,
+            out: out.pixel_ptr(0) as u64,
+            bias: weights.bias_address(),
+            residual: epilogue.residual.map_or(0, |residual| residual.pixel_ptr(0) as u64),
+        };
+        // SAFETY: the shapes of all maps were checked against the convolution's, and their strides are those of the product;
+        // all work of this device goes to one stream.
+        unsafe { self.run(gpu, &product, &operands) }
+    }
+
+    /// The same for one of the gradients, which is added to what is there. The maps and the weights are flat views or maps of
+    /// the convolution, of which the pass writes one.
+    pub(super) fn backward<T: Real>(
+        &self,
+        gpu: &Gpu,
+        pass: Pass,
+        shape: ConvShape,
+        inp: TensorRef<T>,
+        weights: TensorRef<T>,
+        dout: TensorRef<T>,
+    ) -> bool {
+        let pixel_strides = [inp.pixel_stride(), dout.pixel_stride()];
+        let product = Product { pass, shape, pixel_strides, residual_stride: None, relu: false };
+        let [inp, weights, out] = [inp, weights, dout].map(|view| view.pixel_ptr(0) as u64);
+        // SAFETY: as above.
+        unsafe { self.run(gpu, &product, &Operands { inp, weights, out, bias: 0, residual: 0 }) }
     }
 
     /// Puts a product into the stream of `gpu`; false if the program's own kernels have to.
@@ -222,10 +250,10 @@ impl Convolutions {
 
     /// The first algorithm of the library's list that gives the same bits each time, in f32, in bounded memory.
     fn choose(&self, state: &mut State, product: &Product) -> Choice {
-        let will_do = |one: &Algorithm| one.is_deterministic && one.is_fp32 && one.workspace <= MOST_WORKSPACE;
+        let will_do = |one: &LibraryAlgorithm| one.is_deterministic && one.is_fp32 && one.workspace <= MOST_WORKSPACE;
         match self.library.algorithms(product) {
             Ok(list) => match list.into_iter().find(will_do) {
-                Some(Algorithm { number: algorithm, workspace, .. }) => return Choice::Library { algorithm, workspace },
+                Some(LibraryAlgorithm { number: algorithm, workspace, .. }) => return Choice::Library { algorithm, workspace },
                 None => state.note(product, "no deterministic algorithm in f32"),
             },
             Err(error) => state.note(product, &format!("{error:#}")),
@@ -235,7 +263,7 @@ impl Convolutions {
 }
 
 impl State {
-    /// Says the first refusal; the others would say the same.
+    /// Notes the first refusal alone, because every other one would say the same.
     fn note(&mut self, product: &Product, words: &str) {
         if !std::mem::replace(&mut self.was_refused, true) {
             self.notes.push(format!("convolution {product}: {words}; it and others like it are computed by this program's own kernels"));
@@ -248,11 +276,10 @@ impl State {
         false
     }
 
-    /// The address of at least as many bytes.
+    /// The address of a workspace of at least this many bytes.
     fn workspace(&mut self, gpu: &Gpu, bytes: usize) -> Result<u64> {
         if bytes > 0 && self.workspaces.last().is_none_or(|memory| memory.bytes() < bytes) {
-            // Without the library, or each would keep the other alive.
-            self.workspaces.push(Memory::new(&gpu.without_convolutions(), bytes)?);
+            self.workspaces.push(Memory::new(gpu, bytes)?);
         }
         Ok(self.workspaces.last().map_or(0, Memory::address))
     }

@@ -5,8 +5,9 @@
 //! are left out, because they round more than the bounds of the ops allow.
 //! Source: NVIDIA, cuDNN API reference (8.9 and 9), the legacy convolution calls.
 
-use super::dnn::{Algorithm, Dnn, Operands, Pass, Product};
-use super::driver::Stream;
+use super::library::{Dnn, LibraryAlgorithm, Operands, Product};
+use super::{ConvShape, Pass};
+use crate::device::gpu::driver::Stream;
 use anyhow::{Context, Result, anyhow, ensure};
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_float, c_int, c_void};
@@ -16,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 type Status = c_int;
 type Object = *mut c_void;
 
-/// Every call that is made here; a library without one of them is not taken.
+/// Every call that this file makes. A library that lacks one of them is not used.
 const CALLS: [&CStr; 24] = [
     c"cudnnGetVersion",
     c"cudnnGetErrorString",
@@ -59,7 +60,7 @@ const FORWARD: [c_int; 3] = [0, 1, 2];
 const PRECOMPUTED: c_int = 1;
 /// ALGO_1 of the gradient of the input, and of that of the filter: deterministic, by products of matrices.
 const BACKWARD: [c_int; 1] = [1];
-/// As many algorithms as cuDNN has, and some more.
+/// Room for the answer of cuDNN, which has fewer algorithms than this.
 const MOST_ALGORITHMS: usize = 16;
 
 /// `cudnnConvolutionFwdAlgoPerf_t`, and those of the other two products: they are laid out alike.
@@ -81,7 +82,7 @@ pub struct Cudnn {
     library: Library,
     path: PathBuf,
     version: usize,
-    /// One call at a time uses it.
+    /// The lock lets one call at a time use the handle.
     handle: Mutex<Handle>,
 }
 
@@ -91,7 +92,7 @@ struct Handle(Object);
 // SAFETY: a handle may be used by any thread, one at a time: it is locked.
 unsafe impl Send for Handle {}
 
-/// What describes one product; given back when dropped.
+/// The descriptors of one product, which are given back when this is dropped.
 struct Descriptors<'a> {
     cudnn: &'a Cudnn,
     made: Vec<(Object, &'static CStr)>,
@@ -179,11 +180,12 @@ impl<'a> Descriptors<'a> {
         let null = std::ptr::null_mut();
         let (inp, out, residual, bias, filter, convolution, activation) = (null, null, null, null, null, null, null);
         let mut all = Descriptors { cudnn, made: Vec::new(), inp, out, residual, bias, filter, convolution, activation };
-        let Product { n, inp, out, channels: [ci, co], kernel, stride, pixel_strides: [from, to], residual_stride, .. } = *product;
-        all.inp = all.map(n, inp, ci, from)?;
-        all.out = all.map(n, out, co, to)?;
-        // Without a residual the output stands in its place, times 0.
-        all.residual = all.map(n, out, co, residual_stride.unwrap_or(to))?;
+        let Product { shape, pixel_strides: [from, to], residual_stride, .. } = *product;
+        let (ConvShape { n, h, w, ci, co, kernel, stride }, [_, oh, ow, _]) = (shape, shape.out());
+        all.inp = all.map(n, [h, w], ci, from)?;
+        all.out = all.map(n, [oh, ow], co, to)?;
+        // The call always reads a residual. Where there is none it reads the output, times 0.
+        all.residual = all.map(n, [oh, ow], co, residual_stride.unwrap_or(to))?;
         all.bias = all.map(1, [1, 1], co, co)?;
 
         all.filter = all.make(c"cudnnCreateFilterDescriptor", c"cudnnDestroyFilterDescriptor")?;
@@ -260,7 +262,7 @@ impl Dnn for Cudnn {
         format!("cuDNN {major}.{}.{}", rest / 100, rest % 100)
     }
 
-    fn algorithms(&self, product: &Product) -> Result<Vec<Algorithm>> {
+    fn algorithms(&self, product: &Product) -> Result<Vec<LibraryAlgorithm>> {
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         let of = Descriptors::new(self, product)?;
         type Ask = unsafe extern "C" fn(Object, Object, Object, Object, Object, c_int, *mut c_int, *mut Performance) -> Status;
@@ -278,7 +280,7 @@ impl Dnn for Cudnn {
             ask(handle.0, first, second, of.convolution, third, MOST_ALGORITHMS as c_int, &mut count, found.as_mut_ptr())
         })?;
         let usable = |one: &&Performance| one.status == 0 && Self::allowed(product).contains(&one.algorithm);
-        let algorithm = |one: &Performance| Algorithm {
+        let algorithm = |one: &Performance| LibraryAlgorithm {
             number: one.algorithm,
             workspace: one.memory,
             is_deterministic: one.determinism == DETERMINISTIC,
@@ -371,7 +373,7 @@ impl Dnn for Cudnn {
                     Object,
                     Object,
                 ) -> Status;
-                // Both add to what is there.
+                // Both calls add to what the memory holds.
                 let (name, first, second, written) = match product.pass {
                     Pass::Data => (c"cudnnConvolutionBackwardData", (of.filter, weights), (of.out, out), (of.inp, inp)),
                     _ => (c"cudnnConvolutionBackwardFilter", (of.inp, inp), (of.out, out), (of.filter, weights)),

@@ -1,0 +1,89 @@
+//! Who computes a convolution, and how: chosen once, when a plan is made, and kept with the weights that are packed for it.
+//!
+//! A new algorithm is a file of its own, an arm of `Algorithm` with its name and packing, a line of `all` (by which tests,
+//! benches and the doctor run it), one of `choose` where it is the best, and an arm where mod.rs starts the products.
+
+use super::gpu_tiles::{self, Tile};
+use super::library::Library;
+use super::weights::Packing;
+use super::{ConvShape, Pass};
+use crate::device::{Device, cpu::InstructionSet};
+use crate::ops::Compute;
+use std::fmt;
+use std::sync::Arc;
+
+/// A way to compute a product of a convolution.
+#[derive(Clone, Debug)]
+pub enum Algorithm {
+    /// The formula, one value after the other: what all the others are compared with.
+    Reference,
+    /// Register tiles of the CPU, for an instruction set.
+    CpuTiles(InstructionSet),
+    /// Register tiles of a GPU, by one of this program's kernels.
+    GpuTiles(&'static Tile),
+    /// A library of the GPU's maker, and a kernel of this program for what it refuses.
+    Library(Arc<Library>, &'static Tile),
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Algorithm::Reference => write!(f, "reference"),
+            Algorithm::CpuTiles(set) => write!(f, "tiles, {}", set.name()),
+            Algorithm::GpuTiles(tile) => write!(f, "{}", tile.kernel),
+            Algorithm::Library(library, _) => write!(f, "{}", library.name()),
+        }
+    }
+}
+
+impl From<&Algorithm> for Packing {
+    fn from(algorithm: &Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Reference => Packing::Plain,
+            Algorithm::CpuTiles(set) => Packing::Cpu(*set),
+            Algorithm::GpuTiles(_) => Packing::Gpu { with_plain: false },
+            Algorithm::Library(..) => Packing::Gpu { with_plain: true },
+        }
+    }
+}
+
+/// Everything that can compute a product here.
+pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
+    match &compute.device {
+        Device::Cpu => InstructionSet::available().into_iter().map(Algorithm::CpuTiles).collect(),
+        Device::Gpu(gpu) => {
+            let by_library = |library: &Arc<Library>| Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, pass, shape));
+            gpu_tiles::all(gpu, pass, shape).map(Algorithm::GpuTiles).chain(compute.library.as_ref().map(by_library)).collect()
+        }
+        Device::Reference => vec![Algorithm::Reference],
+    }
+}
+
+/// What computes a product best here.
+pub fn choose(compute: &Compute, pass: Pass, shape: ConvShape) -> Algorithm {
+    match (&compute.device, &compute.library) {
+        (Device::Cpu, _) => Algorithm::CpuTiles(InstructionSet::detect()),
+        (Device::Gpu(gpu), Some(library)) => Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, pass, shape)),
+        (Device::Gpu(gpu), None) => Algorithm::GpuTiles(gpu_tiles::choose(gpu, pass, shape)),
+        (Device::Reference, _) => Algorithm::Reference,
+    }
+}
+
+/// The algorithms of a layer in training, one for each product.
+#[derive(Clone, Debug)]
+pub struct Algorithms {
+    /// Of the output.
+    pub forward: Algorithm,
+    /// Of the gradient of the input.
+    pub data: Algorithm,
+    /// Of the gradient of the weights.
+    pub weights: Algorithm,
+}
+
+impl Algorithms {
+    /// The best ones here.
+    pub fn choose(compute: &Compute, shape: ConvShape) -> Self {
+        let [forward, data, weights] = [Pass::Forward, Pass::Data, Pass::Weights].map(|pass| choose(compute, pass, shape));
+        Algorithms { forward, data, weights }
+    }
+}
