@@ -19,7 +19,8 @@ impl Settings {
     ///
     /// Errors: the device fails.
     pub(super) fn seconds_of_a_step(&self, compute: &Compute) -> Result<f64> {
-        let mut trainer = Trainer::<f32>::new(compute, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
+        let mut trainer =
+            Trainer::<f32>::new(compute, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
         let (batch, side) = (self.batch, self.data.side_n);
         let images = crate::random::noise(batch * side * side, 1);
         let targets = Targets::new([batch, side / heat_map::STRIDE, side / heat_map::STRIDE]);

@@ -116,7 +116,14 @@ pub(super) fn keep_exemplars(
         false => {
             let boxes = |one: &Labelled| boxes_d(one, settings.kind, settings.frame, settings.side, &settings.compat);
             let image = |i: usize| Ok((cache.get(&labelled[i].path, &mut Vec::new())?, boxes(labelled[i])?));
-            select_by_features(&ModelSource::file(model).load(Model::from_state)?, settings.frame, &counts, args.sampling_size, settings.seed, image)?
+            select_by_features(
+                &ModelSource::file(model).load(Model::from_state)?,
+                settings.frame,
+                &counts,
+                args.sampling_size,
+                settings.seed,
+                image,
+            )?
         }
     };
     let found: usize = chosen.iter().map(|&i| counts[i]).sum();

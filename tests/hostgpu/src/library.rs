@@ -103,6 +103,7 @@ pub struct Kernel {
 pub struct Library {
     pub kernels: Vec<Kernel>,
     new_worker: unsafe extern "C" fn() -> *mut c_void,
+    delete_worker: unsafe extern "C" fn(*mut c_void),
     run: unsafe extern "C" fn(*mut c_void, *mut RawJob),
 }
 
@@ -111,8 +112,12 @@ unsafe impl Send for Library {}
 // SAFETY: as above.
 unsafe impl Sync for Library {}
 
-/// The fibers of one thread of the operating system; used by one thread at a time.
-pub struct Worker(*mut c_void);
+/// The fibers of one thread of the operating system; used by one thread at a time. Each fiber takes two of the mappings of
+/// memory that a process may have, so they are given back with the GPU.
+pub struct Worker {
+    pointer: *mut c_void,
+    delete: unsafe extern "C" fn(*mut c_void),
+}
 
 // SAFETY: no fiber runs between launches, so any thread may run the next one.
 unsafe impl Send for Worker {}
@@ -123,7 +128,14 @@ impl Worker {
     /// Runs blocks until none is left. One thread at a time.
     pub fn run(&self, library: &Library, job: &Job) {
         // SAFETY: the worker came from this library's `new_worker`, and the job lives until all workers have returned.
-        unsafe { (library.run)(self.0, job.raw.get()) };
+        unsafe { (library.run)(self.pointer, job.raw.get()) };
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // SAFETY: the library made it, and stays open; no launch has it any more.
+        unsafe { (self.delete)(self.pointer) };
     }
 }
 
@@ -151,10 +163,11 @@ impl Library {
             (!pointer.is_null()).then_some(pointer).with_context(|| format!("{file} has no {}", name.to_string_lossy()))
         };
         // SAFETY: these are the functions of executor.cpp, with these types.
-        let (kernels, new_worker, run) = unsafe {
+        let (kernels, new_worker, delete_worker, run) = unsafe {
             (
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *const RawKernel>(symbol(c"hostgpu_kernels")?),
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(symbol(c"hostgpu_worker_new")?),
+                std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void)>(symbol(c"hostgpu_worker_delete")?),
                 std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void, *mut RawJob)>(symbol(c"hostgpu_run")?),
             )
         };
@@ -178,11 +191,11 @@ impl Library {
             }
             next = kernel.next;
         }
-        Ok(Library { kernels: found, new_worker, run })
+        Ok(Library { kernels: found, new_worker, delete_worker, run })
     }
 
     pub fn worker(&self) -> Worker {
         // SAFETY: it makes a worker of its own.
-        Worker(unsafe { (self.new_worker)() })
+        Worker { pointer: unsafe { (self.new_worker)() }, delete: self.delete_worker }
     }
 }
