@@ -1,15 +1,19 @@
-//! Times of every op on a layer of the real network at 1024 x 1024: `cargo bench-op NAME`, or all without a name.
+//! Times of every op on a layer of the real network at 1024 x 1024, forward and backward: `cargo bench-op NAME`, or all
+//! without a name.
 //!
 //! A line says the op, its shape, the median of the runs, and the share of what this machine can do: of the fastest
 //! multiply-add loop (a 256-channel convolution) or of copying memory, whichever bounds the op. The machine's two
 //! figures are measured first; compare shares, and times only in pairs on one machine.
+//!
+//! `--csv FILE` adds a line for each to a file, with the time of every run; scripts/bench.sh keeps it. `--tiny` runs each once.
 
 use epicker::device::{Device, Tensor, TensorMut, TensorRef};
 use epicker::ops::conv::{self, Algorithm, ConvShape, Epilogue, Pass};
 use epicker::ops::deform_conv::{self, DeformConvShape};
+use epicker::ops::losses::{self, HeatMapLoss};
 use epicker::ops::max_pool::{self, MaxPoolShape};
 use epicker::ops::up_conv::{self, UpConvShape};
-use epicker::ops::{Compute, adam, batch_norm, gather, heat_map, map};
+use epicker::ops::{Compute, adam, batch_norm, gather, heat_map, map, relu};
 use epicker::random::noise;
 use std::time::Instant;
 
@@ -24,31 +28,39 @@ enum Work {
 struct Bench {
     multiply_adds_per_second: f64,
     bytes_per_second: f64,
+    runs: usize,
+    /// Where the times of every run go, too.
+    csv: Option<std::path::PathBuf>,
 }
 
-/// Median seconds of a run, after one that is not counted.
-fn median(mut run: impl FnMut()) -> f64 {
+/// Seconds of `count` runs, after one that is not counted.
+fn seconds(count: usize, mut run: impl FnMut()) -> Vec<f64> {
     run();
-    let mut times: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[RUNS / 2]
+    let timed = |_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    };
+    (0..count).map(timed).collect()
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(runs: usize, csv: Option<std::path::PathBuf>) -> Self {
         let (from, mut to) = (vec![1.0f32; 1 << 25], vec![0.0f32; 1 << 25]);
-        let copied = median(|| to.copy_from_slice(std::hint::black_box(&from)));
+        let copied = median(&seconds(RUNS, || to.copy_from_slice(std::hint::black_box(&from))));
         let shape = ConvShape { n: 1, h: 64, w: 64, ci: 256, co: 256, kernel: 3, stride: 1 };
-        let product = median(conv_run(shape, conv::algorithm::choose(&cpu(), Pass::Forward, shape)));
+        let product = median(&seconds(RUNS, conv_run(shape, conv::algorithm::choose(&cpu(), Pass::Forward, shape))));
         let bench = Bench {
             multiply_adds_per_second: shape.multiply_adds() as f64 / product,
             bytes_per_second: 2.0 * 4.0 * from.len() as f64 / copied,
+            runs,
+            csv,
         };
         println!(
             "machine: {}, {:.0} GFLOP/s in a 3x3 convolution of 256 channels, {:.1} GB/s copying",
@@ -60,12 +72,19 @@ impl Bench {
     }
 
     fn line(&self, name: &str, shape: &str, work: Work, run: impl FnMut()) {
-        let seconds = median(run);
+        let times = seconds(self.runs, run);
+        let seconds = median(&times);
         let (share, roof) = match work {
             Work::MultiplyAdds(count) => (count as f64 / seconds / self.multiply_adds_per_second, "multiply-add"),
             Work::Bytes(count) => (count as f64 / seconds / self.bytes_per_second, "memory"),
         };
-        println!("{name:<12} {shape:<48} {:>9.3} ms  {:>3.0} % of {roof} roof", 1e3 * seconds, 100.0 * share);
+        println!("{name:<22} {shape:<48} {:>9.3} ms  {:>3.0} % of {roof} roof", 1e3 * seconds, 100.0 * share);
+        if let Some(csv) = &self.csv {
+            let every: Vec<String> = times.iter().map(|time| format!("{:.4}", 1e3 * time)).collect();
+            let row = format!("{name},{},ms,{:.4},{}\n", shape.replace(',', ""), 1e3 * seconds, every.join(" "));
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(csv);
+            must(file.and_then(|mut file| std::io::Write::write_all(&mut file, row.as_bytes())).map_err(Into::into));
+        }
     }
 }
 
@@ -200,19 +219,135 @@ mod op {
     }
 }
 
+/// The same for gradients. Backward adds, so every run adds to what the one before has left.
+mod backward {
+    use super::*;
+
+    fn filled(shape: [usize; 4], seed: u64) -> Tensor {
+        Tensor::from_values(shape, noise(shape.iter().product(), seed))
+    }
+
+    pub fn conv(bench: &Bench) {
+        for [h, ci, co, kernel, stride] in [[256, 64, 64, 3, 1], [128, 128, 128, 3, 1], [32, 512, 512, 3, 1], [256, 64, 128, 3, 2]] {
+            let shape = ConvShape { n: 1, h, w: h, ci, co, kernel, stride };
+            let text = format!("1x{h}x{h}x{ci} to {co}, {kernel}x{kernel} /{stride}");
+            let algorithms = conv::algorithm::Algorithms::choose(&cpu(), shape);
+            let mut scratch = vec![0.0; conv::scratch_len(&algorithms, shape)];
+            let (inp, dout) = (filled([1, h, h, ci], 1), filled(shape.out(), 2));
+            let weights = noise(shape.weights_len(), 3);
+            let mut dinp = Tensor::zeros([1, h, h, ci]);
+            bench.line("conv backward data", &text, Work::MultiplyAdds(shape.multiply_adds()), || {
+                let (weights, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut scratch));
+                let (dinp, data) = (&mut dinp.view_mut(), &algorithms.data);
+                must(conv::backward_data(&Device::Cpu, shape, data, weights, dout.view(), dinp, scratch));
+            });
+            let (mut dweights, mut dbias) = (vec![0.0; shape.weights_len()], vec![0.0; co]);
+            bench.line("conv backward weights", &text, Work::MultiplyAdds(shape.multiply_adds()), || {
+                let [dweights, dbias, scratch] = &mut [&mut dweights, &mut dbias, &mut scratch].map(|values| TensorMut::flat(values));
+                let gradients = conv::Gradients { dweights, dbias: Some(dbias) };
+                must(conv::backward_weights(&Device::Cpu, shape, &algorithms.weights, inp.view(), dout.view(), gradients, scratch));
+            });
+        }
+    }
+
+    pub fn deform_conv(bench: &Bench) {
+        for [h, ci, co] in [[256, 64, 64], [128, 128, 128], [32, 512, 256]] {
+            let shape = DeformConvShape { n: 1, h, w: h, ci, co };
+            let algorithm = deform_conv::algorithm::choose(&cpu(), shape);
+            let mut scratch = vec![0.0; deform_conv::scratch_len::<f32>(&algorithm, shape)];
+            let (inp, offsets, dout) = (filled([1, h, h, ci], 1), filled([1, h, h, 27], 2), filled([1, h, h, co], 3));
+            let weights = noise(co * ci * 9, 4);
+            let (mut dinp, mut doffsets) = (Tensor::zeros([1, h, h, ci]), Tensor::zeros([1, h, h, 27]));
+            let (mut dweights, mut dbias) = (vec![0.0; co * ci * 9], vec![0.0; co]);
+            // The gradients of samples and of weights are a product each.
+            let work = Work::MultiplyAdds(2 * shape.multiply_adds());
+            bench.line("deform_conv backward", &format!("1x{h}x{h}x{ci} to {co}"), work, || {
+                let kept = deform_conv::Kept { inp: inp.view(), offsets: offsets.view(), weights: TensorRef::flat(&weights) };
+                let [dweights, dbias, scratch] = &mut [&mut dweights, &mut dbias, &mut scratch].map(|values| TensorMut::flat(values));
+                let (dinp, doffsets) = (&mut dinp.view_mut(), &mut doffsets.view_mut());
+                let gradients = deform_conv::Gradients { dinp, doffsets, dweights, dbias };
+                must(deform_conv::backward(&Device::Cpu, shape, &algorithm, kept, dout.view(), gradients, scratch));
+            });
+        }
+    }
+
+    pub fn max_pool(bench: &Bench) {
+        let shape = MaxPoolShape { n: 1, h: 256, w: 256, c: 64, window: 2 };
+        let (inp, dout, mut dinp) = (filled([1, 256, 256, 64], 1), filled(shape.out(), 2), Tensor::zeros([1, 256, 256, 64]));
+        bench.line("max_pool backward", "1x256x256x64", Work::Bytes(13 * 256 * 256 * 64), || {
+            must(max_pool::backward(&Device::Cpu, shape, inp.view(), dout.view(), &mut dinp.view_mut()));
+        });
+    }
+
+    pub fn up_conv(bench: &Bench) {
+        let shape = UpConvShape { n: 1, h: 128, w: 128, c: 64, factor: 2 };
+        let (inp, dout, weights) = (filled([1, 128, 128, 64], 1), filled(shape.out(), 2), noise(64 * 16, 3));
+        let (mut dinp, mut dweights) = (Tensor::zeros([1, 128, 128, 64]), vec![0.0; 64 * 16]);
+        let mut scratch = vec![0.0; up_conv::scratch_len::<f32>(&Device::Cpu, shape)];
+        bench.line("up_conv backward", "1x128x128x64 x2", Work::Bytes(7 * 256 * 256 * 64), || {
+            let [dweights, scratch] = &mut [&mut dweights, &mut scratch].map(|values| TensorMut::flat(values));
+            let gradients = up_conv::Gradients { dinp: &mut dinp.view_mut(), dweights };
+            must(up_conv::backward(&Device::Cpu, shape, inp.view(), TensorRef::flat(&weights), dout.view(), gradients, scratch));
+        });
+    }
+
+    pub fn batch_norm(bench: &Bench) {
+        let shape = [1, 256, 256, 64];
+        let (inp, out, dout, gamma) = (filled(shape, 1), filled(shape, 2), filled(shape, 3), noise(64, 4));
+        let saved: Vec<f32> = noise(3 * 64, 5).iter().map(|x| x + 1.0).collect();
+        let (mut dinp, mut dgamma, mut dbeta) = (Tensor::zeros(shape), vec![0.0; 64], vec![0.0; 64]);
+        let mut scratch = vec![0.0; batch_norm::scratch_len::<f32>(&Device::Cpu, shape)];
+        bench.line("batch_norm backward", "1x256x256x64, the batch's statistics", Work::Bytes(32 * 256 * 256 * 64), || {
+            let (gamma, saved) = (TensorRef::flat(&gamma), TensorRef::flat(&saved));
+            let kept = batch_norm::Kept { inp: inp.view(), out: out.view(), gamma, saved };
+            let [dgamma, dbeta, scratch] = &mut [&mut dgamma, &mut dbeta, &mut scratch].map(|values| TensorMut::flat(values));
+            let gradients = batch_norm::Gradients { dinp: &mut dinp.view_mut(), dresidual: None, dgamma, dbeta };
+            let norm = batch_norm::Norm { frozen: false, relu: true };
+            must(batch_norm::backward(&Device::Cpu, norm, kept, dout.view(), gradients, scratch));
+        });
+    }
+
+    pub fn relu(bench: &Bench) {
+        let (out, mut dout) = (filled([1, 256, 256, 64], 1), filled([1, 256, 256, 64], 2));
+        bench.line("relu backward", "1x256x256x64", Work::Bytes(12 * 256 * 256 * 64), || {
+            must(relu::backward(&Device::Cpu, out.view(), &mut dout.view_mut()));
+        });
+    }
+
+    pub fn losses(bench: &Bench) {
+        let (logits, mut dlogits) = (noise(256 * 256, 1), vec![0.0f32; 256 * 256]);
+        let targets: Vec<f32> = (0..256 * 256).map(|i| if i % 91 == 7 { 1.0 } else { 0.4 }).collect();
+        bench.line("losses", "1x256x256x1, focal, with its gradient", Work::Bytes(16 * 256 * 256), || {
+            std::hint::black_box(losses::heat_map(HeatMapLoss::Focal, &logits, &targets, 1.0, &mut dlogits));
+        });
+    }
+}
+
 macro_rules! run_wanted {
-    ($($op:ident)*) => {
-        fn run(bench: &Bench, wanted: &[String]) {
+    ($run:ident $room:ident: $($op:ident)*) => {
+        fn $run(bench: &Bench, wanted: &[String]) {
             $(if wanted.is_empty() || wanted.iter().any(|name| name == stringify!($op)) {
-                op::$op(bench);
+                $room::$op(bench);
             })*
         }
     };
 }
-epicker::for_each_op!(run_wanted);
+macro_rules! run_forward {
+    ($($op:ident)*) => { run_wanted!(forward op: $($op)*); };
+}
+macro_rules! run_backward {
+    ($($op:ident)*) => { run_wanted!(gradients backward: $($op)*); };
+}
+epicker::for_each_op!(run_forward);
+epicker::for_each_differentiable_op!(run_backward);
 
 fn main() {
-    // Cargo passes --bench; what is left are names of ops.
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    run(&Bench::new(), &wanted);
+    // Cargo passes --bench; what is left beside the options are names of ops.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let csv = words.iter().position(|word| word == "--csv").and_then(|at| words.get(at + 1)).map(std::path::PathBuf::from);
+    let is_name = |word: &&String| !word.starts_with("--") && csv.as_deref().is_none_or(|csv| csv != std::path::Path::new(word.as_str()));
+    let wanted: Vec<String> = words.iter().filter(is_name).cloned().collect();
+    let bench = Bench::new(if words.iter().any(|word| word == "--tiny") { 1 } else { RUNS }, csv);
+    forward(&bench, &wanted);
+    gradients(&bench, &wanted);
 }
