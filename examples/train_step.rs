@@ -1,6 +1,7 @@
 //! Times a step of training: the full network with weights of its own making, noise for images, a few objects.
 //!
-//! `cargo run --release --example train_step -- [SIDE [BATCH [STEPS [checkpoint]]]]`
+//! `cargo run --release --example train_step -- [SIDE [BATCH [STEPS [checkpoint] [narrow]]]]`; `narrow` has the widths of the general
+//! models, a quarter of the full ones and at least 16.
 
 use epicker::device::Device;
 use epicker::formats::coordinates::Kind;
@@ -13,9 +14,11 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, default: usize| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (side, batch, steps) = (number(0, 512), number(1, 1), number(2, 3));
+    let is_narrow = arguments.iter().any(|text| text == "narrow");
+    let architecture = if is_narrow { Architecture { channels: [16, 16, 16, 32, 64, 128], head: 64 } } else { Architecture::DLA34 };
     let checkpoint_activations = arguments.iter().any(|text| text == "checkpoint");
     let options = TrainerOptions { checkpoint_activations, ..TrainerOptions::new(Kind::Particle, batch, [side, side]) };
-    let memory = TrainingMemory::of(&Device::Cpu, Architecture::DLA34, &options, false)?;
+    let memory = TrainingMemory::of(&Device::Cpu, architecture, &options, false)?;
     println!("{}, {batch} x {side} x {side}: {memory:?}, {} MiB in all", Device::Cpu.describe(), memory.total() >> 20);
     let cells = side / 4 * (side / 4);
     let images: Vec<f32> = noise(batch * side * side, 1).iter().map(|x| 3.0 * x).collect();
@@ -25,8 +28,8 @@ fn main() -> anyhow::Result<()> {
         targets.heat_map[i] = 1.0;
         targets.objects.push(Object { image: i / cells, index: i % cells, offset: [0.25, 0.5], size: [4.75; 2] });
     }
-    let state = fresh::state_dict(Architecture::DLA34, 317);
-    let mut trainer = Trainer::<f32>::new(&Device::Cpu, Architecture::DLA34, &state, options, None)?;
+    let state = fresh::state_dict(architecture, 317);
+    let mut trainer = Trainer::<f32>::new(&Device::Cpu, architecture, &state, options, None)?;
     for step in 0..steps {
         let start = Instant::now();
         let losses = trainer.step(&images, &targets, &vec![false; batch], 1e-4)?;

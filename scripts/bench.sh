@@ -6,8 +6,8 @@
 #
 # Usage: scripts/bench.sh [--tiny] [NAME...]
 #   --tiny         small images and one run of each: shows in a minute or two that everything runs; keeps nothing
-#   NAME           only these benches: ops (every op, forward and backward) or stages (network, pre-processing, whole
-#                  way, training step)
+#   NAME           only these benches: ops (every op, forward and backward), network (full and narrow), pick (reading with
+#                  pre-processing, network, writing, and the whole way of a micrograph) or train (a step, full and narrow)
 #   MACHINE=name   what the machine is called, instead of its processor and the number of its cores
 #   THREADS=2      threads, instead of one for each core
 set -euo pipefail
@@ -16,11 +16,11 @@ tiny= names=()
 for word in "$@"; do
     case $word in
     --tiny) tiny=--tiny ;;
-    ops | stages) names+=("$word") ;;
-    *) echo "usage: scripts/bench.sh [--tiny] [ops] [stages]" >&2; exit 2 ;;
+    ops | network | pick | train) names+=("$word") ;;
+    *) echo "usage: scripts/bench.sh [--tiny] [ops] [network] [pick] [train]" >&2; exit 2 ;;
     esac
 done
-[ "${#names[@]}" -gt 0 ] || names=(ops stages)
+[ "${#names[@]}" -gt 0 ] || names=(ops network pick train)
 
 processor=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo 2>/dev/null | head -1)
 [ -n "$processor" ] || processor=$(sysctl -n machdep.cpu.brand_string 2>/dev/null || uname -m)
@@ -35,10 +35,58 @@ commit=$(git rev-parse --short HEAD)
 git diff --quiet HEAD -- src kernels benches Cargo.lock build.rs build || commit="$commit with changes"
 load=$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || uptime | sed 's/.*averages*: //')
 mkdir -p "$folder"
-cargo build --quiet --release --benches
+cargo build --quiet --release --bins --benches --example formula_model --example train_step
+program=${CARGO_TARGET_DIR:-target}/release/epicker examples=${CARGO_TARGET_DIR:-target}/release/examples
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+runs=5 frame=1024 side=4096 count=4 batch_side=512 steps=4
+[ -z "$tiny" ] || runs=1 frame=256 side=512 count=2 batch_side=128 steps=2
+
+# row BENCH CASE UNIT: the numbers on standard input, one a line, as a line of the table with their median.
+row() {
+    sort -g | awk -v name="$1,$2,$3" '{ values[NR] = $1; all = all (NR > 1 ? " " : "") $1 }
+        END { if (NR == 0) exit 1; print name "," values[int((NR + 1) / 2)] "," all }' >>"$folder/new.csv"
+}
+number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p"; }
+
 : >"$folder/new.csv"
+"$examples/formula_model" "$scratch/full.safetensors" >/dev/null
 for name in "${names[@]}"; do
-    cargo bench --quiet --bench "$name" -- $tiny --csv "$folder/new.csv"
+    case $name in
+    ops) cargo bench --quiet --bench ops -- $tiny --csv "$folder/new.csv" ;;
+    network)
+        for width in full narrow; do
+            model=particle
+            [ "$width" = narrow ] || model=$scratch/full.safetensors
+            for _ in $(seq "$runs"); do
+                "$program" bench --gpus -1 --load_model "$model" --frame "$frame" --runs 1 --json | number network_ms
+            done | row network "$width at $frame" ms
+        done
+        ;;
+    pick)
+        "$program" simulate --preset easy --count "$count" --size "$side" --half --output "$scratch/mics" >/dev/null
+        for width in full narrow; do
+            model=particle
+            [ "$width" = narrow ] || model=$scratch/full.safetensors
+            "$program" pick --gpus -1 --data "$scratch/mics" --load_model "$model" --frame "$frame" --json \
+                --output "$scratch/picks-$width" 2>/dev/null | grep '"event":"image"' >"$scratch/told"
+            for part in read network write; do
+                number "$part" <"$scratch/told" | row pick "$width: $part of a micrograph of $side" s
+            done
+            for _ in $(seq "$runs"); do
+                "$program" bench --gpus -1 --load_model "$model" --frame "$frame" --runs 1 --data "$scratch/mics" --json |
+                    number micrograph_ms
+            done | row pick "$width: whole way of a micrograph of $side" ms
+        done
+        ;;
+    train)
+        for width in full narrow; do
+            # The first step fills caches and is not counted.
+            "$examples/train_step" "$batch_side" 1 "$steps" "$width" | sed -n 's/^step [1-9][0-9]*: \([0-9.]*\) s.*/\1/p' |
+                row train "$width: a step of 1 x $batch_side x $batch_side" s
+        done
+        ;;
+    esac
 done
 # A run that measures some benches alone keeps the other numbers of the day.
 echo 'bench,case,unit,median,runs' >"$folder/numbers.tmp"
