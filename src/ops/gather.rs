@@ -90,7 +90,7 @@ fn launch_rows<T: Real>(
     unsafe { gpu.launch("gather_forward", grid, THREADS, &args) }
 }
 
-/// Weights [co][c][3][3] of a head as those of a 1x1 convolution of what `forward` gathers: [co][tap][c].
+/// Weights `[co][c][3][3]` of a head as those of a 1x1 convolution of what `forward` gathers: `[co][tap][c]`.
 pub fn as_pointwise(co: usize, c: usize, weights: &[f32]) -> Vec<f32> {
     (0..co * 9 * c).map(|i| weights[(i / (9 * c) * c + i % c) * 9 + i / c % 9]).collect()
 }

@@ -55,7 +55,7 @@ fn launch_add<T: Real>(gpu: &Gpu, from: TensorRef<T>, to: &mut TensorMut<T>) -> 
 
 /// Sums the weights of equal channels: in f64, rounded once.
 ///
-/// Shapes: `weights` [co][copies][taps], `out` [co][taps], flat.
+/// Shapes: `weights` `[co][copies][taps]`, `out` `[co][taps]`, flat.
 /// Errors: the launch fails on the device. Lengths that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn sum_copies<T: Real>(device: &Device, weights: TensorRef<T>, [copies, taps]: [usize; 2], out: &mut TensorMut<T>) -> Result<()> {
@@ -77,7 +77,7 @@ pub fn sum_copies<T: Real>(device: &Device, weights: TensorRef<T>, [copies, taps
 
 /// Adds the gradient of summed weights to that of every copy.
 ///
-/// Shapes: `from` [co][taps], `to` [co][copies][taps], flat.
+/// Shapes: `from` `[co][taps]`, `to` `[co][copies][taps]`, flat.
 /// Errors: the launch fails on the device. Lengths that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn spread_copies<T: Real>(device: &Device, from: TensorRef<T>, [copies, taps]: [usize; 2], to: &mut TensorMut<T>) -> Result<()> {

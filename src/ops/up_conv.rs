@@ -44,7 +44,7 @@ impl UpConvShape {
     }
 }
 
-/// The kernel in the CPU's order of use, [i][j][c], for the time of `work`.
+/// The kernel in the CPU's order of use, `[i][j][c]`, for the time of `work`.
 fn with_packed<R>(shape: UpConvShape, weights: &[f32], work: impl FnOnce(&[f32]) -> R) -> R {
     let taps = 4 * shape.factor * shape.factor;
     with_scratch(taps * shape.c, |packed| {
@@ -55,7 +55,7 @@ fn with_packed<R>(shape: UpConvShape, weights: &[f32], work: impl FnOnce(&[f32])
 
 /// Enlarges `inp` into `out` and adds `skip` if there is one.
 ///
-/// Shapes: `inp` (n, h, w, c), `skip` and `out` (n, f h, f w, c), `weights` [c][1][2f][2f], flat, f32.
+/// Shapes: `inp` (n, h, w, c), `skip` and `out` (n, f h, f w, c), `weights` `[c][1][2f][2f]`, flat, f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn forward<T: Real>(
@@ -175,7 +175,7 @@ fn up_row(shape: UpConvShape, row: usize, inp: TensorRef, weights: &[f32], skip:
     }
 }
 
-/// The enlargement by its formula: it scatters, as the definition does. `weights` [c][2f][2f].
+/// The enlargement by its formula: it scatters, as the definition does. `weights` `[c][2f][2f]`.
 pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Option<&[T]>) -> Vec<T> {
     let UpConvShape { n, h, w, c, factor } = shape;
     let [_, oh, ow, _] = shape.out();
@@ -219,13 +219,13 @@ fn gpu_scratch_len(shape: UpConvShape) -> usize {
 pub struct Gradients<'a, 'b, T = f32> {
     /// Of the input, (n, h, w, c).
     pub dinp: &'a mut TensorMut<'b, T>,
-    /// Of the weights, [c][1][2f][2f], flat.
+    /// Of the weights, `[c][1][2f][2f]`, flat.
     pub dweights: &'a mut TensorMut<'b, T>,
 }
 
 /// Adds the gradients of the input and of the weights. That of `skip` is `dout` itself.
 ///
-/// Shapes: `inp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` [c][1][2f][2f], flat, f32; `scratch` at least `scratch_len`.
+/// Shapes: `inp` (n, h, w, c), `dout` (n, f h, f w, c), `weights` `[c][1][2f][2f]`, flat, f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward<T: Real>(
@@ -328,7 +328,7 @@ fn down_row(shape: UpConvShape, row: usize, weights: &[f32], dout: TensorRef, di
     }
 }
 
-/// Sums [i][j][c] over some input pixels.
+/// Sums `[i][j][c]` over some input pixels.
 #[inline(always)]
 fn tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, dout: TensorRef, sums: &mut [f32]) {
     let UpConvShape { h, w, c, factor, .. } = shape;
@@ -347,7 +347,7 @@ fn tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, 
     }
 }
 
-/// Gradients of input and weights by their formula. `weights` [c][2f][2f].
+/// Gradients of input and weights by their formula. `weights` `[c][2f][2f]`.
 pub fn reference_backward<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
     let UpConvShape { n, h, w, c, factor } = shape;
     let [_, oh, ow, _] = shape.out();

@@ -18,9 +18,9 @@ pub enum LoweredOp {
         kernel: usize,
         /// Step in input pixels.
         stride: usize,
-        /// [co][ci][k][k].
+        /// `[co][ci][k][k]`.
         weights: Vec<f32>,
-        /// [co], or empty.
+        /// `[co]`, or empty.
         bias: Vec<f32>,
         /// True if a ReLU follows.
         relu: bool,
@@ -29,9 +29,9 @@ pub enum LoweredOp {
     DeformConv {
         /// Channels of the input.
         ci: usize,
-        /// [co][ci][3][3].
+        /// `[co][ci][3][3]`.
         weights: Vec<f32>,
-        /// [co].
+        /// `[co]`.
         bias: Vec<f32>,
         /// True if a ReLU follows.
         relu: bool,
@@ -45,7 +45,7 @@ pub enum LoweredOp {
     UpConv {
         /// How many times larger the output is.
         factor: usize,
-        /// [c][1][2f][2f].
+        /// `[c][1][2f][2f]`.
         weights: Vec<f32>,
     },
 }

@@ -52,7 +52,7 @@ impl Statistics<'_> {
     }
 }
 
-/// Folds a batch norm into the weights [co][...] and bias [co] (or empty) of the convolution before it; computed in
+/// Folds a batch norm into the weights `[co][...]` and bias `[co]` (or empty) of the convolution before it; computed in
 /// f64 and rounded once.
 pub fn fold(statistics: Statistics, weights: &mut [f32], bias: &[f32]) -> Vec<f32> {
     let (scale, shift) = statistics.scale_and_shift();
@@ -65,7 +65,7 @@ pub fn fold(statistics: Statistics, weights: &mut [f32], bias: &[f32]) -> Vec<f3
 
 /// Normalises `inp` by running statistics into `out`, with a ReLU if asked.
 ///
-/// Shapes: `inp` and `out` (n, h, w, c), `scale` and `shift` [c], flat, f32.
+/// Shapes: `inp` and `out` (n, h, w, c), `scale` and `shift` `[c]`, flat, f32.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn forward<T: Real>(

@@ -72,7 +72,7 @@ pub struct Forward<'a, T = f32> {
 
 /// Normalises `inp` into `out`, and keeps in `saved` what `backward` needs.
 ///
-/// Shapes: `out` (n, h, w, c), `saved` [3][c], flat; `scratch` at least `scratch_len`.
+/// Shapes: `out` (n, h, w, c), `saved` `[3][c]`, flat; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn train_forward<T: Real>(
@@ -223,7 +223,7 @@ pub struct Kept<'a, T = f32> {
     pub out: TensorRef<'a, T>,
     /// Scale of each channel, flat.
     pub gamma: TensorRef<'a, T>,
-    /// What `train_forward` has saved, [3][c], flat.
+    /// What `train_forward` has saved, `[3][c]`, flat.
     pub saved: TensorRef<'a, T>,
 }
 

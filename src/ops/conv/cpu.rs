@@ -37,7 +37,7 @@ pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epi
     convolve(Window::forward(shape), inp, weights, epilogue, false, out);
 }
 
-/// Adds the gradient of the input. `weights` [co][ci][k][k].
+/// Adds the gradient of the input. `weights` `[co][ci][k][k]`.
 pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
     let ConvShape { ci, co, kernel, stride, .. } = shape;
     for Phase { window, first_tap: [tap_y, tap_x] } in phases(shape) {

@@ -1,6 +1,6 @@
 //! cuDNN, loaded from a shared library: the calls that compute a convolution and its gradients.
 //!
-//! Maps are described by their strides, channels last; filters as they lie in a model, [co][ci][k][k], which all
+//! Maps are described by their strides, channels last; filters as they lie in a model, `[co][ci][k][k]`, which all
 //! algorithms chosen here take. Products are f32 by fused multiply-adds: no TensorFloat-32. Winograd's and Fourier's ways
 //! are left out, because they round more than the bounds of the ops allow.
 //! Source: NVIDIA, cuDNN API reference (8.9 and 9), the legacy convolution calls.

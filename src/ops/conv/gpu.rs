@@ -22,7 +22,7 @@ const COLUMNS: usize = 64;
 /// lie outside of the map.
 const MOST_TAPS: usize = 15;
 
-/// Weights [tap][ci][co] and bias [co]. Each row of output channels is filled up with zeros to a multiple of 64, and the number of
+/// Weights `[tap][ci][co]` and bias `[co]`. Each row of output channels is filled up with zeros to a multiple of 64, and the number of
 /// rows to a multiple of 8, so that a kernel may always read whole tiles. The row behind them is the bias, or zeros without one.
 #[derive(Debug)]
 pub struct GpuPanels<T: Real> {
@@ -48,7 +48,7 @@ impl<T: Real> GpuPanels<T> {
         ScratchPieces::len(&[Self::len(extents)])
     }
 
-    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) on the host and copies them.
+    /// Packs `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty: zeros) on the host and copies them.
     ///
     /// Errors: the device has not as much memory.
     pub fn pack(gpu: &Gpu, [ci, co, kernel]: [usize; 3], weights: &[T], bias: &[T], with_plain: bool) -> Result<Self> {
@@ -110,7 +110,7 @@ impl<T: Real> GpuPanels<T> {
         self.plain
     }
 
-    /// Where the bias lies, [co].
+    /// Where the bias lies, `[co]`.
     pub(super) fn bias_address(&self) -> u64 {
         self.address + (packed_rows(self.taps, self.ci) * packed_columns(self.co) * size_of::<T>()) as u64
     }
@@ -194,7 +194,7 @@ fn launch_pack<T: Real>(gpu: &Gpu, taps: ConvTaps, flags: u32, weights: TensorRe
     unsafe { gpu.launch("conv_pack_weights", Grid::over(rows * columns, MOVERS)?, MOVERS, &args) }
 }
 
-/// Packs all weights as rows of input channels, [tap][co][ci]: into `backward_rows_len` values at `packed`.
+/// Packs all weights as rows of input channels, `[tap][co][ci]`: into `backward_rows_len` values at `packed`.
 pub(crate) fn pack_backward_rows<T: Real>(gpu: &Gpu, extents: [usize; 3], weights: TensorRef<T>, packed: u64) -> Result<Arg> {
     launch_pack(gpu, ConvTaps::all(extents), BACKWARD, weights, Arg::null(), packed)?;
     Ok(Arg::value(packed_columns(extents[0]) as u32))

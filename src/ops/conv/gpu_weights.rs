@@ -49,7 +49,7 @@ impl WeightParts {
         self.count * self.rows * self.columns
     }
 
-    /// Adds the sums of all parts to the gradient [co][ci][k][k].
+    /// Adds the sums of all parts to the gradient `[co][ci][k][k]`.
     pub(crate) fn add<T: Real>(&self, gpu: &Gpu, shape: ConvShape, sums: u64, dweights: &mut TensorMut<T>) -> Result<()> {
         let ConvShape { ci, co, kernel, .. } = shape;
         let [co_arg, ci_arg, taps, parts] = [co, ci, kernel * kernel, self.count].map(|x| Arg::value(x as u32));

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One product. Maps are channels last with a pixel stride, f32; weights [co][ci][kernel][kernel]; padding kernel / 2.
+/// One product. Maps are channels last with a pixel stride, f32; weights `[co][ci][kernel][kernel]`; padding kernel / 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Product {
     /// Which of the three. The gradients are added to what is there: in `Pass::Data` to `inp`, in `Pass::Weights` to `weights`,
@@ -48,7 +48,7 @@ pub struct Operands {
     pub weights: u64,
     /// The output, or its gradient.
     pub out: u64,
-    /// The bias, [co].
+    /// The bias, `[co]`.
     pub bias: u64,
     /// The residual.
     pub residual: u64,

@@ -107,7 +107,7 @@ impl<T> Default for Epilogue<'_, T> {
     }
 }
 
-/// Chooses what computes a convolution best, and packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for it.
+/// Chooses what computes a convolution best, and packs `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty: zeros) for it.
 ///
 /// Errors: the device has not as much memory.
 pub fn prepare(compute: &Compute, shape: ConvShape, weights: &[f32], bias: &[f32]) -> Result<Weights> {
@@ -160,7 +160,7 @@ pub fn scratch_len(algorithms: &Algorithms, shape: ConvShape) -> usize {
 
 /// Adds the gradient of the input.
 ///
-/// Shapes: `dout` `shape.out()`, `weights` [co][ci][k][k], flat, `dinp` (n, h, w, ci), f32; `scratch` at least `scratch_len`.
+/// Shapes: `dout` `shape.out()`, `weights` `[co][ci][k][k]`, flat, `dinp` (n, h, w, ci), f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
 /// Source: the formula above.
 pub fn backward_data<T: Real>(
@@ -191,9 +191,9 @@ pub fn backward_data<T: Real>(
 /// Gradients of what is learnt, which are added to.
 #[derive(Debug)]
 pub struct Gradients<'a, 'b, T = f32> {
-    /// Of the weights, [co][ci][k][k], flat.
+    /// Of the weights, `[co][ci][k][k]`, flat.
     pub dweights: &'a mut TensorMut<'b, T>,
-    /// Of the bias, [co], flat, if there is one.
+    /// Of the bias, `[co]`, flat, if there is one.
     pub dbias: Option<&'a mut TensorMut<'b, T>>,
 }
 

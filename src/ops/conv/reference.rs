@@ -4,7 +4,7 @@ use super::ConvShape;
 use crate::ops::Real;
 use rayon::prelude::*;
 
-/// Convolution by its formula: `inp` (n, h, w, ci), `weights` [co][ci][k][k], `bias` [co] or empty, `residual` as the
+/// Convolution by its formula: `inp` (n, h, w, ci), `weights` `[co][ci][k][k]`, `bias` `[co]` or empty, `residual` as the
 /// result, which is (n, h', w', co).
 pub fn reference<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], bias: &[T], residual: Option<&[T]>, relu: bool) -> Vec<T> {
     let ConvShape { h, w, ci, co, kernel, stride, .. } = shape;

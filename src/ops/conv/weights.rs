@@ -13,7 +13,7 @@ pub const CHUNK: usize = 64;
 /// The order in which an algorithm reads its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// As they lie in a model: [co][ci][k][k].
+    /// As they lie in a model: `[co][ci][k][k]`.
     Plain,
     /// In panels for an instruction set of the CPU.
     Cpu(InstructionSet),
@@ -53,7 +53,7 @@ impl<A, T: Real> Packed<A, T>
 where
     for<'a> Packing: From<&'a A>,
 {
-    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) of `extents` [ci, co, k] for an algorithm of a device.
+    /// Packs `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty: zeros) of `extents` [ci, co, k] for an algorithm of a device.
     ///
     /// Errors: the device has not as much memory.
     pub fn pack(device: &Device, algorithm: A, extents: [usize; 3], weights: &[f32], bias: &[f32]) -> Result<Self> {
@@ -71,7 +71,7 @@ where
     /// Packs weights that lie on the device: on a GPU into `scratch`, which holds `Packing::scratch_len` values and has to live
     /// as long as the result.
     ///
-    /// Shapes: `weights` [co][ci][k][k] and `bias` [co] (or empty), flat.
+    /// Shapes: `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty), flat.
     /// Errors: the launch fails on the device.
     pub fn pack_there(
         device: &Device,
@@ -131,7 +131,7 @@ impl<A, T: Real> Packed<A, T> {
 }
 
 /// Weights of one convolution cut into panels of output channels, as wide as two vector registers (the last may have
-/// one) and filled up with zeros, and chunks of input channels: [chunk][panel][ky][kx][channel][lane].
+/// one) and filled up with zeros, and chunks of input channels: `[chunk][panel][ky][kx][channel][lane]`.
 #[derive(Clone, Debug)]
 pub struct CpuPanels {
     set: InstructionSet,
@@ -145,7 +145,7 @@ pub struct CpuPanels {
 }
 
 impl CpuPanels {
-    /// Packs `weights` [co][ci][k][k] and `bias` [co] (or empty: zeros) for an instruction set.
+    /// Packs `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty: zeros) for an instruction set.
     pub fn pack(ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32], set: InstructionSet) -> Self {
         let taps = kernel * kernel;
         assert!(weights.len() == co * ci * taps && (bias.is_empty() || bias.len() == co), "weights of {co} x {ci} x {kernel} x {kernel}");
@@ -238,7 +238,7 @@ impl CpuPanels {
         }
     }
 
-    /// The weights [ky][kx][channel][lane] of a panel for the chunk that starts at input channel `first`.
+    /// The weights `[ky][kx][channel][lane]` of a panel for the chunk that starts at input channel `first`.
     pub(crate) fn block(&self, first: usize, length: usize, panel: usize) -> &[f32] {
         let taps = self.taps;
         let all_lanes = self.bias.len();

@@ -41,7 +41,7 @@ pub struct Kept<'a, T = f32> {
     pub inp: TensorRef<'a, T>,
     /// Offsets and mask logits, (n, h, w, 27).
     pub offsets: TensorRef<'a, T>,
-    /// The weights, [co][ci][3][3], flat.
+    /// The weights, `[co][ci][3][3]`, flat.
     pub weights: TensorRef<'a, T>,
 }
 
@@ -52,9 +52,9 @@ pub struct Gradients<'a, 'b, T = f32> {
     pub dinp: &'a mut TensorMut<'b, T>,
     /// Of the offsets and mask logits, (n, h, w, 27).
     pub doffsets: &'a mut TensorMut<'b, T>,
-    /// Of the weights, [co][ci][3][3].
+    /// Of the weights, `[co][ci][3][3]`.
     pub dweights: &'a mut TensorMut<'b, T>,
-    /// Of the bias, [co].
+    /// Of the bias, `[co]`.
     pub dbias: &'a mut TensorMut<'b, T>,
 }
 
@@ -71,7 +71,7 @@ fn cpu_scratch_len(shape: DeformConvShape, set: InstructionSet) -> usize {
     shape.n * shape.ci.div_ceil(GROUP) * (offset_values(shape) + weight_values(shape, set))
 }
 
-/// Partial gradients of one task: of the offsets, and of the weights, [tap][c][lane].
+/// Partial gradients of one task: of the offsets, and of the weights, `[tap][c][lane]`.
 fn offset_values(shape: DeformConvShape) -> usize {
     shape.h * shape.w * OFFSET_CHANNELS
 }
@@ -330,7 +330,7 @@ impl Task {
     }
 }
 
-/// The gradients of input and offsets of a run of pixels, and its samples times the mask, [pixel][tap][c].
+/// The gradients of input and offsets of a run of pixels, and its samples times the mask, `[pixel][tap][c]`.
 #[inline(always)]
 fn spread(
     task: Task,

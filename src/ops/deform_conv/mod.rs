@@ -64,7 +64,7 @@ impl DeformConvShape {
 /// Weights packed for an algorithm of a deformable convolution.
 pub type Weights<T = f32> = Packed<Algorithm, T>;
 
-/// Chooses what computes a deformable convolution best, and packs `weights` [co][ci][3][3] and `bias` [co] for it.
+/// Chooses what computes a deformable convolution best, and packs `weights` `[co][ci][3][3]` and `bias` `[co]` for it.
 ///
 /// Errors: the device has not as much memory.
 pub fn prepare(compute: &Compute, shape: DeformConvShape, weights: &[f32], bias: &[f32]) -> Result<Weights> {
@@ -101,7 +101,7 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-/// Where and how the taps of a run of pixels are sampled: [tap][pixel] of each of the four neighbours.
+/// Where and how the taps of a run of pixels are sampled: `[tap][pixel]` of each of the four neighbours.
 struct Samples {
     /// Pixel indices of the neighbours (some pixel of the image where the weight is 0).
     pixels: [[u32; TASK_PIXELS * TAPS]; 4],
@@ -294,7 +294,7 @@ fn gather(samples: &Samples, count: usize, inp: TensorRef, first: usize, length:
 }
 
 /// The deformable convolution by its formula. `inp` (n, h, w, ci), `offsets` (n, h, w, 27) with mask logits,
-/// `weights` [co][ci][3][3], `bias` [co]; returns (n, h, w, co).
+/// `weights` `[co][ci][3][3]`, `bias` `[co]`; returns (n, h, w, co).
 pub fn reference<T: Real>(shape: DeformConvShape, inp: &[T], offsets: &[T], weights: &[T], bias: &[T], relu: bool) -> Vec<T> {
     let DeformConvShape { n, h, w, ci, co } = shape;
     let one = T::from_f64(1.0);
