@@ -282,7 +282,7 @@ fn write_record(settings: &Settings, batch: &Batch) -> Result<()> {
     record.add("model", format!("{}, SHA-256 {}", settings.model.name, settings.model.sha256));
     record.add("micrographs", format!("{} to pick, {} done before", batch.jobs.len(), batch.skipped));
     record.add("mode", rule.kind);
-    record.add("scale", &settings.scale);
+    record.add("scale", settings.scale);
     record.add("K", limits.k);
     record.add("threshold", limits.vis_thresh);
     record.add("edge", length(limits.edge, in_angstrom.edge));

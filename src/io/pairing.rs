@@ -149,8 +149,8 @@ pub fn match_names(micrographs: &[Name], labels: &[Name]) -> Result<Matching> {
                 break;
             }
             let mut by_key: HashMap<String, Vec<usize>> = HashMap::new();
-            for (i, name) in micrographs.iter().enumerate() {
-                for key in keys(name, &micrograph_forms[i][step], tail) {
+            for (i, (name, forms)) in micrographs.iter().zip(&micrograph_forms).enumerate() {
+                for key in keys(name, &forms[step], tail) {
                     by_key.entry(key).or_default().push(i);
                 }
             }
