@@ -20,6 +20,10 @@ use crate::words::counted;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// So many files are written together; between them a signal may end the work, and the list then names those that are there.
+const IN_HAND: usize = 256;
 
 /// Vertices of a fiber nearer to its path than this are left out where a format holds edges: half a pixel is less
 /// than any tracing is good for.
@@ -519,13 +523,19 @@ fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> R
     }
     let files: Vec<(&Path, String)> = ready.iter_mut().map(|(i, text)| (outputs[*i].as_path(), std::mem::take(text))).collect();
     let mut pairs = Vec::with_capacity(items.len());
-    for ((i, _), result) in ready.iter().zip(write_many_whole(&files)) {
-        match result {
-            Ok(()) => {
-                let coordinates = outputs[*i].to_string_lossy().into_owned();
-                pairs.push(ListedPair { micrograph: micrograph_name(&items[*i]), coordinates });
+    let stop = interrupt::finishing("finishing the files in hand");
+    for (ready, files) in ready.chunks(IN_HAND).zip(files.chunks(IN_HAND)) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        for ((i, _), result) in ready.iter().zip(write_many_whole(files)) {
+            match result {
+                Ok(()) => {
+                    let coordinates = outputs[*i].to_string_lossy().into_owned();
+                    pairs.push(ListedPair { micrograph: micrograph_name(&items[*i]), coordinates });
+                }
+                Err(error) => failures.report(&error),
             }
-            Err(error) => failures.report(&error),
         }
     }
     if args.to == To::CoordinateFiles && items.iter().any(|item| item.set.micrograph.is_none()) {

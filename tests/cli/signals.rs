@@ -184,7 +184,7 @@ fn a_conversion_of_coordinates_lists_what_it_wrote() {
     let status = run.end();
     assert!([Some(143), Some(0)].contains(&status), "{:#?}", run.told);
     let written = names(&out, ".star").len() - 1;
-    assert_eq!(status == Some(0), written == 4000, "{written}");
+    assert!(status == Some(143) || written == 4000, "{written}");
     let list = fs::read_to_string(out.join("autopick.star")).unwrap();
     assert_eq!(list.lines().filter(|line| line.contains(".star")).count(), written);
     assert_eq!(names(&out, ".part"), Vec::<String>::new());
