@@ -170,7 +170,7 @@ fn numbers_that_host_and_kernels_share_are_equal() {
             }
         }
     }
-    assert!(compared >= 10, "{compared} of {of_host:?}");
+    assert!(compared >= 9, "{compared} of {of_host:?}"); // without the flags, which are held below
     // Flags are shared between rooms, so they are the same everywhere.
     assert!(flags.len() >= 5, "{flags:?}");
     for name in &flags {

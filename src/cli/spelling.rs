@@ -295,6 +295,13 @@ impl Names {
         if let Some((_, other)) = self.all().find(|(known, _)| known.eq_ignore_ascii_case(&wanted)) {
             return Err(self.unknown(name, &format!("; did you mean {}?", other.told())));
         }
+        // Everybody means --output by --out, whatever else a command has that begins so (--outside of coords).
+        if wanted.len() >= 3
+            && "output".starts_with(&wanted)
+            && let Some((_, output)) = self.all().find(|(known, _)| *known == "output")
+        {
+            return Ok(output.clone());
+        }
         for names in [&self.shown, &self.hidden] {
             let begun: Vec<&(String, Known)> = names.iter().filter(|(full, _)| full.starts_with(&wanted) && !wanted.is_empty()).collect();
             // --outp is --output, although --output_type begins so, too: a name that all others begin with comes first.

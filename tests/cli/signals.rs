@@ -33,11 +33,21 @@ fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
+/// True if this test was started by `nohup` or its like: children then ignore SIGHUP too, as they should.
+fn ignores_sighup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
 const PICK: [&str; 10] = ["pick", "--data", "mics", "--load_model", MODEL, "--frame", "256", "--gpus", "-1", "--report"];
 
 #[test]
 fn each_signal_ends_a_batch_in_order_and_has_its_own_exit_status() {
     for (signal, name, status) in [("INT", "Ctrl-C", 130), ("TERM", "SIGTERM", 143), ("HUP", "SIGHUP", 129)] {
+        if signal == "HUP" && ignores_sighup() {
+            continue;
+        }
         let folder = with_micrographs(80);
         let out = folder.path().join("output");
         let mut run = Running::start(folder.path(), &[&PICK[..], &["--output_type", "star"]].concat());
@@ -150,8 +160,9 @@ fn a_simulation_stops_after_the_micrograph_in_hand_and_a_demo_takes_no_further_s
 
     let mut run = Running::start(folder.path(), &[&["demo", "--output", "shown", "--gpus", "-1"], &size[..]].concat());
     run.wait_for("(1 of 500");
-    run.signal("HUP");
-    assert_eq!(run.end(), Some(129), "{:#?}", run.told);
+    let (signal, status) = if ignores_sighup() { ("TERM", 143) } else { ("HUP", 129) };
+    run.signal(signal);
+    assert_eq!(run.end(), Some(status), "{:#?}", run.told);
     assert!(!run.told.iter().any(|line| line.contains("2. Picking")), "{:#?}", run.told);
 }
 
@@ -197,7 +208,7 @@ fn named_pipes_and_sockets_among_the_files_are_skipped_with_a_line() {
     let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("mics/b.mrc")).unwrap();
     fs::write(folder.path().join("list.thi"), "mics/a.mrc\nmics/m000.mrc\n").unwrap();
     for data in ["mics", "list.thi"] {
-        let mut run = Running::start(folder.path(), &[&PICK[..], &["--data", data, "--output", "out"]].concat());
+        let mut run = Running::start(folder.path(), &[&["pick", "--data", data, "--output", "out"], &PICK[3..]].concat());
         let status = run.end();
         assert_eq!(status, Some(0), "{:#?}", run.told);
         assert!(run.told.contains(&"warning: mics/a.mrc: is a named pipe, not a file; skipped".to_string()), "{:#?}", run.told);
