@@ -7,6 +7,7 @@ use crate::ops::{Compute, heat_map};
 use crate::train::run::Learner;
 use crate::train::schedule::{Order, Schedule};
 use crate::train::{Targets, Trainer};
+use crate::words::counted;
 use anyhow::Result;
 use std::time::Instant;
 
@@ -50,15 +51,16 @@ impl Settings {
         let judged_px = (judged * self.frame * self.frame) as f64;
         let epoch = seconds_of_a_step * (schedule.epoch_steps as f64 + JUDGING_COST * judged_px / learnt_px);
         let an_epoch = match schedule.order {
-            Order::Passes => format!("an epoch, which is one pass over them in {} steps,", schedule.epoch_steps),
-            Order::Endless => format!("an epoch of {} steps", schedule.epoch_steps),
+            Order::Passes => format!("an epoch, which is one pass over them in {},", counted(schedule.epoch_steps, "step")),
+            Order::Endless => format!("an epoch of {}", counted(schedule.epoch_steps, "step")),
         };
         format!(
-            "{what} on {} micrographs with {labels} labels: {} steps of {} crops of {side} x {side} pixels; {an_epoch} takes about {}, all {} \
+            "{what} on {} with {}: {} of {} of {side} x {side} pixels; {an_epoch} takes about {}, all {} \
              about {}; {:.1} GiB of memory",
-            self.parts.train.len(),
-            schedule.steps(),
-            self.batch,
+            counted(self.parts.train.len(), "micrograph"),
+            counted(labels, "label"),
+            counted(schedule.steps(), "step"),
+            counted(self.batch, "crop"),
             duration(epoch),
             schedule.epochs,
             duration(epoch * f64::from(schedule.epochs)),
