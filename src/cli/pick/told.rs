@@ -154,9 +154,10 @@ impl Teller {
     fn question(&self, settings: &Settings) -> Option<String> {
         let all = self.finished.len();
         let is_most = |count: usize| all >= FEWEST_JUDGED && 2 * count > all;
-        let what = match (is_most(self.without_picks), is_most(self.cut_by_k)) {
-            (true, _) => format!("{} of {all} micrographs have no pick", self.without_picks),
-            (_, true) => format!("{} of {all} micrographs have as many peaks above the threshold as --K takes, {}", self.cut_by_k, self.k),
+        // Where --K cuts, it may be what leaves no pick: the best peaks can all lie at the border. So it is told first.
+        let what = match (is_most(self.cut_by_k), is_most(self.without_picks)) {
+            (true, _) => format!("{} of {all} micrographs have as many peaks above the threshold as --K takes, {}", self.cut_by_k, self.k),
+            (_, true) => format!("{} of {all} micrographs have no pick", self.without_picks),
             _ => return None,
         };
         let scale = match settings.scale.diameter() {
