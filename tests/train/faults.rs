@@ -128,7 +128,7 @@ fn a_full_disk_is_one_clear_line_and_leaves_the_checkpoint_as_it_was() {
     let full = told(&Command::new("sh").args(["-c", &script]).output().unwrap());
     assert_eq!(full.status, Some(1), "{}", full.stderr);
     let errors: Vec<&str> = full.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert!(errors.len() == 1 && errors[0].contains("model_last.") && errors[0].contains("free space"), "{}", full.stderr);
+    assert!(errors.len() == 1 && errors[0].contains("model_last.safetensors") && errors[0].contains("free space"), "{}", full.stderr);
     assert!(bench.bytes("exp") == before, "the checkpoint of the first epoch is still there");
     assert_eq!(files().iter().filter(|name| name.ends_with(".part")).count(), 0, "{:?}, before {files_before:?}", files());
     // With room again it goes on as if nothing had been.
