@@ -1,7 +1,7 @@
-//! Makes machine code of kernels/*.cu and packs it into one file, which src/device/gpu/images.rs includes; and says which
-//! general models of weights/ go into the program.
+//! The build script. It compiles kernels/*.cu to machine code and packs the result into one file, which
+//! src/device/gpu/images.rs includes. It also puts the general models of weights/ into the program.
 //!
-//! Without a compiler of CUDA the build goes on: the program then has the kernels' sources and says what it lacks.
+//! Without a CUDA compiler the build goes on: the program then holds only the sources of the kernels, and says what it lacks.
 //! docs/gpu.md says where the compiler is looked for, and what `EPICKER_CUDA_ARCHS` does.
 
 #[path = "build/apart.rs"]
@@ -25,13 +25,15 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use compiler::Compiler;
 use pack::Form;
 
-/// Machine code of a release. Each serves its own major version from there on: 86 serves 8.6 to 8.9, 120 also 12.1.
+/// The architectures that a release has machine code for. Code for one of them also runs on later architectures of the same
+/// major version: code for 86 runs on 8.6 to 8.9, code for 120 also on 12.1.
 const RELEASE_ARCHS: &[u32] = &[52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120];
 /// A build for development compiles each file once: enough to see an error in a kernel.
 const DEVELOPMENT_ARCHS: &[u32] = &[80];
 /// Options that NVRTC and nvcc both know.
 pub const OPTIONS: &[&str] = &["--std=c++17"];
-/// Part of the cache's key: raised when the way from a source to its images changes.
+/// Part of the cache's key. It is raised whenever this script makes images from a source in another way, so that no older image
+/// is taken from the cache.
 const CHANGES: u32 = 2;
 
 fn main() {
@@ -52,7 +54,7 @@ fn main() {
     for variable in ["NVRTC_LIB", "CUDA_HOME", "CUDA_PATH", "EPICKER_CUDA_ARCHS", "XDG_CACHE_HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    // For the test that compiles one file again and again.
+    // tests/kernels/images.rs starts this script to compile one file again and again.
     if let Ok(program) = std::env::current_exe() {
         println!("cargo:rustc-env=EPICKER_BUILD_SCRIPT={}", program.display());
     }
@@ -91,7 +93,7 @@ fn run() -> Result<()> {
     std::fs::write(&path, pack::write(&compiler_name, &images)).with_context(|| path.display().to_string())
 }
 
-/// Puts the general models of weights/ into the program, as far as they are there: src/io/model_source.rs includes this.
+/// Puts those general models into the program that are in weights/: src/io/model_source.rs includes the file written here.
 fn write_general_models(out: &Path) -> Result<()> {
     let mut text = String::from("/// The general models.\nconst BUILT_IN: [BuiltIn; 3] = [\n");
     for name in ["particle", "vesicle", "fiber"] {
@@ -104,7 +106,7 @@ fn write_general_models(out: &Path) -> Result<()> {
     std::fs::write(&path, text).with_context(|| path.display().to_string())
 }
 
-/// Architectures by `EPICKER_CUDA_ARCHS`; None for all of a release that the compiler knows.
+/// The architectures that `EPICKER_CUDA_ARCHS` asks for. None means all architectures of a release that the compiler knows.
 fn wanted_archs() -> Result<Option<Vec<u32>>> {
     let value = std::env::var("EPICKER_CUDA_ARCHS").unwrap_or_default();
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
@@ -154,7 +156,7 @@ impl Kernels {
     }
 }
 
-/// One compilation: a file for an architecture.
+/// One compilation: of one file, for one architecture.
 struct Job<'a> {
     file: &'a str,
     text: &'a str,
@@ -173,7 +175,8 @@ fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>,
         let known = &compiler.archs;
         ensure!(known.contains(arch), "EPICKER_CUDA_ARCHS: {} does not compile for {arch}; expected some of {known:?}", compiler.name);
     }
-    // PTX of the oldest, and of the oldest of those where kernels take the way of 8.0: what runs on GPUs yet to come.
+    // GPUs that do not exist yet run PTX. It is made for the oldest architecture, and for the oldest from 8.0 on, where kernels
+    // use what came with 8.0.
     let oldest_from = |least: u32| archs.iter().copied().find(|arch| *arch >= least);
     let ptx_archs = [oldest_from(0), oldest_from(80)];
     let cache = cache_folder(out)?;
@@ -201,7 +204,7 @@ fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>,
     Ok(done.into_iter().flat_map(|(_, images)| images).collect())
 }
 
-/// The images of one job, from the cache where nothing that they depend on has changed.
+/// The images of one job. They come from the cache if nothing that they depend on has changed.
 fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, scratch: &Path) -> Result<Vec<PackedImage>> {
     let mut key = DefaultHasher::new();
     (job.text, &kernels.headers, job.arch, job.ptx, OPTIONS, CHANGES, &compiler.name).hash(&mut key);
@@ -231,13 +234,14 @@ fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, 
     Ok(images)
 }
 
-/// Stamps PTX with the oldest version of the language that knows its architecture, and leaves out hints of later ones.
+/// Stamps PTX with the oldest version of the language that knows its architecture, and leaves out hints of later versions.
 fn with_oldest_version(ptx: &str, arch: u32) -> Result<String> {
     let Some(version) = pack::oldest_ptx_version(arch) else { return Ok(ptx.to_string()) };
     ensure!(ptx.lines().any(|line| line.starts_with(".version ")), "PTX without a line .version");
     let line_for_all = |line: &str| match line.trim_start() {
         text if text.starts_with(".version ") => format!(".version {version}\n"),
-        // Which bytes of a load are used: a hint since version 8.3, which assemblers that know it refuse in older PTX.
+        // This hint says which bytes of a load are used. It came with version 8.3, and assemblers that know it refuse it in PTX
+        // of an older version.
         text if text.starts_with(".pragma \"used_bytes_mask ") => String::new(),
         _ => format!("{line}\n"),
     };
@@ -264,7 +268,8 @@ fn unpack_stored(bytes: &[u8]) -> Option<Vec<PackedImage>> {
     )
 }
 
-/// Writes whole or not at all, and keeps the three latest of a file and architecture: enough to go between branches.
+/// Writes a file of the cache whole or not at all. Of each source and architecture the three latest files are kept, so that a
+/// developer can change between branches.
 fn store(cache: &Path, prefix: &str, path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     std::fs::write(&temporary, bytes).with_context(|| temporary.display().to_string())?;
@@ -279,7 +284,7 @@ fn store(cache: &Path, prefix: &str, path: &Path, bytes: &[u8]) -> Result<()> {
     }
     kept.sort();
     for (_, old) in kept.iter().rev().skip(3) {
-        // Another build may have been quicker.
+        // Another build may have removed the file already.
         let _ = std::fs::remove_file(old);
     }
     Ok(())

@@ -1,9 +1,9 @@
-//! One compilation in a process of its own, whose memory lies where it always lies.
+//! Each compilation runs in a process of its own, whose memory always lies at the same addresses.
 //!
-//! NVRTC's machine code depends a little on where its memory is: with random addresses one compilation in six of a large
-//! file has other registers and other loops. So the build script starts itself again for each file, without random
-//! addresses, without a path and with hardly any environment, and the same source gives the same bytes every time. Where
-//! the system forbids that (`personality` in some containers), addresses stay random.
+//! The machine code that NVRTC makes depends a little on the addresses of its memory: with random addresses, one in six
+//! compilations of a large file gives other registers and other loops. So the build script starts itself again for each file,
+//! without random addresses, without a path and with hardly any environment, and the same source gives the same bytes every
+//! time. Where the system forbids that (some containers forbid `personality`), addresses stay random.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -15,15 +15,16 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::nvrtc::{Compiled, Nvrtc};
 use crate::pack::{self, Form};
 
-/// The first argument of such a process. Its standard input is a pack of headers and, last, the source, of its architecture;
-/// in the compiler's place stands the library's path.
+/// The first argument of such a process. The process reads a pack from its standard input, which holds the headers and, last,
+/// the source with the architecture to compile for. Where a pack names the compiler, this one holds the path of NVRTC's
+/// library.
 const COMMAND: &str = "compile";
-/// The second argument of one whose addresses are as fixed as they get.
+/// The second argument of a process that was started again, whose addresses are as fixed as the system allows.
 const FIXED: &str = "fixed";
 
-/// Does what the arguments ask for; false if they ask for nothing, as cargo's do.
+/// Compiles if the arguments ask for it. Returns false if they do not, as when cargo starts the build script.
 ///
-/// Errors: the compiler's words, or the input is none of ours.
+/// Errors: the source does not compile (the error has the compiler's words), or the input is no pack of ours.
 pub fn serve() -> Result<bool> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.first().is_none_or(|command| command != COMMAND) {
@@ -32,7 +33,7 @@ pub fn serve() -> Result<bool> {
     if args.len() == 1 {
         start_again_without_random_addresses()?;
     }
-    // Of one size, so that what is allocated later lies where it always lies.
+    // The buffer always has the same size, so that all later allocations always lie at the same addresses.
     let mut input = Vec::with_capacity(4 << 20);
     std::io::stdin().read_to_end(&mut input)?;
     let (library, images) = pack::read(&input)?;
@@ -52,7 +53,8 @@ pub fn serve() -> Result<bool> {
     Ok(true)
 }
 
-/// Goes to the library's folder, and names it from there: the loader keeps the path in memory.
+/// Changes to the folder of the library, and returns a path of the library that is the same wherever that folder is. The loader
+/// keeps the path in memory, so it must not differ.
 fn by_a_path_that_is_the_same_everywhere(library: &Path) -> PathBuf {
     const HERE: &str = "/proc/self/cwd";
     match (library.parent(), library.file_name()) {
@@ -70,9 +72,10 @@ pub fn options(arch: impl std::fmt::Display) -> Vec<String> {
     options
 }
 
-/// Compiles a source in a process of its own; none if none can be started. `headers` are (name in `#include`, text).
+/// Compiles a source in a process of its own. Returns none if no such process can be started. `headers` are pairs of the name
+/// in `#include` and the text.
 ///
-/// Errors: the compiler's words.
+/// Errors: the source does not compile; the error has the compiler's words.
 pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, String)], arch: u32) -> Result<Option<Compiled>> {
     let (Ok(program), Some(library)) = (std::env::current_exe(), library.to_str()) else { return Ok(None) };
     let mut images = Vec::new();
@@ -84,7 +87,7 @@ pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, Str
     let started = Command::new(program).arg(COMMAND).stdin(piped()).stdout(piped()).stderr(piped()).spawn();
     let Ok(mut process) = started else { return Ok(None) };
     if let Some(mut input) = process.stdin.take() {
-        // A process that ended early says why below.
+        // Writing fails if the process has ended early; what it said about that is read below.
         let _ = input.write_all(&pack::write(library, &images));
     }
     let output = process.wait_with_output()?;
@@ -104,12 +107,12 @@ pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, Str
     Ok(Some(Compiled { cubin, ptx: String::from_utf8(ptx)?, log: String::from_utf8_lossy(&log).into_owned() }))
 }
 
-/// Starts this program again without random addresses; comes back where the system does not allow that.
+/// Starts this program again without random addresses; returns where the system does not allow that.
 ///
-/// What lies in memory before the first line of `main` must not depend on where this program lies and who called it, or
-/// else NVRTC's memory would begin somewhere else. The start of every process reads the paths of its files from
-/// /proc/self/maps into memory of their length, and arguments and environment lie above the stack. So the program goes on as
-/// a copy that has no path, with the same words and hardly any environment.
+/// The memory that is in use before the first line of `main` must not depend on where this program lies and who called it, or
+/// else NVRTC's memory would begin somewhere else. But it does depend on both: every process reads at its start the paths of
+/// its files from /proc/self/maps into memory of their length, and its arguments and environment lie above the stack. So the
+/// program goes on as a copy that has no path, always with the same arguments and with hardly any environment.
 #[cfg(target_os = "linux")]
 fn start_again_without_random_addresses() -> Result<()> {
     use std::ffi::{c_int, c_ulong};
@@ -133,11 +136,11 @@ fn start_again_without_random_addresses() -> Result<()> {
     if let Some(copy) = copy_without_a_path() {
         start(&copy);
     }
-    // To go on here with random addresses would be to make other bytes once in a while, without a word.
+    // If the program went on here with random addresses, it would make other bytes once in a while, and nobody would be told.
     Err(start(Path::new("/proc/self/exe"))).context("the build script cannot start itself to compile the kernels")
 }
 
-/// A copy of this program in memory, as a path that starts it. None where the system has no such files.
+/// Copies this program into a file in memory, and returns a path that starts the copy. None where the system has no such files.
 #[cfg(target_os = "linux")]
 fn copy_without_a_path() -> Option<PathBuf> {
     use std::ffi::{c_int, c_long, c_uint};
@@ -147,7 +150,7 @@ fn copy_without_a_path() -> Option<PathBuf> {
         fn syscall(number: c_long, ...) -> c_long;
         fn dup2(from: c_int, to: c_int) -> c_int;
     }
-    // memfd_create by its number, because glibc before 2.27 has no function of that name.
+    // memfd_create is called by its number, because glibc before 2.27 has no function of that name.
     let memfd_create: c_long = if cfg!(target_arch = "x86_64") {
         319
     } else if cfg!(target_arch = "aarch64") {
@@ -156,7 +159,7 @@ fn copy_without_a_path() -> Option<PathBuf> {
         return None;
     };
     const CLOSED_BY_EXEC: c_uint = 1;
-    /// The path has this number in it, and so has always the same length.
+    /// The path contains this number, so it always has the same length.
     const NUMBER: c_int = 100;
     // SAFETY: the name ends in NUL.
     let descriptor = unsafe { syscall(memfd_create, c"compile".as_ptr(), CLOSED_BY_EXEC) };
@@ -169,8 +172,8 @@ fn copy_without_a_path() -> Option<PathBuf> {
     is_done.then(|| PathBuf::from(format!("/proc/self/fd/{NUMBER}")))
 }
 
-/// Those folders of LD_LIBRARY_PATH from which this program was loaded. Cargo adds others, which are longer or shorter from
-/// clone to clone.
+/// Those folders of LD_LIBRARY_PATH that hold libraries of this program. Cargo adds others, whose names are longer or shorter
+/// from clone to clone.
 #[cfg(target_os = "linux")]
 fn folders_of_libraries() -> Option<OsString> {
     let folders = std::env::var_os("LD_LIBRARY_PATH")?;

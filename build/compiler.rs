@@ -22,13 +22,13 @@ enum Kind {
     Nvcc(PathBuf),
 }
 
-/// What is tried when asking whether a compiler works. Its PTX names the compiler's full version.
+/// A source that is compiled to see whether a compiler works. The PTX that comes out names the compiler's full version.
 const PROBE: &str = "extern \"C\" __global__ void probe(float* x) { x[threadIdx.x] = 1.0f; }\n";
 
 impl Compiler {
     /// Tries `NVRTC_LIB`, nvcc of `CUDA_HOME`, nvcc on the PATH, and the library that `scripts/fetch-nvrtc.sh` has fetched.
     ///
-    /// Returns: the first that works, else what was wrong with those that were there.
+    /// Returns: the first compiler that works; if none does, what was wrong with each one that was there.
     pub fn find(scratch: &Path) -> Result<Compiler, Vec<String>> {
         let mut candidates: Vec<Box<dyn Fn() -> Result<Compiler>>> = Vec::new();
         if let Some(path) = non_empty("NVRTC_LIB") {
@@ -84,8 +84,8 @@ impl Compiler {
         Ok(compiler)
     }
 
-    /// Whether warnings about our own kernels stop the build: yes with the compiler that releases are made with; a
-    /// stranger's nvcc may know warnings that we have never seen.
+    /// True if warnings about our own kernels stop the build. They do with NVRTC, by which releases are made; a user's nvcc may
+    /// know warnings that we have never seen.
     pub fn warnings_are_errors(&self) -> bool {
         matches!(self.kind, Kind::Nvrtc(_))
     }
@@ -101,9 +101,9 @@ impl Compiler {
         version.context("the compiler's PTX does not name its version")
     }
 
-    /// Compiles `kernels/NAME.cu` for one architecture; warnings of the architecture's age are left out of the log.
+    /// Compiles `kernels/NAME.cu` for one architecture. Warnings that the architecture is old are left out of the log.
     ///
-    /// Errors: the compiler refuses the source; its own words.
+    /// Errors: the compiler refuses the source; the error has its own words.
     pub fn compile(&self, source: &Path, headers: &[(String, String)], arch: u32, ptx: bool, scratch: &Path) -> Result<Compiled> {
         let mut compiled = match &self.kind {
             Kind::Nvrtc(library) => {

@@ -1,10 +1,12 @@
-//! Work on one thing while the next is prepared: micrographs of a batch, batches of a training.
+//! Prepares the next job while the program works on the one before. The jobs are the micrographs of a batch, or the batches of
+//! a training.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 
-/// Prepares jobs on a thread of its own while `consume` works on the one before; at most three are in memory at any time:
-/// one that is prepared, one that waits, and one that is consumed. What `consume` breaks with ends it and is returned.
+/// Prepares jobs on a thread of its own while `consume` works on the job before. At most three jobs are in memory at any time:
+/// one is being prepared, one waits, and one is being consumed. When `consume` breaks off, the work ends, and the value that it
+/// broke off with is returned.
 ///
 /// A job is taken from `jobs` only when its preparation begins, so an iterator that ends when a run is to stop leaves
 /// nothing half done.

@@ -1,18 +1,18 @@
-//! The original's faults, mended by default, that `--compat NAME[,NAME...]` brings back one by one.
+//! Faults of the original. They are mended here, and `--compat NAME[,NAME...]` brings them back one by one.
 //!
-//! Each name has a test that shows both sides. `all` means "pick as the 2022 source did".
+//! Each name has a test that shows what happens with the fault and without it. `all` means "pick as the 2022 source did".
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// A fault of the original that is mended here unless asked for.
+/// A fault of the original, which is mended here unless the user asks for it. Each one says what the original does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Micrographs narrower than the frame: rows of the spectrum put at the wrong frequencies.
     Narrow,
     /// Integer micrographs: the crop truncated to the integer type, differences wrapping.
     IntCast,
-    /// Quantising between the very minimum and maximum, whatever a hot pixel does to the rest.
+    /// Grey levels reach from the lowest pixel to the highest, so that one hot pixel leaves few levels for all others.
     HotPixel,
     /// The edge margin in y multiplied by ny/nx.
     EdgeY,
@@ -32,11 +32,11 @@ pub enum Fault {
     ClipCentre,
     /// Training normalises with another mean and deviation than picking.
     TrainNorm,
-    /// Continual terms in particle mode only.
+    /// The losses that keep a network from forgetting are used in particle mode only.
     DistillParticle,
-    /// The frozen old network in training mode.
+    /// The earlier network, which should stay as it is, runs in training mode.
     TeacherBn,
-    /// Feature terms divided by the sizes of a 1024x1024 image.
+    /// The distance of the features is divided by the map sizes of a 1024x1024 image, whatever the size of the image.
     DistillSize,
     /// The original's positive-unlabelled loss.
     SparseOriginal,

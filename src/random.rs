@@ -34,7 +34,7 @@ impl Random {
 
     /// A whole number in 0..n, the n excluded; 0 if n is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        // The high half of the product: no division, and a bias below n / 2^64.
+        // Taking the high half of the product needs no division, and its bias is below n / 2^64.
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
@@ -59,7 +59,7 @@ impl Random {
     }
 }
 
-/// Noise in -0.5..0.5 for tests and benches, each value made of the seed and its index by [`splitmix64`].
+/// Noise in -0.5..0.5 for tests and benches. [`splitmix64`] makes each value from the seed and the value's index.
 pub fn noise(len: usize, seed: u64) -> Vec<f32> {
     (0..len as u64).map(|i| ((splitmix64(seed.wrapping_mul(0x9e37_79b9).wrapping_add(i)) >> 40) as f32) / 16_777_216.0 - 0.5).collect()
 }

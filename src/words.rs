@@ -32,7 +32,8 @@ pub fn row<S: AsRef<str>>(names: &[S], last_joint: &str) -> String {
     }
 }
 
-/// The name that was probably meant by `word`, if one is near enough: letters are missing, doubled, exchanged or wrong.
+/// The name that was probably meant by `word`, if one is near enough. Letters of `word` may be missing, doubled, exchanged or
+/// wrong.
 pub fn meant<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Exchanged letters count half, and a right beginning counts in favour: that is how people mistype.
     const NEAR: f64 = 0.84;

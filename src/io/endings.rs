@@ -1,9 +1,9 @@
 //! What other programs add to the end of a micrograph's name, and to that of its coordinate file.
 //!
-//! An ending is told in any case of its letters, because EPU has written both `_Fractions` and `_fractions`. It is never a
-//! part of a file that we write; it only helps to pair names (pairing.rs). docs/formats.md, "Names", has the same table for
-//! users. An ending without a program that is known to write it does not belong here: every further one makes names alike
-//! that a user keeps apart.
+//! An ending is recognised in upper and in lower case, because EPU has written both `_Fractions` and `_fractions`. It is never
+//! a part of a file that we write; it only helps to pair names (pairing.rs). docs/formats.md, "Names", has the same table for
+//! users. An ending belongs here only if a program is known to write it, because every further ending makes names alike that a
+//! user keeps apart.
 
 /// Endings of coordinate files, which say what made the file.
 const OF_COORDINATES: [&str; 10] = [
@@ -69,7 +69,7 @@ fn without_box_net(stem: &str) -> Option<&str> {
     (is_day && is_box_net && !name.is_empty()).then_some(name)
 }
 
-/// `stem` without `ending` in any case of its letters; what is nothing but an ending stays.
+/// `stem` without `ending`, which may be in upper or in lower case. A stem that is nothing but the ending is left alone.
 fn strip<'a>(stem: &'a str, ending: &str) -> Option<&'a str> {
     let at = stem.len().checked_sub(ending.len()).filter(|&at| at > 0)?;
     let tail = stem.get(at..)?;

@@ -65,7 +65,8 @@ pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographLis
     Ok(list)
 }
 
-/// Finds the micrographs that several paths mean, in the order of the paths. One that two of them mean is taken once.
+/// Finds the micrographs that several paths mean, in the order of the paths. A micrograph that two of the paths mean is taken
+/// once.
 ///
 /// Errors: as [`find_micrographs`], of any path.
 pub fn find_all(data: &[PathBuf], skip_missing: bool) -> Result<MicrographList> {
@@ -125,7 +126,7 @@ fn of_folder(folder: &Path) -> Result<MicrographList> {
         folder.display(),
         if others > 0 { format!(", but {others} other images") } else { String::new() }
     );
-    // By bytes: that is the order of code points, on every machine the same.
+    // Names are sorted by their bytes. That is the order of their code points, and it is the same on every machine.
     names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
     let micrographs =
         names.into_iter().map(|name| folder.join(name)).map(|path| found(path.clone(), path.display().to_string(), Stated::default()));

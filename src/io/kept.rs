@@ -1,5 +1,5 @@
-//! What the program found out about a machine, kept for the next run: small files in the user's cache folder. Where nothing can
-//! be kept it is found out again.
+//! What the program found out about a machine is kept for the next run, in small files in the user's cache folder. Where
+//! nothing can be kept, each run finds it out again.
 
 use super::write::write_whole_unsynced;
 use std::path::{Path, PathBuf};

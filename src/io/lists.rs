@@ -49,7 +49,7 @@ pub struct Places {
     list: PathBuf,
     folder: PathBuf,
     absolute: PathBuf,
-    /// An entry that is there twice, as another file each time.
+    /// An entry that names two different files, one in the working directory and one beside the list.
     ambiguous: Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl Places {
         above.map(|above| above.join(&given)).find(|path| path.is_file())
     }
 
-    /// What there is to say once all entries have been looked for.
+    /// A warning about an ambiguous entry, if there was one. It is asked for once all entries have been looked for.
     pub fn warning(&self) -> Option<String> {
         let entry = self.ambiguous.as_ref()?;
         Some(format!(
@@ -99,10 +99,10 @@ pub fn told(names: &[String]) -> String {
     if names.len() > MOST { format!("{told} and {} more", names.len() - MOST) } else { told }
 }
 
-/// The paths of a list without a header, one a line, if the text is one.
+/// The paths of a list without a header, one path on each line, if the text is such a list.
 ///
-/// A `.thi` is one if its first line is neither a header nor a row of numbers, because the original reads such lists. A
-/// `.txt` may be many things, and is one only if its first line ends as the name of a micrograph or of a coordinate file.
+/// A `.thi` is a list if its first line is neither a header nor a row of numbers, because the original reads such lists. A
+/// `.txt` may be many things, and is a list only if its first line ends as the name of a micrograph or of a coordinate file.
 pub fn bare_list(bytes: &[u8], extension: &str) -> Option<Vec<String>> {
     if extension != "thi" && extension != "txt" {
         return None;
@@ -134,8 +134,9 @@ pub fn coords_suffix(list: &Path, bytes: &[u8]) -> Option<(String, String)> {
     lines.next().is_none().then(|| (table.to_owned(), suffix))
 }
 
-/// A micrograph's path without extension and without the job of RELION that it came from (`MotionCorr/job002/`), as RELION
-/// names what later jobs make of it. Nothing of it leads out of a folder that it is joined to.
+/// A micrograph's path without its extension and without the job of RELION that it came from (`MotionCorr/job002/`). RELION
+/// gives this name to the files that later jobs make of the micrograph. The path never leads out of a folder that it is joined
+/// to.
 pub fn below_job(micrograph: &str) -> PathBuf {
     let parts = Path::new(micrograph).components().filter_map(|part| match part {
         Component::Normal(part) => Some(part),

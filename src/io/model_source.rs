@@ -1,7 +1,7 @@
 //! Where a model comes from: a file, or a general model by its name.
 //!
 //! General models lie in weights/ and are built into the program (build.rs). A file `weights/NAME.safetensors` beside the
-//! program, or in `../share/epicker/weights`, goes before the built-in one: somebody put it there.
+//! program, or in `../share/epicker/weights`, is taken instead of the built-in one, because somebody has put it there.
 
 use crate::formats::model_file::{load_checkpoint_file, read_checkpoint, sha256, sha256_of_file};
 use crate::formats::pth::Checkpoint;
@@ -32,7 +32,7 @@ impl ModelSource {
         ModelSource::File(path.into())
     }
 
-    /// Reads it with all that it holds; the optimiser on request.
+    /// Reads the model with all that its file holds; the state of the optimiser is read only on request.
     ///
     /// Errors: the file cannot be read or is no model, or there is no general model of this name.
     pub fn checkpoint(&self, with_optimizer: bool) -> Result<Checkpoint> {
@@ -81,7 +81,8 @@ impl ModelSource {
 }
 
 impl From<OsString> for ModelSource {
-    /// What a word of the command line means: one of the three names, as it stands, is a general model; all else is a path.
+    /// What a word of the command line means. A word that is exactly one of the three names is a general model; any other word
+    /// is a path.
     fn from(text: OsString) -> ModelSource {
         match BUILT_IN.iter().find(|(name, _)| text == *name) {
             Some((name, _)) => ModelSource::General(name),
@@ -99,7 +100,8 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// What is said of a model that is not there. A bare word may have been meant as a name, so that the names are told.
+/// The error for a model that is not there. A bare word may have been meant as the name of a general model, so the message
+/// names those.
 fn not_there(path: &Path) -> anyhow::Error {
     let names = BUILT_IN.map(|(name, _)| name);
     let is_word = path.extension().is_none() && path.components().count() == 1;

@@ -17,7 +17,7 @@ const RESERVED: [&str; 2] = ["autopick", "merge_results"];
 pub struct Stem {
     /// The stem; dots inside stay.
     pub text: String,
-    /// False if the extension is none of an image: then it is kept, and worth a warning.
+    /// False if the extension is not that of an image. The extension is then a part of the stem, which is worth a warning.
     pub is_known: bool,
 }
 
@@ -63,7 +63,8 @@ pub struct OutputNames<'a> {
 }
 
 impl OutputNames<'_> {
-    /// The output of each input, in the order of the inputs. `stem` makes a name of a path.
+    /// The output path of each input, in the order of the inputs. `stem` says what an output is called, given the path of its
+    /// input.
     ///
     /// Errors: two inputs would write one file (names that differ in case only count as one, since they are one on
     /// some disks), an input is called like one of our lists, or the suffix holds a path.
@@ -115,8 +116,8 @@ fn strip_extension<'a>(name: &'a str, known: &[&str]) -> Option<&'a str> {
     (!stem.is_empty() && known.iter().any(|one| one.eq_ignore_ascii_case(extension))).then_some(stem)
 }
 
-/// The folders of each input below the one that all share. Only names of folders: `..` must not lead out of the output
-/// folder that they are put below.
+/// For each input: its folders below the deepest folder that all inputs share. They are names of folders alone, because a `..`
+/// could lead out of the output folder that they are put below.
 pub fn folders_below_shared(inputs: &[PathBuf]) -> Vec<PathBuf> {
     let shared = shared_folder(inputs);
     let below = |input: &PathBuf| {

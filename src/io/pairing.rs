@@ -1,5 +1,5 @@
-//! Which coordinates belong to which micrograph: by the whole path, then by the longest common tail of folders, then by the
-//! file's name alone, each of them with and without the endings of other programs.
+//! Which coordinates belong to which micrograph. They are paired by the whole path first, then by the longest common tail of
+//! folders, then by the file's name alone, and each time with and without the endings that other programs add.
 //! Source: docs/formats.md, "Names".
 
 use super::endings;
@@ -33,7 +33,7 @@ impl Name {
         Name { told: given.to_owned(), stem: micrograph_stem(path).text, folders, is_of_micrograph: true }
     }
 
-    /// A coordinate file of one micrograph, which nothing but the name of the file names.
+    /// A coordinate file that does not say to which micrograph it belongs, so that only its own name tells.
     pub fn of_file(path: &Path) -> Name {
         Name { told: path.display().to_string(), stem: label_stem(path), folders: vec![folders_of(path)], is_of_micrograph: false }
     }
@@ -45,7 +45,8 @@ impl Name {
         Name { told: micrograph.to_owned(), stem: micrograph_stem(path).text, folders: vec![folders_of(path)], is_of_micrograph: true }
     }
 
-    /// The last `count` folders of each of its paths that has so many, joined; of [`WHOLE`] all of them.
+    /// The last `count` folders of each path, joined; a path with fewer folders is left out. [`WHOLE`] takes all folders of
+    /// every path.
     fn tails(&self, count: usize) -> impl Iterator<Item = String> {
         self.folders.iter().filter_map(move |folders| match count {
             WHOLE => Some(folders.join("/")),
@@ -58,7 +59,7 @@ impl Name {
     }
 }
 
-/// In place of a number of folders: the whole path.
+/// Given in place of a number of folders, this means the whole path.
 const WHOLE: usize = usize::MAX;
 
 fn folders_of(path: &Path) -> Vec<String> {
@@ -83,7 +84,8 @@ pub struct Matching {
     pub notes: Vec<String>,
 }
 
-/// What is left out of the names of either side; each step leaves out more than the one before.
+/// A step of the pairing, which leaves out parts of the names of labels and of micrographs. Each step leaves out more than the
+/// step before.
 struct Step {
     what: &'static str,
     of_label: Reduce,
@@ -119,11 +121,11 @@ fn without_dots(stem: &str) -> Option<Cow<'_, str>> {
 
 /// Pairs micrographs with labels.
 ///
-/// Whole paths go first, then those with the longest common tail of folders, then the names of the files alone; among
-/// those of one length equal stems go before stems without endings. A label whose micrograph has been given to a better
-/// one is left alone: it is never handed to a worse micrograph.
+/// Names whose whole paths agree are paired first, then those with the longest common tail of folders, and last those that
+/// agree only in the name of the file. Within each of these, equal stems are paired before stems without their endings. A label
+/// whose micrograph has gone to a better label stays alone: it is never given to a micrograph that fits it worse.
 ///
-/// Errors: a label fits several micrographs equally well, or a micrograph several labels; all are named.
+/// Errors: a label fits several micrographs equally well, or a micrograph several labels; the message names all of them.
 /// Source: docs/formats.md, "Names".
 pub fn match_names(micrographs: &[Name], labels: &[Name]) -> Result<Matching> {
     let forms_of = |names: &[Name], reduce: fn(&Step) -> Reduce| -> Vec<Vec<Vec<String>>> {
@@ -160,7 +162,7 @@ pub fn match_names(micrographs: &[Name], labels: &[Name]) -> Result<Matching> {
     Ok(pairing.finish(micrographs, labels))
 }
 
-/// The forms of a stem by step; each step has those of the steps before too.
+/// The forms of a stem at each step. A step also has the forms of all steps before it.
 fn forms(stem: &str, reduce: fn(&Step) -> Reduce) -> Vec<Vec<String>> {
     let mut all: Vec<String> = vec![stem.to_owned()];
     let mut by_step = Vec::with_capacity(STEPS.len());
@@ -176,7 +178,7 @@ fn forms(stem: &str, reduce: fn(&Step) -> Reduce) -> Vec<Vec<String>> {
     by_step
 }
 
-/// What a name is looked up by: each of its tails with each of its forms.
+/// The keys by which a name is looked up: each tail of its folders, with each form of its stem.
 fn keys(name: &Name, forms: &[String], tail: usize) -> BTreeSet<String> {
     name.tails(tail).flat_map(|folders| forms.iter().map(move |form| format!("{folders}/{form}"))).collect()
 }
@@ -184,11 +186,11 @@ fn keys(name: &Name, forms: &[String], tail: usize) -> BTreeSet<String> {
 /// The pairs so far.
 struct Pairing {
     label_of: Vec<Option<usize>>,
-    /// Labels that have neither been paired nor lost their micrograph to a better one.
+    /// True for each label that has neither been paired nor lost its micrograph to a better label.
     is_open: Vec<bool>,
-    /// Pairs by step.
+    /// The pairs that each step has found.
     by_step: [Vec<(usize, usize)>; STEPS.len()],
-    /// Pairs whose folders say nothing, or something else.
+    /// Pairs that were found by the name of the file alone, although both sides have folders, because their folders differ.
     by_name_alone: Vec<(usize, usize)>,
 }
 
@@ -277,7 +279,7 @@ fn listed(names: &[Name], indices: impl Iterator<Item = usize>) -> String {
 /// Refuses two names of one folder that are equal without their extensions: `a.mrc` and `a.tif`, `a.star` and `a.box`.
 /// `path` tells where an index came from.
 ///
-/// Errors: there are two; both are told.
+/// Errors: there are two such names; the message tells both.
 pub fn refuse_twins(names: &[Name], path: impl Fn(usize) -> String) -> Result<()> {
     let mut seen: HashMap<(String, &str), usize> = HashMap::new();
     for (i, name) in names.iter().enumerate() {
@@ -289,8 +291,8 @@ pub fn refuse_twins(names: &[Name], path: impl Fn(usize) -> String) -> Result<()
     Ok(())
 }
 
-/// Names that tell the files apart: their stems, and where several have one stem as many of their folders in front of it as
-/// it takes, with `/` between them.
+/// Names that tell the files apart. A name is the stem of its file. Where several files have the same stem, as many of their
+/// folders as it takes stand before the stem, with `/` between them.
 pub fn distinct(names: &[Name]) -> Vec<String> {
     let mut by_stem: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, name) in names.iter().enumerate() {

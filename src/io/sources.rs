@@ -31,13 +31,14 @@ pub struct Source {
 }
 
 impl Source {
-    /// The points at their places on the micrograph, of which `evidence` says how large its pixels are.
+    /// The points at their places on the micrograph, with their refined shifts taken from them. `evidence` says how large the
+    /// micrograph's pixels are.
     ///
     /// Errors: a refined shift leads off every micrograph.
     pub fn placed(&self, evidence: &Evidence, remarks: &mut Warnings) -> Result<Coordinates> {
         let mut set = self.set.clone();
         set.take_shifts(evidence.angstrom(), remarks).with_context(|| self.path.display().to_string())?;
-        // A header's 1 matters only to shifts here.
+        // A header that says 1 angstrom may not know the pixel size, but that matters here only if there are shifts.
         let matters = |size: PixelSize| size.source != pixel_size::Source::HeaderOfOne || !self.set.shifts.is_empty();
         evidence.doubt().filter(|_| evidence.decide().is_some_and(matters)).iter().for_each(|doubt| remarks.note(0, doubt));
         remarks.count(
@@ -79,15 +80,15 @@ const RECORDS_OF_RELION: [&str; 5] =
 /// What one file holds, before lists are followed.
 enum Held {
     Coordinates(CoordinateFormat, Vec<Set>),
-    /// Coordinate files with the micrograph of each. A list of all micrographs, of which some have no coordinates yet, is
-    /// not `complete`.
+    /// Coordinate files, each with its micrograph. The list is not `complete` if it names all micrographs although some of them
+    /// may have no coordinates yet.
     Pairs {
         pairs: Vec<ListedPair>,
         complete: bool,
     },
-    /// Coordinate files alone.
+    /// Coordinate files, without their micrographs.
     Files(Vec<String>),
-    /// Micrographs.
+    /// A list of micrographs, which has no coordinates.
     Micrographs,
 }
 
@@ -99,7 +100,8 @@ enum Held {
 /// Errors: nothing is there, or a folder has no coordinate file.
 pub fn read_sources(inputs: &[PathBuf], options: &ReadOptions) -> Result<Sources> {
     let mut sources = Sources::default();
-    // `picks/*.thi` names the list of a run beside the files that it lists: files go before lists.
+    // `picks/*.thi` names the list of a run as well as the files that it lists, so all files are read before any list is
+    // followed.
     let mut later = Vec::new();
     for input in inputs {
         let metadata = std::fs::metadata(input).with_context(|| {
@@ -121,7 +123,8 @@ pub fn read_sources(inputs: &[PathBuf], options: &ReadOptions) -> Result<Sources
     Ok(sources)
 }
 
-/// Endings of the files of a folder that are read for a family, lower case.
+/// The endings, in lower case, of the files of a folder that are read: those of the family of formats that the user has named,
+/// or those of all formats.
 fn endings(family: Option<Family>) -> &'static [&'static str] {
     match family {
         None => &LABEL_EXTENSIONS,
@@ -183,7 +186,8 @@ fn hold(path: &Path, options: &ReadOptions, warnings: &mut Vec<String>) -> Resul
     })
 }
 
-/// The files that a `coords_suffix` list of RELION 3.1 means: beside it, called after the micrographs of a table.
+/// The files that a `coords_suffix` list of RELION 3.1 means. They lie beside the list, and are called after the micrographs of
+/// a table.
 fn pairs_of_suffix(list: &Path, table: &str, suffix: &str) -> Result<Vec<ListedPair>> {
     let name = || format!("{}: the micrographs of {table}", list.display());
     let found = Places::of(list).find(table).with_context(|| format!("{}: names {table}, which is not there", list.display()))?;
@@ -218,7 +222,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Takes the sets of a file. What names no micrograph goes by the file's own name.
+    /// Takes the sets of a file. A set that names no micrograph goes by the file's own name.
     fn add(&mut self, path: &Path, format: CoordinateFormat, sets: Vec<Set>) {
         if !self.is_new(path) {
             return;
@@ -233,7 +237,7 @@ impl Sources {
         path.canonicalize().is_ok_and(|path| self.read.insert(path))
     }
 
-    /// Reads the files that a list names; what is missing is counted and named.
+    /// Reads the files that a list names; files that are missing are counted and named.
     fn follow(&mut self, list: &Path, held: Held, options: &ReadOptions) {
         let (pairs, complete): (Vec<(Option<String>, String)>, bool) = match held {
             Held::Coordinates(format, sets) => return self.add(list, format, sets),
@@ -281,7 +285,7 @@ impl Sources {
 }
 
 /// The sets of a file that a list names. The list knows best to which micrograph a single set belongs; a table of several
-/// has its own names.
+/// micrographs names them itself.
 fn listed(
     path: &Path,
     micrograph: Option<String>,

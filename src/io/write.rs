@@ -19,8 +19,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, true, |file| file.write_all(bytes))
 }
 
-/// As [`write_whole`], without waiting for the disk: for files that a moment's work makes again. After a loss of power
-/// such a file may be old, empty or new.
+/// As [`write_whole`], but without waiting for the disk. It is for files that can be made again in a moment: after a loss of
+/// power such a file may be old, empty or new.
 ///
 /// Errors: as [`write_whole`].
 pub fn write_whole_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -29,8 +29,8 @@ pub fn write_whole_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// As [`write_whole`] for each of many files; the results are in their order.
 ///
-/// The disk is waited for once they have all been given to it: it then writes them together, which for thousands of small
-/// files takes much less time than waiting after each of them.
+/// The function waits for the disk only after it has handed over all files. The disk then writes them together, which for
+/// thousands of small files takes much less time than waiting after each of them.
 pub fn write_many_whole(files: &[(&Path, String)]) -> Vec<Result<()>> {
     // Every file stays open until it has its name, and a process may have about a thousand open.
     const TOGETHER: usize = 256;
@@ -66,7 +66,7 @@ pub fn write_whole_by(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(
         }
     });
     match failed {
-        // What `fill` met says more than that the file could not be filled.
+        // The error that `fill` met says more than that the file could not be filled.
         Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
         None => written,
     }
@@ -102,7 +102,7 @@ pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     builder.prefix(TEMPORARY[0]).suffix(TEMPORARY[1]);
     #[cfg(unix)]
     {
-        // The usual rights of a new file (less the umask); a temporary file's own are 0600.
+        // These are the usual rights of a new file, less the umask. A temporary file would have 0600.
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
@@ -114,7 +114,7 @@ pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
         if !is_locked || file.path().exists() {
             return Ok(file);
         }
-        // Another run took it for a leftover, between its making and its lock.
+        // Before the file was locked, another run took it for a leftover and removed it, so a new one is made.
     }
 }
 
@@ -122,13 +122,14 @@ fn name(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.persist(path).map(|_| ()).map_err(|error| error.error)
 }
 
-/// Removes from a folder the temporary files of runs that were killed while they wrote. Those of runs that still write, here
-/// or on another machine, are locked and stay; so does what cannot be removed.
+/// Removes from a folder the temporary files of runs that were killed while they wrote. Files of runs that still write, here or
+/// on another machine, are locked and stay; so do files that cannot be removed.
 pub fn remove_leftovers(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_temporary = name.to_str().is_some_and(|name| name.starts_with(TEMPORARY[0]) && name.ends_with(TEMPORARY[1]));
-        // The lock is held until the file is gone: whoever has just made it waits, sees that it is gone, and makes another.
+        // The lock is held until the file is gone. A run that has just made the file waits for the lock, sees that the file is
+        // gone, and makes another.
         if is_temporary
             && let Ok(file) = File::open(entry.path())
             && file.try_lock().is_ok()
