@@ -1,10 +1,11 @@
 // One step of Adam over any number of parameters. Host side: src/ops/adam.rs.
 //   m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2      p = p - rate * m / (sqrt(v) / root + eps)
-// with rate = lr / (1 - b1^t) and root = sqrt(1 - b2^t) from the host. No gradient goes through it.
+// The host computes rate = lr / (1 - b1^t) and root = sqrt(1 - b2^t). There is no backward: no gradient goes through a step.
 // Source: as in src/ops/adam.rs.
 #include "kernel.h"
 
-// Memory is all there is to it: seven values travel for each parameter, so four at a time where they lie for it.
+// Only memory limits the speed: seven values travel for each parameter, so a thread takes four parameters at a time where the
+// addresses allow it.
 struct AdamFactors {
     f32 rate, root, keep_first, add_first, keep_second, add_second, epsilon;
 };

@@ -1,22 +1,24 @@
-// Batch norm: by given scales and shifts, and in training, by the statistics of the batch, with the sum and the ReLU that
-// follow it; gradients of it. Host side: src/ops/batch_norm.
+// Batch norm and its gradients. In evaluation it applies given scales and shifts. In training it normalises by the statistics
+// of the batch, and also does the sum and the ReLU that follow it. Host side: src/ops/batch_norm.
 //   statistics  mean, variance over all pixels      running = 0.9 running + 0.1 statistic (unbiased variance)
 //   forward     out = relu(gamma x^ + beta + residual)      x^ = (inp - mean) / sqrt(variance + eps)
 //   backward    g = dout where out > 0      dresidual += g      dbeta += sum g      dgamma += sum g x^
-//               dinp += gamma / sqrt(variance + eps) (g - sum g / m - x^ sum (g x^) / m)      without the sums if frozen
-// Numbers: sums are of differences from nearby values, a few in the type of values and those in f64, so neither a large
-// mean nor many pixels cost digits. Between the kernels `saved` [3][c] holds the mean in two parts and the factor.
+//               dinp += gamma / sqrt(variance + eps) (g - sum g / m - x^ sum (g x^) / m)      if frozen, without both sums
+// Here m is the number of pixels. The kernels sum differences from nearby values: a few at a time in the type of the values,
+// and those short sums in f64. So neither a large mean nor many pixels cost digits. Between the kernels, `saved` [3][c] holds
+// each channel's mean, in two parts, and its factor 1 / sqrt(variance + eps).
 // Source: as in src/ops/batch_norm/training.rs.
 #include "kernel.h"
 
 constexpr u32 BATCH_NORM_THREADS = 256;
-// Threads that add the parts of one channel.
+// How many threads add the parts of one channel.
 constexpr u32 BATCH_NORM_PARTS_THREADS = 128;
-// Values that are summed before the sum goes into an f64.
+// How many values are summed in their own type before their sum goes into an f64.
 constexpr u32 BATCH_NORM_RUN = 16;
 
-// How the threads of a block lie: `columns` (a power of two) side by side on groups of channels, the rest on pixels.
-// Grid: x a part of the pixels, y the blocks that all groups of channels need.
+// How the threads of a block are laid out: `columns` of them (a power of two) stand side by side on groups of channels, and
+// the rows of them on pixels.
+// Grid: x counts parts of the pixels, y counts the blocks that all groups of channels need.
 struct BatchNormShape {
     u32 pixels, c, columns, parts;
 };
@@ -31,7 +33,7 @@ DEVICE BatchNormWork batch_norm_work(BatchNormShape s, u32 group) {
     return {(block_y() * s.columns + column) * group, row, BATCH_NORM_THREADS / s.columns, first, smaller(first + each, s.pixels)};
 }
 
-// Adds `values` sums of each thread over the rows of the block, in one order; the first row has the result.
+// Adds `values` sums of each thread over the rows of the block, always in the same order; the first row gets the result.
 template <u32 VALUES> DEVICE void batch_norm_add_rows(BatchNormShape s, f64 (&sums)[VALUES], SHARED_POINTER(f64) scratch) {
     u32 thread = thread_index();
     UNROLL
@@ -55,11 +57,12 @@ template <u32 COUNT>
 DEVICE void batch_norm_sum_part(BatchNormShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f64) partial,
                                 SHARED_POINTER(f64) scratch) {
     BatchNormWork work = batch_norm_work(s, COUNT);
-    f64 sums[2 * COUNT] = {}; // of (inp - pivot), then of its square; the pivot is the channel's first value
+    f64 sums[2 * COUNT] = {}; // first of (inp - pivot), then of its square; the pivot is the channel's first value
     if (work.ch < s.c) {
         Lanes<COUNT> pivot = load_lanes<COUNT>(inp, work.ch);
         for (u32 start = work.first + work.row; start < work.end; start += BATCH_NORM_RUN * work.rows) {
-            // Differences from the run's first value: what they lose by rounding is small against the run's own spread.
+            // The sums are of differences from the run's first value: what these lose by rounding is small against the run's
+            // own spread.
             Lanes<COUNT> near = load_lanes<COUNT>(inp, (u64)start * inp_stride + work.ch);
             Lanes<COUNT> first = lanes_of<COUNT>(0), second = first;
             u32 count = smaller(divide_up(work.end - start, work.rows), BATCH_NORM_RUN);
@@ -90,7 +93,7 @@ DEVICE void batch_norm_sum_part(BatchNormShape s, GLOBAL(const f32) inp, u32 inp
     }
 }
 
-// Sums [part][2][c] of the differences from the channel's first value and of their squares.
+// Writes two sums for each part, [part][2][c]: of the differences from the channel's first value, and of their squares.
 KERNEL(256, 2)
 batch_norm_sums(BatchNormShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f64) partial) {
     SHARED(f64, scratch, 8 * BATCH_NORM_THREADS);
@@ -101,7 +104,7 @@ batch_norm_sums(BatchNormShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stri
     }
 }
 
-// The sums of all parts for one channel, in one order, the same in each thread.
+// The sums of all parts for one channel, always added in the same order; every thread gets them.
 DEVICE void batch_norm_add_parts(BatchNormShape s, GLOBAL(const f64) partial, u32 ch, SHARED_POINTER(f64) scratch, f64 (&sums)[2]) {
     UNROLL
     for (u32 which = 0; which < 2; which++) {
@@ -120,7 +123,7 @@ DEVICE void batch_norm_save(u32 c, u32 ch, f64 mean, f64 variance, f64 epsilon, 
     saved[2 * c + ch] = (f32)(1 / square_root(variance + epsilon));
 }
 
-// Grid: a block for each channel.
+// Grid: one block for each channel.
 KERNEL(128, 4)
 batch_norm_statistics(BatchNormShape s, f64 momentum, f64 epsilon, GLOBAL(const f32) inp, GLOBAL(const f64) partial,
                       GLOBAL(f32) running_mean, GLOBAL(f32) running_variance, GLOBAL(f32) saved) {
@@ -131,7 +134,7 @@ batch_norm_statistics(BatchNormShape s, f64 momentum, f64 epsilon, GLOBAL(const 
     if (thread_index() == 0) {
         f64 count = s.pixels, offset = sums[0] / count, mean = (f64)inp[ch] + offset;
         f64 variance = larger(sums[1] / count - offset * offset, 0.0);
-        // A single value has no unbiased variance: the running one keeps its share.
+        // A single value has no unbiased variance, so it adds nothing to the running variance.
         f64 unbiased = s.pixels > 1 ? count / (count - 1) : 0;
         running_mean[ch] = (f32)((1 - momentum) * (f64)running_mean[ch] + momentum * mean);
         running_variance[ch] = (f32)((1 - momentum) * (f64)running_variance[ch] + momentum * (variance * unbiased));
@@ -139,7 +142,7 @@ batch_norm_statistics(BatchNormShape s, f64 momentum, f64 epsilon, GLOBAL(const 
     }
 }
 
-// Frozen statistics: the running ones, as they are.
+// For frozen statistics: saves the running ones as they are.
 KERNEL(128, 4)
 batch_norm_keep(u32 c, f64 epsilon, GLOBAL(const f32) running_mean, GLOBAL(const f32) running_variance, GLOBAL(f32) saved) {
     FOR_EACH(ch, c) batch_norm_save(c, ch, (f64)running_mean[ch], (f64)running_variance[ch], epsilon, saved);
@@ -186,7 +189,7 @@ batch_norm_train_forward(BatchNormShape s, u32 group, u32 relu, GLOBAL(const f32
     }
 }
 
-// In evaluation: out = scale inp + shift, with a ReLU if asked.
+// In evaluation: out = scale inp + shift, with a ReLU if one is asked for.
 KERNEL(256, 4)
 batch_norm_forward(BatchNormShape s, u32 relu, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) scale,
                    GLOBAL(const f32) shift, GLOBAL(f32) out, u32 out_stride) {
@@ -197,7 +200,7 @@ batch_norm_forward(BatchNormShape s, u32 relu, GLOBAL(const f32) inp, u32 inp_st
     }
 }
 
-// What flows back through the ReLU of `out`.
+// The gradient that flows back through the ReLU which made `out`.
 template <u32 COUNT>
 DEVICE Lanes<COUNT> batch_norm_gradient(u32 relu, GLOBAL(const f32) out, u64 out_at, GLOBAL(const f32) dout, u64 dout_at) {
     Lanes<COUNT> gradient = load_lanes<COUNT>(dout, dout_at);
@@ -214,7 +217,7 @@ DEVICE void batch_norm_sum_gradients(BatchNormShape s, u32 relu, GLOBAL(const f3
                                      u32 out_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(const f32) saved,
                                      GLOBAL(f64) partial, SHARED_POINTER(f64) scratch) {
     BatchNormWork work = batch_norm_work(s, COUNT);
-    f64 sums[2 * COUNT] = {}; // of g, then of g x^
+    f64 sums[2 * COUNT] = {}; // first of g, then of g x^
     if (work.ch < s.c) {
         Lanes<COUNT> mean, rest, inverse;
         UNROLL
@@ -254,7 +257,7 @@ DEVICE void batch_norm_sum_gradients(BatchNormShape s, u32 relu, GLOBAL(const f3
     }
 }
 
-// Sums [part][2][c] of g and of g x^.
+// Writes two sums for each part, [part][2][c]: of g, and of g x^.
 KERNEL(256, 2)
 batch_norm_gradient_sums(BatchNormShape s, u32 group, u32 relu, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) out,
                          u32 out_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(const f32) saved, GLOBAL(f64) partial) {
@@ -266,8 +269,8 @@ batch_norm_gradient_sums(BatchNormShape s, u32 group, u32 relu, GLOBAL(const f32
     }
 }
 
-// Adds the gradients of gamma and beta, and leaves in `means` [2][c] what the input's gradient loses.
-// Grid: a block for each channel.
+// Adds the gradients of gamma and beta, and writes to `means` [2][c] the two means that the gradient of the input subtracts.
+// Grid: one block for each channel.
 KERNEL(128, 4)
 batch_norm_parameter_gradients(BatchNormShape s, u32 frozen, GLOBAL(const f64) partial, GLOBAL(f32) dgamma, GLOBAL(f32) dbeta,
                                GLOBAL(f32) means) {

@@ -5,30 +5,31 @@
 //             dweight[o, c, ky, kx] += dout[n, oy, ox, o] * inp[n, oy*s + ky - k/2, ox*s + kx - k/2, c]
 //             dbias[o] += dout[n, oy, ox, o]
 //
-// Each of them is a product of matrices that are never written down. Forward: a row for each output pixel, a column for
-// each output channel, summed over (tap, channel), 8 at a time: the values under the windows are copied to shared memory
-// transposed, beside 8 rows of weights, while the tiles before them are multiplied in registers. The gradient of the
-// input is the same over the pixels of `dout`, with the kernel turned round; for a stride s it falls into s x s phases
-// of input pixels, each with the taps that reach it: nothing is multiplied by zero, and nothing is added by an atomic.
-// The gradient of the weights has a row for each (tap, channel) and is summed over pixels, in parts that are added in
-// their order. Whatever the tile, a value is the same sum in the same order.
+// Each of these is a product of two matrices that are never written down. Forward, the product has a row for each output
+// pixel and a column for each output channel, and it sums over (tap, channel), 8 summands at a time: the values under the
+// windows are copied to shared memory, transposed, beside 8 rows of weights, while the tiles before them are multiplied in
+// registers. The gradient of the input is the same product over the pixels of `dout`, with the kernel turned round. For a
+// stride s, the input pixels fall into s x s phases, and each phase has the taps that reach it: so nothing is multiplied by
+// zero, and nothing is added by an atomic. The gradient of the weights has a row for each (tap, channel) and sums over
+// pixels, in parts that are added in their order. Whatever the tile, a value is the same sum in the same order.
 // Source: as in src/ops/conv/mod.rs.
 #include "kernel.h"
 
-// How the pixels of a grid meet the map that is read and the one that is written. Forward these are inp and out, and the
-// grid's pixels are those of out. Backward they are dout and dinp: there is a grid for each phase of dinp's pixels.
+// How the pixels of a grid meet the map that is read and the map that is written. Forward, these maps are inp and out, and
+// the grid's pixels are those of out. Backward, they are dout and dinp, and each phase of dinp's pixels has a grid of its
+// own.
 struct ConvWindow {
     u32 n;
     u32 inp_h, inp_w, inp_c;    // the map that is read
-    u32 taps_y, taps_x;         // those that reach it
-    i32 first_y, first_x;       // where the first tap of grid pixel (0, 0) lies in it
-    u32 step;                   // from one window to the next
+    u32 taps_y, taps_x;         // how many rows and columns of taps a window has
+    i32 first_y, first_x;       // where in it the first tap of grid pixel (0, 0) lies
+    u32 step;                   // pixels from one window to the next
     u32 h, w;                   // of the grid
     u32 out_h, out_w, out_c;    // the map that is written
-    u32 out_y, out_x, out_step; // grid pixel (a, b) is its pixel (a * out_step + out_y, b * out_step + out_x)
+    u32 out_y, out_x, out_step; // grid pixel (a, b) writes its pixel (a * out_step + out_y, b * out_step + out_x)
 };
 
-// The taps of a window in its order, and the weights they lie in: [co][ci][kernel][kernel].
+// The taps of a window, in the window's order, and the weights from which they are taken: [co][ci][kernel][kernel].
 struct ConvTaps {
     u32 co, ci, kernel;
     u32 taps_y, taps_x;
@@ -36,17 +37,18 @@ struct ConvTaps {
     i32 step;
 };
 
-// What follows the sums of a window; BACKWARD: they are added to what `out` holds.
+// What is done to the sums of a window before they are written. With BACKWARD they are added to the values that `out` holds.
 constexpr u32 WITH_BIAS = 1, WITH_RESIDUAL = 2, WITH_RELU = 4, BACKWARD = 8;
-// `out` and `residual` take four values at once.
+// The addresses of `out` and `residual` allow access to four values at once.
 constexpr u32 OUT_BY_FOUR = 16;
 
 constexpr u32 THREADS = 128;
-// Summands (forward) or pixels (weights) of a tile.
+// How many summands (forward) or pixels (gradient of the weights) a tile has.
 constexpr u32 DEPTH = 8;
 
-// Weights as rows of the channels that are written, [tap][ci][co], or with BACKWARD [tap][co][ci], which zeros fill up to
-// whole tiles of rows and columns, so that what reads tiles need not ask. With WITH_BIAS one more row: the bias.
+// Writes the weights as rows of the channels that are written: [tap][ci][co], or with BACKWARD [tap][co][ci]. Zeros fill them
+// up to whole tiles of rows and columns, so that a kernel that reads tiles need not ask where they end. With WITH_BIAS, one
+// more row holds the bias.
 KERNEL(256, 4)
 conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(const f32) bias, u32 columns, GLOBAL(f32) packed) {
     bool backward = flags & BACKWARD;
@@ -65,14 +67,14 @@ conv_pack_weights(ConvTaps s, u32 flags, GLOBAL(const f32) weights, GLOBAL(const
     }
 }
 
-// Where the first tap of a grid pixel lies, and which taps lie outside of the map: bit k for the k-th row of taps, and bit
-// 16 + k for the k-th column. The host sees to it that there are at most 15.
+// Where the first tap of a grid pixel lies, and which taps lie outside of the map: bit k stands for the k-th row of taps, and
+// bit 16 + k for the k-th column. The host sees to it that there are at most 15 rows and 15 columns of taps.
 struct Corner {
     u32 outside;
-    i32 pixel; // counted through all images; from it the pixel of a tap inside is never far
+    i32 pixel; // counted through all images; it may lie outside, but is never far from a tap inside
 };
 
-// The first `count` bits of 16, none below zero.
+// A number whose first `count` bits are set: at most 16 of them, and none if `count` is below zero.
 DEVICE u32 first_bits(i32 count) { return (1u << (u32)smaller(larger(count, 0), 16)) - 1; }
 
 DEVICE Corner corner_of(ConvWindow v, u32 pixels, u32 m) {
@@ -84,19 +86,20 @@ DEVICE Corner corner_of(ConvWindow v, u32 pixels, u32 m) {
     return {~(rows | columns << 16), (i32)((image * v.inp_h + (u32)y) * v.inp_w + (u32)x)};
 }
 
-// A tap and a channel: the same in all threads.
+// A tap and a channel. They are the same in all threads.
 struct Summand {
-    u32 tap;          // its bits, as in Corner
-    u32 c;            // its channel
+    u32 tap;          // the bits of the tap, as in Corner
+    u32 c;            // the channel
     u32 row_end;      // the bit behind the last column of taps
-    i32 next, behind; // values to the next tap, and from the end of a row of taps to the next row
+    i32 next, behind; // distances in values: to the next tap, and from the end of a row of taps to the next row
 };
 
 DEVICE Summand first_summand(ConvWindow v, u32 inp_stride) {
     return {0x10001, 0, 0x10000u << v.taps_x, (i32)(inp_stride - v.inp_c), (i32)((v.inp_w - v.taps_x) * inp_stride)};
 }
 
-// To the next tap: the values from the end of this one to its channels. Behind the last tap all lie outside.
+// Moves on to the next tap, and returns how many values lie between the end of this tap and the channels of the next one.
+// Behind the last tap, all taps lie outside.
 DEVICE i32 next_tap(Summand& at) {
     i32 distance = at.next;
     at.tap += at.tap & 0xffff0000u;
@@ -107,7 +110,7 @@ DEVICE i32 next_tap(Summand& at) {
     return distance;
 }
 
-// `channels` further on, which divide those of the map, and `inp` with it.
+// Moves on by `channels`, which divide those of the map, and moves `inp` along.
 DEVICE void advance(Summand& at, ConvWindow v, u32 channels, GLOBAL(const f32)& inp) {
     at.c += channels;
     inp = inp + (i64)channels;
@@ -117,13 +120,13 @@ DEVICE void advance(Summand& at, ConvWindow v, u32 channels, GLOBAL(const f32)& 
     }
 }
 
-// Copies what lies under BM windows to shared memory, [summand][window]: four channels at once, where DEPTH divides the
-// channels and four the stride. Two lanes read 32 neighbouring bytes of a pixel; with 4 values between the rows' ends no
-// two lanes write to one bank.
+// Copies the values under BM windows to shared memory, as [summand][window]. It takes four channels at once, so DEPTH must
+// divide the channels, and four the stride. Two lanes read 32 neighbouring bytes of a pixel. Four unused values lie between
+// two rows, so that no two lanes write to one bank.
 template <u32 BM> struct FourChannels {
     static constexpr u32 COUNT = BM / (THREADS / 2);
     u32 outside[COUNT];
-    i32 places[COUNT]; // of the corners' values, in fours
+    i32 places[COUNT]; // where the values of the corners lie, counted in fours
     Summand at;
     f32x4 values[COUNT];
 };
@@ -147,7 +150,7 @@ template <u32 BM> DEVICE void load(FourChannels<BM>& r, ConvWindow v, GLOBAL(con
     advance(r.at, v, DEPTH, inp);
 }
 
-// Where a thread's first value goes in a tile.
+// Where in a tile a thread puts its first value.
 template <u32 BM> DEVICE u32 slot_of(FourChannels<BM>&) { return thread_index() % 2 * 4 * (BM + 4) + thread_index() / 2; }
 
 template <u32 BM> DEVICE void store(FourChannels<BM>& r, SHARED_POINTER(f32) tiles, u32 to) {
@@ -160,11 +163,11 @@ template <u32 BM> DEVICE void store(FourChannels<BM>& r, SHARED_POINTER(f32) til
     }
 }
 
-// The same, value by value, for any channels and strides: lanes are neighbouring pixels.
+// Does the same value by value, for any channels and strides. Neighbouring lanes have neighbouring pixels.
 template <u32 BM> struct OneChannel {
     static constexpr u32 COUNT = BM / THREADS;
     u32 outside[COUNT];
-    i32 places[COUNT]; // of the corners' values
+    i32 places[COUNT]; // where the values of the corners lie
     Summand at;
     f32 values[COUNT][DEPTH];
 };
@@ -201,11 +204,12 @@ template <u32 BM> DEVICE void store(OneChannel<BM>& r, SHARED_POINTER(f32) tiles
     }
 }
 
-// The same for DEPTH channels or more, or one tap: no tile has more than two taps, and only loading differs.
+// Does the same for DEPTH channels or more, or for one tap: then no tile has more than two taps. Only loading differs from
+// OneChannel.
 template <u32 BM> struct TwoTaps : OneChannel<BM> {};
 
 template <u32 BM> DEVICE void load(TwoTaps<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
-    // Those of the tile that belong to this tap, as bits; the rest belongs to the next one.
+    // One bit for each summand of the tile that belongs to this tap; the other summands belong to the next tap.
     u32 left = v.inp_c - r.at.c, here = first_bits((i32)left), tap = r.at.tap;
     r.at.c += DEPTH;
     i32 jump = next_tap(r.at);
@@ -231,7 +235,8 @@ template <u32 BM> DEVICE void load(TwoTaps<BM>& r, ConvWindow v, GLOBAL(const f3
 DEVICE f32x4 plus(f32x4 a, f32x4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 DEVICE f32 rectified(f32 x) { return larger(x, (f32)0); }
 
-// Writes the sums of a pixel with what follows them: fours of channels, GAP apart.
+// Writes the sums of a pixel after the bias, the residual and the ReLU that `flags` asks for. The channels come in fours that
+// lie GAP apart.
 template <u32 TN, u32 GAP>
 DEVICE void write(ConvWindow v, u32 flags, const f32 (&sums)[TN], u64 pixel, u32 first, GLOBAL(const f32) bias,
                   GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {
@@ -260,13 +265,13 @@ DEVICE void write(ConvWindow v, u32 flags, const f32 (&sums)[TN], u64 pixel, u32
     }
 }
 
-// BM grid pixels by BN channels a block: grid x counts tiles of pixels, y tiles of channels.
+// A block computes BM grid pixels by BN channels. Grid: x counts tiles of pixels, y counts tiles of channels.
 template <u32 BM, u32 BN, u32 TM, u32 TN, class Reader>
 DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights,
                          u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride,
                          GLOBAL(f32) out, u32 out_stride) {
     static_assert(BM / TM * (BN / TN) == THREADS && (BM % THREADS == 0 || BM == THREADS / 2) && BN <= 64, "tiles and threads");
-    // Two tiles, each of windows and behind them of weights: one is read while the other is written.
+    // There are two tiles, each of windows and behind them of weights: one is read while the other is written.
     constexpr u32 LEFT = DEPTH * (BM + 4), TILE = LEFT + DEPTH * BN;
     SHARED(f32, tiles, 2 * TILE);
     u32 thread = thread_index(), first = block_x() * BM, first_column = block_y() * BN;
@@ -282,7 +287,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         multiply_tiles<TM, TN, DEPTH, BM + 4, BN, BM / TM * 4, BN / TN * 4>(tiles, left, tiles, right, sums);
     };
 
-    // This thread's row of a tile of weights and its four columns.
+    // Where in the weights this thread reads: its row of a tile, and four columns of that row.
     bool has_weights = DEPTH * BN / 4 == THREADS || thread < DEPTH * BN / 4;
     GLOBAL(const f32) weights_at = weights + (i64)(thread / (BN / 4) * weights_stride + first_column + thread % (BN / 4) * 4);
     f32x4 weight = {0, 0, 0, 0};
@@ -290,7 +295,7 @@ DEVICE void conv_windows(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp
         Reader reader;
         start(reader, v, pixels, inp_stride);
         u32 left = row, right = LEFT + column, to_left = slot_of(reader), to_right = LEFT + thread * 4;
-        u32 other = TILE; // from one of the tiles to the other: there and back modulo 2^32
+        u32 other = TILE; // distance to the other tile; its sign turns at each step, modulo 2^32
         load(reader, v, inp);
         if (has_weights) weight = load4(weights_at, 0);
         store(reader, tiles, to_left);
@@ -339,13 +344,14 @@ CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels, 4)
 CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, TwoTaps, 3)
 CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel, 4)
 
-// One channel and 7 x 7 taps a pixel apart: the first layer. The piece of the map under a block's windows lies in shared
-// memory once, not once for each tap. Rows of it are so far apart that no two rows that a warp reads are in one bank.
+// The first layer has one channel and 7 x 7 taps that are one pixel apart. The piece of the map under a block's windows is
+// copied to shared memory once, not once for each tap. Its rows lie so far apart that no two rows that a warp reads are in
+// one bank.
 constexpr u32 TAPS = 7, PIECE_COLUMNS = 40, PIECE_PITCH = 44;
-// Pixels across a block, and channels.
+// How many pixels a block has across, and how many channels.
 constexpr u32 ACROSS = 32, CHANNELS = 16;
 
-// Where a block's first pixel lies on the grid; tiles count through rows, then images.
+// Where a block's first pixel lies on the grid. Tiles are counted through rows, then through images.
 struct Tile {
     u32 image, y, x;
 };
@@ -355,7 +361,7 @@ DEVICE Tile tile_of(ConvWindow v, u32 tile, u32 rows) {
     return {tile / across / down, tile / across % down * rows, tile % across * ACROSS};
 }
 
-// Copies the piece of the map under a tile's windows; 0 outside of the map.
+// Copies the piece of the map under a tile's windows. Outside of the map its values are 0.
 template <u32 ROWS>
 DEVICE void copy_piece(ConvWindow v, Tile tile, GLOBAL(const f32) inp, u32 inp_stride, SHARED_POINTER(f32) piece) {
     for (u32 i = thread_index(); i < ROWS * PIECE_COLUMNS; i += THREADS) {
@@ -367,7 +373,8 @@ DEVICE void copy_piece(ConvWindow v, Tile tile, GLOBAL(const f32) inp, u32 inp_s
     }
 }
 
-// 8 x 32 pixels by 16 channels a block: grid x counts tiles, y sixteens of channels. A thread has 8 neighbouring pixels.
+// A block computes 8 x 32 pixels by 16 channels, and a thread 8 neighbouring pixels by 4 channels. Grid: x counts tiles, y
+// counts sixteens of channels.
 KERNEL(128, 4)
 conv_windows_7x7(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, u32 weights_stride,
                  GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {
@@ -420,7 +427,7 @@ conv_windows_7x7(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride,
     }
 }
 
-// A row of the gradient of the weights is a tap and a channel. A row that is none lies nowhere.
+// A row of the gradient of the weights belongs to a tap and a channel. The rows behind the last tap lie NOWHERE.
 constexpr i32 NOWHERE = -(1 << 30);
 struct Row {
     i32 tap_y, tap_x;
@@ -433,13 +440,14 @@ DEVICE Row row_of(ConvWindow v, u32 row) {
     return {v.first_y + (i32)(tap / v.taps_x), v.first_x + (i32)(tap % v.taps_x), row % v.inp_c};
 }
 
-// Where a row's value under an output pixel lies. It moves on with the output pixel.
+// Where the value lies that belongs to a row and to an output pixel. It moves on with the output pixel.
 struct Place {
     i32 y, x;
-    i32 at; // in the map, counted in places through all images
+    i32 at; // index into the map, counted in values, or in fours of them, through all images
 };
 
-// Its steps: so many pixels along a row, from the end of a row to the next, from the end of an image to the next.
+// How a Place moves: by a fixed number of pixels along a row, from the end of a row to the next row, and from the end of an
+// image to the next image.
 struct Steps {
     i32 x_end, y_end, along, next_row, next_image;
 };
@@ -456,7 +464,7 @@ DEVICE Place place_of(ConvWindow v, u32 pixel, Row row, u32 stride) {
     return {y, x, (i32)(((image * v.inp_h + (u32)y) * v.inp_w + (u32)x) * stride)};
 }
 
-// `pixels` further on, at most one row: the steps are made for so many.
+// Moves on by `pixels`, which is at most one row and must be the number for which the steps were made.
 DEVICE void advance(Place& place, ConvWindow v, Steps steps, u32 pixels) {
     place.x += (i32)(pixels * v.step);
     place.at += steps.along;
@@ -473,12 +481,12 @@ DEVICE void advance(Place& place, ConvWindow v, Steps steps, u32 pixels) {
 
 DEVICE bool inside(Place place, ConvWindow v) { return (u32)place.y < v.inp_h && (u32)place.x < v.inp_w; }
 
-// Copies DEPTH pixels of BM rows to shared memory, [pixel][row]: four channels at once, where four divides the channels
-// and the stride, and a row of the output has DEPTH pixels or more.
+// Copies DEPTH pixels of BM rows to shared memory, as [pixel][row]. It takes four channels at once, so four must divide the
+// channels and the stride, and a row of the output must have DEPTH pixels or more.
 template <u32 BM> struct FourRows {
     static constexpr u32 COUNT = DEPTH * BM / 4 / THREADS, STEP = DEPTH / COUNT;
     Steps steps;
-    Place places[COUNT]; // in fours
+    Place places[COUNT]; // counted in fours of values
     f32x4 values[COUNT];
 };
 
@@ -492,7 +500,7 @@ template <u32 BM> DEVICE void start(FourRows<BM>& r, ConvWindow v, u32 pixel, u3
     }
 }
 
-// `rest` pixels are left.
+// Loads the next DEPTH pixels. Only `rest` pixels are left; any others count as 0.
 template <u32 BM> DEVICE void load(FourRows<BM>& r, ConvWindow v, u32 rest, GLOBAL(const f32) inp) {
     UNROLL
     for (u32 i = 0; i < r.COUNT; i++) {
@@ -511,7 +519,7 @@ template <u32 BM> DEVICE void store(FourRows<BM>& r, SHARED_POINTER(f32) tiles, 
     for (u32 i = 0; i < r.COUNT; i++) store4(tiles, (u64)to + i * (THREADS * 4), r.values[i]);
 }
 
-// The same, value by value: each thread has one row.
+// Does the same value by value: each thread has one row.
 template <u32 BM> struct OneRow {
     static_assert(BM == THREADS, "a row for each thread");
     Steps steps;
@@ -542,7 +550,7 @@ template <u32 BM> DEVICE void store(OneRow<BM>& r, SHARED_POINTER(f32) tiles, u3
     for (u32 i = 0; i < DEPTH; i++) tiles[(u64)to + (i * BM)] = r.values[i];
 }
 
-// Four neighbouring values from column `first` of a row of `count` on; 0 beyond.
+// Four neighbouring values of a row that has `count` values, from column `first` on. Values beyond the row's end are 0.
 template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u32 first, u32 count) {
     f32x4 found = {0, 0, 0, 0};
     if (BY_FOUR) {
@@ -556,9 +564,9 @@ template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u32 first, 
     return found;
 }
 
-// BM rows (tap, channel) by BN output channels a block, summed over the pixels of one part: grid x counts tiles of rows,
-// y tiles of channels, z parts. The sums are written as [part][row][co filled up to fours]. With DOUT_BY_FOUR four
-// divides co and the stride of dout.
+// A block computes BM rows (tap, channel) by BN output channels, summed over the pixels of one part. Grid: x counts tiles of
+// rows, y counts tiles of channels, z counts parts. The sums are written as [part][row][co filled up to fours]. DOUT_BY_FOUR
+// states that four divides co and the stride of dout.
 template <u32 BM, u32 BN, u32 TM, u32 TN, class Reader, bool DOUT_BY_FOUR>
 DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout,
                          u32 dout_stride, GLOBAL(f32) parts) {
@@ -587,7 +595,7 @@ DEVICE void conv_weights(ConvWindow v, u32 part_pixels, GLOBAL(const f32) inp, u
         u32 left = row, right = LEFT + column, to_left = slot_of(reader), to_right = LEFT + thread * 4;
         GLOBAL(const f32) dout_at = dout + (i64)((u64)(first + slot) * dout_stride + dout_column);
         f32x4 gradient = {0, 0, 0, 0};
-        u32 other = TILE; // from one of the tiles to the other: there and back modulo 2^32
+        u32 other = TILE; // distance to the other tile; its sign turns at each step, modulo 2^32
         load(reader, v, rest, inp);
         if (copies && slot < rest) gradient = four_of<DOUT_BY_FOUR>(dout_at, dout_column, v.out_c);
         store(reader, tiles, to_left);
@@ -636,13 +644,14 @@ CONV_WEIGHTS(conv_weights_128x32, 128, 32, 8, 4, FourRows, true, 4)
 CONV_WEIGHTS(conv_weights_to_any_128x32, 128, 32, 8, 4, FourRows, false, 4)
 CONV_WEIGHTS(conv_weights_any_128x32, 128, 32, 8, 4, OneRow, false, 4)
 
-// The same for one channel and 7 x 7 taps a pixel apart, by 16 channels a block, where four divides co and the stride of
-// dout: grid x counts sixteens of channels, z parts of `part_tiles` tiles of 4 x 32 pixels. A warp has a row of pixels, a
-// lane a row of taps and four channels; the sums of the rows of pixels are added in one order.
+// Does the same for the first layer, with one channel and 7 x 7 taps that are one pixel apart. A block computes 16 output
+// channels; four must divide co and the stride of dout. Grid: x counts sixteens of channels, z counts parts of `part_tiles`
+// tiles of 4 x 32 pixels. A warp has a row of pixels; a lane has a row of taps and four channels. The sums of the rows of
+// pixels are always added in the same order.
 KERNEL(128, 4)
 conv_weights_7x7(ConvWindow v, u32 part_tiles, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride,
                  GLOBAL(f32) parts) {
-    // One row more than there are taps: lanes without a row of taps read it, too.
+    // There is one row more than the taps need, because lanes without a row of taps read it, too.
     constexpr u32 ROWS = 4, PIECE_ROWS = ROWS + TAPS, PIECE = PIECE_ROWS * PIECE_PITCH, SUMS = TAPS * 4;
     SHARED(f32, tiles, PIECE + ROWS * ACROSS * CHANNELS);
     static_assert(2 * 32 * SUMS <= PIECE + ROWS * ACROSS * CHANNELS, "room for the sums of two rows of pixels");
@@ -693,7 +702,7 @@ conv_weights_7x7(ConvWindow v, u32 part_tiles, GLOBAL(const f32) inp, u32 inp_st
         }
         block_sync();
     }
-    // Rows 2 and 3 of pixels are added to 0 and 1, then 1 to 0.
+    // The sums of rows 2 and 3 of pixels are added to those of rows 0 and 1, then the sums of row 1 to those of row 0.
     UNROLL
     for (u32 half = 2; half > 0; half /= 2) {
         if (warp >= half && warp < 2 * half) {
@@ -717,8 +726,8 @@ conv_weights_7x7(ConvWindow v, u32 part_tiles, GLOBAL(const f32) inp, u32 inp_st
     }
 }
 
-// dweights [co][ci][taps] += the sum of all parts [tap][ci][co filled up to fours], in their order. A block turns
-// 32 x 32 values round, so that both are read and written along their rows: grid x counts tiles of (ci, tap), y of co.
+// dweights [co][ci][taps] += the sum of all parts [tap][ci][co filled up to fours], added in their order. A block transposes
+// 32 x 32 values, so that both sides are accessed along their rows. Grid: x counts tiles of (ci, tap), y counts tiles of co.
 KERNEL(256, 4) conv_add_weights(u32 co, u32 ci, u32 taps, u32 parts, GLOBAL(const f32) sums, GLOBAL(f32) dweights) {
     SHARED(f32, tile, 32 * 33);
     u32 lane = thread_index() % 32, warp = thread_index() / 32, rows = ci * taps, columns = divide_up(co, 4u) * 4;
@@ -739,7 +748,8 @@ KERNEL(256, 4) conv_add_weights(u32 co, u32 ci, u32 taps, u32 parts, GLOBAL(cons
     }
 }
 
-// Sums over the pixels of each part, [part][channel]: grid x counts groups of 32 channels, y parts.
+// Writes the sums of dout over the pixels of each part, as [part][channel]. Grid: x counts groups of 32 channels, y counts
+// parts.
 KERNEL(256, 4)
 conv_bias_parts(u32 pixels, u32 channels, u32 part_pixels, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(f32) parts) {
     SHARED(f32, sums, 256);
@@ -757,7 +767,7 @@ conv_bias_parts(u32 pixels, u32 channels, u32 part_pixels, GLOBAL(const f32) dou
     }
 }
 
-// dbias += the parts, in their order.
+// dbias += the sum of all parts, added in their order.
 KERNEL(256, 4) conv_add_bias(u32 channels, u32 parts, GLOBAL(const f32) sums, GLOBAL(f32) dbias) {
     FOR_EACH(ch, channels) {
         f32 sum = 0;

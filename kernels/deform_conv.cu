@@ -6,14 +6,15 @@
 //             dm_t = sum over c of g S                                       dlogit = dm_t m_t (1 - m_t)
 //             d(dy_t) = m_t sum over c of g [(1 - lx) (v10 - v00) + lx (v11 - v01)], d(dx_t) likewise
 //             dweight[o, c, t] += dout[y, x, o] * m_t S                      dbias as in conv.cu
-// `offsets` has 27 channels: 2t is dy_t, 2t + 1 is dx_t, 18 + t the logit of the mask m_t. S is 0 unless -1 < py < h and
-// -1 < px < w; neighbours outside the image count 0.
+// `offsets` has 27 channels: 2t is dy_t, 2t + 1 is dx_t, 18 + t the logit of the mask m_t. The sample at a position (py, px)
+// is 0 unless -1 < py < h and -1 < px < w; a neighbour outside of the image counts as 0.
 //
-// There is no column buffer: tiles of samples are made in shared memory where they are multiplied. The gradient of the
-// input lands wherever the offsets point, so it is added by atomics of 64-bit integers, whose sum has no order: a value v
-// becomes v * scale without its fraction. With L = 9 h w co max|dout| max|weight|, which no sum of one input value exceeds,
-// scale is a power of two in 2^58 / L .. 2^62 / L (2^120 at most): no sum overflows, and a summand loses less than
-// 2^-58 L; for 256 x 256 pixels and 64 channels that is less than 2^-34 max|dout| max|weight|.
+// No column buffer is ever written: tiles of samples are made in shared memory, where they are multiplied. The gradient of
+// the input lands wherever the offsets point, so it is added by atomics. They add 64-bit integers, because a sum of integers
+// does not depend on its order: a value v becomes the integer v * scale, without its fraction. Let L = 9 h w co max|dout|
+// max|weight|, which no sum of one input value exceeds. The scale is a power of two in 2^58 / L .. 2^62 / L (2^120 at most),
+// so no sum overflows, and a summand loses less than 2^-58 L; for 256 x 256 pixels and 64 channels that is less than 2^-34
+// max|dout| max|weight|.
 // Source: as in src/ops/deform_conv/backward.rs.
 #include "kernel.h"
 
@@ -23,23 +24,23 @@ struct DeformConvShape {
 
 constexpr u32 WITH_BIAS = 1, WITH_RELU = 4, OUT_BY_FOUR = 16; // as in conv.cu
 constexpr u32 THREADS = 128, DEPTH = 8, TAPS = 9;
-// A tile: pixels (or rows of the gradient of the weights) by channels.
+// A tile has BM pixels (or rows of the gradient of the weights) by BN channels; a thread computes TM by TN of its values.
 constexpr u32 BM = 64, BN = 64, TM = 4, TN = 8;
 constexpr u32 PITCH = BM + 4;
 
 // Where one tap of one pixel is sampled.
 struct Sample {
-    u32 corners[4];   // pixels, counted through all images; some pixel of the image where the neighbour lies outside
-    f32 bilinear[4];  // weights of the neighbours, 0 outside and where nothing is sampled
-    f32 ly, lx, mask; // the fractions of the position
-    u32 inside;       // bit i: neighbour i counts
+    u32 corners[4];   // the four neighbours, counted through all images; where one lies outside, some pixel of its image
+    f32 bilinear[4];  // weights of the neighbours; 0 for those outside, and where nothing is sampled
+    f32 ly, lx, mask; // the fractions of the position, and the mask
+    u32 inside;       // bit i: neighbour i lies inside
 };
 
 DEVICE Sample sample_at(DeformConvShape s, u32 pixel, u32 tap, f32 dy, f32 dx, f32 logit) {
     u32 x = pixel % s.w, y = pixel / s.w % s.h, first = pixel / s.w / s.h * s.h * s.w;
     f32 py = (f32)((i32)(y + tap / 3) - 1) + dy, px = (f32)((i32)(x + tap % 3) - 1) + dx;
     Sample found = {{first, first, first, first}, {0, 0, 0, 0}, 0, 0, 1 / (1 + exponential(-logit)), 0};
-    // Written so that a NaN position samples nothing.
+    // The condition is written so that a NaN position samples nothing.
     if (!(py > -1 && px > -1 && py < (f32)s.h && px < (f32)s.w)) return found;
     f32 top = round_down(py), left = round_down(px);
     f32 ly = py - top, lx = px - left;
@@ -63,7 +64,8 @@ struct Neighbours {
     f32x4 values[4];
 };
 
-// Four neighbouring values of a row that has `count` from `first` on; 0 beyond. With BY_FOUR four divides count.
+// Four neighbouring values of a row that has `count` values, from value `first` on, which lies at `index`. Values beyond the
+// row's end are 0. BY_FOUR states that four divides count.
 template <bool BY_FOUR> DEVICE f32x4 four_of(GLOBAL(const f32) from, u64 index, u32 first, u32 count) {
     f32x4 found = {0, 0, 0, 0};
     if (BY_FOUR) {
@@ -96,8 +98,8 @@ DEVICE void clear(f32 (&sums)[TM][TN]) {
     }
 }
 
-// Four channels of a pixel into a tile [channel][pixel], where two lanes have a pixel. With 4 values between the rows' ends
-// no two lanes write to one bank.
+// Stores four channels of a pixel into a tile [channel][pixel], where two lanes share a pixel. Four unused values lie between
+// two rows, so that no two lanes write to one bank.
 DEVICE void store_transposed(f32x4 value, SHARED_POINTER(f32) tile, u32 offset) {
     u64 to = offset + thread_index() % 2 * 4 * PITCH + thread_index() / 2;
     tile[to] = value.x;
@@ -106,7 +108,7 @@ DEVICE void store_transposed(f32x4 value, SHARED_POINTER(f32) tile, u32 offset) 
     tile[to + 3 * PITCH] = value.w;
 }
 
-// First row and column of a thread's part of a tile.
+// The first row and the first column of a thread's part of a tile.
 DEVICE u32 thread_row() { return thread_index() / (BN / TN) * 4; }
 DEVICE u32 thread_column() { return thread_index() % (BN / TN) * 4; }
 
@@ -118,7 +120,7 @@ DEVICE void multiply(SHARED_POINTER(f32) left, SHARED_POINTER(f32) right, u32 ha
 
 // The samples of one pixel at one tap, a few channels at a time.
 template <bool BY_FOUR> struct Sampler {
-    u32 places[4]; // of the neighbours' values, the thread's first channel: with BY_FOUR in fours
+    u32 places[4]; // where the neighbours' values for the thread's first channel lie, with BY_FOUR counted in fours
     f32x4 weights;
     Neighbours neighbours;
 };
@@ -132,7 +134,7 @@ template <bool BY_FOUR> DEVICE void start(Sampler<BY_FOUR>& r, Sample sample, u3
     r.weights = {sample.bilinear[0] * mask, sample.bilinear[1] * mask, sample.bilinear[2] * mask, sample.bilinear[3] * mask};
 }
 
-// Channels c .. c + 3, which lie `distance` from the thread's first ones.
+// Loads channels c .. c + 3, which lie `distance` behind the thread's first ones.
 template <bool BY_FOUR> DEVICE void load(Sampler<BY_FOUR>& r, GLOBAL(const f32) inp, u32 distance, u32 c, u32 ci) {
     UNROLL
     for (u32 i = 0; i < 4; i++) {
@@ -141,10 +143,11 @@ template <bool BY_FOUR> DEVICE void load(Sampler<BY_FOUR>& r, GLOBAL(const f32) 
     }
 }
 
-// 64 pixels by 64 output channels a block: grid x counts tiles of pixels, y tiles of channels. Two threads have a pixel and
-// find its samples tap by tap; what a tile needs is on its way while the tile before is multiplied, across taps too.
-// Weights are packed by conv.cu: what a tap's last tile reads beyond its rows meets samples of 0. With BY_FOUR DEPTH
-// divides ci and four the stride; otherwise the host sees to it that the map's buffer has less than 2^32 values.
+// A block computes 64 pixels by 64 output channels. Grid: x counts tiles of pixels, y counts tiles of channels. Two threads
+// share a pixel and find its samples tap by tap. The values that a tile needs are loaded while the tile before it is
+// multiplied, also from one tap to the next. The weights are packed by conv.cu; the values that a tap's last tile reads
+// beyond the tap's rows meet samples of 0. BY_FOUR states that DEPTH divides ci, and four the stride; without it, the host
+// sees to it that the map's buffer has less than 2^32 values.
 template <bool BY_FOUR>
 DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
                                 u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias,
@@ -152,11 +155,12 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
     SHARED(f32, left, 2 * DEPTH * PITCH);
     SHARED(f32, right, 2 * DEPTH * BN);
     u32 thread = thread_index(), first = block_x() * BM, pixels = s.n * s.h * s.w;
-    u32 pixel = smaller(first + thread / 2, pixels - 1); // beyond the last: that one again, and nothing is written
+    // Beyond the last pixel a thread takes that pixel again, and nothing of it is written.
+    u32 pixel = smaller(first + thread / 2, pixels - 1);
     u32 c = thread % 2 * 4, half = 0;
     u64 offset = (u64)pixel * offsets_stride;
     f32 dy = offsets[offset], dx = offsets[offset + 1], logit = offsets[offset + 2 * TAPS];
-    // The thread's weights of the tap's first tile, and those it reads next, in fours.
+    // Where the thread's weights of the tap's first tile lie, and where the next ones lie that it reads, both counted in fours.
     u32 first_weight = (thread / (BN / 4) * weights_stride + block_y() * BN) / 4 + thread % (BN / 4);
     u32 weight_place = first_weight;
     f32 sums[TM][TN];
@@ -181,7 +185,7 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
             store4(right, half * (DEPTH * BN) + thread * 4, weight);
             block_sync();
         }
-        // The last tile of the tap; the next one is the first of the next tap.
+        // This is the last tile of the tap. The tile that is loaded now is the first of the next tap.
         f32x4 weight = {0, 0, 0, 0};
         if (tap + 1 < TAPS) {
             start(sampler, sample_at(s, pixel, tap + 1, dy, dx, logit), inp_stride, c);
@@ -232,8 +236,8 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
 DEFORM_CONV_FORWARD(deform_conv_forward_64x64, true)
 DEFORM_CONV_FORWARD(deform_conv_forward_any_64x64, false)
 
-// largest[which] becomes the largest of it and of all |values|, as the bits of a float; the host clears it. Floats that
-// are not negative have the order of their bits, and a NaN is larger than all.
+// largest[which] becomes the largest of its old value and of all |values|, kept as the bits of a float; the host clears it
+// first. Floats that are not negative are ordered as their bits are, and a NaN is larger than all of them.
 KERNEL(256, 4)
 deform_conv_largest(u32 pixels, u32 channels, GLOBAL(const f32) values, u32 stride, u32 which, GLOBAL(u32) largest) {
     SHARED(u32, found, 256);
@@ -260,7 +264,8 @@ DEVICE i32 whole_log2(u32 count) {
 
 DEVICE float power_of_two(i32 exponent) { return float_of((u32)(exponent + 127) << 23); }
 
-// log2 of the scale of the fixed-point sums, from the largest |dout| and |weight|; NOT_FINITE if one of them is.
+// log2 of the scale of the fixed-point sums, which follows from the largest |dout| and |weight|. It is NOT_FINITE if one of
+// these two is not finite.
 constexpr i32 NOT_FINITE = 1000;
 
 DEVICE i32 scale_of(DeformConvShape s, GLOBAL(const u32) largest) {
@@ -271,10 +276,10 @@ DEVICE i32 scale_of(DeformConvShape s, GLOBAL(const u32) largest) {
     return smaller(larger(scale, -120), 120);
 }
 
-// The gradients of offsets, mask logits and input: 64 pixels at one tap a block: grid x counts tiles of pixels, y taps.
-// g is made 64 channels at a time; then each warp takes pixels of its own, and its lanes neighbouring channels.
-// Weights are packed by conv.cu, [tap][co][ci filled up to BN]. With BY_FOUR DEPTH divides co, and four the
-// stride of dout.
+// Adds the gradients of the offsets, of the mask logits and of the input. A block takes 64 pixels at one tap. Grid: x counts
+// tiles of pixels, y counts taps. g is computed for 64 channels at a time; then each warp takes pixels of its own, and its
+// lanes take neighbouring channels. The weights are packed by conv.cu as [tap][co][ci filled up to BN]. BY_FOUR states that
+// DEPTH divides co, and four the stride of dout.
 template <bool BY_FOUR>
 DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets,
                                          u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride,
@@ -306,7 +311,7 @@ DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) in
         factors[thread * FACTORS + 6] = sample.mask;
         inside[thread] = sample.inside;
     }
-    // Sums over channels of the warp's pixels, in the first three lanes: d(dy), d(dx), dm.
+    // The sums over channels for the warp's pixels: lane 0 holds d(dy), lane 1 holds d(dx), and lane 2 holds dm.
     constexpr u32 OWN = BM / (THREADS / 32);
     f32 slopes[OWN];
     UNROLL
@@ -402,7 +407,7 @@ DEVICE void deform_conv_backward_samples(DeformConvShape s, GLOBAL(const f32) in
 DEFORM_CONV_BACKWARD_SAMPLES(deform_conv_backward_samples_64x64, true)
 DEFORM_CONV_BACKWARD_SAMPLES(deform_conv_backward_samples_any_64x64, false)
 
-// dinp += the fixed-point sums.
+// dinp += the fixed-point sums, turned back into floats.
 KERNEL(256, 4)
 deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const u64) fixed, GLOBAL(f32) dinp,
                       u32 dinp_stride) {
@@ -414,7 +419,7 @@ deform_conv_add_input(DeformConvShape s, GLOBAL(const u32) largest, GLOBAL(const
     }
 }
 
-// What a thread copies of a tile of 8 pixels: pixel `at` of a run of `count`.
+// Loads the values that a thread copies for a tile of 8 pixels. The thread has pixel `at` of a run of `count` pixels.
 template <bool BY_FOUR>
 DEVICE void load_weights_tile(DeformConvShape s, Neighbours& neighbours, f32x4& gradient, SHARED_POINTER(u32) places, u32 at,
                               u32 place, GLOBAL(const f32) inp, GLOBAL(const f32) dout, u64 dout_index, u32 o, u32 count) {
@@ -429,10 +434,10 @@ DEVICE void load_weights_tile(DeformConvShape s, Neighbours& neighbours, f32x4& 
     if (at < count) gradient = four_of<BY_FOUR>(dout, dout_index, o, s.co);
 }
 
-// 64 channels of a tap by 64 output channels a block, summed over the pixels of one part: grid x counts taps and tiles of
-// channels, y tiles of output channels, z parts. Where the samples lie is found for 128 pixels at once. The sums are
-// written as [part][tap][ci][co filled up to fours]. With BY_FOUR four divides ci, co, and the strides of both maps;
-// otherwise the host sees to it that the input's buffer has less than 2^32 values.
+// A block computes 64 channels of one tap by 64 output channels, summed over the pixels of one part. Grid: x counts taps and
+// tiles of channels, y counts tiles of output channels, z counts parts. The places of the samples are found for 128 pixels at
+// once. The sums are written as [part][tap][ci][co filled up to fours]. BY_FOUR states that four divides ci, co, and the
+// strides of both maps; without it, the host sees to it that the input's buffer has less than 2^32 values.
 template <bool BY_FOUR>
 DEVICE void deform_conv_weights(DeformConvShape s, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride,
                                 GLOBAL(const f32) offsets, u32 offsets_stride, GLOBAL(const f32) dout, u32 dout_stride,
@@ -440,13 +445,13 @@ DEVICE void deform_conv_weights(DeformConvShape s, u32 part_pixels, GLOBAL(const
     constexpr u32 RUN = THREADS;
     SHARED(f32, left, 2 * DEPTH * BM);
     SHARED(f32, right, 2 * DEPTH * BN);
-    SHARED(u32, places, 4 * RUN); // of the neighbours' values, with BY_FOUR in fours
-    SHARED(f32, masked, 4 * RUN); // their weights, four of a pixel
+    SHARED(u32, places, 4 * RUN); // where the neighbours' values lie, with BY_FOUR counted in fours
+    SHARED(f32, masked, 4 * RUN); // the neighbours' weights times the mask, four for each pixel
     u32 thread = thread_index(), tiles = divide_up(s.ci, BM), tap = block_x() / tiles, first_c = block_x() % tiles * BM;
     u32 pixels = s.n * s.h * s.w, end = smaller((block_z() + 1) * part_pixels, pixels);
-    // This thread's pixel of a tile, and its four channels of both maps.
+    // This thread's pixel of a tile, and its four channels of either map.
     u32 slot = thread / (BM / 4), c = first_c + thread % (BM / 4) * 4, o = block_y() * BN + thread % (BN / 4) * 4;
-    u32 known_c = smaller(c, (s.ci - 1) / 4 * 4); // beyond the last: other channels, whose sums are not written
+    u32 known_c = smaller(c, (s.ci - 1) / 4 * 4); // beyond the last channel it takes others, whose sums are not written
     u32 place = BY_FOUR ? known_c / 4 : known_c;
     f32 sums[TM][TN];
     clear(sums);

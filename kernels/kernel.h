@@ -1,12 +1,13 @@
-// The dialect in which every kernel is written. The same text for NVRTC, nvcc and g++: the tests run the kernels on the
-// host, through the bodies of host_kernel.h (tests/hostgpu). It knows no op.
+// The dialect in which every kernel is written. NVRTC, nvcc and g++ compile the same text, because the tests run the kernels
+// on the host, too, through the bodies of host_kernel.h (tests/hostgpu). This file knows no op.
 //
-// Rules. A kernel includes this file and nothing else. Its parameters are u32, i32, f64, shape structs of those, and
-// GLOBAL pointers; a number that is not a count comes as f64, whatever the type of values. Blocks have one dimension, and
-// exactly the threads that KERNEL states; grids have up to three. No thread returns before the last block_sync of its kernel. Memory, shared or
-// global, is never assumed to be zero. No float is added by an atomic: sums have an order, so results have the same bits
-// on every run. Maps are channels last: the value of channel ch at pixel i is map[i * stride + ch], where the pointer
-// already points to the first channel, and i counts through all images and rows.
+// The rules of the dialect: a kernel includes this file and nothing else. Its parameters are u32, i32, f64, shape structs
+// made of those, and GLOBAL pointers. A number that is not a count is passed as an f64, whatever the type of the values. A
+// block has one dimension, and exactly as many threads as its KERNEL line states; a grid has up to three dimensions. No
+// thread returns before the last block_sync of its kernel. Memory, shared or global, is never assumed to be zero. No float is
+// added by an atomic: every sum has an order, so results have the same bits on every run. Maps are channels last: the value
+// of channel ch at pixel i is map[i * stride + ch], where the pointer already points to the first channel, and i counts
+// through all images and rows.
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
@@ -24,8 +25,9 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 typedef double f64;
-typedef float raw_f32; // a float in a file: never anything else
-// The type of values. The host executor can make it double, which proves indices, strides and launches to 1e-9.
+typedef float raw_f32; // always a float, even where f32 is a double, because a file holds floats
+// The type of the values that kernels compute with. The host executor can make it double: that proves indices, strides and
+// launches to 1e-9.
 #ifdef VALUES_ARE_F64
 typedef double f32;
 #else
@@ -40,9 +42,10 @@ struct alignas(4 * sizeof(f32)) f32x4 {
 // KERNEL(256, 2) name(...): blocks of 256 threads, of which at least 2 fit on a multiprocessor.
 #define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define DEVICE static __device__ __forceinline__
-// A pointer to global memory: GLOBAL(const f32) inp, GLOBAL(f32) out. What one of them writes, no other of them touches.
+// A pointer to global memory: GLOBAL(const f32) inp, GLOBAL(f32) out. Memory that is written through one of these pointers is
+// accessed through no other of them.
 #define GLOBAL(type) type* __restrict__
-// Shared memory of the block: SHARED(f32, tile, 256). As a function's parameter: SHARED_POINTER(f32) tile.
+// Shared memory of the block: SHARED(f32, tile, 256). A function takes it as a parameter by SHARED_POINTER(f32) tile.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SHARED_POINTER(type) type*
 #define UNROLL _Pragma("unroll")
@@ -56,11 +59,12 @@ DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE u32 grid_x() { return gridDim.x; }
 DEVICE void block_sync() { __syncthreads(); }
 
-// Of the lane that is `distance` further on in the warp, or at lane ^ mask. All 32 lanes take part.
+// The value of the lane that lies `distance` further on in the warp, or of the lane with the number lane ^ mask. All 32 lanes
+// take part.
 template <class T> DEVICE T shuffle_down(T value, u32 distance) { return __shfl_down_sync(0xffffffffu, value, distance); }
 template <class T> DEVICE T shuffle_xor(T value, u32 mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-// 16 bytes at once; the address is a multiple of 16.
+// Access to 16 bytes at once; the address is a multiple of 16.
 DEVICE f32x4 load4(const f32* from, u64 index) { return *reinterpret_cast<const f32x4*>(from + index); }
 DEVICE void store4(f32* to, u64 index, f32x4 value) { *reinterpret_cast<f32x4*>(to + index) = value; }
 
@@ -87,12 +91,13 @@ DEVICE f64 round_to_even(f64 x) { return rint(x); }
 
 #endif
 
-// The larger and the smaller; of a NaN and a number, `a`.
+// The larger and the smaller of two values. If one of them is a NaN, the result is `a`.
 template <class T> DEVICE T larger(T a, T b) { return b > a ? b : a; }
 template <class T> DEVICE T smaller(T a, T b) { return b < a ? b : a; }
 template <class T> DEVICE T divide_up(T a, T b) { return (a + b - 1) / b; }
 
-// 4 neighbouring values, or 1: a kernel is written once for both. The address of 4 is a multiple of their size.
+// Either 4 neighbouring values or 1, so that a kernel is written once for both. The address of 4 values is a multiple of
+// their size.
 template <u32 COUNT> struct Lanes {
     f32 at[COUNT];
 };
@@ -120,11 +125,11 @@ template <u32 COUNT> DEVICE void store_lanes(GLOBAL(f32) to, u64 index, Lanes<CO
     }
 }
 
-// Every index below count, once, over all blocks of a one-dimensional grid. The host sees to it that count < 2^31.
+// Visits every index below `count` once, over all blocks of a one-dimensional grid. The host sees to it that count < 2^31.
 #define FOR_EACH(i, count) for (u32 i = block_x() * block_threads() + thread_index(); i < (u32)(count); i += grid_x() * block_threads())
 
-// The sum over all threads of a block of THREADS (a power of two), the same in each, added in one order.
-// `scratch` holds THREADS values; it is free again when the call returns.
+// The sum over all threads of a block of THREADS (a power of two). It is always added in the same order, and every thread
+// gets it. `scratch` holds THREADS values; it is free again when the call returns.
 template <u32 THREADS, class T> DEVICE T block_sum(T value, SHARED_POINTER(T) scratch) {
     u32 thread = thread_index();
     scratch[thread] = value;
@@ -139,17 +144,18 @@ template <u32 THREADS, class T> DEVICE T block_sum(T value, SHARED_POINTER(T) sc
     return sum;
 }
 
-// An IEEE 754 half, from its bits.
+// The float that the bits of an IEEE 754 half stand for.
 DEVICE float half_to_float(u16 half) {
     u32 sign = (u32)(half & 0x8000u) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
     if (exponent == 31) return float_of(sign | 0x7f800000u | fraction << 13);
     if (exponent > 0) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
-    float small = (float)fraction * 5.9604644775390625e-8f; // 2^-24: exact
+    float small = (float)fraction * 5.9604644775390625e-8f; // 2^-24, so the product is exact
     return sign ? -small : small;
 }
 
-// sums[i][j] += sum over k < DEPTH of left[k][row i] * right[k][column j], each read four at a time. The thread's rows are
-// fours, ROW_GAP apart, and its columns likewise; the offsets point to the first of them.
+// sums[i][j] += sum over k < DEPTH of left[k][row i] * right[k][column j], where both sides are read four values at a time.
+// The thread's rows come in fours that lie ROW_GAP apart, and its columns in fours that lie COLUMN_GAP apart; the offsets
+// point to its first row and its first column.
 template <u32 ROWS, u32 COLUMNS, u32 DEPTH, u32 LEFT_PITCH, u32 RIGHT_PITCH, u32 ROW_GAP, u32 COLUMN_GAP>
 DEVICE void multiply_tiles(SHARED_POINTER(f32) left, u32 left_offset, SHARED_POINTER(f32) right, u32 right_offset,
                            f32 (&sums)[ROWS][COLUMNS]) {

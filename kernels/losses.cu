@@ -1,37 +1,42 @@
-// What is minimised: values and gradients. Host side: src/ops/losses.rs.
-//   p = clamp(sigmoid(z), 1e-4, 1 - 1e-4), y the target, positives y = 1, N their number, w = (1 - y)^4
+// The losses that training minimises: their values and their gradients. Host side: src/ops/losses.rs.
+//   p = clamp(sigmoid(z), 1e-4, 1 - 1e-4), y is the target, positives are the pixels with y = 1, N is their number,
+//   w = (1 - y)^4
 //   focal            -( sum over positives (1-p)^2 ln p + sum over others w p^2 ln(1-p) ) / N
 //   sparse-original  -( sum over positives (1-p)^2 ln p + 0.01 sum over others w (p > 0.7 ? ln p : ln(1-p)) ) / N
-//                    without positives: of the second sums, undivided, those with ln(1-p)
+//                    without positives, only the terms with ln(1-p) count, and nothing is divided
 //   sparse           as focal, with m in place of w: src/ops/losses/sparse.rs says what m is
 //   L1               sum over objects (|a0 - t0| + |a1 - t1|) / (2 objects + 1e-4), a at the object's pixel
 //   distance         weight * sum (a - b)^2
-// Everything is computed in f64 and added in one order: the threads of a block, then the blocks. Each loss has a kernel
-// for its sums, one block that adds them, and a kernel for the gradient, which needs the number of objects.
+// Everything is computed in f64 and always added in the same order: first the threads of a block, then the blocks. Each loss
+// has a kernel for its sums, a kernel of one block that adds them, and a kernel for the gradient, which needs the number of
+// objects.
 // Source: as in src/ops/losses.rs.
 #include "kernel.h"
 
 constexpr u32 LOSSES_THREADS = 256;
-// Kinds of the heat map's loss without memory: this one, and 1 for sparse-original.
+// Which of the heat map's losses is computed: this one, or 1 for sparse-original. The sparse loss, which needs memory of its
+// own, has its own kernels.
 constexpr u32 LOSSES_FOCAL = 0;
-// The sigmoid is kept this far from 0 and 1; above the threshold an unlabelled pixel counts as an object; its weight.
+// How far the sigmoid is kept from 0 and 1; above which score an unlabelled pixel counts as an object; and with which weight
+// unlabelled pixels count.
 constexpr f64 LOSSES_CLAMP = 1e-4, LOSSES_SPARSE_THRESHOLD = 0.7, LOSSES_SPARSE_WEIGHT = 0.01;
-// A label that is no object.
+// The cell of a label that is no object.
 constexpr u32 LOSSES_NO_OBJECT = 0xffffffff;
 
-// One pixel of the heat map: its term of the sum and the slope of the term, both without the sign and the division.
+// What one pixel of the heat map contributes: its term of the sum and the slope of that term, both without the sign and the
+// division.
 struct LossesTerm {
     f64 value, slope;
-    u32 seeming; // counts only where there are positives
+    u32 seeming; // 1: the term counts only where there are positives
 };
 
 DEVICE f64 losses_sigmoid(f64 z) { return 1 / (1 + exponential(-z)); }
 DEVICE f64 losses_clamp(f64 raw) { return smaller(larger(raw, LOSSES_CLAMP), 1 - LOSSES_CLAMP); }
-// Nothing flows back from outside of the clamp.
+// No gradient flows back from outside of the clamp.
 DEVICE bool losses_flows(f64 raw) { return raw >= LOSSES_CLAMP && raw <= 1 - LOSSES_CLAMP; }
 DEVICE f64 losses_far(f64 y) { return (1 - y) * (1 - y) * ((1 - y) * (1 - y)); }
 
-// The focal terms of a positive, and of background.
+// The focal terms: one for a positive, one for background.
 DEVICE LossesTerm losses_found(f64 p) {
     f64 q = 1 - p, log_p = natural_log(p);
     return {q * q * log_p, q * q * q - 2 * p * (q * q) * log_p, 0};
@@ -50,7 +55,8 @@ DEVICE LossesTerm losses_heat_map_term(u32 kind, f64 p, f64 y) {
     return {weight * natural_log(1 - p), -weight * p, 0};
 }
 
-// The three sums of each block: terms that always count, terms that count with positives, positives.
+// Writes three sums for each block: of the terms that always count, of the terms that count only with positives, and the
+// number of positives.
 KERNEL(256, 2)
 losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_stride, GLOBAL(const f32) targets,
                      GLOBAL(f64) partial) {
@@ -73,14 +79,15 @@ losses_heat_map_sums(u32 count, u32 kind, GLOBAL(const f32) logits, u32 logits_s
     }
 }
 
-// Adds every `apart`-th value of `parts`, from `first` on, in one order; all threads of the block get the sum.
+// Adds `parts` values of `partial` that lie `apart` from each other, from `first` on, always in the same order. All threads
+// of the block get the sum.
 DEVICE f64 losses_add_parts(GLOBAL(const f64) partial, u32 parts, u32 apart, u32 first, SHARED_POINTER(f64) scratch) {
     f64 sum = 0;
     for (u32 part = thread_index(); part < parts; part += LOSSES_THREADS) sum += partial[(u64)part * apart + first];
     return block_sum<LOSSES_THREADS>(sum, scratch);
 }
 
-// `loss` [1]; `counts` [2]: positives, and 1 / max(positives, 1). One block.
+// One block writes `loss` [1] and `counts` [2]: the number of positives, and 1 / max(positives, 1).
 KERNEL(256, 2)
 losses_heat_map_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) loss, GLOBAL(f64) counts) {
     SHARED(f64, scratch, LOSSES_THREADS);
@@ -94,7 +101,7 @@ losses_heat_map_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) loss, GL
     }
 }
 
-// Adds `weight` times the gradient.
+// Adds `weight` times the gradient to `dlogits`.
 KERNEL(256, 2)
 losses_heat_map_gradient(u32 count, u32 kind, f64 weight, GLOBAL(const f32) logits, u32 logits_stride,
                          GLOBAL(const f32) targets, GLOBAL(const f64) counts, GLOBAL(f32) dlogits, u32 dlogits_stride) {
@@ -108,12 +115,13 @@ losses_heat_map_gradient(u32 count, u32 kind, f64 weight, GLOBAL(const f32) logi
     }
 }
 
-// The sparse loss. Its maps are packed, one value a pixel.
+// The sparse loss. Its maps are packed: one value for each pixel.
 struct LossesSparse {
     u32 images, h, w, radius;
 };
 
-// Scores of all pixels, and those of the positives, in any order: they are only counted. `found` [1] is 0 before.
+// Writes the scores of all pixels, and once more those of the positives, in any order, because these are only counted.
+// `found` [1] must be 0 before the call.
 KERNEL(256, 2)
 losses_sparse_scores(LossesSparse s, GLOBAL(const f32) logits, GLOBAL(const f32) targets, GLOBAL(f64) scores, GLOBAL(f64) labelled,
                      GLOBAL(u32) found) {
@@ -124,7 +132,8 @@ losses_sparse_scores(LossesSparse s, GLOBAL(const f32) logits, GLOBAL(const f32)
     }
 }
 
-// How likely each pixel is the centre of an object without a label, 0 for most; and each block's sum of it.
+// Writes how likely each pixel is the centre of an object without a label, which is 0 for most pixels, and each block's sum
+// of that.
 KERNEL(256, 2)
 losses_sparse_guess(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64) scores, GLOBAL(const f64) labelled,
                     GLOBAL(const u32) found, GLOBAL(f64) guesses, GLOBAL(f64) partial) {
@@ -142,7 +151,7 @@ losses_sparse_guess(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64)
         }
         f64 guess = 0;
         if (peak) {
-            u32 lower = positives == 0 && p >= 0.5 ? 1 : 0; // without positives one of 1/2 stands for them
+            u32 lower = positives == 0 && p >= 0.5 ? 1 : 0; // without positives, one score of 1/2 stands for them
             for (u32 k = 0; k < positives; k++) lower += labelled[k] <= p ? 1 : 0;
             guess = (f64)lower / (f64)larger(positives, 1u);
         }
@@ -153,7 +162,8 @@ losses_sparse_guess(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64)
     if (thread_index() == 0) partial[block_x()] = sum;
 }
 
-// `counts` [3]: positives, 1 / max(positives, 1), and the share of the objects that have a label. One block.
+// One block writes `counts` [3]: the number of positives, 1 / max(positives, 1), and the share of the objects that have a
+// label.
 KERNEL(256, 2)
 losses_sparse_share(u32 parts, GLOBAL(const f64) partial, GLOBAL(const u32) found, GLOBAL(f64) counts) {
     SHARED(f64, scratch, LOSSES_THREADS);
@@ -165,7 +175,7 @@ losses_sparse_share(u32 parts, GLOBAL(const f64) partial, GLOBAL(const u32) foun
     }
 }
 
-// What of each pixel counts (1 at positives), and each block's sum of the terms.
+// Writes the weight with which each pixel counts (1 at positives), and each block's sum of the weighted terms.
 KERNEL(256, 2)
 losses_sparse_sums(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64) scores, GLOBAL(const f64) guesses,
                    GLOBAL(const f64) counts, GLOBAL(f64) weights, GLOBAL(f64) partial) {
@@ -192,14 +202,14 @@ losses_sparse_sums(LossesSparse s, GLOBAL(const f32) targets, GLOBAL(const f64) 
     if (thread_index() == 0) partial[block_x()] = sum;
 }
 
-// `loss` [1]. One block.
+// One block writes `loss` [1].
 KERNEL(256, 2) losses_sparse_total(u32 parts, GLOBAL(const f64) partial, GLOBAL(const f64) counts, GLOBAL(f64) loss) {
     SHARED(f64, scratch, LOSSES_THREADS);
     f64 sum = losses_add_parts(partial, parts, 1, 0, scratch);
     if (thread_index() == 0) loss[0] = sum * counts[1];
 }
 
-// Adds `factor` times the gradient.
+// Adds `factor` times the gradient to `dlogits`.
 KERNEL(256, 2)
 losses_sparse_gradient(LossesSparse s, f64 factor, GLOBAL(const f32) logits, GLOBAL(const f32) targets, GLOBAL(const f64) counts,
                        GLOBAL(const f64) weights, GLOBAL(f32) dlogits) {
@@ -211,8 +221,9 @@ losses_sparse_gradient(LossesSparse s, f64 factor, GLOBAL(const f32) logits, GLO
     }
 }
 
-// `cells` [objects] are pixels counted through all images, or LOSSES_NO_OBJECT; `wanted` [objects][4], of which two values
-// from `first` on are meant. `loss` [1]; `counts` [2]: objects, and 1 / (2 objects + 1e-4). One block.
+// `cells` [objects] are pixels counted through all images, or LOSSES_NO_OBJECT. `wanted` [objects][4] holds four values for
+// each object, and this loss takes two of them, from `first` on. One block writes `loss` [1] and `counts` [2]: the number of
+// objects, and 1 / (2 objects + 1e-4).
 KERNEL(256, 2)
 losses_l1_total(u32 objects, u32 first, GLOBAL(const u32) cells, GLOBAL(const raw_f32) wanted, GLOBAL(const f32) map, u32 map_stride,
                 GLOBAL(f64) loss, GLOBAL(f64) counts) {
@@ -236,7 +247,8 @@ losses_l1_total(u32 objects, u32 first, GLOBAL(const u32) cells, GLOBAL(const ra
     }
 }
 
-// Adds `weight` times the gradient. Of the objects that share a pixel the first one adds for all, in their order.
+// Adds `weight` times the gradient to `dmap`. Where several objects share a pixel, the thread of the first one adds for all
+// of them, in their order.
 KERNEL(256, 2)
 losses_l1_gradient(u32 objects, u32 first, f64 weight, GLOBAL(const u32) cells, GLOBAL(const raw_f32) wanted, GLOBAL(const f32) map,
                    u32 map_stride, GLOBAL(const f64) counts, GLOBAL(f32) dmap, u32 dmap_stride) {
@@ -259,7 +271,7 @@ losses_l1_gradient(u32 objects, u32 first, f64 weight, GLOBAL(const u32) cells, 
     }
 }
 
-// Adds the gradient of `weight` times the squared distance of two maps, and leaves each block's sum of squares.
+// Adds the gradient of `weight` times the squared distance of two maps, and writes each block's sum of squares.
 KERNEL(256, 2)
 losses_map_distance(u32 pixels, u32 c, f64 weight, GLOBAL(const f32) a, u32 a_stride, GLOBAL(const f32) b, u32 b_stride,
                     GLOBAL(f32) da, u32 da_stride, GLOBAL(f64) partial) {
@@ -276,7 +288,8 @@ losses_map_distance(u32 pixels, u32 c, f64 weight, GLOBAL(const f32) a, u32 a_st
     if (thread_index() == 0) partial[block_x()] = sum;
 }
 
-// The same for ranges of parameters: `ranges` [block][2] are the first value of a block's range and their number.
+// Does the same for ranges of parameters: `ranges` [block][2] holds the first value of a block's range, and the number of its
+// values.
 KERNEL(256, 2)
 losses_parameter_distance(f64 weight, GLOBAL(const u32) ranges, GLOBAL(const f32) a, GLOBAL(const f32) b, GLOBAL(f32) da,
                           GLOBAL(f64) partial) {
@@ -292,7 +305,7 @@ losses_parameter_distance(f64 weight, GLOBAL(const u32) ranges, GLOBAL(const f32
     if (thread_index() == 0) partial[block_x()] = sum;
 }
 
-// `loss` [1] becomes `weight` times the sum of the parts, or grows by it. One block.
+// One block sets `loss` [1] to `weight` times the sum of the parts, or adds that to it.
 KERNEL(256, 2) losses_distance_total(u32 parts, u32 add, f64 weight, GLOBAL(const f64) partial, GLOBAL(f64) loss) {
     SHARED(f64, scratch, LOSSES_THREADS);
     f64 sum = losses_add_parts(partial, parts, 1, 0, scratch);

@@ -1,4 +1,4 @@
-// What is done to maps and weights between the ops of training: sums of maps, and one channel for several equal ones.
+// What training does to maps and weights between its ops: it adds maps, and lets one channel stand for several equal ones.
 // Host side: src/ops/map.rs.
 //   add            to += from
 //   sum copies     out[o, tap] = sum over k < copies of weights[o, k, tap]
@@ -29,7 +29,7 @@ KERNEL(256, 4) map_add(MapShape s, u32 group, GLOBAL(const f32) from, u32 from_s
     }
 }
 
-// `count` values of `out`; summed in f64 and rounded once.
+// Writes `count` values of `out`. Each is summed in f64 and rounded once.
 KERNEL(256, 4) map_sum_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32) weights, GLOBAL(f32) out) {
     FOR_EACH(i, count) {
         u64 first = (u64)(i / taps) * copies * taps + i % taps;
@@ -39,7 +39,7 @@ KERNEL(256, 4) map_sum_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32)
     }
 }
 
-// `count` values of `to`.
+// Adds to `count` values of `to`.
 KERNEL(256, 4) map_spread_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32) from, GLOBAL(f32) to) {
     FOR_EACH(i, count) to[i] = to[i] + from[i / (copies * taps) * taps + i % taps];
 }

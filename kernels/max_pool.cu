@@ -11,7 +11,7 @@ struct MaxPoolShape {
 DEVICE u32 max_pool_out_h(MaxPoolShape s) { return s.h / s.window; }
 DEVICE u32 max_pool_out_w(MaxPoolShape s) { return s.w / s.window; }
 
-// First pixel of the window of output pixel `out`.
+// The first pixel of the window that belongs to output pixel `out`.
 DEVICE u32 max_pool_first(MaxPoolShape s, u32 out) {
     u32 oh = max_pool_out_h(s), ow = max_pool_out_w(s);
     u32 x = out % ow, y = out / ow % oh, image = out / ow / oh;
@@ -29,7 +29,7 @@ KERNEL(256, 4) max_pool_forward(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_s
     }
 }
 
-// Windows do not overlap, so each output value has its own inputs: no atomics.
+// Windows do not overlap, so each output value has inputs of its own, and no atomics are needed.
 KERNEL(256, 4)
 max_pool_backward(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(f32) dinp,
                   u32 dinp_stride) {

@@ -1,42 +1,43 @@
 // From the pixels of a file (frame M) to the network's input (frame N): survey, adjust, crop, quantise, equalise,
 // letterbox, normalise. Host side: src/preprocess/mod.rs, src/preprocess/fourier_crop.rs.
-//   crop  D = Re(R) X Re(C)' - Im(R) X Im(C)'     R: rows kept of the spectrum and back, C: columns; X less its mean
-// Im(R) = sum of two products u v', so [Re(R) | -u] times [X Re(C)' ; v' X Im(C)'] is all: two products of matrices.
-// A constant goes through the crop as it is, and grey levels depend neither on it nor on a factor: X is less its mean
-// and by its deviation, which keeps the digits of an f32.
+//   crop  D = Re(R) X Re(C)' - Im(R) X Im(C)'
+// R takes the rows of pixels to the spectrum, keeps the frequencies that fit frame D, and comes back; C does the same to the
+// columns. Im(R) is a sum of two products u v', so [Re(R) | -u] times [X Re(C)' ; v' X Im(C)'] is the whole crop: two
+// products of matrices. A constant goes through the crop unchanged, and grey levels depend neither on a constant nor on a
+// factor. So X is the image less its mean and divided by its deviation, which keeps the digits of an f32.
 // Source: as in src/preprocess/mod.rs and src/preprocess/fourier_crop.rs.
 #include "kernel.h"
 
 constexpr u32 PREPROCESS_THREADS = 256;
-// Types of pixels: i8, u8, i16, u16, f16, f32.
+// The types of pixels: i8, u8, i16, u16, f16. Any other number means f32.
 constexpr u32 PREPROCESS_I8 = 0, PREPROCESS_U8 = 1, PREPROCESS_I16 = 2, PREPROCESS_U16 = 3, PREPROCESS_F16 = 4;
-// A micrograph with pixels farther out than CLIP deviations has these clipped; the deviation is that of the pixels within
-// INNER, found in at most ROUNDS rounds.
+// If a micrograph has pixels more than CLIP deviations away from the mean, these are clipped. The deviation is that of the
+// pixels within INNER deviations, which is found in at most ROUNDS rounds (src/preprocess/gpu.rs).
 constexpr f64 PREPROCESS_CLIP = 20, PREPROCESS_INNER = 5;
 constexpr f64 PREPROCESS_MOST = 1.7976931348623157e308;
 
-// What a look at all pixels finds. The host reads it back: 17 numbers.
+// What a look at all pixels finds. The host reads these 17 numbers back.
 enum PreprocessSurvey {
     SURVEY_LOW,         // the range that is measured next
     SURVEY_HIGH,
-    SURVEY_DONE,        // 1: nothing is measured any more
-    SURVEY_COUNT,       // pixels that are numbers
+    SURVEY_DONE,        // 1: nothing more is measured
+    SURVEY_COUNT,       // how many pixels are numbers
     SURVEY_MIN,
     SURVEY_MAX,
     SURVEY_MEAN,
     SURVEY_DEVIATION,
-    SURVEY_INNER_MEAN,  // of the pixels that are not far out
+    SURVEY_INNER_MEAN,  // mean and deviation of the pixels that are not far out
     SURVEY_INNER_DEVIATION,
-    SURVEY_ADJUST,      // 1: pixels are clipped to CLIP_LOW .. CLIP_HIGH, and those that are no numbers replaced
+    SURVEY_ADJUST,      // 1: pixels are clipped to CLIP_LOW .. CLIP_HIGH, and those that are no numbers are replaced
     SURVEY_CLIP_LOW,
     SURVEY_CLIP_HIGH,
     SURVEY_REPLACEMENT,
     SURVEY_CLIPPED,     // 1: some pixels are hot
-    SURVEY_CONSTANT,    // 1: all numbers are equal
-    SURVEY_SCALE,       // 1 over the deviation
+    SURVEY_CONSTANT,    // 1: all pixels that are numbers are equal
+    SURVEY_SCALE,       // 1 divided by the deviation
 };
 
-// A pixel from the words of the file; `words` is whole, whatever the number of pixels.
+// A pixel, taken from the words of the file. `words` consists of whole words, whatever the number of pixels.
 DEVICE f64 preprocess_pixel(u32 kind, GLOBAL(const u32) words, u64 i) {
     if (kind <= PREPROCESS_U8) {
         u32 byte = words[i / 4] >> (u32)(i % 4) * 8 & 0xff;
@@ -52,13 +53,13 @@ DEVICE f64 preprocess_pixel(u32 kind, GLOBAL(const u32) words, u64 i) {
 
 DEVICE bool preprocess_is_number(f64 value) { return value >= -PREPROCESS_MOST && value <= PREPROCESS_MOST; }
 
-// Sums are of differences from the first pixel: squares of large values would drown small differences.
+// The sums are of differences from the first pixel, because the squares of large values would drown small differences.
 DEVICE f64 preprocess_pivot(u32 kind, GLOBAL(const u32) words) {
     f64 value = preprocess_pixel(kind, words, 0);
     return preprocess_is_number(value) ? value : 0;
 }
 
-// The smallest of a block's values, the same in each thread; of the negated values the largest.
+// The smallest of a block's values; every thread gets it. Of negated values it is the largest one, negated.
 DEVICE f64 preprocess_smallest(f64 value, SHARED_POINTER(f64) scratch) {
     u32 thread = thread_index();
     scratch[thread] = value;
@@ -72,7 +73,8 @@ DEVICE f64 preprocess_smallest(f64 value, SHARED_POINTER(f64) scratch) {
     return least;
 }
 
-// `partial` [block][5]: count, sum, squares, min, max of the pixels in the survey's range, or, if `first`, of all numbers.
+// Writes `partial` [block][5]: count, sum, squares, min and max of the pixels in the survey's range or, if `first`, of all
+// numbers.
 KERNEL(256, 2)
 preprocess_measure(u32 pixels, u32 kind, u32 first, GLOBAL(const u32) words, GLOBAL(const f64) survey, GLOBAL(f64) partial) {
     SHARED(f64, scratch, PREPROCESS_THREADS);
@@ -103,8 +105,8 @@ preprocess_measure(u32 pixels, u32 kind, u32 first, GLOBAL(const u32) words, GLO
     }
 }
 
-// Adds what was measured, and decides: whether another round is needed, and what is done to the pixels if none follows.
-// One block.
+// One block adds what was measured, and decides two things: whether another round is needed, and what is done to the pixels
+// if none follows.
 KERNEL(256, 2)
 preprocess_survey(u32 pixels, u32 kind, u32 first, u32 last, u32 clip_hot, u32 parts, GLOBAL(const u32) words,
                   GLOBAL(const f64) partial, GLOBAL(f64) survey) {
@@ -129,7 +131,7 @@ preprocess_survey(u32 pixels, u32 kind, u32 first, u32 last, u32 clip_hot, u32 p
         survey[SURVEY_INNER_MEAN] = mean, survey[SURVEY_INNER_DEVIATION] = deviation;
         done = done || !clip_hot || least == most;
     } else if (sums[0] == 0 || least == most) {
-        done = true; // two values and hardly anything else: there is no deviation to go by
+        done = true; // at most one value is left in the range, so there is no deviation to go by
     } else {
         done = done || deviation > 0.5 * survey[SURVEY_INNER_DEVIATION];
         survey[SURVEY_INNER_MEAN] = mean, survey[SURVEY_INNER_DEVIATION] = deviation;
@@ -149,7 +151,7 @@ preprocess_survey(u32 pixels, u32 kind, u32 first, u32 last, u32 clip_hot, u32 p
     survey[SURVEY_SCALE] = inner_deviation > 0 ? 1 / inner_deviation : 1;
 }
 
-// The matrix X: pixels, adjusted, less their mean, by their deviation.
+// Writes the matrix X: the pixels, adjusted, less their mean and divided by their deviation.
 KERNEL(256, 4)
 preprocess_adjust(u32 pixels, u32 kind, GLOBAL(const u32) words, GLOBAL(const f64) survey, GLOBAL(f32) out) {
     FOR_EACH(i, pixels) {
@@ -168,15 +170,15 @@ struct PreprocessProduct {
 
 constexpr u32 PREPROCESS_TILE = 128, PREPROCESS_DEPTH = 8;
 
-// out = a b, all packed: a (rows, depth), b (depth, columns). A block makes a tile of 128 x 128, a thread 8 x 8 of it, in
-// four pieces of 4 x 4; the next tiles travel while these are multiplied.
+// out = a b, all packed: a is (rows, depth), b is (depth, columns). A block computes a tile of 128 x 128, and a thread 8 x 8
+// of it, in four pieces of 4 x 4. The next tiles are loaded while the present ones are multiplied.
 KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOBAL(const f32) b, GLOBAL(f32) out) {
     SHARED(f32, tile_a, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][row]
     SHARED(f32, tile_b, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][column]
     constexpr u32 EACH = PREPROCESS_DEPTH * PREPROCESS_TILE / PREPROCESS_THREADS;
     u32 thread = thread_index(), x0 = block_x() * PREPROCESS_TILE, y0 = block_y() * PREPROCESS_TILE;
     u32 left = thread % 16 * 4, top = thread / 16 * 4;
-    // What this thread brings: 4 neighbours in the depth of a row of a, and 4 values of b, 32 columns apart.
+    // What this thread loads: 4 neighbours in the depth of a row of a, and 4 values of b that lie 32 columns apart.
     u32 a_row = thread / 2, a_depth = thread % 2 * 4, b_depth = thread / 32, b_column = thread % 32;
     f32 next_a[EACH], next_b[EACH], sums[8][8] = {};
     u32 steps = divide_up(s.depth, PREPROCESS_DEPTH);
@@ -215,8 +217,9 @@ KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOB
     }
 }
 
-// Parts of v' b for two vectors v [2][depth]: `partial` [part][2][columns], a part being `part_depth` rows of b.
-// Grid: x columns, y parts.
+// Multiplies two vectors v [2][depth] by b, in parts: `partial` [part][2][columns] holds v' b over the `part_depth` rows of b
+// that make a part.
+// Grid: x counts columns, y counts parts.
 KERNEL(256, 4)
 preprocess_vectors(PreprocessProduct s, u32 part_depth, GLOBAL(const f32) v, GLOBAL(const f32) b, GLOBAL(f32) partial) {
     u32 column = block_x() * PREPROCESS_THREADS + thread_index();
@@ -232,7 +235,7 @@ preprocess_vectors(PreprocessProduct s, u32 part_depth, GLOBAL(const f32) v, GLO
     partial[((u64)block_y() * 2 + 1) * s.columns + column] = sums[1];
 }
 
-// Adds `parts` of `count` values each, in their order.
+// Adds `parts` parts of `count` values each, in their order.
 KERNEL(256, 4) preprocess_add_parts(u32 count, u32 parts, GLOBAL(const f32) partial, GLOBAL(f32) out) {
     FOR_EACH(i, count) {
         f64 sum = 0;
@@ -241,7 +244,7 @@ KERNEL(256, 4) preprocess_add_parts(u32 count, u32 parts, GLOBAL(const f32) part
     }
 }
 
-// The smallest and the largest value of each block, [block][2].
+// Writes the smallest and the largest value of each block, [block][2].
 KERNEL(256, 4) preprocess_extremes(u32 count, GLOBAL(const f32) image, GLOBAL(f64) partial) {
     SHARED(f64, scratch, PREPROCESS_THREADS);
     f64 least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
@@ -254,7 +257,7 @@ KERNEL(256, 4) preprocess_extremes(u32 count, GLOBAL(const f32) image, GLOBAL(f6
     if (thread_index() == 0) partial[2 * (u64)block_x()] = least, partial[2 * (u64)block_x() + 1] = most;
 }
 
-// `range` [2], smallest and largest of all blocks; clears the histogram [256]. One block.
+// One block writes `range` [2], the smallest and the largest value of all blocks, and clears the histogram [256].
 KERNEL(256, 4) preprocess_range(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64) range, GLOBAL(u32) histogram) {
     SHARED(f64, scratch, PREPROCESS_THREADS);
     f64 least = PREPROCESS_MOST, most = -PREPROCESS_MOST;
@@ -267,7 +270,8 @@ KERNEL(256, 4) preprocess_range(u32 parts, GLOBAL(const f64) partial, GLOBAL(f64
     if (thread_index() == 0) range[0] = least, range[1] = most;
 }
 
-// Grey levels between smallest and largest, computed as the CPU computes them, and how often each occurs.
+// Writes grey levels between the smallest and the largest value, computed as the CPU computes them, and counts how often each
+// one occurs.
 KERNEL(256, 4)
 preprocess_quantise(u32 count, GLOBAL(const f64) survey, GLOBAL(const f64) range, GLOBAL(const f32) image, GLOBAL(u8) levels,
                     GLOBAL(u32) histogram) {
@@ -286,7 +290,8 @@ preprocess_quantise(u32 count, GLOBAL(const f64) survey, GLOBAL(const f64) range
     if (bins[thread_index()] > 0) atomic_add(histogram, thread_index(), bins[thread_index()]);
 }
 
-// The new level of every level: OpenCV's equalisation, to the bit. One block; one thread does it.
+// Finds the new level of every level: OpenCV's equalisation, to the bit. There is one block, and one thread of it does the
+// work.
 KERNEL(32, 1) preprocess_equalise_table(GLOBAL(const u32) histogram, GLOBAL(u8) table) {
     if (thread_index() != 0) return;
     u32 total = 0, first = 256, sum = 0;
@@ -299,7 +304,7 @@ KERNEL(32, 1) preprocess_equalise_table(GLOBAL(const u32) histogram, GLOBAL(u8) 
     raw_f32 scale = (raw_f32)255 / (raw_f32)(total - lowest);
     for (u32 level = 0; level < 256; level++) {
         if (lowest == total) {
-            table[level] = (u8)level; // one level only: it stays
+            table[level] = (u8)level; // there is only one level, which stays as it is
         } else {
             if (level > first) sum += histogram[level];
             raw_f32 scaled = (raw_f32)sum * scale;
@@ -308,7 +313,7 @@ KERNEL(32, 1) preprocess_equalise_table(GLOBAL(const u32) histogram, GLOBAL(u8) 
     }
 }
 
-// Every level by its new one.
+// Replaces every level by its new one.
 KERNEL(256, 4) preprocess_equalise(u32 count, GLOBAL(const u8) table, GLOBAL(const u8) levels, GLOBAL(u8) equalised) {
     FOR_EACH(i, count) equalised[i] = table[levels[i]];
 }
@@ -321,8 +326,8 @@ DEVICE i32 preprocess_level(PreprocessFrame s, GLOBAL(const u8) levels, i32 x, i
     return x < 0 || y < 0 || x >= (i32)s.frame || y >= (i32)s.height ? 0 : (i32)levels[(u64)y * s.frame + x];
 }
 
-// Frame D put into frame N on black, and every grey level by the network's input for it. `columns` and `rows` [frame] are
-// where each column and row of N lies in D, in 1/32 pixel; the rounding is OpenCV's.
+// Puts frame D into frame N on black, and replaces every grey level by the network's input for it. `columns` and `rows`
+// [frame] say where each column and row of N lies in D, in 1/32 pixel. The rounding is OpenCV's.
 KERNEL(256, 4)
 preprocess_letterbox(PreprocessFrame s, GLOBAL(const u8) levels, GLOBAL(const i32) columns, GLOBAL(const i32) rows,
                      GLOBAL(const raw_f32) inputs, GLOBAL(f32) out) {

@@ -1,9 +1,9 @@
 // What the network should answer, drawn from labels on the heat map. Host side: src/train/targets.rs.
 //   label   a box in heat-map pixels; it becomes an object if its centre lies inside of the map
-//   object  its cell, the offset of its centre from the cell, its size
-//   map     the largest of all objects' Gaussians of height 1, each within its radius
-// Every cell looks for the objects that reach it, so nothing is cleared and nothing is added by two threads. Radii are whole
-// numbers rounded down, so products are rounded where the CPU rounds them.
+//   object  has a cell, the offset of its centre from that cell, and its size
+//   map     at each cell the largest of all objects' Gaussians, which have height 1 and end at their radius
+// Every cell looks for the objects that reach it, so nothing needs clearing, and no two threads add to one value. Radii are
+// whole numbers that were rounded down, so products must be rounded where the CPU rounds them.
 // Source: as in src/train/targets.rs.
 #include "kernel.h"
 
@@ -16,7 +16,7 @@ struct TargetsShape {
     u32 n, h, w, labels, clip;
 };
 
-// A product that is never fused with the sum it is part of.
+// A product that is never fused with the sum that it is part of.
 DEVICE f64 targets_product(f64 a, f64 b) { return multiply_add(a, b, 0.0); }
 
 DEVICE f64 targets_root(f64 b, f64 four_ac) { return (b + square_root(targets_product(b, b) - four_ac)) / 2; }
@@ -29,13 +29,13 @@ DEVICE u32 targets_radius(f64 h, f64 w) {
     return (u32)larger(0.0, smaller(smaller(smaller(touching, inside), outside), 1073741824.0));
 }
 
-// The value itself where it is no number.
+// The nearest value inside of the map; a NaN stays what it is.
 DEVICE raw_f32 targets_limit(raw_f32 value, u32 cells) {
     return smaller(larger(value, (raw_f32)0), (raw_f32)(cells > 0 ? cells - 1 : 0));
 }
 
-// `images` [labels]; `corners` [labels][4], left top right bottom. `cells` [labels] are counted through all images;
-// `wanted` [labels][4] offset and size, x before y; `discs` [labels][3] column, row, radius.
+// Reads `images` [labels] and `corners` [labels][4]: left, top, right, bottom. Writes `cells` [labels], counted through all
+// images; `wanted` [labels][4]: offset and size, x before y; and `discs` [labels][3]: column, row, radius.
 KERNEL(256, 2)
 targets_objects(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const raw_f32) corners, GLOBAL(u32) cells, GLOBAL(raw_f32) wanted,
                 GLOBAL(u32) discs) {
@@ -46,7 +46,7 @@ targets_objects(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const raw_f32) 
             x1 = targets_limit(x1, s.w), y1 = targets_limit(y1, s.h), x2 = targets_limit(x2, s.w), y2 = targets_limit(y2, s.h);
         }
         raw_f32 size_x = x2 - x1, size_y = y2 - y1, x = (x1 + x2) / 2, y = (y1 + y2) / 2;
-        // Written so that a NaN is outside.
+        // The condition is written so that a NaN counts as outside.
         bool inside = size_x > 0 && size_y > 0 && x >= 0 && x < (raw_f32)s.w && y >= 0 && y < (raw_f32)s.h;
         u32 column = inside ? (u32)x : 0, row = inside ? (u32)y : 0;
         cells[i] = inside ? (images[i] * s.h + row) * s.w + column : TARGETS_NO_OBJECT;
@@ -62,7 +62,7 @@ targets_objects(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const raw_f32) 
 
 DEVICE u32 targets_distance(u32 a, u32 b) { return a > b ? a - b : b - a; }
 
-// `map` (n, h, w), packed. Grid: x and y tiles of 16 x 16 cells, z images.
+// Draws `map` (n, h, w), packed. Grid: x and y count tiles of 16 x 16 cells, z counts images.
 KERNEL(256, 2)
 targets_draw(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const u32) cells, GLOBAL(const u32) discs, GLOBAL(f32) map) {
     SHARED(u32, near, 3 * TARGETS_THREADS);
@@ -77,7 +77,7 @@ targets_draw(TargetsShape s, GLOBAL(const u32) images, GLOBAL(const u32) cells, 
         if (label < s.labels && images[label] == block_z() && cells[label] != TARGETS_NO_OBJECT) {
             u32 x = discs[3 * (u64)label], y = discs[3 * (u64)label + 1], radius = discs[3 * (u64)label + 2];
             bool reaches = x + radius >= x0 && y + radius >= y0 && x <= x0 + TARGETS_TILE - 1 + radius && y <= y0 + TARGETS_TILE - 1 + radius;
-            if (reaches) { // in any order: only the largest value counts
+            if (reaches) { // their order does not matter: only the largest value counts
                 u32 place = atomic_add(count, 0, 1);
                 near[3 * place] = x;
                 near[3 * place + 1] = y;

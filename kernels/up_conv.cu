@@ -1,9 +1,9 @@
-// Depth-wise transposed convolution that enlarges f times (kernel 2f, stride f, padding f/2) with the sum that follows it,
-// and its gradients. Host side: src/ops/up_conv.rs.
+// Depth-wise transposed convolution that enlarges a map f times (kernel 2f, stride f, padding f/2), with the sum that follows
+// it, and the gradients of both. Host side: src/ops/up_conv.rs.
 //   forward   out[n, Y, X, ch]    = skip[n, Y, X, ch] + sum of inp[n, y, x, ch] * weight[ch, i, j]
 //   backward  dinp[n, y, x, ch]  += sum over i, j     of dout[n, Y, X, ch] * weight[ch, i, j]
 //             dweight[ch, i, j]  += sum over n, y, x  of dout[n, Y, X, ch] * inp[n, y, x, ch]
-// with Y = y f + i - f/2 and X = x f + j - f/2 inside of the output.
+// Here Y = y f + i - f/2 and X = x f + j - f/2, as far as they lie inside of the output.
 // Source: as in src/ops/up_conv.rs.
 #include "kernel.h"
 
@@ -11,7 +11,8 @@ struct UpConvShape {
     u32 n, h, w, c, factor; // of the input
 };
 
-// weight[ch, tap] = weights[tap * taps_apart + ch * channels_apart], so it may lie as parameters do or packed for reading.
+// weight[ch, tap] = weights[tap * taps_apart + ch * channels_apart], so the weights may lie as parameters do, or packed for
+// reading.
 template <u32 COUNT>
 DEVICE Lanes<COUNT> up_conv_weights(GLOBAL(const f32) weights, u32 taps_apart, u32 channels_apart, u32 tap, u32 ch) {
     Lanes<COUNT> found;
@@ -30,7 +31,8 @@ DEVICE void up_conv_enlarge(UpConvShape s, GLOBAL(const f32) inp, u32 inp_stride
         u32 x_shifted = pixel % ow + f / 2, y_shifted = pixel / ow % oh + f / 2, image = pixel / ow / oh;
         Lanes<COUNT> sum = lanes_of<COUNT>(0);
         if (has_skip) sum = load_lanes<COUNT>(skip, (u64)pixel * skip_stride + ch);
-        // y f + i = Y + f/2 with 0 <= i < 2 f: the largest y is (Y + f/2) / f, the other one is one less. x likewise.
+        // Two y fulfil y f + i = Y + f/2 with 0 <= i < 2 f: the larger one is (Y + f/2) / f, the other one is one less. So it
+        // is for x.
         u32 y_last = y_shifted / f, x_last = x_shifted / f;
         for (u32 y = y_last - smaller(y_last, 1u); y <= y_last && y < s.h; y++) {
             for (u32 x = x_last - smaller(x_last, 1u); x <= x_last && x < s.w; x++) {
@@ -84,7 +86,7 @@ DEVICE void up_conv_reduce(UpConvShape s, GLOBAL(const f32) weights, u32 taps_ap
     }
 }
 
-// It gathers: every input pixel has its own 2f x 2f output pixels to read, so nothing is added by two threads.
+// This kernel gathers: every input pixel reads its own 2f x 2f output pixels, so no two threads add to one value.
 KERNEL(256, 4)
 up_conv_backward_data(UpConvShape s, u32 group, GLOBAL(const f32) weights, u32 taps_apart, u32 channels_apart, GLOBAL(const f32) dout,
                       u32 dout_stride, GLOBAL(f32) dinp, u32 dinp_stride) {
@@ -121,8 +123,8 @@ DEVICE void up_conv_sum_part(UpConvShape s, u32 part_pixels, GLOBAL(const f32) i
     store_lanes<COUNT>(partial, ((u64)block_y() * taps + tap) * s.c + ch, sum);
 }
 
-// The gradient of the weights, first half: sums [part][tap][ch] over parts of the input pixels.
-// Grid: a thread for each tap and group of channels, a row of blocks for each part.
+// First half of the gradient of the weights: sums [part][tap][ch], each over one part of the input pixels.
+// Grid: x counts threads, one for each tap and group of channels; y counts parts.
 KERNEL(256, 4)
 up_conv_backward_weights(UpConvShape s, u32 group, u32 part_pixels, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) dout,
                          u32 dout_stride, GLOBAL(f32) partial) {
@@ -133,7 +135,7 @@ up_conv_backward_weights(UpConvShape s, u32 group, u32 part_pixels, GLOBAL(const
     }
 }
 
-// The other half: the parts in one order, added to what is there.
+// Second half: the parts are summed, always in the same order, and added to the values that are there.
 KERNEL(256, 4)
 up_conv_add_parts(UpConvShape s, u32 parts, GLOBAL(const f32) partial, GLOBAL(f32) dweights, u32 taps_apart, u32 channels_apart) {
     u32 taps = 4 * s.factor * s.factor;
