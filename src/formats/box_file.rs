@@ -9,9 +9,9 @@ use std::fmt::Write;
 /// How [`write()`] and [`write_helix`] write.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions {
-    /// Rule for the integers.
+    /// How positions become whole numbers.
     pub integers: Integers,
-    /// Side of every box in micrograph pixels; else each point's own box, rounded to even sides.
+    /// Side of every box in micrograph pixels. Without it each point has its own box, whose sides are rounded to even numbers.
     pub size_px: Option<u32>,
     /// Adds the score as a fifth column (1 where a point has none).
     pub score: bool,
@@ -47,7 +47,7 @@ pub fn write_corners(corners: impl IntoIterator<Item = [f64; 4]>, integers: Inte
     out
 }
 
-/// Fibers as EMAN helix boxes: for each edge of a path two rows, `-1` at its start and `-2` at its end.
+/// Fibers as EMAN helix boxes. Each edge of a path has two rows: its start, marked `-1`, and its end, marked `-2`.
 ///
 /// Errors: a point belongs to no fiber, or has no box and `size_px` is not given.
 /// Source: docs/formats.md, "Box files".
@@ -55,7 +55,7 @@ pub fn write_helix(coordinates: &Coordinates, options: &WriteOptions) -> Result<
     let mut out = String::new();
     for fiber in coordinates.fibers()? {
         let Some(&first) = fiber.first() else { continue };
-        // One width per fiber: readers require equal widths of both ends.
+        // A whole fiber has one width, because readers require that both ends of an edge have the same.
         let [w, _] = sides(&coordinates.points[first], first, options)?;
         for edge in fiber.windows(2) {
             for (&i, mark) in edge.iter().zip([-1, -2]) {
@@ -87,9 +87,9 @@ pub fn write_helicon(micrograph: &str, coordinates: &Coordinates, options: &Writ
     Ok(format!("#micrograph: {micrograph}\n#segment length: {widest}\n#segment width: {widest}\n{text}"))
 }
 
-/// Rows of EMAN boxes: corner and size, perhaps a fifth column, which is a score where `has_score`.
+/// Reads rows of EMAN boxes: corner and size. There may be a fifth column, which is a score if `has_score` is true.
 ///
-/// Errors: a row that is not of 4 or 5 numbers, or not of as many as the first.
+/// Errors: a row has not 4 or 5 numbers, or not as many as the first row.
 /// Source: docs/formats.md, "Box files".
 pub fn read(text: &str, has_score: bool, warnings: &mut Warnings) -> Result<Content> {
     let rows = text::number_rows(text, warnings)?;
@@ -104,7 +104,7 @@ pub fn read(text: &str, has_score: bool, warnings: &mut Warnings) -> Result<Cont
     Ok(Content::one(Kind::Particle, rows.iter().map(point).collect()))
 }
 
-/// Rows of two corners, as the original wrote them.
+/// Reads rows of two corners, as the original wrote them.
 ///
 /// Errors: a row that is not of 4 numbers.
 pub fn read_corners(text: &str, warnings: &mut Warnings) -> Result<Content> {
@@ -118,7 +118,8 @@ pub fn read_corners(text: &str, warnings: &mut Warnings) -> Result<Content> {
     Ok(Content::one(Kind::Particle, rows.iter().map(point).collect()))
 }
 
-/// EMAN helix boxes: pairs of rows, marked -1 and -2. Pairs that begin where the last one ended go on with its fiber.
+/// Reads EMAN helix boxes: pairs of rows, marked -1 and -2. A pair that begins where the pair before it ended continues the
+/// same fiber.
 ///
 /// Errors: a row that is not of 5 numbers, marks that do not alternate, a pair of different widths.
 pub fn read_helix(text: &str, warnings: &mut Warnings) -> Result<Content> {
@@ -154,7 +155,8 @@ pub fn read_helix(text: &str, warnings: &mut Warnings) -> Result<Content> {
     Ok(Content::one(Kind::Fiber, fibers.points))
 }
 
-/// EMAN2's helicon text: a `#helix` line per fiber, then the centres of its segments; the ends alone if there are none.
+/// Reads EMAN2's helicon text: a `#helix` line for each fiber, then the centres of its segments. A fiber without centres is the
+/// line between its two ends.
 ///
 /// Errors: a `#helix` line without two points, a row before the first of them, a row that is not two numbers.
 /// Source: docs/formats.md, "Box files".
@@ -221,7 +223,7 @@ struct Fibers {
 }
 
 impl Fibers {
-    /// Adds a piece; one that begins exactly where the last one ended continues it.
+    /// Adds a piece. A piece that begins exactly where the last one ended continues its fiber.
     fn add(&mut self, piece: Vec<Coordinate>) {
         let joint = self.points.last().zip(piece.first()).is_some_and(|(last, first)| last.x == first.x && last.y == first.y);
         if !joint {
@@ -232,7 +234,7 @@ impl Fibers {
     }
 }
 
-/// Sides of a point's box in whole pixels; even where they come from the point.
+/// Sides of a point's box in whole pixels. Sides that come from the point itself are even.
 fn sides(point: &Coordinate, i: usize, options: &WriteOptions) -> Result<[i64; 2]> {
     if let Some(side) = options.size_px {
         return Ok([i64::from(side); 2]);

@@ -9,12 +9,12 @@ use std::fmt::Write;
 /// How [`write()`] writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteOptions {
-    /// Side of every box in micrograph pixels; else each point's own box.
+    /// Side of every box in micrograph pixels. Without it each point has its own box.
     pub size_px: Option<u32>,
 }
 
-/// Boxes as CBOX of version 1.0: lower corner and size, the estimate of the size where there is one, the score as
-/// confidence (1 where a point has none), and the fiber.
+/// Boxes as CBOX of version 1.0: lower corner and size, the estimated size where there is one, the score as confidence (1 where
+/// a point has no score), and the fiber.
 ///
 /// Errors: a point has no box and `size_px` is not given.
 /// Source: docs/formats.md, "CBOX".
@@ -105,8 +105,8 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
         for (point, group) in points.iter_mut().zip(number_fibers(&filaments)) {
             point.group = Some(group);
         }
-        // crYOLO's boxes overlap along a filament. Where they do not, they may be the vertices of a path, whose order is all
-        // that is known of it.
+        // crYOLO's boxes overlap along a filament. Boxes that do not overlap may be the vertices of a path, and then nothing
+        // but their order tells how the path goes, so it is kept.
         if fiber_order::are_dense(&points) {
             let order = fiber_order::of_fibers(&points, &[], &mut warnings);
             points = order.into_iter().map(|i| points[i]).collect();
@@ -115,7 +115,8 @@ pub fn read(text: &str) -> Result<(Content, Warnings)> {
     Ok((Content::one(if is_fiber { Kind::Fiber } else { Kind::Particle }, points), warnings))
 }
 
-/// Reads old CBOX: bare columns x, y, w, h, confidence, and perhaps the estimated width and height; corner and size.
+/// Reads old CBOX: bare columns x, y, w, h, confidence, and perhaps the estimated width and height. x and y are the corner of
+/// the box.
 ///
 /// Errors: rows of another number of columns, or not of numbers.
 pub fn read_old(text: &str, warnings: &mut Warnings) -> Result<Content> {

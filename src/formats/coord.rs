@@ -5,8 +5,9 @@ use super::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Warni
 use super::text;
 use anyhow::Result;
 
-/// Rows of 2, 3 or 4 numbers: x and y; the third is a score if it lies in 0..1 in all rows, but zeros alone are the z of a
-/// micrograph; the fourth is ignored. With `third_is_z` the third is the slice of a tomogram.
+/// Reads rows of 2, 3 or 4 numbers. The first two are x and y. The third is a score if it lies in 0..1 in all rows, unless it
+/// is 0 in all of them: then it is the z of a micrograph. With `third_is_z` it is the slice of a tomogram. The fourth is
+/// ignored.
 ///
 /// Errors: a row of another length, or not of numbers.
 /// Source: docs/formats.md, "Plain coordinates".
@@ -37,7 +38,7 @@ pub fn read(text: &str, third_is_z: bool, warnings: &mut Warnings) -> Result<Con
     Ok(Content::one(Kind::Particle, rows.iter().map(point).collect()))
 }
 
-/// Two whole numbers a row, the centre; tabs.
+/// One row for each point: the centre as two whole numbers with a tab between them.
 pub fn write(coordinates: &Coordinates, integers: Integers) -> String {
     coordinates.points.iter().map(|point| format!("{}\t{}\n", integers.of(point.x), integers.of(point.y))).collect()
 }
@@ -49,7 +50,7 @@ pub struct FourColumns {
     pub x: f64,
     /// Row of the centre, micrograph pixels.
     pub y: f64,
-    /// What the original writes third: the side of the constant box in D pixels, or the radius of a vesicle.
+    /// The third column of the original: the side of the constant box in D pixels, or the radius of a vesicle.
     pub size: f64,
     /// The score, of which only the whole part is written.
     pub score: f32,

@@ -78,13 +78,13 @@ pub struct Coordinate {
     pub y: f64,
     /// Score, if the file gives one. Ours are in 0..1; those of other programs are kept as they are.
     pub score: Option<f32>,
-    /// Box around the centre, if the file gives one (a vesicle of radius r has a square of side 2r).
+    /// Box around the centre, if the file gives one. (The box of a vesicle of radius r is a square of side 2r.)
     pub size: Option<Size>,
     /// Size of the object itself where the file gives it beside the box (the estimate of a CBOX file).
     pub estimated_size: Option<Size>,
-    /// Slice of a tomogram, where the file has one. A micrograph has none.
+    /// Slice of a tomogram that the point lies in, if the file names one. Points of a micrograph have none.
     pub z: Option<f64>,
-    /// Fiber the point belongs to; equal numbers are one fiber, in the order of the rows.
+    /// Fiber that the point belongs to. Points with the same number are one fiber, and its path follows the order of the rows.
     pub group: Option<u32>,
 }
 
@@ -114,16 +114,16 @@ pub struct Coordinates {
 pub enum Shift {
     /// In angstrom.
     Angstrom([f64; 2]),
-    /// In pixels of a particle's image whose pixel size nobody states.
+    /// In pixels of the particle's image, whose size the file does not state.
     ParticlePixels([f64; 2]),
 }
 
 /// The coordinates of one micrograph, with what else its file says of it.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Set {
-    /// The micrograph as the file names it; `None` where the name of the file itself is all there is.
+    /// The micrograph as the file names it; `None` where only the file's own name tells which micrograph it is.
     pub micrograph: Option<String>,
-    /// The points, as the file has them: [`Set::take_shifts`] comes before any use.
+    /// The points as the file has them. [`Set::take_shifts`] is to be called before they are used.
     pub coordinates: Coordinates,
     /// The refined shift of each point, or nothing. A coordinate file does not tell for certain how large the pixels of
     /// the micrograph are, so its reader leaves the shifts to whoever knows the micrograph too.
@@ -133,7 +133,7 @@ pub struct Set {
 }
 
 impl Set {
-    /// Takes the refined shifts from the points. `size` is the pixel size of the micrograph, angstrom.
+    /// Subtracts the refined shifts from the points. `size` is the pixel size of the micrograph, angstrom.
     ///
     /// Errors: a shift leads off every micrograph.
     /// Source: RELION's autopicker.cpp, `getMDtrainFromParticleStar`, without its rounding to whole pixels.
@@ -173,7 +173,7 @@ impl Set {
         Ok(())
     }
 
-    /// Brings everything from a downscaled micrograph to one that is `factor` times as large.
+    /// Scales everything from a downscaled micrograph to one that is `factor` times as large.
     pub fn scale(&mut self, factor: f64) {
         let scaled = |size: Option<Size>| size.map(|size| Size { width: size.width * factor, height: size.height * factor });
         for point in &mut self.coordinates.points {
@@ -192,7 +192,7 @@ impl Set {
 /// Which slices of a tomogram are wanted. A micrograph has one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Slices {
-    /// There is one, and points of several are an error.
+    /// The coordinates are those of a micrograph, so points of several slices are an error.
     #[default]
     One,
     /// All of them, as if they were one.
@@ -228,14 +228,15 @@ impl Set {
         Ok(())
     }
 
-    /// Leaves out points that are equal to an earlier one of their fiber, if they are of fibers; of equal ones the best
-    /// score stays. Returns how many went. The shifts have to be taken before.
+    /// Leaves out points that lie exactly where an earlier point lies; a point of a fiber is compared only with points of the
+    /// same fiber. Of equal points the best score stays. Returns how many points were left out. The shifts must have been taken
+    /// before.
     pub fn drop_equal(&mut self) -> usize {
         let mut best: HashMap<(u64, u64, Option<u32>), usize> = HashMap::new();
         let points = &self.coordinates.points;
         let mut is_kept = vec![true; points.len()];
         for (i, point) in points.iter().enumerate() {
-            // Zero has two signs, and they are one place.
+            // 0.0 and -0.0 are one place, but have different bits; adding 0.0 makes them equal.
             let key = ((point.x + 0.0).to_bits(), (point.y + 0.0).to_bits(), point.group);
             if let Some(&first) = best.get(&key) {
                 let is_better = point.score > points[first].score;
@@ -251,8 +252,8 @@ impl Set {
         is_kept.len() - self.coordinates.points.len()
     }
 
-    /// Keeps what lies on a micrograph of so many columns and rows, as far as they are known: points whose centre is on it,
-    /// and of fibers the pieces that are. Returns how many points went.
+    /// Keeps the points whose centre lies on a micrograph of these columns and rows, and the pieces of fibers that lie on it. A
+    /// side of the micrograph that is not known has no limit. Returns how many points lay outside.
     pub fn keep_inside(&mut self, size: [Option<usize>; 2]) -> Result<usize> {
         if self.coordinates.kind != Kind::Fiber {
             return Ok(self.retain(|point| is_inside(point, size)));
@@ -265,14 +266,14 @@ impl Set {
     }
 }
 
-/// True if the centre lies on a pixel of a micrograph of so many columns and rows; an unknown extent has no end.
+/// True if the centre lies on a pixel of a micrograph of these columns and rows. A side that is not known has no limit.
 pub fn is_inside(point: &Coordinate, size: [Option<usize>; 2]) -> bool {
     let is_within = |value: f64, extent: Option<usize>| value >= -0.5 && extent.is_none_or(|extent| value <= extent as f64 - 0.5);
     is_within(point.x, size[0]) && is_within(point.y, size[1])
 }
 
 impl Set {
-    /// Keeps the points that `keep` accepts; returns how many went.
+    /// Keeps the points that `keep` accepts; returns how many were left out.
     pub fn retain(&mut self, keep: impl Fn(&Coordinate) -> bool) -> usize {
         let before = self.coordinates.points.len();
         let kept: Vec<bool> = self.coordinates.points.iter().map(keep).collect();
@@ -327,7 +328,7 @@ impl Content {
     }
 }
 
-/// What a reader wants to say without refusing the file: equal remarks are counted, not repeated.
+/// What a reader wants to say without refusing the file. A remark that is made again is counted, not repeated.
 #[derive(Clone, Debug, Default)]
 pub struct Warnings {
     remarks: Vec<Remark>,
@@ -338,9 +339,9 @@ struct Remark {
     /// What stands before the message, such as the name of a file.
     before: String,
     text: String,
-    /// The first line that it is about; 0 is the whole file.
+    /// The first line that the remark is about; 0 is the whole file.
     line: usize,
-    /// How many more lines it is about; for a remark that counts things, how many of them there are.
+    /// How many more lines the remark is about. For a remark that counts things, it is the number of things.
     count: usize,
     /// True if the text begins with the count.
     is_of_things: bool,
@@ -355,7 +356,7 @@ impl Warnings {
         }
     }
 
-    /// Notes that something is so with `count` things more; the message begins with how many there were in all.
+    /// Notes that `remark` holds for `count` more things. The message begins with the number of all these things.
     pub fn count(&mut self, count: usize, remark: &str) {
         match self.remarks.iter_mut().find(|known| known.is_of_things && known.before.is_empty() && known.text == remark) {
             Some(known) => known.count += count,
@@ -389,7 +390,8 @@ impl Warnings {
     }
 }
 
-/// Numbers for the names of fibers: the names themselves where all are whole numbers, else 1, 2, ... by first appearance.
+/// Numbers for the names of fibers. If all names are whole numbers, these are taken; else the fibers are numbered 1, 2, ... in
+/// the order in which they first appear.
 pub fn number_fibers(names: &[&str]) -> Vec<u32> {
     let whole = |name: &&str| {
         let value = name.parse::<f64>().ok()?;
@@ -409,10 +411,10 @@ pub fn number_fibers(names: &[&str]) -> Vec<u32> {
 /// How a real position becomes an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Integers {
-    /// To the nearest integer, halves up: floor(v + 0.5), the pixel whose area holds the position.
+    /// To the nearest integer, and halves up: floor(v + 0.5). That is the pixel in whose area the position lies.
     #[default]
     Round,
-    /// Toward zero, as the original does; half a pixel too small on average.
+    /// Toward zero, as the original does. The result is half a pixel too small on average.
     Truncate,
 }
 
@@ -427,7 +429,7 @@ impl Integers {
 }
 
 impl Coordinates {
-    /// The fibers: per group the indices of its points in path order; groups in order of their first point.
+    /// The fibers, in the order of their first points. Each one is the indices of its points in the order of its path.
     ///
     /// Errors: a point belongs to no fiber.
     pub fn fibers(&self) -> Result<Vec<Vec<usize>>> {
@@ -446,8 +448,8 @@ impl Coordinates {
         Ok(fibers)
     }
 
-    /// The fibers with only those vertices that their shape needs: no dropped one is farther than `tolerance_px`
-    /// (micrograph pixels) from the path. For formats that hold edges rather than points.
+    /// The fibers with only those vertices that their shape needs: no vertex that is left out lies farther than `tolerance_px`
+    /// (micrograph pixels) from the path. This is for formats that hold edges rather than points.
     ///
     /// Errors: a point belongs to no fiber.
     /// Source: Douglas and Peucker 1973, Cartographica 10(2).
@@ -471,8 +473,8 @@ impl Coordinates {
         Ok(Coordinates { kind: self.kind, points })
     }
 
-    /// The fibers without what lies outside of a micrograph of so many columns and rows: edges end at its border, and a
-    /// fiber that leaves it and comes back is two fibers.
+    /// The fibers without those parts that lie outside of a micrograph of these columns and rows. Edges end at its border, and
+    /// a fiber that leaves the micrograph and comes back becomes two fibers.
     ///
     /// Errors: a point belongs to no fiber.
     /// Source: Liang and Barsky 1984, ACM Transactions on Graphics 3(1).
@@ -522,7 +524,8 @@ impl Coordinates {
     }
 }
 
-/// The part of the edge from `a` to `b` that lies on a micrograph, as shares of the way; none if it lies outside.
+/// The part of the edge from `a` to `b` that lies on a micrograph: where it begins and where it ends, as shares of the way.
+/// None if the whole edge lies outside.
 fn part_inside(a: [f64; 2], b: [f64; 2], size: [Option<usize>; 2]) -> Option<[f64; 2]> {
     let [mut from, mut to] = [0.0f64, 1.0f64];
     for axis in 0..2 {

@@ -1,7 +1,9 @@
-//! Which format these bytes are: decided by content, never by the name.
+//! Which format a file has. Its content decides, and its name only where the content could be several things.
 //!
-//! Images first: every image format but MRC has magic bytes; MRC has the letters `MAP` at byte 208, or nothing.
-//! Then coordinate files: by their first signs (`[`, `data_`, `{`, a header), and bare numbers by their columns.
+//! The first part is about images: every image format but MRC has magic bytes; MRC has the letters `MAP` at byte 208, or
+//! nothing.
+//! The second part is about coordinate files. They are told by their first signs (`[`, `data_`, `{`, a header), and bare
+//! numbers by their columns.
 //! Source: docs/formats.md, "Micrographs" and "Which format a coordinate file has".
 
 use super::coordinates::Warnings;
@@ -72,15 +74,16 @@ pub fn image_format(head: &[u8]) -> ImageFormat {
     }
 }
 
-/// DM3/DM4: version 3 or 4 big-endian, and a byte-order flag of 0 or 1 behind the file length (4 or 8 bytes).
-/// A big-endian MRC image 3 or 4 pixels wide begins alike, but has more than 1 section or mode there only by chance.
+/// True for DM3 and DM4. They begin with the version, 3 or 4, as a big-endian number; then come the file length (4 or 8 bytes)
+/// and a byte-order flag of 0 or 1. A big-endian MRC image without `MAP` that is 3 or 4 pixels wide may begin in the same way,
+/// but no micrograph is so narrow.
 fn is_dm(head: &[u8]) -> bool {
     let flag_at = match head.get(..4) {
         Some([0, 0, 0, 3]) => 8,
         Some([0, 0, 0, 4]) => 12,
         _ => return false,
     };
-    // The first tag directory follows: sorted and open flags, each 0 or 1.
+    // The byte-order flag is followed by two flags of the first tag directory, sorted and open, each 0 or 1.
     matches!(head.get(flag_at..flag_at + 6), Some([0, 0, 0, 0 | 1, 0 | 1, 0 | 1]))
 }
 
@@ -137,7 +140,8 @@ pub fn coordinate_format(text: &str, extension: &str, warnings: &mut Warnings) -
         );
         return Ok(CoordinateFormat::Thi);
     }
-    // Before STAR: a Topaz table of micrographs in a folder called data_... has rows that begin like a block.
+    // Topaz is tried before STAR, because a Topaz table of micrographs in a folder called data_... has rows that begin like a
+    // block of STAR.
     if topaz::is_header(first) {
         return Ok(CoordinateFormat::Topaz);
     }
@@ -181,11 +185,11 @@ pub fn coordinate_format(text: &str, extension: &str, warnings: &mut Warnings) -
         rows[0].line,
         rows[0].values.len()
     );
-    // Five columns mean the same in both; the name decides what it is called.
+    // Five columns mean the same in a box file and in an old CBOX file, so the name of the file decides what it is called.
     Ok(if matches!(format, CoordinateFormat::EmanBox(true)) && extension == "cbox" { CoordinateFormat::CboxOld } else { format })
 }
 
-/// A file without rows: its name is all there is, besides helicon's comments.
+/// The format of a file without rows. Only its name tells, or the comments of helicon text.
 fn format_of_empty(text: &str, extension: &str) -> CoordinateFormat {
     if text::lines(text).any(|(_, line)| line.starts_with("#micrograph") || line.starts_with("#helix")) {
         return CoordinateFormat::Helicon;
@@ -194,18 +198,19 @@ fn format_of_empty(text: &str, extension: &str) -> CoordinateFormat {
         "thi" => CoordinateFormat::Thi,
         "box" => CoordinateFormat::EmanBox(false),
         "cbox" => CoordinateFormat::CboxOld,
-        _ => CoordinateFormat::Coord, // reads no rows as no points, whatever was meant
+        _ => CoordinateFormat::Coord, // whatever format was meant, this one reads no rows as no points
     }
 }
 
-/// Bare numbers, all rows of equal length (2, 3, 4, 5 or 7).
+/// The format of bare numbers, whose rows all have the same length (2, 3, 4, 5 or 7).
 fn format_of_numbers(rows: &[text::NumberRow], warnings: &mut Warnings) -> CoordinateFormat {
     let column = |i: usize| rows.iter().map(move |row| row.values[i]);
     let is_constant = |i: usize| column(i).all(|value| value == rows[0].values[i]);
     let line = rows[0].line;
     match rows[0].values.len() {
         2 | 3 => CoordinateFormat::Coord,
-        // Boxes of one size that begin in the first column of pixels are no contours; and a single row has to end in a z of 0.
+        // If all rows end in the same size, twice, they are boxes of that size in the first columns of pixels, and not
+        // contours. A single row is a contour only if it ends in a z of 0.
         4 if imod::are_contours(rows)
             && !(is_constant(2) && is_constant(3) && rows[0].values[3] > 1.0 && rows[0].values[2] == rows[0].values[3])
             && (rows.len() > 1 || rows[0].values[3] == 0.0) =>

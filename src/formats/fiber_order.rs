@@ -1,35 +1,36 @@
 //! In which order the points of a fiber follow each other along it.
 //!
-//! The path of a fiber is the order of its points, and a table of helical segments does not keep that order: RELION sorts
-//! and splits its tables, and a selection of classes comes back class by class. Points in a wrong order make a path that
-//! jumps to and fro, of which training and `--to segments` would make points where no fiber is.
+//! The order of its points is the path of a fiber, but a table of helical segments need not keep that order: RELION sorts and
+//! splits its tables, and a selection of classes comes back class by class. Points in a wrong order make a path that jumps to
+//! and fro, and training and `--to segments` would then put points where there is no fiber.
 
 use super::coordinates::{Coordinate, Warnings};
 use std::collections::HashMap;
 
-/// How far the path in the order of the rows may exceed the shortest one that was found, and still be the path: the search
-/// below is not exact, and real points scatter about their fiber.
+/// The path in the order of the rows is taken if it is no more than this factor longer than the shortest path that was found.
+/// The search below is not exact, and real points scatter about their fiber.
 const ROWS_TOLERANCE: f64 = 1.05;
-/// How far the path in the order of the track lengths may exceed it. RELION starts the track anew at each straight piece of
-/// a tube that was given as several pairs; such a path goes to and fro between the pieces, and is several times as long.
+/// The path in the order of the track lengths is taken if it is no more than this factor longer than the shortest. RELION
+/// starts the track anew at each straight piece of a tube that was given as several pairs; a path by such track lengths goes to
+/// and fro between the pieces, and is several times as long.
 const TRACK_TOLERANCE: f64 = 1.5;
-/// Fibers of more points are not improved by exchanging pieces of the path, which takes the square of their number.
+/// The path of a fiber with more points than these is not improved by turning pieces of it round, because the work for that
+/// grows with the square of their number.
 const MOST_TO_IMPROVE: usize = 2000;
 
-/// By what points were brought into order.
+/// What told the order of the points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// They were in order.
+    /// The rows: the points were in order already.
     Rows,
-    /// The length of the track from the start of the fiber.
+    /// The track lengths, which are distances along the fiber from its start.
     Track,
-    /// Their places: each is followed by its neighbour.
+    /// The places of the points: each point is followed by its neighbour.
     Places,
 }
 
-/// The order of the points of several fibers along their paths, as indices: a point takes the place of another one of its
-/// fiber, if it has to. `tracks` are the distances along the fibers, where the file has them. Fibers that were out of
-/// order are counted.
+/// The order of the points of several fibers along their paths, as indices. Points change places only within their fiber.
+/// `tracks` are the distances along the fibers, where the file has them. A warning counts the fibers that were out of order.
 pub fn of_fibers(points: &[Coordinate], tracks: &[Option<f64>], warnings: &mut Warnings) -> Vec<usize> {
     let mut fibers: Vec<Vec<usize>> = Vec::new();
     let mut places = HashMap::new();
@@ -59,8 +60,8 @@ pub fn of_fibers(points: &[Coordinate], tracks: &[Option<f64>], warnings: &mut W
     taken
 }
 
-/// True if each point of each fiber has a neighbour of its fiber within its box, so that the points are dense along the
-/// path, and not the vertices of one.
+/// True if each point of each fiber has another point of that fiber within its box. The points are then dense along the path,
+/// and not just its vertices.
 pub fn are_dense(points: &[Coordinate]) -> bool {
     let mut fibers: HashMap<Option<u32>, Vec<&Coordinate>> = HashMap::new();
     points.iter().for_each(|point| fibers.entry(point.group).or_default().push(point));
@@ -75,16 +76,16 @@ pub fn are_dense(points: &[Coordinate]) -> bool {
 /// The order of the points of one fiber along its path, as indices. `tracks` are their distances along the fiber from its
 /// start, in any unit, where the file has them.
 ///
-/// Where neither the track lengths nor the rows make a path, a nearest neighbour follows each point, from one of the two
-/// points that are farthest apart along the tree that connects all points by the shortest edges.
+/// Where neither the track lengths nor the rows make a path, each point is followed by its nearest neighbour. The path then
+/// begins at one of the two points that are farthest apart along the tree that connects all points by the shortest edges.
 /// Source: the tree is Prim's (1957, Bell System Technical Journal 36), the improvement by exchanging pieces is Croes's
 /// (1958, Operations Research 6).
 pub fn along_path(points: &[[f64; 2]], tracks: Option<&[f64]>) -> (Vec<usize>, Order) {
     let rows: Vec<usize> = (0..points.len()).collect();
     let by_track = tracks.and_then(|tracks| {
         let mut order = rows.clone();
-        order.sort_by(|&a, &b| tracks[a].total_cmp(&tracks[b])); // equal ones stay in the order of the rows
-        // Two points at one distance from the start: the lengths are those of several pieces.
+        order.sort_by(|&a, &b| tracks[a].total_cmp(&tracks[b])); // equal lengths stay in the order of the rows
+        // If two points had the same distance from the start, the lengths would be those of several pieces.
         order.windows(2).all(|pair| tracks[pair[0]] < tracks[pair[1]]).then_some(order)
     });
     if by_track.as_ref() == Some(&rows) || points.len() < 2 {
@@ -107,7 +108,8 @@ fn length(points: &[[f64; 2]], order: &[usize]) -> f64 {
     order.windows(2).map(|pair| distance(points[pair[0]], points[pair[1]])).sum()
 }
 
-/// The order by neighbours; of its two ends that comes first which has the earlier row.
+/// The order in which each point is followed by its nearest neighbour. Of the two ends, the one with the earlier row comes
+/// first.
 fn by_places(points: &[[f64; 2]]) -> Vec<usize> {
     let mut order = vec![an_end(points)];
     let mut left: Vec<usize> = (0..points.len()).filter(|&i| i != order[0]).collect();
@@ -126,7 +128,7 @@ fn by_places(points: &[[f64; 2]]) -> Vec<usize> {
 /// One end of the longest way through the tree that connects all points by the shortest edges.
 fn an_end(points: &[[f64; 2]]) -> usize {
     let count = points.len();
-    // Of each point outside the tree: the nearest point inside, and how far that is. The root is point 0.
+    // For each point outside the tree: how far the nearest point inside is, and which one that is. The root is point 0.
     let mut nearest = vec![(f64::INFINITY, 0); count];
     let mut is_inside = vec![false; count];
     let mut edges: Vec<Vec<(usize, f64)>> = vec![Vec::new(); count];
@@ -146,7 +148,7 @@ fn an_end(points: &[[f64; 2]]) -> usize {
         edges[next].push((from, far));
         newest = next;
     }
-    // The point farthest from any other is an end of the longest way.
+    // The point that is farthest from a given point, here from point 0, is an end of the longest way.
     let mut far = vec![f64::INFINITY; count];
     let mut open = vec![0];
     far[0] = 0.0;
@@ -161,7 +163,7 @@ fn an_end(points: &[[f64; 2]]) -> usize {
     (0..count).max_by(|&a, &b| far[a].total_cmp(&far[b])).unwrap_or(0)
 }
 
-/// Turns pieces of the path round as long as that makes it shorter.
+/// Turns pieces of the path round as long as that makes the path shorter.
 fn improve(points: &[[f64; 2]], order: &mut [usize]) {
     const MOST_ROUNDS: usize = 20; // a path by neighbours needs two or three
     if order.len() > MOST_TO_IMPROVE {

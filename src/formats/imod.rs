@@ -1,14 +1,14 @@
-//! Contours of an IMOD model as `model2point` prints them: `contour x y z` (`-Contour`), or `object contour x y z`
-//! (`-Object`), numbers from 1, or from 0. Only read.
+//! Contours of an IMOD model as `model2point` prints them: `contour x y z` (`-Contour`), or `object contour x y z` (`-Object`).
+//! Objects and contours are numbered from 1, or from 0. This format is only read.
 //!
-//! To a reader of boxes or of coordinates the number of the contour would be an x.
+//! The number of the contour must not be taken for an x, as a reader of boxes or of coordinates would do.
 //! Source: docs/formats.md, "Contours of IMOD".
 
 use super::coordinates::{Content, Coordinate, Kind, Warnings};
 use super::text::{self, NumberRow};
 use anyhow::Result;
 
-/// True if rows of four or five numbers begin with the numbers of contours: whole, in order, and without a gap.
+/// True if rows of four or five numbers begin with numbers of contours. These are whole numbers, in order and without a gap.
 pub fn are_contours(rows: &[NumberRow]) -> bool {
     let Some(count) = rows.first().map(|row| row.values.len()).filter(|count| matches!(count, 4 | 5)) else { return false };
     let is_first = |value: f64| value == 0.0 || value == 1.0;
@@ -20,7 +20,7 @@ pub fn are_contours(rows: &[NumberRow]) -> bool {
     if count == 4 {
         return in_order(0);
     }
-    // The contours of each object begin anew.
+    // The contours of each object are numbered anew.
     let begins_anew = |pair: &[NumberRow]| number(&pair[0], 0) != number(&pair[1], 0) && is_first(number(&pair[1], 1));
     in_order(0)
         && is_first(number(&rows[0], 1))

@@ -64,20 +64,20 @@ pub enum BoxStyle {
     Corners,
 }
 
-/// How [`read`] reads. The default finds out everything by itself.
+/// How [`read`] reads. By default it finds out everything from the content of the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadOptions {
     /// The format as the user named it; content that contradicts it is refused.
     pub family: Option<Family>,
     /// What the columns of a box file are.
     pub box_style: Option<BoxStyle>,
-    /// What a THI file without header holds, and what contours of IMOD are.
+    /// What the rows of a THI file without a header are, and what contours of IMOD are.
     pub kind: Option<Kind>,
     /// Factor from the pixels of a Topaz table to those of the micrograph; `None` is 1.
     pub topaz_scale: Option<f64>,
-    /// Which slices are wanted, where a file is of a tomogram.
+    /// Which slices are wanted, if the file is of a tomogram.
     pub slices: Slices,
-    /// Shifts and pairs of STAR files.
+    /// What to do with shifts and with pairs in STAR files.
     pub star: star::read::ReadOptions,
 }
 
@@ -207,7 +207,7 @@ pub fn describe(format: CoordinateFormat) -> &'static str {
     }
 }
 
-/// Names what is no text, before the text reader trips over its bytes.
+/// Refuses images and says what they are, before the reader of text stumbles over their bytes.
 fn refuse_images(bytes: &[u8]) -> Result<()> {
     use super::detect::{HEAD_LEN, ImageFormat, image_format};
     match image_format(&bytes[..bytes.len().min(HEAD_LEN)]) {

@@ -1,4 +1,4 @@
-//! A model file of any kind: which it is, reading it, and its fingerprint.
+//! Model files of any kind: which kind a file is, how it is read, and its fingerprint.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -21,7 +21,7 @@ pub enum ModelFormat {
 }
 
 impl ModelFormat {
-    /// What these bytes are, if they begin as a model file does.
+    /// The kind of model file that these bytes are, if they begin as one does.
     pub fn of(bytes: &[u8]) -> Option<ModelFormat> {
         if pth::is_pth(bytes) {
             Some(ModelFormat::Pth)
@@ -40,9 +40,10 @@ pub fn load_model_file(path: &Path) -> Result<StateDict> {
     Ok(load_checkpoint_file(path, false)?.state)
 }
 
-/// Like [`load_model_file`], with all that a checkpoint holds: epoch, names left out, the optimiser on request.
+/// Like [`load_model_file`], but with all that a checkpoint holds: the epoch, the names of tensors that were left out, and on
+/// request the state of the optimiser.
 ///
-/// Errors: as there.
+/// Errors: as [`load_model_file`].
 pub fn load_checkpoint_file(path: &Path, with_optimizer: bool) -> Result<Checkpoint> {
     with_bytes(path, |bytes| read_checkpoint(bytes, with_optimizer))
 }
@@ -107,7 +108,7 @@ fn hexadecimal(digest: &[u8]) -> String {
     })
 }
 
-/// Maps a file and hands its bytes over; errors get its name.
+/// Maps a file and hands its bytes to `use_bytes`. Errors get the name of the file.
 fn with_bytes<T>(path: &Path, use_bytes: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
     let name = || path.display().to_string();
     let file = regular::open(path)?;

@@ -1,7 +1,7 @@
 //! MRC / CCP4 images: all pixel types that micrographs come in, both byte orders, plain or compressed.
 //!
-//! The header is 1024 bytes, an extended header of NSYMBT bytes may follow, then NX * NY * NZ pixels, the first row
-//! first. Nothing is flipped. Source: docs/formats.md, "MRC"; www.ccpem.ac.uk/mrc_format/mrc2014.php.
+//! The header has 1024 bytes, and an extended header of NSYMBT bytes may follow. Then come NX * NY * NZ pixels, beginning with
+//! the first row. Nothing is flipped. Source: docs/formats.md, "MRC"; www.ccpem.ac.uk/mrc_format/mrc2014.php.
 
 use crate::formats::detect::{ImageFormat, image_format};
 use crate::formats::image::{
@@ -18,11 +18,12 @@ pub const HEADER_LEN: usize = 1024;
 const LARGEST_SIDE: i32 = 131_072;
 const MOST_SECTIONS: i32 = 1_000_000;
 const KNOWN_MODES: [i32; 9] = [0, 1, 2, 3, 4, 6, 12, 16, 101];
-/// Trailing bytes that are normal: some programs fill the last block.
+/// As many bytes after the last pixel are normal, because some programs fill the last block.
 const SURPLUS_WITHOUT_WARNING: u64 = 4096;
-/// A section of a compressed file has to fit into memory whole; larger ones can be mapped once unpacked.
+/// A section of a compressed file has to fit into memory whole. A file with larger sections can be mapped after it has been
+/// unpacked.
 const LARGEST_COMPRESSED_SECTION: u64 = 4 << 30;
-/// As much of an extended header as is looked at: one FEI record.
+/// Only this part of an extended header is looked at: one FEI record.
 const FEI_RECORD: usize = 768;
 
 /// How one pixel is stored.
@@ -43,10 +44,10 @@ enum Stored {
 struct Header {
     nx: usize,
     ny: usize,
-    /// 0: to be derived from the length.
+    /// 0 means that the number of sections is to be derived from the length of the file.
     nz: usize,
     stored: Stored,
-    /// The type came from MRC2014's rule alone: worth a warning if any byte is 128 or more.
+    /// True if only MRC2014's rule says whether bytes are signed. That is worth a warning if any byte is 128 or more.
     sign_guessed: bool,
     big_endian: bool,
     has_tag: bool,
@@ -115,7 +116,7 @@ pub fn info_bzip2(bytes: &[u8], options: &ReadOptions) -> Result<ImageInfo> {
     Ok(stream_header(&mut bzip2::read::MultiBzDecoder::new(bytes), options)?.info("MRC (bzip2)"))
 }
 
-/// Numbers of the header in one byte order.
+/// Reads the numbers of a header in one byte order.
 #[derive(Clone, Copy)]
 struct Fields<'a> {
     head: &'a [u8],
@@ -165,7 +166,7 @@ impl Fields<'_> {
     }
 }
 
-/// Reads header and, where it is there, the first record of the extended header. `file_len` is unknown inside a
+/// Reads the header and the first record of the extended header, if there is one. The length of the file is not known inside a
 /// compressed stream.
 fn parse(bytes: &[u8], file_len: Option<u64>, options: &ReadOptions) -> Result<Header> {
     ensure!(
@@ -240,7 +241,8 @@ fn has_tag(bytes: &[u8]) -> bool {
     bytes.get(208..211) == Some(b"MAP")
 }
 
-/// The byte order that the machine stamp names if the header makes sense in it, else the one in which it does.
+/// The byte order that the machine stamp names, if the header makes sense in that order; else the order in which it makes
+/// sense.
 fn byte_order<'a>(head: &'a [u8], file_len: Option<u64>, warnings: &mut Vec<String>) -> Result<Fields<'a>> {
     let [little, big] = [false, true].map(|big_endian| Fields { head, big_endian });
     let stamped = match (head[212], head[213]) {
@@ -292,7 +294,7 @@ fn byte_order<'a>(head: &'a [u8], file_len: Option<u64>, warnings: &mut Vec<Stri
     Err(anyhow!("bytes 92-95: the extended header has {} bytes; expected less than the file; the header is damaged", fields.i32(92)))
 }
 
-/// The sign of bytes by the header's minimum and maximum, as IMOD judges; `None` if they fit both or are unset.
+/// Whether bytes are signed, judged as IMOD does by the header's minimum and maximum; `None` if these fit both or are not set.
 fn sign_by_statistics(fields: Fields<'_>) -> Option<bool> {
     let (min, max) = (fields.f32(76), fields.f32(80));
     if !(min.is_finite() && max.is_finite()) || max < min || (min == 0.0 && max == 0.0) {
@@ -321,13 +323,15 @@ impl Header {
         }
     }
 
-    /// Cell length over grid size; where the header has none, the record of an FEI microscope.
+    /// The pixel size: the cell length divided by the grid size. Where the header has none, the record of an FEI microscope may
+    /// state it.
     fn pixel_size(&mut self, fields: Fields<'_>, halved_in_header: bool) -> Option<f64> {
         let along = |cell_at: usize, grid_at: usize| {
             let (cell, grid) = (f64::from(fields.f32(cell_at)), fields.i32(grid_at));
             if grid > 0 { believable_pixel_size(cell / f64::from(grid)) } else { None }
         };
-        // Of packed pixels the header's columns are pairs, and nobody says what the grid in x counts then.
+        // If pixels are packed, the columns of the header are pairs of pixels, and nothing says whether the grid in x counts
+        // pixels or pairs. So only y is used.
         let (x, y) = if halved_in_header { (along(44, 32), None) } else { (along(40, 28), along(44, 32)) };
         if let (Some(x), Some(y)) = (x, y)
             && (x - y).abs() > 0.01 * x
@@ -464,7 +468,8 @@ fn read_stream(mut stream: impl Read, options: &ReadOptions) -> Result<Micrograp
     let section_len = header.section_len();
     let mut mean = SectionMean::default();
     let mut only = None;
-    // All sections are read, also those not wanted: only so a cut-off file or a wrong checksum is noticed.
+    // All sections are read, even those that are not wanted, because otherwise a file that is cut off or has a wrong checksum
+    // would go unnoticed.
     for index in 0..header.nz {
         let got = if wanted.contains(&index) {
             let mut bytes = Vec::new();

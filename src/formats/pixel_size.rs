@@ -1,9 +1,9 @@
 //! Which pixel size is the micrograph's. This is the one place that decides it, and every command asks here.
 //!
-//! A project is full of pixel sizes, and few of them are the micrograph's: particles are extracted at a size of their
-//! own, and a movie in super-resolution has pixels half as large as the micrograph that is made of it. A shift in
-//! angstrom that is divided by the wrong one puts the particle beside itself, and nothing looks wrong. So each reader
-//! says what a number is the size of, and the order of belief stands here alone.
+//! A project is full of pixel sizes, and few of them are the micrograph's: particles are extracted with a pixel size of their
+//! own, and a movie in super-resolution has pixels half as large as those of the micrograph that is made of it. If a shift in
+//! angstrom is divided by the wrong pixel size, the particle ends up beside its true place, and nothing looks wrong. So each
+//! reader says whose pixel size a number is, and only this file decides which of them is believed.
 //! Source: docs/formats.md, "Pixel size".
 
 /// What a file says of pixel sizes, angstrom per pixel.
@@ -22,7 +22,7 @@ impl Stated {
         Stated { micrograph: size, other: None }
     }
 
-    /// This, and from `more` what is missing here.
+    /// The sizes stated here, with those from `more` that are missing here.
     pub fn or(self, more: Stated) -> Self {
         Stated { micrograph: self.micrograph.or(more.micrograph), other: self.other.or(more.other) }
     }
@@ -52,9 +52,9 @@ pub enum Source {
     List,
     /// The header of the micrograph.
     Header,
-    /// A size of something else, under this label: it is only right if nothing was rescaled.
+    /// The size of something else, which this label states. It is right only if nothing was rescaled.
     Other(&'static str),
-    /// A header that says exactly 1 angstrom, which is what programs write that know no pixel size.
+    /// A header that says exactly 1 angstrom. Programs that do not know the pixel size write that.
     HeaderOfOne,
 }
 
@@ -78,7 +78,8 @@ impl Evidence {
             .or(from(self.label.micrograph, Source::Label))
             .or(from(self.list.micrograph, Source::List))
             .or(from(header, Source::Header))
-            // A list of micrographs has no particles: its other size is the movie's, which is the nearer guess.
+            // A list of micrographs has no particles, so the other size that it states is the movie's. That is the better
+            // guess.
             .or(self.list.other.or(self.label.other).map(|(angstrom, label)| PixelSize { angstrom, source: Source::Other(label) }))
             .or(from(ones, Source::HeaderOfOne))
     }

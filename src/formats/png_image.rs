@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 use std::io::Cursor;
 
-/// Deflate makes at most 1032 bytes of one; what claims to hold more is damaged or hostile.
+/// Deflate makes at most 1032 bytes out of one. A file that claims to hold more is damaged or hostile.
 const DEFLATE_RATIO: u64 = 1032;
 
 /// Reads a PNG image.
@@ -53,7 +53,7 @@ pub fn info(bytes: &[u8]) -> Result<ImageInfo> {
 }
 
 fn open(bytes: &[u8]) -> Result<Reader<Cursor<&[u8]>>> {
-    // The limit is for what lies beside the pixels (profiles, texts); pixels are checked below.
+    // This limits the data beside the pixels (profiles, texts); the pixels are checked below.
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: 1 << 23 });
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);

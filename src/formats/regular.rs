@@ -1,5 +1,6 @@
-//! Opening files, and nothing else. Opening a named pipe waits until somebody writes to it, which may be never, and a
-//! device may have no end: among a thousand micrographs such a thing is passed over, not waited for.
+//! Opens files, and refuses paths that lead to something else. Opening a named pipe waits until somebody writes to it, which
+//! may never happen, and a device may have no end. If there is such a thing among a thousand micrographs, it is passed over,
+//! and nobody waits for it.
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 /// What a path leads to, if that is neither a file nor a folder: `a named pipe`, `a socket` or `a device`.
 pub fn special(path: &Path) -> Option<&'static str> {
-    // Links are followed. What is not there, or cannot be examined, is told by whoever opens it.
+    // Links are followed. If the path does not exist or cannot be examined, whoever opens it says so.
     special_type(std::fs::metadata(path).ok()?.file_type())
 }
 

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::state_dict::{NamedTensor, StateDict, Values};
 
-/// Longest header: that of the network takes 50 kB.
+/// The longest header that is read. The network's header takes 50 kB.
 const LONGEST_HEADER: u64 = 16 << 20;
 
 /// True if the bytes begin as a safetensors file does: the length of a header that fits the file, and its brace.
@@ -92,7 +92,7 @@ pub fn write(state: &StateDict) -> Result<Vec<u8>> {
         ));
     }
     let mut header = format!("{{{}}}", entries.join(","));
-    // The numbers begin at a multiple of eight.
+    // Blanks fill the header, so that the numbers begin at a multiple of eight.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
 
     let mut out = Vec::with_capacity(8 + header.len() + total);

@@ -16,7 +16,7 @@ use anyhow::{Result, bail, ensure};
 pub struct Block<'a> {
     /// What follows `data_`; often empty.
     pub name: &'a str,
-    /// The loops, and the pairs of `_label value`, which are a table of one row. In file order.
+    /// The tables in the order of the file. They are the loops, and the pairs of `_label value`, which make a table of one row.
     pub tables: Vec<Table<'a>>,
 }
 
@@ -25,14 +25,16 @@ pub struct Block<'a> {
 pub struct Table<'a> {
     /// Labels without the leading `_`, in order of appearance.
     pub labels: Vec<&'a str>,
-    /// Values in row order, `labels.len()` to a row (one and two labels: rows may be shorter, filled with `<NA>`).
+    /// Values row by row, `labels.len()` in each row. (Rows of tables with one or two labels may be shorter in the file; they
+    /// are filled up with `<NA>`.)
     pub values: Vec<&'a str>,
     /// Line of each row.
     pub row_lines: Vec<usize>,
 }
 
 impl<'a> Table<'a> {
-    /// Column of a label: exact, else without regard to case, with or without the prefix `rln`.
+    /// Column of a label. The exact label is looked for first, then labels that differ in upper and lower case or in the prefix
+    /// `rln`.
     pub fn column(&self, label: &str) -> Option<usize> {
         find_label(&self.labels, label)
     }
@@ -71,8 +73,8 @@ fn find_label(labels: &[&str], wanted: &str) -> Option<usize> {
 
 /// Splits STAR text into its blocks.
 ///
-/// A loop ends where RELION ends it: at an empty line. Only there, because a row may begin with anything: micrographs in
-/// a folder called `data_day1` make rows that look like blocks.
+/// A loop ends where RELION ends it: at an empty line. It ends only there, because a row may begin with anything: micrographs
+/// in a folder called `data_day1` make rows that look like blocks.
 ///
 /// Errors: a value before any label, a row with too many or too few values, an unclosed quote; all with the line.
 /// Source: docs/formats.md, "STAR"; RELION's metadata_table.cpp, `readStarLoop` and `readStarList`.
@@ -84,7 +86,7 @@ pub fn parse<'a>(text: &'a str, warnings: &mut Warnings) -> Result<Vec<Block<'a>
         let (number, line) = lines[i];
         i += 1;
         if line.starts_with(';') {
-            // The end of a text field must lie in the same block, otherwise this is an old kind of comment.
+            // A text field must end within the same block. If it does not, the line is an old kind of comment.
             let rest = &lines[i..];
             let end = rest.iter().position(|(_, l)| l.starts_with(';') || l.trim_start().starts_with("data_"));
             if let Some(end) = end.filter(|&end| rest[end].1.starts_with(';') && parser.awaits_value()) {
@@ -164,8 +166,8 @@ impl<'a> Parser<'a, '_> {
         }
     }
 
-    /// True if a line that begins with `data_` begins a block. Within a loop it is a row, as for RELION, unless it cannot
-    /// be one, or what follows can only follow the beginning of a block.
+    /// True if a line that begins with `data_` begins a block. Within a loop such a line is a row, as it is for RELION, unless
+    /// it cannot be a row, or unless the line after it can only follow the beginning of a block.
     fn is_block(&self, tokens: &[Token], rest: &[(usize, &str)]) -> bool {
         if matches!(self.place, Place::Values | Place::AfterLoop) {
             return true;
@@ -240,7 +242,8 @@ impl<'a> Parser<'a, '_> {
         Ok(())
     }
 
-    /// A text over several lines, which coordinate tables never need: its place is kept, its content is not.
+    /// Takes in a text over several lines. Coordinate tables never need such a text, so its place is kept and its content is
+    /// not.
     fn text_field(&mut self, number: usize) -> Result<()> {
         if self.place == Place::Values {
             if let Some(value) = self.list_values().and_then(|values| values.last_mut()) {
@@ -261,7 +264,7 @@ impl<'a> Parser<'a, '_> {
         }
     }
 
-    /// The values of the open list of pairs.
+    /// The values of the list of pairs that is open, if one is.
     fn list_values(&mut self) -> Option<&mut Vec<&'a str>> {
         let list = self.list?;
         self.blocks.last_mut()?.tables.get_mut(list).map(|table| &mut table.values)
@@ -283,7 +286,7 @@ impl<'a> Parser<'a, '_> {
     }
 }
 
-/// A value; one in quotes is never a keyword.
+/// A value. A value in quotes is never a keyword.
 #[derive(Clone, Copy)]
 struct Token<'a> {
     text: &'a str,
@@ -305,7 +308,7 @@ fn split(line: &str, number: usize) -> Result<Vec<Token<'_>>> {
             break;
         }
         if first == '"' || first == '\'' {
-            // A quote ends the value only before a blank or the end of the line: it's fine inside of one.
+            // A quote ends the value only before a blank or at the end of the line, so a value such as 'it's' may contain one.
             let inner = &rest[1..];
             let closes = |&(at, _): &(usize, &str)| inner[at + 1..].chars().next().is_none_or(char::is_whitespace);
             let Some((end, _)) = inner.match_indices(first).find(closes) else {

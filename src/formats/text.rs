@@ -123,7 +123,7 @@ pub fn number_rows(text: &str, warnings: &mut Warnings) -> Result<Vec<NumberRow>
     Ok(rows)
 }
 
-/// Refuses rows with another number of columns than the first, and a number that is not among `expected`.
+/// Refuses rows that have another number of columns than the first row, and a number of columns that is not among `expected`.
 pub fn check_counts(rows: &[NumberRow], expected: &[usize]) -> Result<()> {
     let Some(first) = rows.first() else { return Ok(()) };
     let count = first.values.len();

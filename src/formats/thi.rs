@@ -72,7 +72,7 @@ pub fn write_file_list(paths: &[String]) -> String {
     format!("[File List: Filename]\n{rows}[End]\n")
 }
 
-/// Reads THI text of any kind; `hint` is what rows of four columns mean where the header is missing.
+/// Reads THI text of any kind. `hint` says what rows of four columns mean if the header is missing.
 ///
 /// Errors: an unknown header, a row that does not fit it, four columns without header and hint.
 /// Source: docs/formats.md, "THI".
@@ -221,7 +221,7 @@ impl Header {
 }
 
 impl Columns {
-    /// Columns in the order of their names (lower case); the usual order where there are none.
+    /// Columns in the order of their names (lower case). Without names they stand in the usual order.
     fn named(kind: Kind, names: &[&str], line: usize) -> Result<Columns> {
         let usual: &[&str] = match kind {
             Kind::Particle => &["x", "y", "value"],

@@ -1,8 +1,8 @@
 //! Micrographs as TIFF or BigTIFF: grey, one sample per pixel, in strips or tiles.
 //!
-//! The last row of the file becomes row 0, whatever the Orientation tag says: so do RELION, IMOD, EMAN2 and MotionCor2,
-//! and coordinates fit theirs. The directories are walked here, because what decides about refusal has to be known
-//! before anything is decoded; the `tiff` crate decodes. Source: docs/formats.md, "TIFF"; TIFF 6.0 (Adobe, 1992).
+//! The last row of the file becomes row 0, whatever the Orientation tag says. RELION, IMOD, EMAN2 and MotionCor2 read it so
+//! too, and coordinates fit theirs. This file reads the directories itself, because a file that must be refused has to be known
+//! before anything is decoded; the `tiff` crate decodes the pixels. Source: docs/formats.md, "TIFF"; TIFF 6.0 (Adobe, 1992).
 
 use crate::formats::image::{
     ImageInfo, Micrograph, Orientation, Pixels, ReadOptions, SectionMean, Sections, believable_pixel_size, judge_sections,
@@ -15,7 +15,7 @@ use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 
 const LARGEST_SIDE: u64 = 131_072;
 const MOST_PAGES: usize = 1_000_000;
-/// Tags above are registered for single programs.
+/// Tags above this one are private: they are registered for single programs.
 const LAST_PUBLIC_TAG: u64 = 32767;
 
 /// Sizes (and those of the camera turned) of 8-bit files that hold two 4-bit pixels per byte along x: K2 and K3 cameras,
@@ -90,8 +90,8 @@ pub fn info(bytes: &[u8], options: &ReadOptions) -> Result<ImageInfo> {
     })
 }
 
-/// Limits for the decoder: what the bytes of the file can become at most. (Padded tiles are stored with their padding, so
-/// they are within it too.)
+/// Limits for the decoder: as many bytes as the bytes of the file can become at most. (Padded tiles are stored with their
+/// padding, so they stay within this limit too.)
 fn limits(pages: &[Page], wanted: std::ops::Range<usize>, file_len: usize) -> Result<Limits> {
     let mut largest = 0;
     for index in wanted {
@@ -113,7 +113,7 @@ fn broken(page: usize, error: tiff::TiffError) -> anyhow::Error {
     anyhow!("page {}: {error}; expected a whole grey TIFF; write the file again", page + 1)
 }
 
-/// What matters of one directory.
+/// The entries of one directory that matter here.
 #[derive(Clone, Debug, Default)]
 struct Page {
     nx: u64,
@@ -127,7 +127,7 @@ struct Page {
     pixel_size_angstrom: Option<f64>,
 }
 
-/// Numbers of a file in its byte order; `None` past its end.
+/// Reads the numbers of a file in its byte order; beyond its end there are none.
 #[derive(Clone, Copy)]
 struct Fields<'a> {
     bytes: &'a [u8],
@@ -163,7 +163,7 @@ fn pages(bytes: &[u8]) -> Result<Vec<Page>> {
         let end = usize::try_from(count).ok().and_then(|count| count.checked_mul(entry_len)).and_then(|len| start.checked_add(len));
         let end = end.filter(|&end| end <= bytes.len()).ok_or_else(cut_off)?;
         pages.push(page(fields, (start..end).step_by(entry_len), offset_len, pages.len())?);
-        // Some writers forget the last link; the pages before are good.
+        // Some writers leave out the last link, but the pages before it are good.
         offset = fields.number(end, offset_len).unwrap_or(0);
     }
     ensure!(!pages.is_empty(), "directory: no page; expected one; write the file again");
@@ -192,7 +192,7 @@ fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: us
         let value_at = if len <= offset_len as u64 { Some(inline_at as u64) } else { fields.number(inline_at, offset_len) };
         let value_at = value_at.filter(|at| at.checked_add(len).is_some_and(|end| end <= fields.bytes.len() as u64));
         let Some(value_at) = value_at else {
-            // Private tags may be broken, nobody reads them.
+            // Private tags may be broken, because nobody reads them here.
             ensure!(
                 tag > LAST_PUBLIC_TAG,
                 "page {}: tag {tag} promises {count} values; expected what the file holds; it is cut off or damaged",
@@ -232,12 +232,12 @@ fn page(fields: Fields<'_>, entries: impl Iterator<Item = usize>, offset_len: us
 }
 
 impl Page {
-    /// The most bytes that one byte of a strip can become. Refuses what is not read.
+    /// The most bytes that one byte of a strip can become. Refuses compressions that are not read.
     fn compression_ratio(&self, index: usize) -> Result<u64> {
         let page = index + 1;
         Ok(match self.compression {
             1 => 1,
-            5 => 1400, // codes of 12 bits for strings that grow by one byte each, up to 4096 of them
+            5 => 1400, // LZW: codes of 12 bits for up to 4096 strings, each one byte longer than the last
             8 | 32946 => 1032,
             32773 => 64,
             65000..=65002 => bail!(
@@ -261,7 +261,7 @@ impl Page {
         nx.checked_mul(ny).and_then(|len| len.checked_mul(self.bits / 8)).is_some_and(|len| len / ratio <= file_len as u64)
     }
 
-    /// Refuses what is not read, and what cannot be in a file of this length.
+    /// Refuses pages of a kind that is not read, and pages that are larger than a file of this length can hold.
     fn check(&self, index: usize, file_len: usize) -> Result<()> {
         let page = index + 1;
         let ratio = self.compression_ratio(index)?;
@@ -292,11 +292,11 @@ impl Page {
 
 /// The file, with every PhotometricInterpretation of 0 (white is zero) read as 1.
 ///
-/// The decoder would turn such pixels itself: floats by 1 - v, which costs small values their digits, and signed
-/// integers not at all. Turned after decoding they stay exact.
+/// The decoder would invert such pixels itself, but it turns a float v into 1 - v, which costs small values their digits, and
+/// it leaves signed integers as they are. Pixels that are inverted after decoding stay exact.
 struct BlackIsZero<'a> {
     bytes: Cursor<&'a [u8]>,
-    /// Where the 2-byte values lie, ascending.
+    /// Where the 2-byte values of the tag lie, in ascending order.
     patches: Vec<usize>,
     big_endian: bool,
 }
@@ -343,7 +343,8 @@ fn decode(decoder: &mut Decoder<BlackIsZero<'_>>, page: &Page, index: usize, fil
     let first = decoder.read_chunk(0).map_err(|error| broken(index, error))?;
     let mut job = Job { decoder, page, index, flip };
     let white = page.white_is_zero;
-    // One arm per type: what chunk 0 decoded to, the pixels it becomes, and how a value is turned where white is zero.
+    // Each arm is for one type. It names the type that chunk 0 decoded to, the pixels that come of it, and how a value is
+    // inverted where white is zero.
     macro_rules! assemble {
         ($variant:ident, $first:expr, $pixels:ident, $type:ty, $turn:expr) => {{
             let values = |chunk| if let DecodingResult::$variant(values) = chunk { values } else { Vec::new() };

@@ -60,7 +60,7 @@ pub(super) fn read(values: &Values, optimizer: Id, parameters: &[Parameter], sto
     let betas: Vec<f64> = betas.iter().filter_map(|&beta| values.number(beta)).collect();
     let betas: [f64; 2] = betas.try_into().map_err(|_| anyhow!("no pair betas; expected Adam"))?;
 
-    // Numbers in files before 1.4 are the addresses of tensors: only their order in the groups counts.
+    // Before PyTorch 1.4 the numbers of parameters were the addresses of tensors, so only their order in the groups counts.
     let mut numbers = Vec::new();
     for &group in groups {
         let list = values.entry(group, "params").and_then(|id| values.entries(id)).ok_or_else(|| anyhow!("a group without params"))?;
@@ -96,7 +96,7 @@ fn read_moments(values: &Values, entry: Id, parameter: &Parameter, storages: &mu
     let (first, second) = (floats("exp_avg")?, floats("exp_avg_sq")?);
     let step = values.entry(entry, "step").ok_or_else(|| anyhow!("no step"))?;
     let step = match values.get(step) {
-        // A tensor since 1.12, a number before.
+        // The step is a tensor since PyTorch 1.12, and was a number before.
         Value::Tensor(tensor) => {
             ensure!(tensor.numel()? == 1, "step has shape {:?}; expected one number", tensor.extents);
             storages.read(tensor, budget)?.to_f32().first().copied().map(f64::from)

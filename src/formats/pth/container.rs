@@ -13,9 +13,11 @@ use crate::formats::state_dict;
 pub(super) const LEGACY_START: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 /// First bytes of a zip archive.
 pub(super) const ZIP_START: &[u8] = b"PK\x03\x04";
-/// A pickle of an archive may be deflated, but with the tensors it speaks of the file is larger than it, or small.
+/// The unpacked pickle of an archive may be longer than the file by at most this. The pickle may be deflated, but the file also
+/// holds the tensors, so only a small pickle is longer than its file.
 const SMALL_PICKLE: u64 = 64 << 10;
-/// Deflated weights shrink by a tenth; this leaves room for the zeros of a fresh optimiser, not for a bomb.
+/// The most bytes that one byte of a file may become. Weights hardly shrink when they are deflated, by a tenth; this leaves
+/// room for the zeros of a fresh optimiser, but not for a zip bomb.
 const MOST_EXPANSION: u64 = 32;
 
 /// How many bytes may still be made out of a file.
@@ -41,7 +43,7 @@ impl Budget {
 /// Where the bytes of the storages come from.
 pub(super) enum Storages<'a> {
     Zip(Archive<'a>),
-    /// Storages of a stream: key and bytes.
+    /// The storages of a stream: the bytes of each by its key.
     Legacy(HashMap<String, &'a [u8]>),
 }
 
@@ -127,7 +129,7 @@ impl<'a> Archive<'a> {
         let entry = self.zip.by_index(index).map_err(|error| damaged(&error))?;
         let length = entry.size();
         ensure!(length <= most, "entry {name} of the zip archive has {length} bytes; expected at most {most}");
-        // Deflate makes at most 1032 bytes of one: a longer claim is false, and nothing is allocated for it.
+        // Deflate makes at most 1032 bytes out of one, so a longer claim is false, and nothing is allocated for it.
         ensure!(
             length <= self.file_length.saturating_mul(1032),
             "entry {name} of the zip archive claims {length} bytes; the file is damaged"
@@ -139,8 +141,8 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Reads the stream: three pickles that say what it is (the first is `LEGACY_START`), one with the object, one with the storages' keys, then for
-/// each key the number of elements (64 bit) and the elements.
+/// Reads the stream. It begins with three pickles that say what it is (the first is `LEGACY_START`), one with the object, and
+/// one with the keys of the storages. Then follow, for each key, the number of elements (64 bit) and the elements.
 ///
 /// Errors: cut short, damaged, or written by a big-endian machine before PyTorch swapped bytes.
 pub(super) fn read_legacy(file: &[u8]) -> Result<(Values<'_>, Id, Storages<'_>)> {

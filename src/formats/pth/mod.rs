@@ -1,7 +1,7 @@
 //! PyTorch checkpoints (`.pth`): read through an allow-list, written so that PyTorch reads them.
 //!
-//! A checkpoint is a pickle that speaks of tensors, and the bytes of their storages, together in a zip archive (PyTorch
-//! 1.6 and later) or in a stream. `pickle` runs the first, `container` finds the second, `tensor` makes numbers of
+//! A checkpoint is a pickle that describes tensors, and the bytes of their storages. Both lie together in a zip archive
+//! (PyTorch 1.6 and later) or in a stream. `pickle` runs the pickle, `container` finds the bytes, `tensor` makes numbers of
 //! them, `adam` reads the optimiser's state, and `write` goes the other way.
 //! Source: docs/formats.md, "Model files".
 
@@ -45,7 +45,7 @@ pub fn is_pth(bytes: &[u8]) -> bool {
     bytes.starts_with(ZIP_START) || bytes.starts_with(LEGACY_START)
 }
 
-/// Reads a checkpoint: `{'epoch', 'state_dict', 'optimizer'}` or a bare state dict; the optimiser on request.
+/// Reads a checkpoint: `{'epoch', 'state_dict', 'optimizer'}` or a bare state dict. The optimiser is read only on request.
 ///
 /// `module.` is taken off the names, `base.fc.*` is left out and listed in `ignored`. Integers and truth values become
 /// I64, bfloat16 becomes F32 (exactly); views come out contiguous.
@@ -71,7 +71,8 @@ pub fn read(bytes: &[u8], with_optimizer: bool) -> Result<Checkpoint> {
     }
 }
 
-/// True if the tensor of this name is learnt, not counted: PyTorch's optimisers number only these.
+/// True if the tensor of this name is learnt. PyTorch's optimisers number only these tensors, and not running statistics and
+/// counters.
 pub fn is_parameter(name: &str) -> bool {
     !["running_mean", "running_var", "num_batches_tracked"].iter().any(|buffer| name.ends_with(buffer))
 }

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::tensor::{Dtype, Storage, TensorRef};
 
-/// Most values, stack entries and memo entries: a checkpoint of the network with its optimiser needs 30 000.
+/// The most values, stack entries and memo entries. A checkpoint of the network with its optimiser needs 30 000.
 const MOST_VALUES: usize = 4_000_000;
-/// Most open marks: a checkpoint nests 6 deep.
+/// The most marks that may be open. A checkpoint nests 6 deep.
 const MOST_MARKS: usize = 1000;
 /// Most extents of a tensor, as in PyTorch.
 const MOST_EXTENTS: usize = 64;
@@ -34,7 +34,7 @@ pub(super) enum Value<'a> {
     Bytes,
     Tuple(Vec<Id>),
     List(Vec<Id>),
-    /// A `dict` or an `OrderedDict`: pairs in the order of the file; of equal keys the last counts.
+    /// A `dict` or an `OrderedDict`: pairs in the order of the file. If a key is there twice, the last one counts.
     Dict(Vec<(Id, Id)>),
     Global(Global),
     /// Index in `Values::storages`.
@@ -74,7 +74,7 @@ pub(super) enum Global {
     Size,
     /// `torch.FloatStorage` and its kind: the type of the elements is part of the name.
     TypedStorage(Dtype),
-    /// Bytes whose type stands at the tensor.
+    /// A storage of bytes. The tensors that use it say of which type they are.
     UntypedStorage,
     /// `torch.float32` and its kind.
     Dtype(Dtype),
@@ -108,7 +108,7 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     fn new() -> Self {
-        // The constants have fixed places: a pickle repeats them often.
+        // Constants have fixed places, because a pickle repeats them often.
         Values { list: vec![Value::None, Value::Bool, Value::Tuple(Vec::new())], storages: Vec::new() }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// A number that is not negative and counts something.
+    /// A whole number that is not negative, because it counts something.
     pub(super) fn count(&self, id: Id) -> Result<u64> {
         match self.get(id) {
             Value::Int(value) => u64::try_from(*value).map_err(|_| anyhow!("{value} where a count is expected")),
@@ -182,7 +182,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Runs one pickle. Returns its values, the one it leaves, and how many bytes it took.
+/// Runs one pickle. Returns its values, which of them is the result, and how many bytes the pickle took.
 ///
 /// Errors: an instruction or name outside the list, a pickle cut short, or more values than a checkpoint can need;
 /// each names the byte.
@@ -210,7 +210,7 @@ impl<'a> Machine<'a> {
     /// Carries out one instruction; returns the result at the end.
     fn step(&mut self) -> Result<Option<Id>> {
         const NONE: Id = Id(0);
-        const BOOL: Id = Id(1); // which of the two it is never matters here
+        const BOOL: Id = Id(1); // true or false: it never matters here
         const EMPTY: Id = Id(2);
         let instruction = self.take(1)?[0];
         match instruction {
@@ -220,7 +220,7 @@ impl<'a> Machine<'a> {
                 ensure!(version <= 5, "pickle protocol {version}; expected at most 5");
             }
             0x95 => {
-                self.take(8)?; // the length of a frame: of use to readers of streams only
+                self.take(8)?; // the length of a frame, which only readers of streams need
             }
             b'.' => return Ok(Some(self.pop()?)),
             // the stack
@@ -229,7 +229,7 @@ impl<'a> Machine<'a> {
                 self.marks.push(self.stack.len());
             }
             b'0' => {
-                // Python: with nothing above the mark, POP takes the mark.
+                // As in Python, POP takes the mark itself if nothing lies above it.
                 if self.marks.last() == Some(&self.stack.len()) {
                     self.marks.pop();
                 } else {
@@ -400,8 +400,8 @@ impl<'a> Machine<'a> {
                 self.construct(function, arguments)?;
             }
             b'b' => {
-                // Attributes of an object. Only an OrderedDict has any here: PyTorch hangs the version numbers of its
-                // modules on a state dict. They change nothing for us.
+                // This sets attributes of an object. Only an OrderedDict has any here: PyTorch gives a state dict the version
+                // numbers of its modules as an attribute. They change nothing for us.
                 let state = self.pop()?;
                 let object = self.top()?;
                 let (object, state) = (self.values.get(object), self.values.get(state));
@@ -455,7 +455,7 @@ impl<'a> Machine<'a> {
         self.push_id(id)
     }
 
-    /// Height below which the stack belongs to the last open mark.
+    /// The height of the stack at the last open mark. Instructions may only take entries above it.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -499,7 +499,7 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, length: u64) -> Result<()> {
         let bytes = self.take(usize::try_from(length).unwrap_or(usize::MAX))?;
-        // Python 2 wrote names as bytes and anything else as whatever it was.
+        // Python 2 wrote text and bytes with the same instruction. What is not UTF-8 is bytes.
         match std::str::from_utf8(bytes) {
             Ok(text) => self.push(Value::Text(text)),
             Err(_) => self.push(Value::Bytes),
@@ -614,7 +614,7 @@ impl<'a> Machine<'a> {
                 _ => bail!("a view of a storage that is no triple"),
             },
         };
-        let index = self.values.storages.len() as u32; // fewer than the values
+        let index = self.values.storages.len() as u32; // fits, because there are fewer storages than values
         self.values.storages.push(Storage { key, dtype, numel, view });
         self.push(Value::Storage(index))
     }

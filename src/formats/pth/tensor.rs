@@ -75,15 +75,15 @@ impl Dtype {
     }
 }
 
-/// A storage as the pickle speaks of it: elements in a row, found under `key`.
+/// A storage as the pickle describes it: elements in a row, which are found under `key`.
 #[derive(Clone, Debug)]
 pub(super) struct Storage<'a> {
     pub(super) key: &'a str,
-    /// None for a storage of bytes, whose type stands at the tensor.
+    /// Type of the elements. None for a storage of bytes, where each tensor says of which type it is.
     pub(super) dtype: Option<Dtype>,
-    /// Number of elements; of an untyped storage, of bytes.
+    /// Number of elements, or of bytes if the storage has no type.
     pub(super) numel: u64,
-    /// First element and number of elements, if this is a part of the storage of that key.
+    /// First element and number of elements, if this is only a part of the storage under that key.
     pub(super) view: Option<(u64, u64)>,
 }
 
@@ -94,7 +94,7 @@ impl Storage<'_> {
     }
 }
 
-/// A tensor as the pickle speaks of it: a strided view of a storage.
+/// A tensor as the pickle describes it: a strided view of a storage.
 #[derive(Clone, Debug)]
 pub(super) struct TensorRef<'a> {
     pub(super) storage: Storage<'a>,
@@ -188,7 +188,8 @@ impl Source<'_> {
 
 /// Counts through the positions of a tensor, the last axis fastest.
 struct Walk {
-    /// Extent, stride and position of each axis, outermost first; neighbours that lie in one row are one axis.
+    /// Extent, stride and position of each axis, outermost first. Neighbouring axes whose elements lie in one row are joined to
+    /// one axis.
     axes: Vec<[u64; 3]>,
     index: u64,
     left: u64,
@@ -200,7 +201,7 @@ impl Walk {
         for (extent, stride) in extents_and_strides {
             match axes.last_mut() {
                 Some([outer_extent, outer_stride, _]) if stride.checked_mul(extent) == Some(*outer_stride) => {
-                    *outer_extent = outer_extent.saturating_mul(extent); // within numel, which did not overflow, or numel is 0
+                    *outer_extent = outer_extent.saturating_mul(extent); // at most numel, which did not overflow, unless numel is 0
                     *outer_stride = stride;
                 }
                 _ => axes.push([extent, stride, 0]),
@@ -218,7 +219,7 @@ impl Iterator for Walk {
         let index = self.index;
         for [extent, stride, position] in self.axes.iter_mut().rev() {
             *position += 1;
-            // Wrapping: a step beyond the last element is taken back before it is used.
+            // The addition may wrap, because a step beyond the last element is taken back before it is used.
             self.index = self.index.wrapping_add(*stride);
             if *position < *extent {
                 break;

@@ -21,13 +21,14 @@ const ALIGNMENT: u16 = 64;
 pub struct WriteOptions<'a> {
     /// Write the state dict alone, without epoch, optimiser and metadata.
     pub bare: bool,
-    /// Epochs trained; by default what the metadata says, else 0.
+    /// Epochs trained. Without it the metadata says how many, else it is 0.
     pub epoch: Option<u64>,
     /// State of the optimiser, for resuming the training.
     pub optimizer: Option<&'a Adam>,
 }
 
-/// The bytes of a `.pth`: `{'epoch', 'state_dict', 'optimizer', 'epicker'}`, the last two if there is something to say.
+/// The bytes of a `.pth`: `{'epoch', 'state_dict', 'optimizer', 'epicker'}`. The last two are there only if there is something
+/// to say.
 ///
 /// Errors: the optimiser does not fit the tensors, or a tensor's values do not fill its shape.
 pub fn write(state: &StateDict, options: &WriteOptions) -> Result<Vec<u8>> {
@@ -80,7 +81,7 @@ fn archive(pickle: &[u8], storages: &[Vec<u8>]) -> Result<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
-/// Writes pickle instructions; `storages` are the bytes they speak of, by number.
+/// Writes pickle instructions. `storages` are the bytes that the instructions refer to by number.
 #[derive(Default)]
 struct Pickler {
     out: Vec<u8>,
@@ -227,7 +228,7 @@ impl Pickler {
         })
     }
 
-    /// The options of PyTorch's Adam, those that we do not have at their defaults.
+    /// The options of PyTorch's Adam. Options that this program does not have are at their defaults.
     fn adam_group(&mut self, adam: &Adam, parameters: usize) -> Result<()> {
         const NONE: u8 = b'N';
         const FALSE: u8 = 0x89;

@@ -13,11 +13,13 @@ use std::collections::HashMap;
 /// How [`read`] reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadOptions {
-    /// Leaves refined shifts (`rlnOriginXAngst`) out of account.
+    /// Ignores refined shifts (`rlnOriginXAngst`).
     pub ignore_shifts: bool,
-    /// Rows are pairs, start and end of a straight piece of a fiber. Nothing in such a file says so.
+    /// Rows are pairs: the start and the end of a straight piece of a fiber. Nothing in such a file says so, so the user has
+    /// to.
     pub start_end: bool,
-    /// The user works on fibers. A table without tube ids and priors is then one of pairs, for RELION knows no other.
+    /// The user works on fibers. The rows of a table without tube ids and priors are then pairs, because RELION knows no other
+    /// fibers of that kind.
     pub fibers: bool,
 }
 
@@ -67,8 +69,8 @@ pub fn read(text: &str, options: &ReadOptions) -> Result<(Content, Warnings)> {
     )
 }
 
-/// The table with coordinates: of `particles`, else of the unnamed block, else of `images`, else the first. Others are
-/// not read, which is told.
+/// The table with coordinates: that of the block `particles`, else of the unnamed block, else of `images`, else the first one.
+/// Other tables are not read, and a warning says so.
 fn coordinate_table<'b, 'a>(blocks: &'b [Block<'a>], warnings: &mut Warnings) -> Option<&'b Table<'a>> {
     let rank = |name: &str| ["particles", "", "images"].iter().position(|known| name == *known).unwrap_or(3);
     let all: Vec<(&str, &Table)> = blocks
@@ -92,18 +94,18 @@ fn coordinate_table<'b, 'a>(blocks: &'b [Block<'a>], warnings: &mut Warnings) ->
     Some(table)
 }
 
-/// The pixel sizes that a row states, by what they are the size of; angstrom per pixel.
+/// The pixel sizes that a row states, angstrom per pixel. Each field says what has pixels of that size.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     /// `rlnMicrographPixelSize`.
     micrograph: Option<f64>,
-    /// `rlnMicrographOriginalPixelSize`: of the movie, before it was binned.
+    /// `rlnMicrographOriginalPixelSize`: the movie, before it was binned.
     movie: Option<f64>,
-    /// `rlnImagePixelSize`: of the particle's image.
+    /// `rlnImagePixelSize`: the particle's image.
     image: Option<f64>,
-    /// RELION 3.0's `rlnDetectorPixelSize` and `rlnMagnification`: of the images that the table lists.
+    /// RELION 3.0's `rlnDetectorPixelSize` and `rlnMagnification`: the images that the table lists.
     detector: Option<f64>,
-    /// `rlnPixelSize`: of references and of the particles that they were compared with.
+    /// `rlnPixelSize`: references, and the particles that were compared with them.
     model: Option<f64>,
 }
 
@@ -123,7 +125,7 @@ impl Sizes {
         self.image.or(self.detector).or(self.model)
     }
 
-    /// What a table of particles says of the micrographs: only one label speaks of them.
+    /// What a table of particles says of the micrographs' pixel size. Only one label speaks of micrographs.
     fn in_table_of_particles(self) -> Stated {
         let others = [
             (self.movie, "rlnMicrographOriginalPixelSize"),
@@ -135,7 +137,8 @@ impl Sizes {
         Stated { micrograph: self.micrograph, other }
     }
 
-    /// What a list of micrographs says of them: RELION takes the sizes of images and of RELION 3.0 for theirs there.
+    /// What a list of micrographs says of their pixel size. In such a list RELION also takes the size of images, and the size
+    /// as RELION 3.0 wrote it, for that of the micrographs.
     /// Source: RELION's star_converter.cpp, `unifyPixelSize`, and obs_model.cpp, `loadSafely`.
     fn in_list_of_micrographs(self) -> Stated {
         let other = self.movie.map(|size| (size, "rlnMicrographOriginalPixelSize"));
@@ -171,7 +174,7 @@ impl SizeColumns {
             Ok(size)
         };
         let detector = match self.detector {
-            // Micrometers of the camera, divided by the magnification.
+            // The pixel of the camera in micrometers, divided by the magnification.
             Some([detector, magnification]) => {
                 let sizes = number(detector, "rlnDetectorPixelSize")?.zip(number(magnification, "rlnMagnification")?);
                 sizes.map(|(detector_um, magnification)| detector_um * 1e4 / magnification).filter(|size| *size > 0.0 && size.is_finite())
@@ -182,7 +185,7 @@ impl SizeColumns {
     }
 }
 
-/// An optics group. RELION reads a whole number, so that `1` and `1.0`, as pandas writes it, are one group.
+/// The name of an optics group. RELION reads it as a whole number, so `1` and `1.0`, as pandas writes it, are the same group.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Group<'a> {
     Number(i64),
@@ -215,7 +218,7 @@ impl<'a> Optics<'a> {
     }
 }
 
-/// Where a table says something about pixel sizes; found once, asked for every row.
+/// The columns and groups that say something about the pixel sizes of a table. They are looked up once, and read for every row.
 struct RowSizes<'o, 'a> {
     optics: &'o Optics<'a>,
     group: Option<usize>,
@@ -227,13 +230,14 @@ impl<'o, 'a> RowSizes<'o, 'a> {
         RowSizes { optics, group: table.column("rlnOpticsGroup"), own: SizeColumns::of(table) }
     }
 
-    /// What the row's optics group says, and the row itself where that is silent: RELION knows the groups alone.
+    /// The sizes that the row's optics group states, and those that only the row itself states. The group comes first, because
+    /// RELION reads nothing but the groups.
     fn of_row(&self, row: &[&str], line: usize, warnings: &mut Warnings) -> Result<Sizes> {
         let own = self.own.read(row, line)?;
         let groups = &self.optics.groups;
         let group = match self.group {
             Some(column) => groups.get(&Group::of(row[column])),
-            None => groups.values().next().filter(|_| groups.len() == 1), // there is no other to belong to
+            None => groups.values().next().filter(|_| groups.len() == 1), // the row can belong to no other
         };
         let Some(group) = group else {
             if self.group.is_some() && !groups.is_empty() {
@@ -260,7 +264,7 @@ struct Row<'a> {
     track: Option<f64>,
 }
 
-/// One micrograph's rows while they are gathered.
+/// The rows of one micrograph while they are gathered.
 #[derive(Default)]
 struct Gathered<'a> {
     name: Option<&'a str>,
@@ -348,11 +352,11 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
             );
         }
         if kind == Kind::Fiber && !is_of_segments {
-            // The end of one pair is the start of the next of the same tube.
+            // Where pairs make one path, the end of a pair is the start of the next pair of the same tube.
             let same = |a: &Row, b: &Row| a.point.group == b.point.group && a.point.x == b.point.x && a.point.y == b.point.y;
             let pairs: Vec<&[Row]> = set.rows.chunks(2).collect();
             let is_pair = |pair: &&[Row]| pair.len() == 2 && pair[0].point.group == pair[1].point.group;
-            // Pairs of one tube hang together; another tube begins another chain.
+            // The pairs of one tube make a chain, and another tube begins another chain.
             let goes_on = |two: &[&[Row]]| same(&two[0][1], &two[1][0]) || two[0][1].point.group != two[1][0].point.group;
             let is_chain = pairs.iter().all(is_pair) && pairs.windows(2).all(goes_on);
             set.rows.dedup_by(|next, last| same(next, last));
@@ -375,13 +379,14 @@ fn read_coordinates(table: &Table, optics: &Optics, options: &ReadOptions, warni
 /// Where a table says to which micrograph a row belongs.
 struct MicrographNames {
     column: Option<usize>,
-    /// The name is that of the stack of particles, behind `000001@`.
+    /// True if the name is that of the stack of particles, which stands behind `000001@`.
     is_stack: bool,
 }
 
 impl MicrographNames {
-    /// By `rlnMicrographName`. Without it the stacks tell particles of several micrographs apart, because RELION and
-    /// cryoSPARC name a stack after its micrograph; one stack may hold particles of any number of them.
+    /// Micrographs are told apart by `rlnMicrographName`. Without that column the stacks tell them apart, because RELION and
+    /// cryoSPARC name a stack after its micrograph. If there is only one stack, it may hold particles of any number of
+    /// micrographs.
     fn of(table: &Table, warnings: &mut Warnings) -> Self {
         let column = table.column("rlnMicrographName").or_else(|| table.column("rlnTomoName"));
         let stack = table.column("rlnImageName").filter(|_| column.is_none());
@@ -398,7 +403,7 @@ impl MicrographNames {
         MicrographNames { column: None, is_stack: false }
     }
 
-    /// The micrograph of a row: `None` where the row should name one and does not, `Some(None)` where no row does.
+    /// The micrograph of a row: `None` if the row should name one and does not, `Some(None)` if no row of the table names one.
     fn of_row<'a>(&self, row: &[&'a str]) -> Option<Option<&'a str>> {
         let Some(column) = self.column else { return Some(None) };
         let name = if self.is_stack { stack_of(row[column]) } else { row[column] };
@@ -411,7 +416,8 @@ fn stack_of(image: &str) -> &str {
     image.split_once('@').map_or(image, |(_, stack)| stack)
 }
 
-/// Rows 1 and 2 are the first fiber, 3 and 4 the second; tube ids (of the first row of a pair) join pairs.
+/// Makes fibers of pairs: rows 1 and 2 are the first fiber, rows 3 and 4 the second. Pairs with the same tube id (that of the
+/// first row counts) are one fiber.
 fn group_pairs(rows: &mut [Row]) -> Result<()> {
     if rows.len() % 2 == 1 {
         let line = rows.last().map_or(0, |row| row.line);
@@ -429,7 +435,7 @@ fn group_pairs(rows: &mut [Row]) -> Result<()> {
     Ok(())
 }
 
-/// Brings the rows of each fiber into the order of its path; a row takes the place of another one of its fiber.
+/// Brings the rows of each fiber into the order of its path. Rows change places only within their fiber.
 fn order_fibers(rows: &mut Vec<Row>, warnings: &mut Warnings) {
     let points: Vec<Coordinate> = rows.iter().map(|row| row.point).collect();
     let tracks: Vec<Option<f64>> = rows.iter().map(|row| row.track).collect();
@@ -453,7 +459,7 @@ impl ShiftColumns {
         pair("rlnOriginXAngst", "rlnOriginYAngst", true).or_else(|| pair("rlnOriginX", "rlnOriginY", false))
     }
 
-    /// The shift of a row. RELION 3.0 states it in pixels of the particle's image, of which each is `particle` angstrom.
+    /// The shift of a row. RELION 3.0 states it in pixels of the particle's image, whose size is `particle` angstrom.
     fn read(&self, row: &[&str], line: usize, particle: Option<f64>) -> Result<Shift> {
         let [x, y] = self.columns.map(|column| row[column]);
         if text::is_absent(x) || text::is_absent(y) {

@@ -10,10 +10,11 @@ const NO_SCORE: f64 = -999.0;
 /// How [`particles`] writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Style {
-    /// Two decimals, and RELION's own dummies in the columns that a picker cannot know.
+    /// Positions have two decimals. Columns that a picker cannot know hold the dummies that RELION itself writes.
     #[default]
     Relion,
-    /// As the original wrote it: truncated positions, -999 as dummies, two blanks before `#5`, empty lines around.
+    /// As the original wrote it: truncated positions, -999 as dummies, two blanks before `#5`, and empty lines around the
+    /// table.
     Original,
 }
 
@@ -36,7 +37,7 @@ pub fn particles(coordinates: &Coordinates, style: Style) -> String {
     table("", &labels, coordinates.points.iter().map(row))
 }
 
-/// Fibers as pairs of rows, start and end of each edge of the path; the tube id keeps the edges of one fiber together.
+/// Fibers as pairs of rows: the start and the end of each edge of the path. The tube id keeps the edges of one fiber together.
 ///
 /// RELION starts the track length anew at each pair.
 ///
@@ -64,9 +65,10 @@ pub struct SegmentSteps {
     pub pixel_size_angstrom: f64,
 }
 
-/// Fibers as segments, every `step_angstrom` along the path from its start, with the priors that RELION needs.
+/// Fibers as segments, with the priors that RELION needs. There is a segment every `step_angstrom` along the path, from its
+/// start on.
 ///
-/// Errors: a point belongs to no fiber; step or pixel size are not positive; more than a million segments.
+/// Errors: a point belongs to no fiber; step or pixel size are not positive; there would be more than a million segments.
 /// Source: docs/formats.md, "STAR".
 pub fn segments(coordinates: &Coordinates, steps: SegmentSteps) -> Result<String> {
     const MOST_SEGMENTS: f64 = 1e6; // a step of 0.001 A is a slip of the hand, not a wish
@@ -146,8 +148,8 @@ pub fn merged(sets: &[Set]) -> Result<String> {
     Ok(table("", &labels, rows))
 }
 
-/// A block with one table. No row: an empty line ends it, and it must stay the last block of its file, because
-/// RELION would take what follows for rows.
+/// A block with one table. If the table has no row, an empty line ends it, and the block must be the last one of its file,
+/// because RELION would take the lines that follow for rows.
 pub fn table(block: &str, labels: &[&str], rows: impl IntoIterator<Item = String>) -> String {
     let mut out = head(block, labels);
     let before = out.len();
