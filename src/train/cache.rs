@@ -1,8 +1,8 @@
-//! Prepared images on disk: reading, cropping and equalising a micrograph once is enough for all epochs.
+//! Prepared images on disk, so that each micrograph is read, cropped and equalised only once for all epochs.
 //!
-//! An image of the cache is frame D after equalising, as 8-bit PNG. Its name holds a fingerprint of everything it
-//! depends on, so a changed micrograph or option never meets an old image. The folder stays below a size; what was used
-//! longest ago goes first. The cache changes no result: what is not there is made again.
+//! An image of the cache is frame D after equalising, as 8-bit PNG. Its name holds a fingerprint of everything that it depends
+//! on, so a micrograph or option that has changed never gets an old image. The folder stays below a given size, and images that
+//! were used longest ago are removed first. The cache changes no result: an image that is not there is made again.
 
 use crate::compat::{Compat, FAULTS, Fault};
 use crate::formats::image::{self, Micrograph, Pixels, ReadOptions};
@@ -35,11 +35,11 @@ pub struct ImageCache {
     used_bytes: Arc<Mutex<Option<u64>>>,
 }
 
-/// Goes into every fingerprint; raised when the preparation changes.
+/// A part of every fingerprint. It is raised whenever images are prepared in another way.
 const VERSION: u32 = 1;
 
 impl ImageCache {
-    /// A cache in `folder` of at most `cap_bytes`; without folder, or with a cap of 0, nothing is kept.
+    /// A cache in `folder` of at most `cap_bytes`. Without a folder, or with a cap of 0, nothing is kept.
     ///
     /// Errors: the folder cannot be made.
     pub fn new(folder: Option<PathBuf>, cap_bytes: u64, frame: usize, read: ReadOptions, compat: Compat) -> Result<Self> {
@@ -51,7 +51,7 @@ impl ImageCache {
         Ok(ImageCache { folder, cap_bytes, frame, read, compat, used_bytes: Arc::default() })
     }
 
-    /// The image of a micrograph, from the cache or made anew. Warnings come only when it is made.
+    /// The image of a micrograph, from the cache or made anew. Only when it is made there may be warnings.
     ///
     /// Errors: the micrograph cannot be read or prepared. A cache that cannot be written is no error.
     pub fn get(&self, path: &Path, warnings: &mut Vec<String>) -> Result<ImageD> {
@@ -62,7 +62,8 @@ impl ImageCache {
         if let Some(file) = &kept
             && let Some(image) = read_kept(file, self.frame)
         {
-            // Says when it was last used; a folder that cannot be written merely forgets it.
+            // The time of the file says when it was last used. In a folder that cannot be written to, the old time stays, which
+            // does no harm.
             let _ = std::fs::File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
             return Ok(image);
         }
@@ -117,11 +118,11 @@ impl ImageCache {
         write_whole(file, &bytes)
     }
 
-    /// Removes what was used longest ago, if `wanted` more bytes do not fit, and counts them as used. Only images of this
-    /// cache are touched.
+    /// Makes room for `wanted` more bytes and counts them as used. If they do not fit, the images that were used longest ago
+    /// are removed; only images of this cache are touched.
     ///
-    /// The folder is listed once, and again where it seems full; then an eighth of it becomes free, so that a full cache is
-    /// not listed for every image.
+    /// The folder is listed once, and again whenever it seems full. An eighth of it is then freed, so that a full cache is not
+    /// listed again for every image.
     fn make_room(&self, wanted: u64) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let mut used = self.used_bytes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,7 +161,7 @@ fn is_ours(name: &str) -> bool {
     fingerprint.is_some_and(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// What is kept, if it is whole: a damaged file is made again.
+/// The image in a file of the cache, if the file is whole. A damaged one is made again.
 fn read_kept(file: &Path, frame: usize) -> Option<ImageD> {
     let image = read_grey(file).ok()?;
     (image.size[1] == frame).then_some(image)

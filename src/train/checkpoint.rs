@@ -1,5 +1,5 @@
-//! Checkpoints: `model_last.pth` with the optimiser and the place where the training stands, `.safetensors` beside it
-//! to pick with, `model_best` of the best score. Each is written whole or not at all.
+//! Checkpoints. `model_last.pth` holds the network, the optimiser and the place where the training stands; a `.safetensors`
+//! beside it is for picking; `model_best` is the network of the best score. Each file is written whole or not at all.
 
 use super::run::{Best, Position, Snapshot, Standing};
 use super::schedule::Schedule;
@@ -26,14 +26,14 @@ pub struct Terms {
     pub frame: usize,
     /// Side of the crops, pixels of frame N.
     pub side_n: usize,
-    /// Images of a step; none in older checkpoints.
+    /// Images of a step. Older checkpoints do not have it.
     pub batch: Option<usize>,
-    /// Learning rates and steps; none in older checkpoints.
+    /// Learning rates and steps. Older checkpoints do not have them.
     pub schedule: Option<Schedule>,
 }
 
 impl Terms {
-    /// Words with blanks between: fingerprint, frame, side, batch, and the words of the schedule.
+    /// The terms as words with blanks between them: fingerprint, frame, side, batch, and the words of the schedule.
     fn text(&self) -> String {
         let mut text = format!("{} {} {}", self.fingerprint, self.frame, self.side_n);
         if let (Some(batch), Some(schedule)) = (self.batch, &self.schedule) {
@@ -83,8 +83,8 @@ pub fn save(folder: &Path, name: &str, snapshot: &Snapshot, facts: &ModelFacts, 
     }
     let epoch = Some(u64::from(position.epoch));
     let write = WriteOptions { bare: false, epoch, optimizer: Some(&snapshot.adam) };
-    // The .pth says where the training stands, so it comes last: what is killed between the two goes on from the one before,
-    // and writes both again.
+    // The .pth says where the training stands, so it is written last. A training that is killed between the two files goes on
+    // from the .pth before, and writes both again.
     write_whole(&folder.join(format!("{name}.safetensors")), &plain)?;
     write_whole(&folder.join(format!("{name}.pth")), &pth::write(&state, &write)?)
 }
@@ -98,7 +98,7 @@ pub struct Resumed {
     pub adam: Adam,
     /// Where the training stood, and how good it was so far.
     pub standing: Standing,
-    /// The terms it ran on; none of checkpoints of the original.
+    /// The terms that the training ran on. Checkpoints of the original have none.
     pub terms: Option<Terms>,
 }
 

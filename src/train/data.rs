@@ -1,4 +1,5 @@
-//! Batches: images and targets as a step wants them, drawn by seed, epoch and image alone.
+//! Batches: images and targets in the form that a step takes. What is drawn for a batch depends on the seed, the epoch and the
+//! image alone.
 
 use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
@@ -29,7 +30,7 @@ pub struct DataOptions {
     pub side_n: usize,
     /// How far samples may differ from the images.
     pub augment: augment::Options,
-    /// Boxes are cut at the border as the original does.
+    /// True if boxes are cut at the border, as the original does.
     pub clip: bool,
     /// Mean and deviation of the grey levels.
     pub normalisation: Normalisation,
@@ -52,7 +53,7 @@ pub struct Data {
     options: DataOptions,
 }
 
-/// What a step gets.
+/// The images and targets of one step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// (n, side_n, side_n), one channel, normalised.
@@ -73,12 +74,12 @@ impl Batch {
     }
 }
 
-/// One image as one step sees it: which image, and the two numbers that decide how it is cropped and turned.
+/// One image as one step sees it: which image it is, and the two numbers that decide how it is cropped and turned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
     /// Index of the image.
     pub image: usize,
-    /// The epoch, or the round of an endless row.
+    /// The epoch, or the round in an endless row of images.
     pub epoch: u64,
     /// Tells several samples of one image within an epoch apart.
     pub pass: u64,
@@ -111,21 +112,21 @@ impl Data {
         self.images.len()
     }
 
-    /// True without images.
+    /// True if there are no images.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }
 
-    /// The images of each step of an epoch, in random order; the last step may have fewer. `pass` tells several
-    /// passes of one epoch apart.
+    /// The images of each step of an epoch, in random order. The last step may have fewer images than the others. `pass` tells
+    /// several passes of one epoch apart.
     pub fn steps(&self, epoch: u64, pass: u64, batch: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.images.len()).collect();
         Random::new(self.options.seed, &[ORDER, epoch, pass]).shuffle(&mut order);
         order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
     }
 
-    /// A stretch of the endless row of images: all in random order, then all again in another, and so on. Where a draw stands in
-    /// the row decides everything about it, so a training may go on anywhere.
+    /// A stretch of the endless row of images. The row has all images in random order, then all of them again in another order,
+    /// and so on. The place of a draw in the row decides everything about it, so a training may go on anywhere.
     pub fn endless(&self, stretch: std::ops::Range<usize>) -> Vec<Draw> {
         let count = self.images.len().max(1);
         let mut draws = Vec::with_capacity(stretch.len());
@@ -165,7 +166,7 @@ impl Data {
     fn image(&self, i: usize) -> Result<ImageD> {
         let path = &self.images[i].path;
         match &self.source {
-            // What there is to say of a micrograph was said when it was first read.
+            // The warnings about a micrograph were given when it was first read.
             Source::Micrographs(cache) => cache.get(path, &mut Vec::new()),
             Source::Exemplars(exemplar) => {
                 let entry = exemplar.entries.get(i).with_context(|| format!("{}: no such exemplar", path.display()))?;

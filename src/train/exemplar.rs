@@ -1,9 +1,9 @@
 //! Exemplars: labelled images of earlier data sets, kept so that a network that learns new particles is reminded of the
 //! old ones.
 //!
-//! A folder holds `exemplar.json` (COCO: images, annotations, categories), the images as `STEM_YYYYMMDDHH.png`, frame D
-//! after equalising, and `manifest.json` with where each came from. Folders of the original have no manifest and are
-//! read as they are; its program reads ours. Source: docs/formats.md, "Exemplars".
+//! A folder holds `exemplar.json` (COCO: images, annotations, categories), the images as `STEM_YYYYMMDDHH.png` (frame D after
+//! equalising), and `manifest.json`, which says where each image came from. Folders of the original have no manifest, and are
+//! read without one. The original's program reads our folders. Source: docs/formats.md, "Exemplars".
 
 use super::cache::{ImageD, grey_png, read_grey};
 use crate::formats::regular;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-/// Where an exemplar came from; nothing is known of those that the original made.
+/// Where an exemplar came from. For exemplars that the original made nothing of it is known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Origin {
     /// The micrograph, as it was named.
@@ -54,7 +54,7 @@ impl Entry {
     }
 }
 
-/// `STEM_YYYYMMDDHH.png` without its last 15 characters, if it is one; else without extension.
+/// The stem of a picture's name: `STEM` of `STEM_YYYYMMDDHH.png`, and of any other name all but the extension.
 fn stem_of(file: &str) -> &str {
     let stem = file.strip_suffix(".png").unwrap_or(file);
     match stem.rsplit_once('_') {
@@ -70,9 +70,9 @@ pub struct Exemplar {
     pub folder: PathBuf,
     /// The images, in the order of the file.
     pub entries: Vec<Entry>,
-    /// Stems of the images, so that a thousand more are added without looking through all of them for each.
+    /// The stems of the images. With this set, adding an image does not take a look through all the others.
     stems: HashSet<String>,
-    /// A number that no image has, nor any after it.
+    /// The number of the next image. No image has this number or a higher one.
     next_id: u64,
 }
 
@@ -165,12 +165,12 @@ impl Exemplar {
         Ok(image)
     }
 
-    /// Adds an image, writing its picture; the labels are written by [`Exemplar::write`]. False if an image of this
-    /// stem is there already: it stays as it is.
+    /// Adds an image and writes its picture; the labels are written by [`Exemplar::write`]. Returns false if there is an image
+    /// of this stem already, which then stays as it is.
     ///
     /// Errors: the picture cannot be written.
     pub fn add(&mut self, stem: &str, image: &ImageD, boxes: Vec<[f64; 4]>, origin: Origin, hour: &str) -> Result<bool> {
-        // A stem that needs its folders to be told apart keeps them in its name; a picture has no folder.
+        // Stems may have folders in front, which tell them apart. The picture lies in no such folder, so its name keeps them.
         let stem = stem.replace('/', "_");
         if self.stems.contains(stem.as_str()) {
             return Ok(false);
@@ -200,8 +200,8 @@ impl Exemplar {
         Ok(added)
     }
 
-    /// Removes images with their pictures; returns how many there were. The labels are written first, so that a crash
-    /// leaves a picture too many and never one too few.
+    /// Removes the unwanted images with their pictures; returns how many were removed. The labels are written first, so that a
+    /// crash leaves a picture too many and never one too few.
     ///
     /// Errors: a file cannot be written or removed.
     pub fn remove(&mut self, is_unwanted: impl Fn(&Entry) -> bool) -> Result<usize> {
@@ -250,7 +250,7 @@ impl Exemplar {
         self.entries.iter().map(|entry| entry.boxes.len()).sum()
     }
 
-    /// Refuses exemplars of another mode: what is a vesicle to one network is background to another.
+    /// Refuses exemplars of another mode, because a vesicle to one network is background to another.
     ///
     /// Errors: an image was kept by a training in another mode.
     pub fn check_mode(&self, mode: &str) -> Result<()> {
@@ -309,9 +309,9 @@ fn read_annotations(json: &Value, entries: &mut [Entry]) -> Result<()> {
 
 /// Which images become exemplars: whole images, until they hold `wanted` labels.
 ///
-/// `counts`: labels by image. With `features` (a vector for each image, of the network) images are taken that lie far
-/// from those taken before, so that few cover all; without them they are spread evenly over the list. The same for the
-/// same seed. Images without labels are not taken.
+/// `counts` are the numbers of labels of the images. With `features` (a vector of the network's features for each image) each
+/// image that is taken lies far from all images taken before, so that a few of them cover all. Without features the images are
+/// spread evenly over the list. The same seed gives the same images. Images without labels are not taken.
 /// Source: Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5 (farthest first); van der Corput 1935 (even spread).
 pub fn select_by_coverage(counts: &[usize], wanted: usize, seed: u64, features: Option<&[Vec<f32>]>) -> Vec<usize> {
     let mut left: Vec<usize> = (0..counts.len()).filter(|&i| counts[i] > 0).collect();
@@ -348,7 +348,7 @@ fn take_until(order: &[usize], counts: &[usize], is_enough: impl Fn(usize) -> bo
     taken
 }
 
-/// 0..len in the order of their bits reversed: every beginning of it is spread over the whole.
+/// The numbers 0..len, sorted by their reversed bits. The first few of them, however many, are spread over the whole range.
 fn evenly_spread(len: usize) -> Vec<usize> {
     let bits = usize::BITS - len.saturating_sub(1).leading_zeros();
     let mut places: Vec<usize> =
@@ -357,14 +357,15 @@ fn evenly_spread(len: usize) -> Vec<usize> {
     places
 }
 
-/// The images from the most ordinary one to the next farthest, until `is_enough`.
+/// The images, beginning with the most ordinary one and going on with the one that is farthest from all before it, until
+/// `is_enough`.
 fn farthest_first(images: &[usize], features: &[Vec<f32>], is_enough: impl Fn(&[usize]) -> bool) -> Vec<usize> {
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
     let len = features[images[0]].len();
     let mean: Vec<f32> = (0..len)
         .map(|k| (images.iter().map(|&i| features[i].get(k).copied().map_or(0.0, f64::from)).sum::<f64>() / images.len() as f64) as f32)
         .collect();
-    // Begin with the most ordinary one; of equals the first.
+    // The most ordinary image is the one nearest to the mean. Of several that are equally near, the first is taken.
     let nearest = |least: usize, i: usize| if distance(&features[i], &mean) < distance(&features[least], &mean) { i } else { least };
     let mut order = vec![images.iter().copied().fold(images[0], nearest)];
     let mut nearest_taken: Vec<f64> = images.iter().map(|&i| distance(&features[i], &features[order[0]])).collect();

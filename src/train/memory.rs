@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 pub struct TrainingMemory {
     /// Maps and their gradients.
     pub arena: usize,
-    /// The most that is alive at once: no arena could be smaller.
+    /// The bytes of the maps that are needed at the same time, where these are most. No arena could be smaller.
     pub arena_lower_bound: usize,
     /// Parameters, their gradients, two moments, running statistics; for a continual training also the earlier network.
     pub parameters: usize,
@@ -30,7 +30,7 @@ fn gib(bytes: usize) -> String {
 }
 
 impl TrainingMemory {
-    /// All of it.
+    /// All bytes together.
     pub fn total(&self) -> usize {
         self.arena + self.parameters
     }

@@ -1,11 +1,12 @@
-//! Whether labels lie on something: contrast at the labels against contrast at their mirror images in y.
+//! Tells whether labels lie on particles. It compares the contrast at the labels with that at their mirror images in y.
 //!
-//! Programs count rows from either end of an image; labels read the wrong way round lie on nothing, and a network
-//! trained with them learns nothing. The particles themselves tell: they differ from what surrounds them.
+//! Some programs count rows from the top of an image, others from the bottom. Labels that are read the wrong way round do not
+//! lie on particles, and a network that is trained with them learns nothing. The particles themselves tell which way is right,
+//! because they differ from their surroundings.
 
 use super::cache::ImageD;
 
-/// Contrasts of a set of places: mean, and its distance from 0 in standard errors.
+/// The contrast of a set of places: its mean, and how many standard errors the mean is from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Contrast {
     /// Mean difference of grey between a place and its surroundings.
@@ -14,14 +15,14 @@ pub struct Contrast {
     pub strength: f64,
 }
 
-/// What the contrasts say.
+/// What the contrasts say about the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The labels lie on particles.
     Right,
     /// The mirror images of the labels lie on particles, the labels do not.
     Mirrored,
-    /// Neither stands out.
+    /// Neither the labels nor their mirror images stand out.
     Undecided,
 }
 
@@ -70,7 +71,8 @@ impl MirrorTest {
     }
 }
 
-/// Sums over the rectangle from the upper left corner: the mean of any rectangle in four reads.
+/// For each pixel, the sum over the rectangle from the upper left corner to it. The mean of any rectangle then takes four
+/// reads.
 struct Sums {
     size: [usize; 2],
     sums: Vec<u64>,
@@ -104,7 +106,7 @@ impl Sums {
         [sum as f64, ((x2 - x1) * (y2 - y1)) as f64]
     }
 
-    /// Mean within less the mean around; `None` outside of the image.
+    /// The mean grey within the radius, less the mean grey around it; `None` outside of the image.
     fn contrast(&self, centre: [f64; 2], radius: f64) -> Option<f64> {
         let radius = radius.max(2.0);
         let [inner, inner_count] = self.square(centre, 0.7 * radius);

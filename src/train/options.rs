@@ -1,4 +1,4 @@
-//! What a training is made for, and what its steps tell.
+//! The options that a training is made for, and the losses that its steps return.
 
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::StateDict;
@@ -11,7 +11,7 @@ pub struct LossWeights {
     pub heat_map: f64,
     /// Offset of the centre.
     pub offset: f64,
-    /// Width and height: in mode vesicle alone.
+    /// Width and height, which only the mode vesicle learns.
     pub size: f64,
 }
 
@@ -21,27 +21,28 @@ impl Default for LossWeights {
     }
 }
 
-/// By what the squared distances of the features are divided.
+/// The numbers by which the squared distances of the features are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FeatureScale {
     /// By the size of each map of one image.
     #[default]
     Actual,
-    /// By 512*32*32 and 256*256*64, as the original does whatever the image and the widths: the same for a 1024 x 1024
-    /// image and the full network.
+    /// By 512*32*32 and 256*256*64, as the original does for every image and every width. For a 1024 x 1024 image and the full
+    /// network these are the sizes of the maps.
     Original,
 }
 
-/// What keeps a network from forgetting what it learnt earlier.
+/// The options of a continual training, which keep a network from forgetting what it learnt earlier.
 #[derive(Clone, Debug)]
 pub struct Continual {
     /// The network as it was before this training. It never learns.
     pub earlier: StateDict,
-    /// True: it normalises by the batch, and its running statistics move, as in the original.
+    /// True if the earlier network normalises by the statistics of the batch, so that its running statistics move, as in the
+    /// original.
     pub batch_statistics: bool,
     /// Scale of the distance between its features and the new ones.
     pub feature_scale: FeatureScale,
-    /// Weight of that distance; 0 spares the earlier network's work.
+    /// Weight of that distance. With a weight of 0 the earlier network need not run.
     pub feature_weight: f64,
     /// Weight of the squared distance of the parameters.
     pub pull_weight: f64,
@@ -52,10 +53,10 @@ pub struct Continual {
 /// Which images of a batch that has an exemplar are compared with the earlier network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Compared {
-    /// The exemplars: of new images the earlier network knows nothing that should be kept.
+    /// The exemplars alone. What the earlier network finds in new images need not be kept.
     #[default]
     Exemplars,
-    /// All, as the original's formula has it. It makes no batches of both.
+    /// All images, as in the original's formula. (The original has no batches with both kinds of images.)
     Batch,
 }
 
@@ -65,7 +66,8 @@ impl Continual {
     /// The original's weights.
     pub const PULL_WEIGHT: f64 = 0.01;
 
-    /// What the original does, but that the earlier network is used as it was, and at the maps' own scale.
+    /// The original's options, with two exceptions: the earlier network is used as it was, and distances are divided by the
+    /// sizes of the maps.
     pub fn new(earlier: StateDict) -> Self {
         Continual {
             earlier,
@@ -91,9 +93,9 @@ pub struct TrainerOptions {
     pub heat_map_loss: HeatMapLoss,
     /// How much each loss counts.
     pub weights: LossWeights,
-    /// Compute maps twice rather than keep them: less memory, more time, the same bits.
+    /// True if maps are computed twice rather than kept. That takes less memory and more time, and gives the same bits.
     pub checkpoint_activations: bool,
-    /// True: norms by running statistics, which stay as they are.
+    /// True if batch norms use the running statistics, which then stay as they are.
     pub frozen_statistics: bool,
 }
 

@@ -1,8 +1,8 @@
 //! The training itself: epochs of steps, replay of exemplars, and when to save.
 //!
-//! What is drawn depends on seed, epoch and image alone, and a checkpoint holds weights, statistics, Adam's moments and
-//! the place where the training stood; so a training that was interrupted, even within an epoch, goes on bit by bit as
-//! one that was not.
+//! Everything that is drawn depends on the seed, the epoch and the image alone, and a checkpoint holds the weights, the
+//! statistics, Adam's moments and the place where the training stood. So a training that was interrupted, even within an epoch,
+//! goes on with the same bits as one that was not.
 
 use super::data::{Batch, Data};
 use super::schedule::{Replay, Schedule, Work, work_of_epoch};
@@ -81,15 +81,15 @@ pub struct Position {
 /// How good a network is on the micrographs that judge it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// Average precision; of fibers F1 by length.
+    /// Average precision, or F1 by length if fibers are learnt.
     pub value: f64,
-    /// The same of as many picks at random places; 0 where that is not computed.
+    /// The same number for as many picks at random places; 0 where that is not computed.
     pub random: f64,
 }
 
-/// Of what there is to gain over random picks a network must gain this share, else it counts as no better than they. Peaks of a
-/// heat map keep apart from each other, so even a network that has learnt nothing finds a little more than picks that may lie on
-/// one another.
+/// From the score of random picks up to 1 there is something to gain. A network that gains less than this share of it counts as
+/// no better than random picks. Peaks of a heat map keep apart from each other, so even a network that has learnt nothing finds
+/// a little more than random picks, which may lie on one another.
 const LEAST_GAIN: f64 = 0.05;
 
 impl Score {
@@ -108,7 +108,7 @@ pub struct Best {
     pub value: f64,
 }
 
-/// All that a training which goes on has to know of what was before.
+/// All that a training which is resumed has to know about the steps before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Standing {
     /// Where it stands.
@@ -132,7 +132,7 @@ pub struct RunOptions {
     pub judges_start: bool,
 }
 
-/// A step, told.
+/// What is reported about a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// The epoch, from 1.
@@ -151,12 +151,12 @@ pub struct StepReport {
     pub replay: bool,
 }
 
-/// An epoch, told.
+/// What is reported about an epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochReport {
     /// The epoch, from 1.
     pub epoch: u32,
-    /// Means of its losses over images, those of the replay left out.
+    /// Means of its losses over the images. Images of the replay are left out.
     pub losses: Losses,
     /// Mean of the total over the images of the replay.
     pub replay_loss: Option<f64>,
@@ -164,17 +164,18 @@ pub struct EpochReport {
     pub learning_rate: f64,
     /// Score on the micrographs that judge, if there are any.
     pub validation: Option<Score>,
-    /// True if the network is better than random picks, and no network before it was as good, that of the start included.
+    /// True if the network is better than random picks, and better than every network before it, also than the one that the
+    /// training started with.
     pub is_best: bool,
     /// Images a second.
     pub images_per_second: f64,
     /// Seconds that its steps took.
     pub seconds: f64,
-    /// Seconds until the last epoch is done and judged, if all go on like those so far.
+    /// Seconds until the last epoch is done and judged, if all further epochs take as long as those so far.
     pub seconds_left: f64,
 }
 
-/// What is to be saved.
+/// Everything that a checkpoint saves.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The network.
@@ -187,7 +188,7 @@ pub struct Snapshot {
     pub is_best: bool,
 }
 
-/// What surrounds a training: telling, judging, saving.
+/// The work around a training: reporting, judging and saving.
 pub trait Hooks {
     /// The network that the training starts with was judged.
     ///
@@ -207,7 +208,7 @@ pub trait Hooks {
     /// Errors: an image cannot be read, or the network fails.
     fn validate(&mut self, state: &StateDict) -> Result<Option<Score>>;
 
-    /// Saves, whole or not at all.
+    /// Saves a snapshot, whole or not at all.
     ///
     /// Errors: a file cannot be written.
     fn save(&mut self, snapshot: &Snapshot) -> Result<()>;
@@ -222,7 +223,8 @@ pub enum End {
     Stopped,
 }
 
-/// Trains from where `standing` says to the last epoch, and returns where it stands then. `stop` ends it after the step in hand.
+/// Trains from the position in `standing` to the last epoch, and returns the standing that is reached. Setting `stop` ends the
+/// training after the step in hand.
 ///
 /// Errors: an image cannot be read, a loss is no number (the last checkpoint stays as it was), or saving fails.
 pub fn run(
@@ -303,7 +305,7 @@ pub fn run(
     Ok((End::Done, standing))
 }
 
-/// Judges the network before its first step, and saves it: it is the best until another one is better.
+/// Judges the network before its first step, and saves it, because it is the best until another one is better.
 fn judge_start(learner: &dyn Learner, schedule: &Schedule, standing: &mut Standing, hooks: &mut dyn Hooks) -> Result<()> {
     let state = learner.state_dict()?;
     let Some(score) = hooks.validate(&state)? else { return Ok(()) };
@@ -314,8 +316,8 @@ fn judge_start(learner: &dyn Learner, schedule: &Schedule, standing: &mut Standi
     hooks.save(&Snapshot { state, adam: learner.adam(schedule.rate(0))?, standing: *standing, is_best })
 }
 
-/// Calls `each` with every piece of work and its batch, the next batch being made meanwhile; ends early where it says
-/// so and returns the step.
+/// Calls `each` with every piece of work and its batch, while the next batch is being made. If `each` breaks off with a step,
+/// the work ends early and that step is returned.
 fn with_batches(
     work: &[Work],
     data: &Data,

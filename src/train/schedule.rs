@@ -33,9 +33,9 @@ pub enum Order {
 pub struct Schedule {
     /// Adam's highest rate.
     pub learning_rate: f64,
-    /// Over so many steps the rate rises evenly to the highest.
+    /// The number of steps over which the rate rises evenly to the highest.
     pub warm_up: usize,
-    /// How it falls from there.
+    /// How the rate falls from there.
     pub fall: Fall,
     /// In which order the images are shown.
     pub order: Order,
@@ -69,8 +69,8 @@ impl Schedule {
 }
 
 impl Schedule {
-    /// The schedule as words with blanks between, for a checkpoint: rate, steps of the warm-up, `cosine` or the drops, `passes` or
-    /// `endless`, steps of an epoch, epochs.
+    /// The schedule for a checkpoint, as words with blanks between them: rate, steps of the warm-up, `cosine` or the drops,
+    /// `passes` or `endless`, steps of an epoch, epochs.
     pub fn to_text(&self) -> String {
         let fall = match &self.fall {
             Fall::Cosine => "cosine".to_owned(),
@@ -81,7 +81,7 @@ impl Schedule {
         format!("{:?} {} {fall} {order} {} {}", self.learning_rate, self.warm_up, self.epoch_steps, self.epochs)
     }
 
-    /// Reads what [`Schedule::to_text`] wrote; none of anything else.
+    /// Reads a schedule that [`Schedule::to_text`] wrote. Returns none if the text is anything else.
     pub fn from_text(text: &str) -> Option<Schedule> {
         let words: Vec<&str> = text.split(' ').collect();
         let [rate, warm_up, fall, order, epoch_steps, epochs] = words.as_slice() else { return None };
@@ -100,10 +100,10 @@ impl Schedule {
     }
 }
 
-/// What a cosine leaves of the learning rate.
+/// The share of the highest learning rate that a cosine falls to.
 const LEAST_SHARE: f64 = 0.01;
 
-/// What the command line says of the schedule. None: it says nothing.
+/// What the command line says about the schedule. A field is none if the command line does not say it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
     /// `--lr`.
@@ -112,13 +112,13 @@ pub struct Asked {
     pub drops: Option<Vec<u32>>,
     /// `--num_epochs`.
     pub epochs: Option<u32>,
-    /// `--num_iters`: most steps of an epoch.
+    /// `--num_iters`: the most steps of an epoch.
     pub most_steps: Option<usize>,
     /// `--steps`: steps in all.
     pub steps: Option<usize>,
 }
 
-/// The guide's epochs, and those after which its rate falls.
+/// The number of epochs in the guide, and the epochs after which its rate falls.
 const EPOCHS: u32 = 140;
 const DROPS: [u32; 2] = [70, 90];
 
@@ -128,6 +128,8 @@ impl Asked {
         self.drops.is_some() || self.epochs.is_some() || self.most_steps.is_some()
     }
 
+    /// Refuses a schedule that contradicts itself.
+    ///
     /// Errors: the drops do not increase, or the length is given both in steps and in epochs.
     pub fn check(&self) -> Result<()> {
         if let Some(drops) = &self.drops {
@@ -141,8 +143,9 @@ impl Asked {
         Ok(())
     }
 
-    /// The schedule in passes over `images` images, `new_images` of them a step: the guide's 140 epochs with drops after 70 and
-    /// 90. Where only the number of epochs is given, the drops move with it, and a line says so.
+    /// The schedule in passes over `images` images, of which each step takes `new_images`. By default these are the guide's 140
+    /// epochs, with drops after 70 and 90. If the number of epochs is given without the drops, the drops move with it, and the
+    /// line that is returned says so.
     pub fn in_passes(&self, learning_rate: f64, images: usize, new_images: usize) -> (Schedule, Option<String>) {
         let epochs = self.epochs.unwrap_or(EPOCHS);
         let epoch_steps = images.div_ceil(new_images.max(1)).min(self.most_steps.unwrap_or(usize::MAX)).max(1);
@@ -172,7 +175,7 @@ impl Asked {
         (schedule, note)
     }
 
-    /// The schedule in steps that a recipe gives where nothing is asked, in about so many epochs.
+    /// The schedule in steps, cut into about this many epochs. The recipe gives everything that the command line does not say.
     pub fn in_steps(&self, recipe: &Recipe, epochs: usize) -> Schedule {
         let steps = self.steps.unwrap_or(recipe.steps).max(1);
         let epoch_steps = steps.div_ceil(epochs.max(1));
@@ -197,28 +200,29 @@ pub enum Beginning {
     Model,
 }
 
-/// What a training does where nobody says otherwise.
+/// The learning rate and the length of a training for which the command line gives none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// Adam's highest rate.
     pub learning_rate: f64,
-    /// Over so many steps the rate rises.
+    /// The number of steps over which the rate rises.
     pub warm_up: usize,
     /// Steps in all.
     pub steps: usize,
 }
 
-/// Images of a step where nobody says otherwise: the guide's.
+/// Images of a step where the command line does not say how many. The guide has the same number.
 pub const BATCH: usize = 4;
 /// The guide's learning rate.
 pub const GUIDE_RATE: f64 = 1e-4;
 
 impl Recipe {
-    /// The recipe for a network whose deepest level has `deepest` channels, and for so many training images.
+    /// The recipe for a network whose deepest level has `deepest` channels, and for this many training images.
     ///
-    /// The numbers were chosen on micrographs that validate; docs/training.md has the table of what was tried. A wide network
-    /// takes smaller steps: the sum that a pixel of its maps is grows with the number of channels. Every image is
-    /// shown eight times at least, and a network that knows nothing needs its steps whatever the number of images.
+    /// The numbers were chosen on the micrographs of the validation part; docs/training.md has the table of what was tried. A
+    /// wide network takes smaller steps, because a pixel of its maps is a sum over all channels, which grows with their number.
+    /// Every image is shown at least eight times, unless that takes too many steps, and a network that knows nothing needs its
+    /// steps however few images there are.
     pub fn of(beginning: Beginning, deepest: usize, images: usize) -> Recipe {
         let is_narrow = deepest <= 256;
         let (learning_rate, steps) = match (beginning, is_narrow) {
@@ -232,22 +236,22 @@ impl Recipe {
     }
 }
 
-/// More steps than this are only made where somebody asks for them.
+/// A recipe never has more steps than this. More are made only if the command line asks for them.
 const MOST_STEPS: usize = 4000;
 
 /// When the exemplars of earlier data sets are replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Replay {
-    /// As the original does: in steps of their own, all of them after every eighth step.
+    /// Exemplars have steps of their own: all of them are replayed after every eighth step, as the original does.
     #[default]
     Apart,
-    /// In every step: so many of its images are exemplars, and come first.
+    /// Every step has this many exemplars among its images, and they come first.
     Mixed(usize),
 }
 
 impl Replay {
-    /// Every step shares its images between new ones and exemplars: at least one of each. Steps of one image cannot, and
-    /// replay apart.
+    /// The rule for a share of exemplars in every step. Each step has at least one exemplar and at least one new image. Steps
+    /// of one image cannot have both, so their exemplars are replayed apart.
     pub fn of_share(share: f64, batch: usize) -> Self {
         match batch {
             0 | 1 => Replay::Apart,
@@ -255,7 +259,7 @@ impl Replay {
         }
     }
 
-    /// How many of the images of a step are exemplars, where there are so many exemplars in all.
+    /// How many of the `batch` images of a step are exemplars, if there are `exemplars` exemplars in all.
     pub fn in_each_step(self, exemplars: usize, batch: usize) -> usize {
         match self {
             Replay::Apart => 0,
@@ -264,7 +268,8 @@ impl Replay {
     }
 }
 
-/// After so many steps the exemplars are replayed; epochs of no more steps replay them after the first.
+/// The exemplars are replayed whenever this many steps are done. An epoch that has no more steps than this replays them after
+/// its first step.
 const REPLAY_EVERY: usize = 8;
 
 /// One call of the network.
@@ -276,11 +281,11 @@ pub(super) struct Work {
     pub(super) images: Vec<Draw>,
     /// The exemplars, which come first.
     pub(super) exemplars: Vec<Draw>,
-    /// A training may stop only here, so that a replay is never cut in two.
+    /// True for the last call of a step. A training may stop only there, so that a replay is never cut in two.
     pub(super) is_last_of_step: bool,
 }
 
-/// All calls of the network in an epoch (counted from 1), from its step `first` on.
+/// All calls of the network in an epoch, from its step `first` on. Epochs are counted from 1.
 pub(super) fn work_of_epoch(
     data: &Data,
     replay: Option<&Data>,
@@ -328,7 +333,8 @@ fn new_images(data: &Data, a_step: usize, schedule: &Schedule, epoch: u32) -> Ve
     }
 }
 
-/// `count` exemplars for each step of an epoch: all in random order, then all again in another.
+/// `count` exemplars for each step of an epoch. All exemplars come in random order, then all of them again in another order,
+/// and so on.
 fn drawn_exemplars(replay: &Data, count: usize, epoch: u64) -> impl Iterator<Item = Vec<usize>> {
     let mut order: Vec<usize> = Vec::new();
     let mut round = 0;

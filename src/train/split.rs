@@ -1,4 +1,4 @@
-//! Which images train, which choose the best model, and which are kept for the last word.
+//! Which images train the network, which ones choose the best model, and which ones are kept for the evaluation at the end.
 
 use crate::random::Random;
 use anyhow::{Result, ensure};
@@ -15,8 +15,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The shares that options mean, those of the guide where they are not given: 80, 0 and 20. A test share that is
-    /// not given takes what is left, but no more than 20.
+    /// The shares that the options mean. Where none is given, they are those of the guide: 80, 0 and 20. If the test share
+    /// alone is not given, the test part takes what the others leave, but no more than 20.
     ///
     /// Errors: more than 100 percent, or nothing to train on.
     pub fn from_options(train: Option<u32>, validation: Option<u32>, test: Option<u32>) -> Result<Shares> {
@@ -45,7 +45,7 @@ pub struct Split {
 
 const STREAM: u64 = 0x73706c6974; // "split"
 
-/// Parts `count` images at random; the same for the same seed. Shares of 100 percent leave no image out.
+/// Divides `count` images at random; the same seed gives the same parts. Shares that add up to 100 percent leave no image out.
 pub fn split(count: usize, shares: Shares, seed: u64) -> Split {
     let mut order: Vec<usize> = (0..count).collect();
     Random::new(seed, &[STREAM]).shuffle(&mut order);

@@ -1,7 +1,7 @@
-//! Targets: what the network should answer to an image, drawn from its labels on the heat map (frame H).
+//! Targets: what the network should answer to an image. They are drawn on the heat map (frame H) from the image's labels.
 //!
-//! Each label leaves a Gaussian of height 1 in the heat map, and an object: where its centre lies within its cell, and
-//! how large its box is. Source: Zhou et al. 2019, arXiv:1904.07850, section 3.
+//! Each label leaves a Gaussian of height 1 in the heat map, and an object, which says where the label's centre lies within its
+//! cell and how large its box is. Source: Zhou et al. 2019, arXiv:1904.07850, section 3.
 
 pub mod gpu;
 
@@ -25,7 +25,7 @@ pub struct Targets {
     pub heat_map: Vec<f32>,
     /// All objects of all images; several may share a cell.
     pub objects: Vec<Object>,
-    /// The labels of all objects, where nothing but labels was drawn: a GPU draws them itself.
+    /// The labels of all objects, if all targets were drawn from labels. A GPU then draws the targets itself.
     pub labels: Option<Labels>,
 }
 
@@ -47,10 +47,10 @@ impl Targets {
         Targets { heat_map: vec![0.0; n * h * w], objects: Vec::new(), labels: Some(Labels::default()) }
     }
 
-    /// Draws a label into an image of the batch, a heat map of [h, w]; false if it lies outside.
+    /// Draws a label into an image of the batch, whose heat map is `[h, w]`. Returns false if the label lies outside.
     ///
-    /// With `clip` the box is first cut at the border as the original does, which moves the centre of what is left
-    /// (`--compat clip-centre`). Without it the label counts if its centre is inside, and keeps centre and size.
+    /// With `clip` the box is first cut at the border as the original does, which moves its centre (`--compat clip-centre`).
+    /// Without `clip` the label counts if its centre is inside, and keeps its centre and size.
     pub fn add(&mut self, image: usize, [h, w]: [usize; 2], corners: CornersH, clip: bool) -> bool {
         let [mut x1, mut y1, mut x2, mut y2] = corners;
         let label = Labels { boxes: vec![(image, corners)], clip };
@@ -60,7 +60,7 @@ impl Targets {
         }
         let size = [x2 - x1, y2 - y1];
         let centre = [(x1 + x2) / 2.0, (y1 + y2) / 2.0];
-        // Written so that a NaN is outside.
+        // This is written so that a NaN counts as outside.
         let is_inside = size[0] > 0.0 && size[1] > 0.0 && (0.0..w as f32).contains(&centre[0]) && (0.0..h as f32).contains(&centre[1]);
         if !is_inside {
             return false;
@@ -74,9 +74,7 @@ impl Targets {
         true
     }
 
-    /// The targets of these images, then those of another batch.
-    ///
-    /// `n`: how many images these are of.
+    /// Appends the targets of another batch. `n` is the number of images that the targets so far belong to.
     pub fn followed_by(&mut self, n: usize, other: Targets) {
         self.heat_map.extend(other.heat_map);
         self.objects.extend(other.objects.into_iter().map(|object| Object { image: n + object.image, ..object }));
@@ -85,7 +83,8 @@ impl Targets {
         if n == 0 { self.labels = labels } else { self.add_labels(labels) }
     }
 
-    /// Labels that are clipped and labels that are not cannot be drawn together.
+    /// Appends the labels of another batch. Labels that are clipped and labels that are not cannot be drawn together, so then
+    /// none are kept.
     fn add_labels(&mut self, other: Option<Labels>) {
         self.labels = match (self.labels.take(), other) {
             (Some(these), Some(other)) if other.boxes.is_empty() => Some(these),
@@ -98,7 +97,7 @@ impl Targets {
         };
     }
 
-    /// The middle radius of the objects' Gaussians; 1, as for the original's boxes, without objects.
+    /// The middle radius of the objects' Gaussians. Without objects it is 1, as for the original's boxes.
     pub fn typical_radius(&self) -> usize {
         let mut radii: Vec<usize> = self.objects.iter().map(|object| radius_of(object.size)).collect();
         radii.sort_unstable();
@@ -111,7 +110,7 @@ fn radius_of([width, height]: [f32; 2]) -> usize {
     gaussian_radius([height.ceil(), width.ceil()].map(f64::from))
 }
 
-/// Overlap that a box whose corners move by the radius keeps with the true one.
+/// The overlap with the true box that a box keeps if its corners move by the radius.
 const MIN_OVERLAP: f64 = 0.7;
 
 /// Radius of the Gaussian for a box of `h` x `w` heat-map pixels: whole pixels, rounded down.
@@ -131,7 +130,8 @@ fn radius_exact([h, w]: [f64; 2]) -> f64 {
     touching.min(inside).min(outside)
 }
 
-/// Draws a Gaussian of height 1 and deviation (2 radius + 1) / 6 by maximum; its patch ends `radius` cells from the centre.
+/// Draws a Gaussian of height 1 and deviation (2 radius + 1) / 6. Where values are there already, the greater one stays. The
+/// Gaussian ends `radius` cells from its centre.
 ///
 /// Shapes: `map` (h, w); `centre` column and row inside of it.
 pub fn draw_gaussian(map: &mut [f32], [h, w]: [usize; 2], [x, y]: [usize; 2], radius: usize) {

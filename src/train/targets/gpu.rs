@@ -8,13 +8,13 @@ use crate::ops::Real;
 use crate::ops::losses;
 use anyhow::{Result, ensure};
 
-/// Threads of a block, as the KERNEL lines say, and the side of the tiles that are drawn by one.
+/// Threads of a block, as the KERNEL lines say, and the side of the tile that a block draws.
 const THREADS: u32 = 256;
 const TILE: usize = 16;
 /// The cell of a label that is no object.
 const NO_OBJECT: u32 = u32::MAX;
 
-/// The targets of a batch on a GPU. Frame H. Its memory grows, and serves batch after batch.
+/// The targets of a batch on a GPU. Frame H. Their memory is used again for each batch, and grows if a batch needs more.
 #[derive(Debug)]
 pub struct DeviceTargets<T: Real = f32> {
     shape: [usize; 3],
@@ -22,14 +22,15 @@ pub struct DeviceTargets<T: Real = f32> {
     heat_map: Buffer<T>,
     images: GrowingMemory,
     corners: GrowingMemory,
-    /// Of each label: its cell, counted through all images; offset and size of its object; the Gaussian around it.
+    /// These three have an entry for each label: its cell, counted through all images; the offset and size of its object; and
+    /// the Gaussian around it.
     cells: GrowingMemory,
     wanted: GrowingMemory,
     discs: GrowingMemory,
 }
 
 impl<T: Real> DeviceTargets<T> {
-    /// Those of no image.
+    /// The targets of no image.
     ///
     /// Errors: the device fails.
     pub fn new(gpu: &Gpu) -> Result<Self> {
