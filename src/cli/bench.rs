@@ -109,7 +109,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 /// Milliseconds from an image to its peaks, as the median of several runs. A run before them warms up caches and pages and
 /// is not counted.
 fn network_ms(finder: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64> {
-    // Any numbers of the usual size do: no step of the network takes longer for some than for others.
+    // The numbers may be any of the usual size, because no step of the network takes longer for some of them than for others.
     let image: Vec<f32> = (0..frame * frame).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     finder.run(&image)?;
     let mut times = Vec::with_capacity(runs);
@@ -124,7 +124,7 @@ fn network_ms(finder: &mut PeakFinder, frame: usize, runs: usize) -> Result<f64>
 
 struct Pipeline {
     micrographs: usize,
-    /// Micrographs that could not be picked, and of which no time is counted.
+    /// Micrographs that could not be picked, whose time is not counted.
     failures: usize,
     micrograph_ms: f64,
 }

@@ -1,7 +1,7 @@
 //! `epicker check`: a look at labels before anybody trains.
 //!
-//! It tells what matches what, how many labels there are and how many lie outside, draws them on the micrographs, and
-//! says whether they look mirrored in y.
+//! It tells which labels match which micrographs, how many labels there are and how many lie outside. It draws them on the
+//! micrographs, and says whether they look mirrored in y.
 
 use super::label_args::{LabelArgs, tell};
 use super::status::{self, OrUsage};

@@ -118,7 +118,7 @@ fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<String> {
     Ok(text)
 }
 
-/// How many tensors there are of each type: `343 F32, 55 I64`.
+/// How many tensors of each type there are: `343 F32, 55 I64`.
 fn types_of(state: &StateDict) -> String {
     let count = |name: &str| state.tensors.iter().filter(|tensor| tensor.values.type_name() == name).count();
     let counts = ["F64", "F32", "F16", "I64"].map(|name| (count(name), name));

@@ -22,11 +22,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-/// So many files are written together; between them a signal may end the work, and the list then names those that are there.
+/// The number of files that are written together. A signal may end the work after each such group; the list then names the
+/// files that are there.
 const IN_HAND: usize = 256;
 
-/// Vertices of a fiber nearer to its path than this are left out where a format holds edges: half a pixel is less
-/// than any tracing is good for.
+/// Where a format holds edges, vertices of a fiber that lie nearer to its path than this are left out. No tracing is exact to
+/// half a pixel.
 const STRAIGHT_PX: f64 = 0.5;
 
 /// Convert coordinate files from any format to any other
@@ -193,7 +194,7 @@ enum Helix {
     Segments,
 }
 
-/// The value of `--from`: a family, or none.
+/// The value of `--from`: a family of formats, or none for `auto`.
 #[derive(Clone, Copy, Debug)]
 struct FromFormat(Option<Family>);
 
@@ -208,9 +209,9 @@ fn parse_from(text: &str) -> Result<FromFormat, String> {
 struct Item {
     /// Names by which their micrograph is found.
     name: Name,
-    /// File they came from.
+    /// The file that the coordinates came from.
     source: PathBuf,
-    /// What the outputs are named after: the micrograph if known, else the source.
+    /// The path that outputs are named after: the micrograph if it is known, else the source.
     named_after: PathBuf,
     /// The micrograph, as an index into those of `--data`.
     micrograph: Option<usize>,
@@ -236,7 +237,7 @@ impl From<Source> for Item {
     }
 }
 
-/// Failures so far: reported when they happen, counted for the exit status.
+/// The number of failures so far. Each is reported when it happens, and counted for the exit status.
 #[derive(Default)]
 struct Failures(usize);
 
@@ -247,7 +248,7 @@ impl Failures {
     }
 }
 
-/// Runs `epicker coords`; returns the exit status: 0 done, 1 some file failed, or that of a signal.
+/// Runs `epicker coords`; returns the exit status: 0 if all is done, 1 if some file failed, or that of a signal.
 ///
 /// Errors: wrong usage, before any file is written.
 pub fn run(args: &CoordsArgs) -> Result<u8> {
@@ -261,7 +262,7 @@ pub fn run(args: &CoordsArgs) -> Result<u8> {
     })
 }
 
-/// The conversion. Errors are those of usage: nothing has been written then.
+/// Converts the files. An error is always one of usage, and nothing has been written then.
 fn convert(args: &CoordsArgs, failures: &mut Failures) -> Result<usize> {
     check_usage(args)?;
     let read = read_sources(&args.inputs, &read_options(args))?;
@@ -350,7 +351,7 @@ impl Micrographs {
         Ok(Micrographs { found })
     }
 
-    /// Names items after their micrographs, as far as there are any.
+    /// Names items after their micrographs, if `--data` gives any.
     fn name(&self, items: &mut [Item]) -> Result<()> {
         if self.found.is_empty() {
             return Ok(());
@@ -409,7 +410,7 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs, rem
         }
     }
     judge(item, micrographs, args, &mut doubts).with_context(|| name.clone())?;
-    // A table of a thousand micrographs says everything once.
+    // Remarks are gathered, so that a table of a thousand micrographs gives each of them once.
     remarks.append(doubts, &format!("{name}: "));
     let coordinates = &mut item.set.coordinates;
     if let (To::Thi, Kind::Vesicle, Some(side)) = (args.to, coordinates.kind, args.box_size) {
@@ -429,8 +430,8 @@ fn to_frame_m(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs, rem
     Ok(())
 }
 
-/// Judges the points before they are handed on: programs stop at points outside of a micrograph, and take equal ones for
-/// several particles.
+/// Judges the points before other programs get them, because these programs stop at points outside of a micrograph, and take
+/// equal points for several particles.
 fn judge(item: &mut Item, micrographs: &Micrographs, args: &CoordsArgs, remarks: &mut Warnings) -> Result<()> {
     let mut judged = item.set.clone();
     let equal = if args.equal == Doubtful::Keep { 0 } else { judged.drop_equal() };
@@ -471,7 +472,8 @@ fn evidence(item: &Item, micrographs: &Micrographs, args: &CoordsArgs) -> Result
     Ok(evidence)
 }
 
-/// Topaz picks downscaled images: all points in the first quarter of every micrograph mean a forgotten factor.
+/// Warns of a forgotten `--scale`. Topaz picks downscaled images, so if all points lie in the first quarter of every
+/// micrograph, they were most likely not scaled up.
 fn warn_topaz_scale(items: &[Item], micrographs: &Micrographs, args: &CoordsArgs) {
     if args.from.0 != Some(Family::Topaz) || args.scale != 1.0 || micrographs.found.is_empty() {
         return;
@@ -556,7 +558,8 @@ fn write_each(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) -> R
 
 /// The text of one output file.
 fn text_of(item: &Item, args: &CoordsArgs) -> Result<String> {
-    // Formats of edges: points along a straight piece would each start the track anew.
+    // These formats hold edges. With a point in the middle of a straight piece there would be two edges, and each would start
+    // the track anew.
     let edges = matches!(args.to, To::Startend | To::Helixbox | To::Helicon).then(|| item.set.coordinates.straightened(STRAIGHT_PX));
     let edges = edges.transpose()?;
     let coordinates = edges.as_ref().unwrap_or(&item.set.coordinates);
@@ -600,7 +603,8 @@ fn write_merged(items: Vec<Item>, args: &CoordsArgs, failures: &mut Failures) ->
     }
 }
 
-/// What each micrograph is called in a merged table: the name of its file, with `--keep-dirs` below the folder that all share.
+/// The name of each micrograph in a merged table: the name of its file, and with `--keep-dirs` its path below the folder that
+/// all share.
 ///
 /// Errors: two micrographs would have one name, so that nobody could tell their points apart any more.
 fn merged_names(items: &[Item], args: &CoordsArgs) -> Result<Vec<String>> {

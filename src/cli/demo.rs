@@ -42,7 +42,7 @@ pub struct DemoArgs {
 /// The diameters of the particles that are shown, angstrom. Much smaller or much larger ones would need another pixel size
 /// than the demo's.
 const DIAMETERS: &str = "140,200";
-/// `epicker pick` keeps candidates above this score, so no lower threshold can be asked for afterwards.
+/// `epicker pick` keeps only candidates above this score, so no lower threshold can be asked for afterwards.
 const LOWEST: &str = "0.01";
 
 /// Runs the command; returns the exit status.
@@ -107,7 +107,7 @@ pub fn run(args: &DemoArgs) -> Result<u8> {
     Ok(status::DONE)
 }
 
-/// Runs a command of this program, and says which.
+/// Runs a command of this program, after telling the user which one.
 fn command(words: &[&str]) -> Result<u8> {
     let shown: Vec<String> = words.iter().map(|word| crate::pick::report::shell_word(word)).collect();
     status::print(&format!("$ epicker {}", shown.join(" ")));
@@ -132,7 +132,7 @@ fn simulated(log: &Path) -> Result<(u64, f64)> {
     Ok((labels, diameter))
 }
 
-/// The threshold of a run, as its candidates files say it.
+/// The threshold of a run, which its candidates files tell.
 fn threshold(folder: &Path) -> Result<String> {
     let name = || folder.display().to_string();
     let mut files: Vec<PathBuf> = Vec::new();

@@ -1,4 +1,4 @@
-//! `--gpus` and `--conv`: who computes. It is said, never silent.
+//! `--gpus` and `--conv` choose who computes. The program always says what was chosen.
 
 use super::status::OrUsage;
 use super::values::Devices;

@@ -1,7 +1,7 @@
 //! `epicker eval`: picks against labels, in numbers and as a curve.
 //!
-//! The story: find micrographs, labels and picks (of a model or from files of any program), match, count, tell. With
-//! `--against` the same for an earlier model or earlier picks, and the difference.
+//! The story: find micrographs, labels and picks (of a model or from files of any program), match them, count, and tell the
+//! numbers. With `--against` the same is done for an earlier model or earlier picks, and the difference is told.
 
 mod page;
 
@@ -144,7 +144,7 @@ struct DataSet {
     unreadable: usize,
 }
 
-/// A data set that was judged: what was compared, how, and the numbers.
+/// A data set that was judged: what was compared, by which rules, and the numbers that came out.
 struct JudgedSet {
     /// Which micrographs of the data set were judged; those that could not be picked are not among them.
     judged: Vec<usize>,
@@ -157,9 +157,9 @@ struct JudgedSet {
 
 /// Whose picks are judged.
 enum Whose<'a> {
-    /// A model's, on a device.
+    /// The picks of a model, which picks on a device.
     Model(&'a Model, &'a Compute),
-    /// Those of files, one path for each data set, of a format if one is given.
+    /// The picks in files: one path for each data set, and the format if one is given.
     Files(&'a [PathBuf], Option<Family>),
 }
 
@@ -181,7 +181,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
         args.reports(&data_sets, &whose(&model, &chosen).unwrap_or(Whose::Files(&args.picks, args.format)), say)?;
     let before = match (whose(&earlier, &chosen), args.against.as_slice()) {
         (None, []) => None,
-        // The format asked for is that of --picks; the earlier ones may be of another program.
+        // The format that is asked for is that of --picks. The earlier picks may come from another program.
         (whose, picks) => Some(args.reports(&data_sets, &whose.unwrap_or(Whose::Files(picks, None)), say)?),
     };
     failures += data_sets.iter().map(|data_set| data_set.unreadable).sum::<usize>();
@@ -229,7 +229,7 @@ fn model_of(path: &Path) -> ModelSource {
     path.as_os_str().to_owned().into()
 }
 
-/// What is told of a scale, as lines.
+/// Tells what is found out about a scale, line by line.
 struct Lines<'a>(&'a dyn Fn(&str));
 
 impl Voice for Lines<'_> {
@@ -294,7 +294,7 @@ impl EvalArgs {
         [&self.diameter, &self.diameter_px].map(|given| given.get(data_set).or(given.first()).copied())
     }
 
-    /// How many of the data sets, the first ones, are old: a later model may have forgotten them.
+    /// How many of the data sets are old, counted from the first. A later model may have forgotten these.
     fn old(&self) -> usize {
         self.old.unwrap_or(match self.label.len() {
             1 => 1,
@@ -399,7 +399,7 @@ impl EvalArgs {
         let [diameter_angstrom, diameter_px] = self.diameters(data_set);
         let asked = diameter_angstrom.is_some() || diameter_px.is_some();
         let is_vesicle = items.iter().any(|item| item.labels.kind == Kind::Vesicle);
-        // A label's own box says more than the box that every model of the original was trained with.
+        // The label's own box says more than the box that all models of the original were trained with.
         let has_own = items.iter().all(|item| item.labels.points.iter().all(|label| label.radius().is_some()));
         let model_side = model
             .map(|_| facts.particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX))
@@ -421,7 +421,7 @@ impl EvalArgs {
         }
     }
 
-    /// The picks of a model on every micrograph of a data set. One that fails is told, and has none.
+    /// The picks of a model on every micrograph of a data set. A micrograph that fails is reported, and has no picks.
     fn picks_of_model(
         &self,
         model: &Model,
@@ -523,11 +523,12 @@ impl DataSet {
         with_labels.map_or(Kind::Particle, |one| one.coordinates.kind)
     }
 
-    /// What is judged. Labels of kind particle with sizes are vesicles where the mode says so, and the other way round.
+    /// The labels and picks of a micrograph, to be judged. Where the mode says vesicles, labels that were read as particles
+    /// with sizes are taken as vesicles, and the other way round.
     fn item(&self, one: &Labelled, Picked { picks, frame }: Picked, kind: Option<Kind>) -> Item {
         let mut labels = one.coordinates.clone();
         if labels.points.is_empty() {
-            labels.kind = self.kind(); // an empty file says nothing of what it could hold
+            labels.kind = self.kind(); // an empty file does not say what kind of points it could hold
         }
         match (kind, labels.kind) {
             (Some(Kind::Vesicle), Kind::Particle) => labels.kind = Kind::Vesicle,
@@ -545,7 +546,7 @@ impl DataSet {
     }
 }
 
-/// Labels without their micrograph. Errors: a refined shift leads off every micrograph.
+/// Labels whose micrograph is not there. Errors: a refined shift leads off every micrograph.
 fn without_image(source: Source, stem: String, given: Option<f64>, remarks: &mut Warnings) -> Result<Labelled> {
     let evidence = Evidence { given, label: source.set.pixel_size, ..Evidence::default() };
     Ok(Labelled {
@@ -561,7 +562,7 @@ fn without_image(source: Source, stem: String, given: Option<f64>, remarks: &mut
     })
 }
 
-/// Refuses to judge fibers by the ends of fibers: pairs of start and end look like points until somebody says what they are.
+/// Refuses to judge fibers by their ends alone: pairs of start and end look like points until the user says what they are.
 fn refuse_points_of_star(data_set: &DataSet) -> Result<()> {
     let is_of_points = |one: &&Labelled| one.format == CoordinateFormat::Star && one.coordinates.kind == Kind::Particle;
     match data_set.micrographs.iter().filter(is_of_points).find(|one| !one.coordinates.points.is_empty()) {
@@ -574,7 +575,7 @@ fn refuse_points_of_star(data_set: &DataSet) -> Result<()> {
     }
 }
 
-/// Before and after, and what was forgotten, in points of a hundred.
+/// A table of the numbers before and after, and of what was forgotten. All are points of a hundred.
 fn table(data_sets: &[DataSet], before: &[Report], now: &[Report], old: usize) -> String {
     let mut out = String::from("AP before   after  points  data set\n");
     for ((data_set, before), now) in data_sets.iter().zip(before).zip(now) {
@@ -586,8 +587,8 @@ fn table(data_sets: &[DataSet], before: &[Report], now: &[Report], old: usize) -
     out
 }
 
-/// Mean loss over the first `old` data sets in points of a hundred. A set that gained counts as no loss; one that is new to the
-/// later model cannot have been forgotten, so it does not count.
+/// Mean loss over the first `old` data sets, in points of a hundred. A set that gained counts as no loss. A set that is new to
+/// the later model cannot have been forgotten, so it does not count.
 /// Source: Chaudhry et al. 2018, arXiv:1801.10112, section 3.
 fn forgetting(before: &[Report], now: &[Report], old: usize) -> f64 {
     let losses = before.iter().zip(now).take(old).map(|(before, now)| (100.0 * (before.main_number() - now.main_number())).max(0.0));

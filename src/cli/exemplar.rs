@@ -1,4 +1,4 @@
-//! `epicker exemplar`: labelled images kept for later trainings: made, listed, thinned out.
+//! `epicker exemplar` keeps labelled images for later trainings: it makes, lists and thins out folders of them.
 
 use super::label_args::{LabelArgs, tell};
 use super::status::{self, OrUsage, Usage};
@@ -69,7 +69,7 @@ pub struct ExemplarArgs {
 }
 
 impl ExemplarArgs {
-    /// True if the folder is only told of.
+    /// True if the command only tells what is in the folder.
     pub fn is_only_text(&self) -> bool {
         self.action == Action::List
     }

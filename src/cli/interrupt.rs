@@ -41,8 +41,8 @@ pub fn finishing(what_is_finished: &'static str) -> Finishing {
     Finishing { outer: work().replace(Work { what_is_finished, last_act: None }) }
 }
 
-/// As [`finishing`]; `last_act` is done before a second signal ends the program. It must be short: a scheduler that is
-/// out of patience kills.
+/// As [`finishing`], but `last_act` is done before a second signal ends the program. It must be short, because a scheduler that
+/// has waited long enough kills the program.
 pub fn finishing_or(what_is_finished: &'static str, last_act: impl Fn() + Send + 'static) -> Finishing {
     Finishing { outer: work().replace(Work { what_is_finished, last_act: Some(Box::new(last_act)) }) }
 }
@@ -57,7 +57,7 @@ pub fn status() -> u8 {
     STATUS.load(Ordering::Relaxed)
 }
 
-/// The flag that a signal sets, for work that takes a flag.
+/// The flag that a signal sets, for functions that take a flag.
 impl Deref for Finishing {
     type Target = AtomicBool;
 
@@ -136,13 +136,13 @@ fn on_signal(signal: i32, first: &mut Option<std::time::Instant>) {
                 last_act();
             }
             tell(&format!("interrupted by {name}: stopped at once"));
-            // Without the clean-up of a usual exit, which would wait for threads that are in the middle of their work.
+            // This skips the clean-up of a usual exit, which would wait for threads that are in the middle of their work.
             signal_hook::low_level::exit(128 + signal);
         }
     }
 }
 
-/// True if our caller wanted this signal ignored.
+/// True if whoever started this program wanted the signal to be ignored.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     // Linux tells the ignored signals as a mask; where there is no such file, none counts as ignored.

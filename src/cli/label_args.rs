@@ -1,4 +1,5 @@
-//! What commands with labels share: what labels are, how large their boxes are, and what is told of them.
+//! Options that commands with labels share: what the labels are, and how large their boxes are. Here is also what these
+//! commands tell about the labels.
 
 use super::status;
 use super::values;
@@ -44,7 +45,7 @@ impl LabelArgs {
     }
 }
 
-/// Tells what was gathered: matches, what is left over, warnings, and micrographs that could not be read.
+/// Tells what was gathered: the matches, the names that match nothing, warnings, and micrographs that could not be read.
 pub fn tell(gathered: &Gathered, say: &dyn Fn(&str)) {
     say(&labels::summary(gathered));
     gathered.notes.iter().for_each(|note| say(note));

@@ -102,7 +102,7 @@ impl LimitArgs {
         self.k.map_or(DEFAULT_LIMITS.k, |k| k.min(MOST_PEAKS))
     }
 
-    /// What a pick must pass. `base` holds what applies where an option is not given.
+    /// What a pick must pass. Where an option is not given, the limit of `base` holds.
     pub fn limits(&self, base: Limits) -> Limits {
         Limits {
             k: self.k.map_or(base.k, |k| k.min(MOST_PEAKS)),
@@ -138,7 +138,7 @@ impl LimitArgs {
 
     /// How picks are written.
     ///
-    /// Errors: as [`LimitArgs::helix`]; a spacing for what has no segments.
+    /// Errors: as [`LimitArgs::helix`], or a spacing is given for outputs that have no segments.
     pub fn rule(&self, kind: Kind, base: &OutputRule) -> Result<OutputRule> {
         let output_type = self.output_type.unwrap_or(base.output_type);
         ensure!(
@@ -160,8 +160,8 @@ impl LimitArgs {
 /// The limits of a run without options.
 pub const DEFAULT_LIMITS: Limits = Limits { k: 2000, vis_thresh: 0.0, edge: 25.0, min_distance: 0.0 };
 
-/// The limits of a run without options at a scale. Where the scale is that of the particles, the box of the border test
-/// has their size and needs no margin around it: all particles that lie wholly inside of the image are wanted.
+/// The limits at a scale of a run without options. Where the scale is that of the particles, the box of the border test has
+/// their size and needs no margin around it, because all particles that lie wholly inside of the image are wanted.
 pub fn limits_at(scale: &Scale) -> Limits {
     if scale.is_of_particles() { Limits { edge: 0.0, ..DEFAULT_LIMITS } } else { DEFAULT_LIMITS }
 }

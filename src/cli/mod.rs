@@ -155,7 +155,7 @@ pub fn check_command_line(args: Vec<OsString>) -> anyhow::Result<()> {
 
 fn understand(args: Vec<OsString>) -> anyhow::Result<Asked> {
     let mut commands = Cli::command().mut_subcommands(|command| {
-        // Values such as -1 are for the ranges to judge, not to be taken for options.
+        // Values such as -1 must not be taken for options; the allowed ranges judge them.
         command.arg(quiet_arg()).args_override_self(true).mut_args(with_negative_numbers)
     });
     let (args, ignored) = spelling::canonical(args, &commands)?;

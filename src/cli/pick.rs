@@ -150,7 +150,7 @@ pub fn run(args: PickArgs) -> Result<u8> {
     result
 }
 
-/// What a signal sets. It is asked for before a RELION job begins: whatever ends the job, its mark is written.
+/// The flag that a signal sets. Signals are caught before a RELION job begins, so that its mark is written whatever ends it.
 fn stop_flag(relion: Option<&RelionJob>) -> Finishing {
     let what = "finishing the micrograph in hand";
     match relion {
@@ -267,7 +267,7 @@ fn heading(args: &PickArgs, settings: &Settings, folder: &Path, micrographs: usi
     Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
 }
 
-/// Leaves a record of this run in the folder: how it was asked for, and what it settled.
+/// Leaves a record of this run in the folder: its command line, and what was settled.
 fn write_record(settings: &Settings, batch: &Batch) -> Result<()> {
     let Settings { limits, in_angstrom, rule, .. } = settings;
     let length = |pixels: f64, angstrom: Option<f64>| match angstrom {
@@ -310,7 +310,7 @@ struct Asked<'a> {
 }
 
 impl PickArgs {
-    /// The model that is asked for: without --load_model the general one of the mode.
+    /// The model that is asked for. Without --load_model it is the general model of the mode.
     fn model(&self) -> ModelSource {
         let general = || ModelSource::General(self.mode.unwrap_or_default().name());
         self.load_model.clone().unwrap_or_else(general)

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a run was told, and what it settled.
+/// The command line of a run, and what the run settled.
 #[derive(Clone, Debug)]
 pub struct Record {
     lines: Vec<(String, String)>,
@@ -41,7 +41,8 @@ impl Record {
         self.lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
     }
 
-    /// Writes the record into a folder, under a name of its own: runs that go on with others, or stand beside them, leave one each.
+    /// Writes the record into a folder, under a name that no other record has. So each run leaves one, also if it goes on with
+    /// an earlier run.
     ///
     /// Errors: the folder cannot be made, or the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
@@ -56,7 +57,7 @@ impl Default for Record {
     }
 }
 
-/// A time as names of files hold it: 20261129T204201Z, universal time.
+/// A time in the form that names of files have: 20261129T204201Z, universal time.
 /// Source: Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
 fn stamp(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

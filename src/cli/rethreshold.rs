@@ -1,6 +1,6 @@
-//! `epicker rethreshold`: the outputs of an earlier run again, from its candidates, with other limits.
+//! `epicker rethreshold` writes the outputs of an earlier run again, from its candidates, with other limits.
 //!
-//! What is not given stays as it was in that run. The network is not needed, nor are the micrographs.
+//! Options that are not given stay as they were in that run. Neither the network nor the micrographs are needed.
 
 use super::limits::{DEFAULT_LIMITS, LimitArgs, default_rule};
 use super::progress::Progress;
@@ -118,7 +118,7 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
     let kind = facts.get(key::MODE).unwrap_or("particle").parse().map_err(anyhow::Error::msg)?;
     let then = OutputRule {
         ang_thresh_rad: or(facts, key::ANG_THRESH, 0.3)?,
-        // Candidates that do not name a tracer are of a time when there was only the original's.
+        // Candidates that do not name a tracer were written when there was only the original's.
         tracer: facts.get(key::TRACER).unwrap_or(Tracer::Legacy.name()).parse().map_err(anyhow::Error::msg)?,
         output_type: or(facts, key::OUTPUT_TYPE, default_rule(kind).output_type)?,
         subpixel: facts.get(key::SUBPIXEL) == Some("1"),
@@ -179,12 +179,12 @@ fn task_of(facts: &Facts, source: &Path, folder: &Path, output: &Path, args: &Re
     })
 }
 
-/// A fact, or what applies without it.
+/// The value of a fact, or `otherwise` if the file does not have it.
 fn or<T: std::str::FromStr>(facts: &Facts, key: &str, otherwise: T) -> Result<T> {
     if facts.get(key).is_some() { facts.need(key) } else { Ok(otherwise) }
 }
 
-/// candidates -> filter -> write; the number of picks.
+/// Goes the way of one file: candidates -> filter -> write. Returns the number of picks.
 fn rewrite(task: &Task) -> Result<usize> {
     let name = || task.source.display().to_string();
     let bytes = regular::read(&task.source)?;

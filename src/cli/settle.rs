@@ -60,13 +60,14 @@ pub fn kind(mode: Option<Kind>, model: &Model) -> Result<Option<Kind>> {
     Ok(mode.or(of_model))
 }
 
-/// Particles of fewer micrograph pixels than this are hardly seen, and a diameter in nm looks so.
+/// Particles of fewer micrograph pixels than this can hardly be seen. A diameter that was given in nm by mistake looks like
+/// that.
 const LEAST_DIAMETER_PX: f64 = 15.0;
 /// Particles of a larger share of the micrograph's shorter side than this are hardly ever recorded.
 const MOST_DIAMETER_SHARE: f64 = 1.0 / 3.0;
-/// A frame so many times as wide as the micrograph shows nothing but enlarged noise.
+/// A frame that is wider than the micrograph by more than this factor shows nothing but enlarged noise.
 const MOST_ENLARGED: usize = 2;
-/// A diameter that trying finds within this factor of the one that was given agrees with it.
+/// If trying scales finds a diameter that differs by no more than this factor from the one that was given, the two agree.
 const MOST_OFF: f64 = 1.5;
 
 impl Asked<'_> {
@@ -80,8 +81,9 @@ impl Asked<'_> {
         self.model.facts().threshold.map_or(0.0, |threshold| threshold as f32)
     }
 
-    /// The scale as far as it is known without trying: that of the command line, else of the model. A frame that is the same
-    /// for all micrographs is planned at once, so that one that is too large for the memory is refused before any work.
+    /// The scale as far as it is known without trying: that of the command line, else that of the model. If the frame is the
+    /// same for all micrographs, the network is planned for it at once, so that a frame that is too large for the memory is
+    /// refused before any work.
     ///
     /// Errors: the network cannot be planned for the frame.
     pub fn scale_given(&self, looking: Looking, worker: &mut Worker) -> Result<Scale> {
@@ -93,8 +95,8 @@ impl Asked<'_> {
         Ok(scale)
     }
 
-    /// The scale of the whole run: `given`; or what the output folder keeps, or what trying finds, where nothing is given. A
-    /// given scale that looks odd is questioned.
+    /// The scale of the whole run. It is `given`, if that says one, and the user is warned if it looks odd. Else it is the
+    /// scale that the output folder keeps from an earlier run, or the one that trying finds.
     ///
     /// Errors: the network cannot run, or what the folder keeps cannot be read or written.
     pub fn scale(&self, given: Scale, looking: Looking, worker: &mut Worker, voice: &dyn Voice) -> Result<Scale> {
@@ -126,8 +128,8 @@ impl Asked<'_> {
         Ok(Scale::sought(kept, side_n_px))
     }
 
-    /// What is suspicious about a scale that was given, and what to do; none if nothing is. One micrograph is looked at, and
-    /// scales are tried on it where the model can tell.
+    /// What is suspicious about a scale that was given, and what to do about it; none if nothing is suspicious. One micrograph
+    /// is looked at, and scales are tried on it if the model can tell them apart.
     fn question(&self, scale: &Scale, looking: Looking, worker: &mut Worker) -> Result<Option<String>> {
         let Some(first) = looking.first() else { return Ok(None) };
         let First { input, info, pixel_size_angstrom } = &first;
@@ -153,7 +155,7 @@ impl Asked<'_> {
         let sought = if scale.is_of_particles() { self.try_one(input, looking, worker)? } else { None };
         let found_px = sought.as_ref().and_then(|sought| sought.diameter.m_px(*pixel_size_angstrom).ok());
         if found_px.is_some_and(|found| (found / diameter_px).max(diameter_px / found) <= MOST_OFF) {
-            return Ok(None); // odd as it looks, it is what the network sees
+            return Ok(None); // the scale looks odd, but the network finds the same
         }
         let found = sought.map_or(String::new(), |sought| format!("; trying scales on it finds particles of {}", rounded(sought.diameter)));
         Ok(Some(format!(
@@ -167,8 +169,9 @@ impl Asked<'_> {
         seek(worker.finders(), &one, self.side_n_px(), looking.compat)
     }
 
-    /// The least distance of two particles, in sides of their box, where the scale is that of the particles: then half a
-    /// particle is known, and two picks that are nearer are one. Vesicles overlap, and points of fibers are near each other.
+    /// The least distance of two particles, in sides of their box. It is known only if the scale is that of the particles: then
+    /// two picks that are nearer to each other than half a particle are one. There is none for vesicles, which overlap, and for
+    /// fibers, whose points are near each other.
     pub fn distance_sides(&self, scale: &Scale) -> Option<f64> {
         (scale.is_of_particles() && self.kind == Kind::Particle).then_some(DISTANCE_SIDES)
     }
@@ -192,7 +195,7 @@ impl<'a> Looking<'a> {
     }
 }
 
-/// A diameter for people.
+/// A diameter as people want to read it.
 fn rounded(diameter: Diameter) -> String {
     match diameter {
         Diameter::Angstrom(diameter) => format!("{diameter:.0} angstrom"),

@@ -1,8 +1,8 @@
-//! What a command line means: commands and options as their callers spell them, and what to say where nothing is meant.
+//! What a command line means, however its commands and options are spelt, and what to say if they mean nothing.
 //!
-//! Callers of the original rely on a parser that takes hyphens for underscores and any unique beginning of a name, and
-//! they pass options that mean nothing here. Users mistype, carry over names from other programs, and copy commands out of
-//! documents that turn hyphens into dashes. The former are understood, the latter are told what they probably meant.
+//! Programs that call the original rely on a parser that takes hyphens for underscores and any unique beginning of a name, and
+//! they pass options that mean nothing here. All of that is understood. Users mistype, carry over names from other programs,
+//! and copy commands out of documents that turn hyphens into dashes. They are told what they probably meant.
 
 use super::status::Usage;
 use crate::words::{did_you_mean, meant, row};
@@ -32,7 +32,7 @@ const IGNORED: [(&str, bool); 19] = [
     ("input_w", true),
 ];
 
-/// Names that are ignored only with one of these values, and what is expected instead of another.
+/// Names that are ignored only with one of these values. The last part says what is expected where the value is another one.
 const ONLY_VALUES: [(&str, &[&str], &str); 6] = [
     ("task", &["ctdet"], "ctdet"),
     ("arch", &["dla_34"], "dla_34"),
@@ -45,8 +45,8 @@ const ONLY_VALUES: [(&str, &[&str], &str); 6] = [
 /// Names of the original's picking that are refused.
 const REFUSED: [&str; 5] = ["keep_res", "flip_test", "test_scales", "nms", "not_reg_offset"];
 
-/// What other programs call our options. Nobody's command line is understood by these names; they only serve to say what is
-/// meant, in the commands that have the option.
+/// What other programs call our options. These names are not understood on a command line. They only serve to say which option
+/// was probably meant, in the commands that have it.
 const ELSEWHERE: [(&str, &str); 47] = [
     ("i", "data"),
     ("j", "threads"),
@@ -97,16 +97,16 @@ const ELSEWHERE: [(&str, &str); 47] = [
     ("force", "overwrite"),
 ];
 
-/// The arguments with every command and option spelt as `commands` knows it, less the ignored ones, whose names come
-/// second.
+/// The arguments, with every command and option spelt as `commands` knows it. Options that are ignored are left out; their
+/// names are returned second.
 ///
-/// `args[0]` is the program, `args[1]` the command. `help NAME` becomes `NAME --help`, and a command line of nothing but a
-/// command that needs more asks for help, too: the callers' wrappers without arguments show the usage.
+/// `args[0]` is the program, `args[1]` the command. `help NAME` becomes `NAME --help`. A command that needs arguments and has
+/// none asks for help, too, because the callers' wrappers show the usage in that case.
 ///
 /// Errors: an unknown command, an unknown or ambiguous name, a name that is not supported, a value where none belongs.
 pub fn canonical(mut args: Vec<OsString>, commands: &clap::Command) -> Result<(Vec<OsString>, Vec<String>), Usage> {
     let is_quiet = |arg: &OsString| arg == "--quiet" || arg == "-q";
-    // What holds for every command may stand before it.
+    // Options that every command has may stand before the command.
     let before = args.iter().skip(1).take_while(|arg| is_quiet(arg)).count();
     args[1..].rotate_left(before);
     let Some(word) = args.get(1).filter(|_| args.len() > before + 1) else { return Ok((with_help(&args[..1]), Vec::new())) };
@@ -231,14 +231,15 @@ struct Names {
     command: String,
     /// Names that --help shows.
     shown: Vec<(String, Known)>,
-    /// Names that it does not show: other spellings of options, and those of the original. A beginning means one of them
-    /// only where no shown name begins so.
+    /// Names that --help does not show: other spellings of options, and names of the original. A beginning of a name means one
+    /// of them only if no shown name begins so.
     hidden: Vec<(String, Known)>,
-    /// Letters of options, the option of each, and whether a value follows.
+    /// Options of one letter: the letter, the option that it stands for, and whether a value follows.
     short: Vec<(char, String, bool)>,
 }
 
-/// What RELION passes to an External job. Without a list of micrographs from RELION these are no names of such a job.
+/// Options that RELION passes to an External job, and what else their names may mean. Without a list of micrographs from RELION
+/// they are not options of such a job.
 const OF_RELION: [(&str, &str); 2] = [("o", "output"), ("j", "threads")];
 
 impl Names {
@@ -291,11 +292,11 @@ impl Names {
         if let Some((_, exact)) = self.all().find(|(name, _)| *name == wanted) {
             return Ok(exact.clone());
         }
-        // `--k 500` is no beginning of --keep-dirs.
+        // Somebody who writes `--k 500` means --K, and not --keep-dirs.
         if let Some((_, other)) = self.all().find(|(known, _)| known.eq_ignore_ascii_case(&wanted)) {
             return Err(self.unknown(name, &format!("; did you mean {}?", other.told())));
         }
-        // Everybody means --output by --out, whatever else a command has that begins so (--outside of coords).
+        // Everybody means --output by --out, even if the command has other options that begin so, as coords has --outside.
         if wanted.len() >= 3
             && "output".starts_with(&wanted)
             && let Some((_, output)) = self.all().find(|(known, _)| *known == "output")
@@ -304,13 +305,14 @@ impl Names {
         }
         for names in [&self.shown, &self.hidden] {
             let begun: Vec<&(String, Known)> = names.iter().filter(|(full, _)| full.starts_with(&wanted) && !wanted.is_empty()).collect();
-            // --outp is --output, although --output_type begins so, too: a name that all others begin with comes first.
+            // --outp is --output, although --output_type begins so, too. If one name is the beginning of all others, that one
+            // is meant.
             let first = begun.iter().min_by_key(|(full, _)| full.len());
             let Some((shortest, meaning)) = first else { continue };
             if begun.iter().all(|(full, other)| full.starts_with(shortest.as_str()) || other == meaning) {
                 return Ok(meaning.clone());
             }
-            // By another name of an option, if it is that name which begins so.
+            // An option is told by the one of its names that begins so.
             let named = |(full, known): &&(String, Known)| match known.told() {
                 told if hyphens(&told[2..]).starts_with(&wanted) => told,
                 _ => format!("--{full}"),
@@ -346,12 +348,12 @@ impl Names {
         self.shown.iter().find(|(known, _)| *known == hyphens(name)).map(|(_, known)| known.told())
     }
 
-    /// The option of this command that other programs call so.
+    /// The option of this command that has this name in other programs.
     fn hint_of_elsewhere(&self, wanted: &str) -> Option<String> {
         ELSEWHERE.iter().filter(|(other, _)| hyphens(other) == wanted).find_map(|(_, ours)| self.told(ours))
     }
 
-    /// Refuses words with one hyphen that are no options of one letter, and dashes that are no hyphens.
+    /// Refuses words with one hyphen that are not options of one letter, and dashes in the place of hyphens.
     fn check_short(&self, arg: &OsStr) -> Result<(), Usage> {
         let Some(text) = arg.to_str() else { return Ok(()) };
         if text.starts_with(['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}']) && !Path::new(arg).exists() {
@@ -362,7 +364,7 @@ impl Names {
         }
         let Some(word) = text.strip_prefix('-').filter(|word| !word.is_empty() && word.parse::<f64>().is_err()) else { return Ok(()) };
         let name = word.split('=').next().unwrap_or(word);
-        // `-outdir picks` would write into a folder called utdir.
+        // Without this, `-outdir picks` would mean `-o utdir`, and write into a folder called utdir.
         let name_meant = if name.starts_with("out") { "output" } else { name };
         let long = if name.len() > 1 { self.find(name_meant).ok() } else { None };
         if let Some(long) = long {
@@ -407,7 +409,7 @@ fn split(arg: &OsStr) -> Option<(String, Option<OsString>)> {
     split_bytes(arg)
 }
 
-/// The same for a value that is not UTF-8: a path may be anything.
+/// The same as [`split`] for a value that is not UTF-8, because a path may hold any bytes.
 #[cfg(unix)]
 fn split_bytes(arg: &OsStr) -> Option<(String, Option<OsString>)> {
     use std::os::unix::ffi::OsStrExt;
@@ -464,7 +466,7 @@ pub fn one_line(error: &clap::Error, command: Option<&clap::Command>) -> String 
     format!("{line}{}", hint_of_value(error, &line))
 }
 
-/// What the standard library says of numbers that are none, and what a user is told.
+/// What the standard library says about text that is not a number, and what the user is told instead.
 const OF_LIBRARY: [(&str, &str); 5] = [
     ("invalid digit found in string", "expected a whole number"),
     ("cannot parse integer from empty string", "expected a whole number"),
@@ -476,7 +478,7 @@ const OF_LIBRARY: [(&str, &str); 5] = [
 /// `--label <PATH>...: missing; expected labels of each data set, any format`
 fn told_missing(missing: &str, command: &clap::Command) -> String {
     let name = missing.split([' ', '=']).next().unwrap_or_default();
-    // An option is named by its long name, and what is no option by the name of its values.
+    // The message names an option by its long name, and any other argument by the name of its values.
     let is_it = |arg: &&clap::Arg| match (arg.get_long(), arg.get_value_names()) {
         (Some(long), _) => name.strip_prefix("--") == Some(long),
         (None, Some([value, ..])) => missing.contains(value.as_str()),
@@ -484,7 +486,7 @@ fn told_missing(missing: &str, command: &clap::Command) -> String {
     };
     let Some(help) = command.get_arguments().find(is_it).and_then(clap::Arg::get_help) else { return format!("{missing}: missing") };
     let help = help.to_string();
-    let is_word = help.chars().nth(1).is_some_and(char::is_lowercase); // and no name such as GPU
+    let is_word = help.chars().nth(1).is_some_and(char::is_lowercase); // and not a name such as GPU
     let help = if is_word { help[..1].to_lowercase() + &help[1..] } else { help };
     format!("{missing}: missing; expected {}", help.split_whitespace().collect::<Vec<_>>().join(" "))
 }
@@ -496,7 +498,8 @@ fn hint_of_value(error: &clap::Error, line: &str) -> String {
     if let Some(ContextValue::Strings(allowed)) = error.get(ContextKind::ValidValue) {
         return did_you_mean(given, allowed.iter().map(String::as_str));
     }
-    // Our own parsers end in `expected thi, star, box or coord`. What has blanks in it describes values and is none.
+    // Messages of our own parsers end in `expected thi, star, box or coord`. A part with blanks in it describes values and is
+    // not a value.
     let listed = line.rsplit_once("expected ").map_or("", |(_, listed)| listed).split(';').next().unwrap_or_default();
     let allowed: Vec<&str> = listed.split(", ").flat_map(|part| part.split(" or ")).filter(|name| !name.contains(' ')).collect();
     if allowed.len() < 2 { String::new() } else { did_you_mean(given, allowed) }

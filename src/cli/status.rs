@@ -31,7 +31,7 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Makes any error one of usage.
+/// Turns any error into one of wrong usage.
 pub trait OrUsage<T> {
     /// The same result; its error ends the program with exit status 2.
     fn or_usage(self) -> anyhow::Result<T>;

@@ -4,7 +4,8 @@ use super::status::OrUsage;
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Sizes the pool of threads; all cores if none is asked for. A command that runs others has sized it for them.
+/// Sets the number of threads; without one, all cores work. If a command runs other commands, the number that it has set holds
+/// for them.
 ///
 /// Errors: the threads cannot be started.
 pub fn start(threads: Option<usize>) -> Result<()> {

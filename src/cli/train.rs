@@ -132,14 +132,14 @@ fn judge_at_the_end(settings: &Settings, parts: &Split, model: &std::path::Path,
 }
 
 impl Settings {
-    /// The model file that counts: the best one, or the last where none is called the best.
+    /// The model file that counts: the best model, or the last one if none was saved as the best.
     fn result(&self, standing: &Standing) -> PathBuf {
         let file = |name: &str| self.folder.join(format!("{name}.safetensors"));
         Some(file(checkpoint::BEST_NAME)).filter(|best| standing.best.is_some() && best.is_file()).unwrap_or(file(checkpoint::LAST))
     }
 }
 
-/// What is said before the log is open, and goes into it later.
+/// The lines that are said before the log is open. They go into it later.
 struct Said {
     is_json: bool,
     lines: Vec<String>,

@@ -14,7 +14,7 @@ pub fn number_in(text: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64
 /// A score, from 0 to 1.
 pub fn score(text: &str) -> Result<f32, String> {
     number_in(text, 0.0..=1.0)?;
-    // Parsed again, not rounded twice: 0.1 means the f32 that a file's 0.1 is read as.
+    // The text is parsed again as an f32, because rounding twice could give another number than a file's 0.1 is read as.
     text.trim().parse().map_err(|_| "expected a number from 0 to 1".to_string())
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Width of the image that pictures are made of, whatever the network sees.
+/// Width of the image that pictures are made of. It does not depend on what the network sees.
 const SHOWN_WIDTH: usize = 1024;
 
 /// Writes a page for each data set: `report.html`, or `report_1.html` and so on where there are several.
@@ -55,15 +55,15 @@ fn parts<'a>(
     Ok(pairs.flat_map(move |(few, shown)| few.par_iter().zip(shown).map(&part).collect::<Vec<Result<Part>>>()))
 }
 
-/// The lowest and the highest score of the page: 0 and 1 for scores that lie between them, as this program's do; the scores of other
-/// programs have their own.
+/// The lowest and the highest score of the page. They are 0 and 1 if all scores lie between these, as this program's do; scores
+/// of other programs may have another range.
 fn range_of(all: &[Shown]) -> [f32; 2] {
     let scores = || all.iter().flat_map(|shown| shown.marks.iter().map(|mark| mark.score)).filter(|score| score.is_finite());
     let (low, high) = scores().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(score), high.max(score)));
     if !(low < 0.0 || high > 1.0) {
         return [0.0, 1.0];
     }
-    // Picks are above a threshold, so the lowest of them needs room below.
+    // A pick is shown if its score is above the threshold, so there must be room below the lowest score.
     let room = 0.02 * (high - low).max(1.0);
     [low - room, high]
 }
@@ -101,7 +101,7 @@ fn heading(args: &EvalArgs, i: usize, data_set: &DataSet, judged: &JudgedSet, ra
             None => Vec::new(),
         },
     };
-    // Picks that came without a threshold are shown at the best one.
+    // Without a threshold of their own, picks are shown at the best one.
     let threshold = judged.settings.shipped_threshold.filter(|threshold| *threshold > range[0]);
     if judged.items.iter().any(|item| item.picks.points.iter().any(|pick| pick.score.is_none())) {
         status::tell("warning: --report: picks without a score count as 1, so the threshold of the page moves nothing");
@@ -118,7 +118,7 @@ fn repeated(args: &EvalArgs, data_set: &DataSet, judged: &JudgedSet) -> Vec<Stri
     let first = judged.judged.first().map(|&j| &data_set.micrographs[j]);
     match judged.scale {
         Some(Scale::OfParticles { diameter: Diameter::Angstrom(diameter), .. }) => add("--diameter", Some(diameter.to_string())),
-        // Picking takes a diameter in angstrom alone; without a pixel size the frame stands for it.
+        // `epicker pick` takes a diameter in angstrom only. Without a pixel size the frame is given in its place.
         Some(Scale::OfParticles { diameter: Diameter::Pixels(diameter), .. }) => match first.and_then(|one| one.pixel_size_angstrom) {
             Some(pixel_size) => add("--diameter", Some((diameter * pixel_size).to_string())),
             None => add("--frame", judged.items.first().and_then(|item| item.frame).map(|frame| frame.to_string())),
@@ -129,7 +129,8 @@ fn repeated(args: &EvalArgs, data_set: &DataSet, judged: &JudgedSet) -> Vec<Stri
     options
 }
 
-/// The output folder of `epicker pick` that picks are from: given itself, or its folder of candidates.
+/// The output folder of `epicker pick` that the picks come from. The user has given either this folder or its folder of
+/// candidates.
 fn folder_of_candidates(picks: &Path) -> Option<&Path> {
     match picks.file_name() {
         Some(name) if name == "candidates" => picks.parent().filter(|folder| !folder.as_os_str().is_empty()),

@@ -1,4 +1,5 @@
-//! What `epicker pick` is going to do: its micrographs, the names of their files, and what is done already.
+//! What `epicker pick` is going to do: which micrographs it picks, what their files are called, and which of them are done
+//! already.
 
 use super::{Asked, PickArgs};
 use crate::cli::settle::Looking;
@@ -34,7 +35,7 @@ pub struct Batch {
     pub warnings: Vec<String>,
     /// Every micrograph of this run, in order.
     own: Vec<Own>,
-    /// What lies in the folder and is not of this run.
+    /// The outputs in the folder that do not belong to this run.
     others: Vec<Picked>,
     output_type: OutputType,
 }
@@ -45,7 +46,7 @@ struct Own {
     candidates: PathBuf,
     /// True if it is still to be picked.
     is_to_do: bool,
-    /// What the folder says of it from an earlier run.
+    /// What the folder says about the micrograph from an earlier run.
     earlier: Option<Picked>,
     pixel_size_angstrom: Option<f64>,
 }
@@ -85,7 +86,7 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Tells what is to do from what is done.
+    /// Separates the micrographs that are still to be picked from those that are done.
     fn sort_out(&mut self, jobs: Vec<(Job, PathBuf)>, args: &PickArgs) -> Result<()> {
         let mut picked: HashMap<PathBuf, Picked> =
             picked_into(&self.folder)?.into_iter().map(|picked| (picked.candidates.clone(), picked)).collect();
@@ -99,7 +100,7 @@ impl Batch {
                 is_done = false;
             }
             if is_done && earlier.is_none() {
-                // Candidates that are there and say nothing were damaged, so the micrograph is picked again.
+                // If the file of candidates is there but could not be read, it was damaged, so the micrograph is picked again.
                 is_done = !candidates.exists();
                 unknown += usize::from(is_done);
             }
@@ -169,22 +170,24 @@ impl Batch {
         let name = || format!("--output {}: cannot be written to; expected a folder with rights to write", self.folder.display());
         std::fs::create_dir_all(&self.folder).with_context(name)?;
         temporary_in(&self.folder).with_context(name)?;
-        // The folders of the report, which a killed run may have left half a file in too.
+        // A killed run may have left half a file in the folders of candidates and of the report, too.
         [self.folder.clone(), self.folder.join("candidates"), self.folder.join("report")]
             .iter()
             .for_each(|folder| remove_leftovers(folder));
         Ok(())
     }
 
-    /// Every micrograph that has an output in the folder now, whichever run made it. `finished`: the outputs that this run
-    /// wrote. Those of this run are in the order they were given; where there are others, all are in the order of their names.
+    /// Every micrograph that has an output in the folder now, whichever run made it. `finished` are the outputs that this run
+    /// wrote. The micrographs are in the order in which they were given. If there are others from earlier runs, all are in the
+    /// order of their names.
     ///
     /// Errors: the folder cannot be listed.
     pub fn covered(&self, finished: &HashSet<PathBuf>, failed: &HashSet<PathBuf>, settings: &Settings) -> Result<Vec<Covered>> {
         let stands = |own: &&Own| {
             let is_as_asked = |earlier: &Picked| earlier.refuse_to_skip(settings, own.pixel_size_angstrom, &self.folder).is_ok();
             let output = &own.covered.listed.coordinates;
-            // An interrupted run did not come to all; what an earlier run made of the others still counts if it is alike.
+            // An interrupted run has not come to all micrographs. Outputs that an earlier run made of the others still count if
+            // they were made as this run would make them.
             let is_left = || !failed.contains(output) && output.exists() && own.earlier.as_ref().is_some_and(is_as_asked);
             !own.is_to_do || finished.contains(output) || is_left()
         };
@@ -199,7 +202,7 @@ impl Batch {
         Ok(covered)
     }
 
-    /// The job of every micrograph, and where its candidates go or would go.
+    /// The job of every micrograph, and the path of its candidates, even if none are kept.
     fn jobs(&mut self, args: &PickArgs, asked: &Asked, micrographs: &[Found], relion: Option<&RelionJob>) -> Result<Vec<(Job, PathBuf)>> {
         let paths: HashSet<&PathBuf> = micrographs.iter().map(|found| &found.path).collect();
         let names = self.names(args, micrographs, relion)?;
@@ -303,8 +306,8 @@ fn need_pixel_size(args: &PickArgs, asked: &Asked, jobs: &[(Job, PathBuf)]) -> R
     Ok(size.filter(is_of_others).and_then(|size| size.doubt()))
 }
 
-/// True if an output was written to its end. Files appear under their name only when they are whole; the end mark also
-/// tells those of other programs.
+/// True if an output was written to its end. Our files appear under their name only when they are whole; the end mark shows it
+/// for files of other programs, too.
 fn is_complete(output: &Path, output_type: OutputType) -> bool {
     match output_type {
         OutputType::Thi => std::fs::read(output).is_ok_and(|bytes| bytes.trim_ascii_end().ends_with(b"[End]")),

@@ -77,7 +77,7 @@ impl Voice for Teller {
 }
 
 impl Teller {
-    /// Tells of a batch.
+    /// Begins to tell about a batch.
     pub fn new(args: &PickArgs, batch: &Batch) -> Self {
         let micrographs = batch.jobs.len();
         Teller {
@@ -143,18 +143,20 @@ impl Teller {
         progress.event("start", fields);
     }
 
-    /// The micrographs are done; what follows is told line by line. Returns how many were worked on, failures among them.
+    /// Is called when the micrographs are done; everything that follows is told line by line. Returns how many micrographs were
+    /// worked on, with the failures.
     pub fn micrographs_end(&self, settings: &Settings) -> usize {
         self.progress.finish();
         self.question(settings).iter().for_each(|question| self.progress.warn(question));
         self.finished.len() + self.failed.len()
     }
 
-    /// What is suspicious about the numbers of picks: a wrong scale shows in most micrographs.
+    /// What is suspicious about the numbers of picks. If the scale is wrong, it shows in most micrographs.
     fn question(&self, settings: &Settings) -> Option<String> {
         let all = self.finished.len();
         let is_most = |count: usize| all >= FEWEST_JUDGED && 2 * count > all;
-        // Where --K cuts, it may be what leaves no pick: the best peaks can all lie at the border. So it is told first.
+        // If --K cuts off peaks, that may be the reason why no pick is left, because the best peaks can all lie at the border.
+        // So it is told first.
         let what = match (is_most(self.cut_by_k), is_most(self.without_picks)) {
             (true, _) => format!("{} of {all} micrographs have as many peaks above the threshold as --K takes, {}", self.cut_by_k, self.k),
             (_, true) => format!("{} of {all} micrographs have no pick", self.without_picks),

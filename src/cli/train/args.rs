@@ -1,4 +1,4 @@
-//! The command line of `epicker train`. What is not given stays `None`, and what it then means is settled in settings.rs.
+//! The command line of `epicker train`. An option that is not given stays `None`, and settings.rs settles what that means.
 
 use crate::cli::values;
 use crate::compat::Compat;
@@ -191,7 +191,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 impl TrainArgs {
-    /// What is said of the learning rate and of the length.
+    /// What the command line says about the learning rate and the length.
     pub(super) fn asked(&self) -> Asked {
         Asked {
             learning_rate: self.lr,

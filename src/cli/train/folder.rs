@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const LISTS: [&str; 3] = ["train.thi", "validation.thi", "test.thi"];
 /// What a training leaves besides models and lists.
 const RESULTS: [&str; 5] = ["eval.json", "PR.svg", "PR.png", "loss.svg", "AP.svg"];
-/// So many micrographs of a part are named in a line; the list has them all.
+/// The most micrographs of a part that are named in a line. The list names all of them.
 const MOST_NAMED: usize = 12;
 
 /// Models in a folder, whatever epoch they are of.
@@ -28,7 +28,9 @@ fn models(folder: &Path) -> Vec<PathBuf> {
     models
 }
 
-/// Errors: the folder holds a model, which may be days of work, and nobody said what is to become of it.
+/// Refuses a folder with an earlier model.
+///
+/// Errors: the folder holds a model, which may be days of work, and the command line does not say what is to become of it.
 pub(super) fn refuse_a_model(args: &TrainArgs) -> Result<()> {
     match models(&args.exp_id).first() {
         Some(model) if !args.resume && !args.overwrite => Err(Usage::because(format!(
@@ -59,7 +61,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Writes which micrographs are in which part, as lists that `--data` of every command takes; lines that name them.
+    /// Writes which micrographs are in which part, as lists that `--data` of every command takes. Returns lines that name the
+    /// micrographs.
     ///
     /// Errors: a list cannot be written.
     pub(super) fn write_parts(&self, parts: &Split) -> Result<Vec<String>> {
@@ -72,7 +75,7 @@ impl Settings {
             let paths = part.iter().map(path).collect::<Result<Vec<_>>>()?;
             let file = self.folder.join(list);
             if part.is_empty() {
-                // A list of an earlier training with other shares would say what is not so.
+                // An earlier training with other shares may have left a list of this part, which would now be wrong.
                 let _ = std::fs::remove_file(&file);
                 continue;
             }

@@ -1,6 +1,6 @@
 //! What a training will do, in one line, before it begins: what it learns from, how long it takes, how much memory it needs.
 //!
-//! The time is measured on a step that nobody keeps, on a network of its own, so that it changes no result.
+//! The time is measured on a step of another network, which is then thrown away, so that measuring changes no result.
 
 use super::settings::{JUDGING_COST, Settings};
 use crate::ops::{Compute, heat_map};

@@ -1,4 +1,4 @@
-//! What surrounds a training: the progress bar, the logs, the curves, judging and saving.
+//! The work around a training: the progress bar, the logs, the curves, judging and saving.
 
 use super::args::TrainArgs;
 use super::forecast::duration;
@@ -40,7 +40,7 @@ pub(super) struct TrainHooks<'a> {
     bar: Option<ProgressBar>,
     log: File,
     lines: File,
-    /// By epoch: epoch, loss, score.
+    /// For each epoch: its number, its loss, and its score.
     curve: Vec<(f64, f64, Option<f64>)>,
     threshold: Option<f64>,
     /// The last score.
@@ -129,7 +129,7 @@ impl<'a> TrainHooks<'a> {
         let options = Options {
             k: MOST_PICKS,
             kind,
-            fiber_threshold: 0.2, // that of the original's fiber examples; a new network has no threshold of its own
+            fiber_threshold: 0.2, // as in the original's fiber examples; a new network has no threshold of its own
             side_n_px: heat_map::STRIDE as f64 * side_h_px,
             distance_sides: self.settings.distance_sides,
             compat: self.settings.compat.clone(),
@@ -142,7 +142,7 @@ impl<'a> TrainHooks<'a> {
             let mut labels = one.coordinates.clone();
             labels.kind = kind;
             if kind != Kind::Vesicle {
-                labels.points.iter_mut().for_each(|point| point.size = None); // all have the size that was trained
+                labels.points.iter_mut().for_each(|point| point.size = None); // all particles have the size that was trained
             }
             if kind == Kind::Fiber && labels.points.iter().any(|point| point.group.is_none()) {
                 labels.kind = Kind::Particle;
@@ -179,7 +179,7 @@ impl<'a> TrainHooks<'a> {
         Ok(())
     }
 
-    /// Keeps a line in the log that was said already.
+    /// Keeps a line in the log that was said before.
     ///
     /// Errors: the log cannot be written.
     pub(super) fn note(&mut self, line: &str) -> Result<()> {
@@ -247,14 +247,14 @@ fn earlier_curve(path: &Path) -> Vec<(f64, f64, Option<f64>)> {
     for line in text.lines() {
         let Ok(json) = serde_json::from_str::<Value>(line) else { continue };
         if let (Some("epoch"), Some(epoch), Some(loss)) = (json["event"].as_str(), json["epoch"].as_f64(), json["loss"].as_f64()) {
-            curve.retain(|(known, _, _)| *known < epoch); // what was trained again counts
+            curve.retain(|(known, _, _)| *known < epoch); // of an epoch that was trained twice, the second time counts
             curve.push((epoch, loss, json["validation"].as_f64()));
         }
     }
     curve
 }
 
-/// What is said of a score beside the number.
+/// Words that stand beside the number of a score.
 fn remark(score: &Score, is_best: bool) -> String {
     match (is_best, score.is_better_than_random()) {
         (true, _) => " (best)".to_owned(),
@@ -347,7 +347,7 @@ impl Hooks for TrainHooks<'_> {
         self.threshold = report.best.map(|(_, threshold)| f64::from(threshold));
         self.last = match (report.ap, report.lengths) {
             (Some(value), _) => Some(Score { value, random: report.random[0] }),
-            // Picks at random places are no fibers, and have no length in common with them.
+            // Picks at random places are not fibers, so they have no length in common with fibers.
             (None, Some(lengths)) => Some(Score { value: lengths.f1(), random: 0.0 }),
             (None, None) => None,
         };

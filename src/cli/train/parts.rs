@@ -1,4 +1,5 @@
-//! Parts of `epicker train` that stand for themselves: boxes, the micrographs that can be read, the exemplars kept at the end.
+//! Parts of `epicker train` that depend on nothing else: boxes, the micrographs that can be read, and the exemplars that are
+//! kept at the end.
 
 use super::args::TrainArgs;
 use super::settings::Settings;
@@ -21,7 +22,7 @@ use std::path::Path;
 
 /// The boxes of the images of a part.
 ///
-/// Errors: as `of`, or there is none at all.
+/// Errors: as `of`, or no image of the part has a box.
 pub(super) fn boxes(gathered: &Gathered, part: &[usize], of: impl Fn(&Labelled) -> Result<Vec<CornersD>>) -> Result<Vec<Vec<CornersD>>> {
     let boxes = part.iter().map(|&i| of(&gathered.labelled[i])).collect::<Result<Vec<_>>>()?;
     ensure!(
@@ -32,7 +33,7 @@ pub(super) fn boxes(gathered: &Gathered, part: &[usize], of: impl Fn(&Labelled) 
     Ok(boxes)
 }
 
-/// The box that the network learns, heat-map pixels, on the micrograph by which the scale goes.
+/// The box that the network learns, heat-map pixels, on the micrograph that decides the scale.
 pub(super) fn side_h_px(side: BoxSide, gathered: &Gathered, frame: usize) -> Option<f64> {
     let one = reference(gathered)?;
     let geometry = Geometry::new(one.size[0], one.size[1], frame);
@@ -45,18 +46,18 @@ pub(super) fn side_h_px(side: BoxSide, gathered: &Gathered, frame: usize) -> Opt
 
 /// The micrographs that can be read, and why others cannot.
 pub(super) struct Readable {
-    /// The parts without the others.
+    /// The parts, without micrographs that cannot be read.
     pub(super) parts: Split,
     /// The training part, in the order of `parts.train`.
     pub(super) training: Vec<TrainingImage>,
     /// Why micrographs were left out, a line each.
     pub(super) left_out: Vec<String>,
-    /// What else there is to say about their pixels, a line each.
+    /// Other remarks about the pixels of micrographs, a line each.
     pub(super) warnings: Vec<String>,
 }
 
-/// Reads and prepares every micrograph once, before anything is learnt: one that cannot be read is left out now, and does not end
-/// the training in its middle. The cache keeps what was prepared.
+/// Reads and prepares every micrograph once, before anything is learnt. A micrograph that cannot be read is left out now, and
+/// so does not end the training in its middle. The cache keeps the prepared images.
 ///
 /// Errors: no micrograph with a label is left to train on.
 pub(super) fn read_all(settings: &Settings, cache: &ImageCache) -> Result<Readable> {
@@ -89,7 +90,7 @@ pub(super) fn read_all(settings: &Settings, cache: &ImageCache) -> Result<Readab
     Ok(Readable { parts, training, left_out, warnings })
 }
 
-/// Keeps labelled images of the training part for later, with those that were replayed.
+/// Keeps labelled images of the training part for later trainings, together with the exemplars that were replayed.
 ///
 /// Errors: a file cannot be read or written.
 pub(super) fn keep_exemplars(

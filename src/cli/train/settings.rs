@@ -1,8 +1,8 @@
 //! What a training will do, settled before it begins and never changed afterwards.
 //!
-//! The command line says some of it; the micrographs, the model that the training starts from and the checkpoint of an
-//! interrupted training say more; the rest are defaults. All of that meets here, so that no later code has to ask what an
-//! option that was not given means. Nothing is written yet: whatever is refused here is wrong usage.
+//! Some of it is on the command line. More comes from the micrographs, from the model that the training starts with, and from
+//! the checkpoint of an interrupted training. The rest are defaults. All of that meets here, so that no later code has to ask
+//! what an option that was not given means. Nothing has been written yet, so whatever is refused here is wrong usage.
 
 use super::args::TrainArgs;
 use super::start::{Start, interrupted_training};
@@ -31,20 +31,20 @@ use std::path::PathBuf;
 
 /// Box of the particles that a new network learns, heat-map pixels: that of the general models, 24 pixels of the image.
 const NEW_SIDE_H_PX: f64 = 6.0;
-/// So many particles lie side by side in a crop: enough for a network to see that particles keep apart, and few enough for a
-/// step to be short.
+/// The number of particles that find room side by side in a crop. They are enough for a network to see that particles keep
+/// apart, and few enough for a step to be short.
 const PARTICLES_ACROSS: f64 = 10.6;
-/// The smallest and the largest side of crops where nobody asks, pixels of frame N.
+/// The smallest and the largest side of crops if the command line gives none, pixels of frame N.
 const CROPS: [usize; 2] = [256, 512];
-/// The step between sides of crops where nobody asks.
+/// The step between the sides of such crops.
 const CROP_STEP: f64 = 64.0;
 /// While it learns, a network is judged on no more micrographs than these, unless the length is given in epochs.
 const MOST_JUDGED: usize = 20;
-/// Where nobody gives a length in epochs, judging takes no more than this share of the time of the steps, ...
+/// If the length is not given in epochs, judging may take at most this share of the time that the steps take.
 const JUDGING_SHARE: f64 = 0.25;
-/// ... where judging a pixel takes this share of the time that learning from it takes, ...
+/// Judging a pixel takes this share of the time that learning from it takes.
 pub(super) const JUDGING_COST: f64 = 0.35;
-/// ... and a training has at least and at most so many epochs.
+/// The fewest and the most epochs into which a training is cut if its length is not given in epochs.
 const EPOCHS: [usize; 2] = [4, 20];
 
 /// What a training will do.
@@ -61,7 +61,7 @@ pub(super) struct Settings {
     pub(super) diameter_angstrom: Option<f64>,
     /// True if the model says how large its particles are, and false if it says the frame it was trained with.
     pub(super) tells_size: bool,
-    /// In judging, as in picking, a particle nearer than so many diameters to a better one is dropped.
+    /// In judging, as in picking, a pick that is nearer than this many diameters to a better one is dropped.
     pub(super) distance_sides: Option<f64>,
     /// The micrographs and their labels.
     pub(super) gathered: Gathered,
@@ -80,7 +80,7 @@ pub(super) struct Settings {
     pub(super) trainer: TrainerOptions,
     pub(super) data: DataOptions,
     pub(super) memory: TrainingMemory,
-    /// What there is to say about all this, a line each.
+    /// What the user is told about these settings, a line each.
     pub(super) lines: Vec<String>,
     /// What may be wrong, a line each.
     pub(super) warnings: Vec<String>,
@@ -92,9 +92,9 @@ struct Length {
     asked: Asked,
     /// True if the length is that of the guide, or given in epochs.
     is_in_passes: bool,
-    /// True if the rate that is not given is the guide's.
+    /// True if the guide's rate is taken where the command line gives none.
     has_guides_rate: bool,
-    /// The schedule of the interrupted training, if nothing else is asked for.
+    /// The schedule of the interrupted training, if the command line asks for no other.
     recorded: Option<Schedule>,
     beginning: Beginning,
 }
@@ -171,10 +171,11 @@ impl Settings {
         })
     }
 
-    /// How the training runs with so many training images, judged on so many others; and a line where it is not what was asked.
+    /// How the training runs with `images` training images, if it is judged on `judged` others. The line that is returned tells
+    /// the user about a choice that was not asked for.
     pub(super) fn run_options(&self, images: usize, judged: usize) -> (RunOptions, Option<String>) {
         let (schedule, note) = self.schedule(images, judged);
-        // A new network knows nothing, and random picks are what it has to beat.
+        // A new network knows nothing, so it need not be judged: it only has to beat random picks.
         let judges_start = !self.start.is_from_nothing() && judged > 0;
         (RunOptions { batch: self.batch, schedule, replay: self.replay, judges_start }, note)
     }
@@ -198,8 +199,8 @@ impl Settings {
         (asked.in_steps(&recipe, (affordable as usize).clamp(EPOCHS[0], EPOCHS[1])), None)
     }
 
-    /// The micrographs on which the network is judged while it learns: the validation part, else the test part; no more than some
-    /// of them, evenly spread, where the length is not given in epochs.
+    /// The micrographs on which the network is judged while it learns: those of the validation part, or of the test part if
+    /// there is no validation part. If the length is not given in epochs, only some of them are taken, evenly spread.
     pub(super) fn judged(&self, parts: &Split) -> Vec<usize> {
         let part = if parts.validation.is_empty() { &parts.test } else { &parts.validation };
         let is_in_passes = self.length.recorded.as_ref().map_or(self.length.is_in_passes, |recorded| recorded.order == Order::Passes);
@@ -211,7 +212,7 @@ impl Settings {
     pub(super) fn terms(&self, parts: &Split, schedule: &Schedule) -> Terms {
         let stems: Vec<&str> = parts.train.iter().map(|&i| self.gathered.labelled[i].stem.as_str()).collect();
         let rates = match schedule.order {
-            // In passes the number of epochs may be raised later.
+            // A training in passes over the images may be given more epochs later, so their number is left out.
             Order::Passes => {
                 format!("{} {:?} {:?}", schedule.learning_rate, self.length.asked.drops, self.length.asked.most_steps)
             }
@@ -274,14 +275,16 @@ impl TrainArgs {
         Ok(gathered)
     }
 
-    /// The model that the training starts from; none for a new network, and for an interrupted training that needs no other.
+    /// The model that the training starts from. There is none for a new network, and for an interrupted training that needs no
+    /// other model.
     fn source(&self, interrupted: Option<&Resumed>, lines: &mut Vec<String>) -> Result<Option<ModelSource>> {
         if self.load_model.is_some() {
             return Ok(self.load_model.clone());
         }
         let general = ModelSource::from(std::ffi::OsString::from(self.mode.name()));
         if let Some(interrupted) = interrupted {
-            // Only what keeps a network from forgetting needs the model that the interrupted training began with.
+            // The model that the interrupted training began with is needed only in a continual training, to keep the network
+            // from forgetting.
             let history = ModelFacts::from_metadata(&interrupted.state.metadata)?.history;
             let began_with = |sha256: String| history.last().is_some_and(|last| last.ends_with(&format!("from {sha256}")));
             return Ok(Some(general).filter(|general| self.continual && general.sha256().is_ok_and(began_with)));
@@ -296,7 +299,8 @@ impl TrainArgs {
         Ok(Some(general))
     }
 
-    /// How large particles and images are: as given, as in the interrupted training, as the model knows them, by default.
+    /// How large particles and images are. The command line comes first, then the interrupted training, then the model, and
+    /// last the defaults.
     ///
     /// Errors: a diameter without a pixel size, a frame beyond all bounds, or a crop that does not fit into the frame.
     fn sizes(
@@ -477,6 +481,8 @@ impl TrainArgs {
     }
 }
 
+/// Checks the side of crops that the command line asks for.
+///
 /// Errors: the side is no multiple of 32 within the frame.
 fn checked_crop(asked: i64, frame: usize) -> Result<usize> {
     if asked == -1 {

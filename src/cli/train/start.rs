@@ -20,14 +20,15 @@ pub(super) struct Start {
     pub(super) earlier: Option<StateDict>,
     /// What the model, or the interrupted training, says of itself.
     pub(super) facts: ModelFacts,
-    /// SHA-256 of the model's file, or the word for nothing.
+    /// SHA-256 of the model's file, or the word `nothing`.
     pub(super) from: String,
-    /// How the model is called in what is said.
+    /// What the model is called in messages.
     pub(super) name: Option<String>,
 }
 
-/// The checkpoint that `--resume` means: the last one, or the best one where a training was killed after it had written its first
-/// best model and before it had written its last. Both are of the same step then, and say the same.
+/// The checkpoint that `--resume` means. It is the last model. If there is none, a training was killed after it had written its
+/// first best model and before it had written the last one; then it is the best model, which is of the same step and says the
+/// same.
 ///
 /// Errors: neither is there, or it cannot be read.
 pub(super) fn interrupted_training(args: &TrainArgs) -> Result<Option<Resumed>> {
@@ -41,7 +42,7 @@ pub(super) fn interrupted_training(args: &TrainArgs) -> Result<Option<Resumed>> 
 }
 
 impl Start {
-    /// Loads it; what was taken of a model goes to `lines`.
+    /// Loads the network. `lines` tell what was taken of a model.
     ///
     /// Errors: a model cannot be read, or nothing of it fits.
     pub(super) fn load(
@@ -78,7 +79,8 @@ impl Start {
             return Ok(Start { state, architecture, resumed: None, earlier: None, facts: ModelFacts::default(), from, name: None });
         };
         let name = source.to_string();
-        // A whole model says its widths; what holds only a part goes into a new network of the width asked for.
+        // A whole model says its own widths. If the file holds only a part of a network, that part goes into a new network of
+        // the widths that are asked for.
         let whole = Model::from_state(&loaded, name.clone(), String::new());
         let architecture = whole.map_or_else(|_| args.architecture(), |model| model.architecture());
         let mut state = crate::net::fresh::state_dict(architecture, args.seed);
@@ -100,7 +102,7 @@ impl Start {
     }
 }
 
-/// Puts every tensor of `loaded` that fits into `state`, and says what does not.
+/// Puts every tensor of `loaded` that fits into `state`, and says which ones do not fit.
 ///
 /// Errors: none fits.
 fn take_matching(state: &mut StateDict, loaded: &StateDict, name: &str, lines: &mut Vec<String>) -> Result<()> {

@@ -1,9 +1,9 @@
-//! What a training came to, in words.
+//! The verdict on a training: whether the network has learnt anything.
 
 use crate::train::run::{Best, Score, Standing};
 use serde_json::{Value, json};
 
-/// What a training came to.
+/// Whether the network of a training has learnt anything.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
     /// Nothing judged it.
@@ -20,7 +20,7 @@ pub(super) enum Verdict {
         /// The last score, if an epoch was judged in this run.
         last: Option<Score>,
     },
-    /// It learnt something.
+    /// The network has learnt something.
     Better {
         /// The best network.
         best: Best,
