@@ -1,6 +1,6 @@
 #!/bin/sh
 # Trains, under the name and with the options that callers of EPicker know: epicker_train.sh OPTIONS = epicker train --guide OPTIONS.
-# What is not given is as in EPicker's guide: a new network of full width where no model is loaded, 140 epochs, rate 1e-4.
+# Options that are not given are as in EPicker's guide: a new network of full width if no model is loaded, 140 epochs, rate 1e-4.
 # Arguments and environment are passed on as they are; paths with blanks work.
 self=$0
 while [ -L "$self" ]; do

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Measures this machine and keeps what it measured: benches/runs/DATE-MACHINE/ gets numbers.csv, with the time of every
-# single run, and README.md, which says by which command, commit and machine they came about. Then it prints the medians
-# beside those of the last run that is kept for the same machine. Half an hour on two cores; the machine should do
-# nothing else meanwhile, and the load at the start is written down.
+# single run, and README.md, which says with which command and commit and on which machine they were measured. Then it prints
+# the medians beside those of the last run that is kept for the same machine. This takes half an hour on two cores; the
+# machine should do nothing else meanwhile, and the load at the start is written down.
 #
 # Usage: scripts/bench.sh [--tiny] [NAME...]
 #   --tiny         small images and one run of each: shows in a minute or two that everything runs; keeps nothing
 #   NAME           only these benches: ops (every op, forward and backward), network (full and narrow), pick (reading with
 #                  pre-processing, network, writing, and the whole way of a micrograph) or train (a step, full and narrow)
-#   MACHINE=name   what the machine is called, instead of its processor and the number of its cores
-#   THREADS=2      threads, instead of one for each core
+#   MACHINE=name   the name for this machine; without it, its processor and the number of its cores
+#   THREADS=2      the number of threads; without it, one for each core
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tiny= names=()
@@ -42,7 +42,7 @@ trap 'rm -rf "$scratch"' EXIT
 runs=5 frame=1024 side=4096 count=4 batch_side=512 steps=4
 [ -z "$tiny" ] || runs=1 frame=256 side=512 count=2 batch_side=128 steps=2
 
-# row BENCH CASE UNIT: the numbers on standard input, one a line, as a line of the table with their median.
+# row BENCH CASE UNIT: writes the numbers on standard input, one on each line, as one line of the table, with their median.
 row() {
     sort -g | awk -v name="$1,$2,$3" '{ values[NR] = $1; all = all (NR > 1 ? " " : "") $1 }
         END { if (NR == 0) exit 1; print name "," values[int((NR + 1) / 2)] "," all }' >>"$folder/new.csv"
@@ -88,7 +88,7 @@ for name in "${names[@]}"; do
         ;;
     esac
 done
-# A run that measures some benches alone keeps the other numbers of the day.
+# If a run measures only some benches, the other numbers of the same day are kept.
 echo 'bench,case,unit,median,runs' >"$folder/numbers.tmp"
 awk -F, -v OFS=, 'FNR == NR { new[$1 FS $2]; next } FNR > 1 && !(($1 FS $2) in new)' \
     "$folder/new.csv" "$folder/numbers.csv" >>"$folder/numbers.tmp" 2>/dev/null || true

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fetches NVIDIA's run-time compiler (NVRTC), with which the build makes machine code of the kernels, into the user's
-# cache: once, 90 MB, no root, no GPU. Needs python3 with pip. The library is NVIDIA's, under NVIDIA's licence: it is
-# used by the build and never shipped.
+# cache. It fetches 90 MB, and only once; it needs python3 with pip, but neither root nor a GPU. The library is NVIDIA's,
+# under NVIDIA's licence: the build uses it, and no release contains it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=12.9.86 # as FETCHED_VERSION in src/device/gpu/nvrtc.rs
+version=12.9.86 # the same as FETCHED_VERSION in src/device/gpu/nvrtc.rs
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/epicker/nvrtc-$version
 
 if [ ! -f "$folder/libnvrtc.so.12" ]; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Examines a GPU with a program that was brought along; needs no cargo.
+# Examines a GPU with an epicker program that was built elsewhere, so it needs no cargo.
 #   scripts/gpu-check.sh EPICKER MODEL DATA OUTPUT [GPU]
-# MODEL: a .pth or .safetensors; DATA: micrographs with coordinate files of the same names beside them; OUTPUT: a folder for what
-# is made; GPU: its number [0]. Prints what it finds; exit status 1 if something differs from the CPU by more than it may:
-# any op (epicker doctor), picks (centres 0.5 pixels, scores 1e-3), losses of three epochs (2 %).
+# MODEL: a .pth or .safetensors; DATA: micrographs with coordinate files of the same names beside them; OUTPUT: a folder for the
+# results; GPU: its number [0]. The script prints what it finds. Its exit status is 1 if something differs from the CPU by more than
+# is allowed: an op (epicker doctor), picks (centres 0.5 pixels, scores 1e-3), or the losses of three epochs (2 %).
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 epicker=$(realpath "$1") model=$(realpath "$2") data=$(realpath "$3") out=$4 gpu=${5:-0}
@@ -27,7 +27,7 @@ pick() { "$epicker" pick --data "$data" --load_model "$model" --gpus "$1" --conv
 pick -1 native
 pick "$gpu" native
 pick "$gpu" cudnn
-# Every peak above 0.05 of the CPU has one of the GPU, and the reverse; candidates hold their places and scores in full.
+# Every peak of the CPU above 0.05 must have a peak of the GPU, and the reverse; candidates hold places and scores with all digits.
 compare() {
     awk -v file="$(basename "$1")" '
         FNR == 1 { which++ }
@@ -41,7 +41,7 @@ compare() {
                         d = sqrt((x[a, i] - x[b, j]) ^ 2 + (y[a, i] - y[b, j]) ^ 2)
                         if (d < best) { best = d; at = j }
                     }
-                    # One that lies at the threshold may be on the other side of it there.
+                    # A peak that lies at the threshold may be on the other side of it on the other device.
                     if (s[a, i] < 0.052 && best > 0.5) continue
                     if (best > far) far = best
                     e = s[a, i] - s[b, at]; if (e < 0) e = -e

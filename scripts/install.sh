@@ -1,6 +1,7 @@
 #!/bin/sh
-# Puts epicker where it is told: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs and weights
-# in FOLDER/share/epicker. Offline, without root; a second run replaces the first. The folder can be moved afterwards.
+# Installs epicker into a folder of your choice: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs
+# and weights in FOLDER/share/epicker. It needs neither a network nor root; a second run replaces what the first one installed.
+# The folder can be moved afterwards.
 set -eu
 if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then
     echo "usage: $0 FOLDER (for example \$HOME/.local, or /opt/epicker)" >&2
@@ -20,7 +21,7 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
 mkdir -p "$to/bin" "$to/share/epicker"
 for program in epicker epicker.sh epicker_train.sh; do
-    # A new name first: a program that is running now keeps its file.
+    # The copy gets a new name first, so that a program that is running now keeps its own file.
     cp "$here/bin/$program" "$to/bin/$program.new.$$"
     chmod 755 "$to/bin/$program.new.$$"
     mv -f "$to/bin/$program.new.$$" "$to/bin/$program"

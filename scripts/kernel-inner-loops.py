@@ -4,16 +4,16 @@
     nvdisasm -c conv.sm_80.cubin > conv.sm_80.sass        # one file for each architecture
     scripts/kernel-inner-loops.py *.sass
 
-For each kernel and architecture: the innermost loop with the most multiply-adds: their share of its instructions, which
-are counted where they stand, so what a branch skips counts too; loads from global and from shared memory, of those the
-ones of 16 bytes; and accesses to local memory (spills).
+For each kernel and architecture it looks at the innermost loop with the most multiply-adds, and prints three things: the
+share of multiply-adds among the loop's instructions, where instructions that a branch skips count, too; how many of the
+loads from global and from shared memory have 16 bytes; and the number of accesses to local memory (spills).
 """
 import re
 import sys
 
 LABEL = re.compile(r"^(\.L\w+):")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\{?\s*(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
-# Multiply-adds of a loop that is worth a line.
+# A loop with fewer multiply-adds than this gets no line.
 LEAST = 32
 TARGET = re.compile(r"`\((\.L\w+)\)")
 
@@ -35,7 +35,7 @@ def kernels(path):
 
 
 def inner_loop(code, labels):
-    """Of the loops that hold no other loop of multiply-adds, the one with the most: from a branch's target to the branch."""
+    """The instructions of the innermost loop with the most multiply-adds. A loop reaches from a branch's target to the branch."""
     loops = []
     for end, (operation, operands) in enumerate(code):
         target = TARGET.search(operands)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Kills `epicker pick` and `epicker train` at random moments, by SIGKILL and by SIGTERM, lets each go on (`--skip-done`,
-# `--resume`), and sees that nothing is torn, that nothing finished is lost, and that the end is that of an unbroken run, byte
-# for byte. Usage: EPICKER=target/release/epicker scripts/kill-study.sh [KILLS [SEED]]; 1000 kills and seed 1 if not given.
-# The last line counts the kills and the faults; the exit status is 1 if there is a fault, and what a fault left is kept.
+# `--resume`), and checks that no file is torn, that no finished work is lost, and that the result at the end is that of an
+# unbroken run, byte for byte.
+# Usage: EPICKER=target/release/epicker scripts/kill-study.sh [KILLS [SEED]]; without them, 1000 kills and seed 1.
+# The last line counts the kills and the faults; if there is a fault, its folder is kept and the exit status is 1.
 set -uo pipefail
 E=$(realpath "${EPICKER:?the epicker binary to be killed}")
 kills=${1:-1000} seed=${2:-1}
@@ -16,8 +17,8 @@ fault() {
     cp -r "$work/$side" "$work/fault-$faults-$side" 2>/dev/null
 }
 
-# True if a status is that of a run that came to its end. A training says with 1 that its result is of little use, which is to
-# be expected of one that takes two seconds.
+# True if a status is that of a run that came to its end. A training ends with 1 if its result is of little use, and that is to
+# be expected of a training that takes two seconds.
 is_end() { [ "$1" = 0 ] || { [ $side = train ] && [ "$1" = 1 ]; }; }
 
 # Runs `command` to its end; sets `microseconds`.
@@ -46,7 +47,7 @@ killed() {
     ! grep -q panicked "$work/log" || fault "$(grep panicked "$work/log")"
 }
 
-# Every file of a folder with its SHA-256, but those whose lines tell of times and restarts.
+# Every file of a folder with its SHA-256, except files whose lines tell of times and restarts.
 contents() { (cd "$1" && find . -type f ! -path './logs/*' ! -name opt.txt ! -name loss.svg -exec sha256sum {} + | sort -k2); }
 
 # ---- pick: twelve micrographs of 512 x 512
@@ -55,13 +56,13 @@ pick() {
         --skip-done)
 }
 
-# What is there must be whole and as in the unbroken run, and nothing of before may be gone.
+# Every file that is there must be whole and as in the unbroken run, and no file that was there before may be gone.
 check_pick() {
     local name
     for name in "$work"/pick/*.thi "$work"/pick/candidates/*.star; do
         [ -e "$name" ] || continue
         case $name in
-            # Its lines are those of the unbroken run, as many as there are micrographs done.
+            # This list has only lines of the unbroken run, one for each micrograph that is done.
             */merge_results.thi) [ -z "$(comm -23 <(sort "$name") <(sort "$work/whole-pick/merge_results.thi"))" ] || fault "$name has other lines" ;;
             *) cmp -s "$name" "$work/whole-pick/${name#"$work"/pick/}" || fault "$name is torn" ;;
         esac
@@ -77,8 +78,8 @@ train() {
     command=("$E" train --data "$work/learn" --label "$work/learn" --exp_id "$work/train" --frame 128 --input_res 64 --width 0.25
         --batch_size 2 --lr 1e-3 --lr_step 70 --num_epochs 3 --train_pct 75 --val_pct 25 --test_pct 0 --particle_size 4 --gpus -1
         --threads 2 --seed 3)
-    # The best model is written before the last one, so it may be there alone; and before the very first checkpoint is whole
-    # there is nothing yet to go on from.
+    # The best model is written before the last one, so it may be there alone. Before the very first checkpoint is whole,
+    # there is nothing to go on from.
     if [ -e "$work/train/model_last.pth" ] || [ -e "$work/train/model_best.pth" ]; then
         command+=(--resume)
     elif compgen -G "$work/train/model_*" >/dev/null; then
@@ -99,7 +100,7 @@ check_train() {
     before=${now:-0}
 }
 
-# ---- what is to be worked on, and the unbroken runs
+# ---- the micrographs to work on, and the unbroken runs
 side=pick before=
 "$E" simulate --output "$work/simulated" --preset particle --diameter 60 --count 20 --size 512 --seed 5 --threads 2 >"$work/log" 2>&1 ||
     { cat "$work/log"; exit 2; }
@@ -118,7 +119,7 @@ for side in pick train; do
     echo "an unbroken $side takes $((microseconds / 1000)) ms"
 done
 
-# ---- killing: a run that gets to its end is compared, and another begins
+# ---- killing: when a run gets to its end, its result is compared, and another run begins
 rounds=0
 while [ $done_kills -lt "$kills" ]; do
     for side in pick train; do
@@ -129,7 +130,7 @@ while [ $done_kills -lt "$kills" ]; do
             killed "${time_of[$side]}"
             check_$side
         done
-        # Enough was killed: the last one goes on to its end too.
+        # There were enough kills, so the last run may go on to its end, too.
         if ! is_end $status; then
             $side
             "${command[@]}" >"$work/log" 2>&1

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes dist/epicker-VERSION-linux-x86_64.tar.gz: the program with machine code for every GPU, its wrappers, models and
-# docs, for every Linux with glibc 2.17 (2012) or later. install.sh inside puts it where it is told.
+# docs, for every Linux with glibc 2.17 (2012) or later. The install.sh inside installs it into a folder of the user's choice.
 #
-# Needs cargo, python3 with pip (for zig, which links against the old glibc, and for NVRTC), and readelf. No GPU, no root.
+# It needs cargo, python3 with pip (for zig, which links against the old glibc, and for NVRTC), and readelf, but neither a GPU
+# nor root.
 #   scripts/release.sh                 fetches what it needs into the cache, builds, checks, packs
 #   OLD_ROOT=/path scripts/release.sh  also runs the program with that folder's ld.so and libraries
 set -euo pipefail
@@ -25,7 +26,7 @@ export PATH NVRTC_LIB EPICKER_CUDA_ARCHS=all CARGO_PROFILE_RELEASE_STRIP=${CARGO
 cargo zigbuild --release --locked --bin epicker --target "$target.$glibc"
 program=${CARGO_TARGET_DIR:-target}/$target/release/epicker
 
-# No symbol that a glibc of that age lacks, and no library but glibc's own.
+# The program may need no symbol that a glibc of that age lacks, and no library but glibc's own.
 newest=$(readelf --version-info "$program" | grep -o 'GLIBC_[0-9.]*' | sort -u -t_ -k2 -V | tail -1)
 if [ "$(printf '%s\n' "$newest" "GLIBC_$glibc" | sort -t_ -k2 -V | tail -1)" != "GLIBC_$glibc" ]; then
     echo "$program needs $newest; expected at most GLIBC_$glibc" >&2
@@ -52,7 +53,7 @@ if [ -d weights ]; then
     cp -r weights "dist/$name/weights"
 fi
 (cd "dist/$name" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
-# The same sources give the same archive, but for what the compilers themselves change from run to run.
+# The same sources give the same archive, except for bytes that the compilers themselves change from run to run.
 tar --create --gzip --file "dist/$name.tar.gz" --directory dist --sort=name --owner=0 --group=0 --numeric-owner \
     --mtime "$(git log -1 --format=%cI)" "$name"
 rm -rf "dist/$name"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Hashes of everything that a build of epicker makes of fixed inputs, so that two builds can be compared by diff:
+# Prints hashes of everything that a build of epicker makes of fixed inputs, so that two builds can be compared by diff:
 #   scripts/same-bits.sh EPICKER DATA OUTPUT > hashes.txt
-# picks and candidates of the demo and of every folder of micrographs in DATA, in all three modes, and the models and logs of
-# a training of five epochs (DATA/apoferritin-10146). OUTPUT must not exist. Lists are left out, since they hold the path of OUTPUT.
+# It hashes the picks and candidates of the demo and of every folder of micrographs in DATA, in all three modes, and the models of
+# a training of five epochs (DATA/apoferritin-10146). OUTPUT must not exist. Lists are left out, because they hold the path of OUTPUT.
 set -euo pipefail
 epicker=$(realpath "$1") data=$(realpath "$2")
 mkdir "$3"
@@ -12,7 +12,7 @@ for set in "$data"/*/; do
     name=$(basename "$set")
     compgen -G "$set*.mrc" > /dev/null || continue
     for mode in particle vesicle fiber; do
-        # A micrograph that no mode can pick fails in every build alike.
+        # If a micrograph cannot be picked in any mode, it fails in every build alike.
         "$epicker" pick --data "${set%/}" --mode "$mode" --load_model "$mode" --diameter 150 --gpus -1 --output "picks/$name-$mode" > "$name-$mode.txt" 2>&1 || true
     done
 done

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A particle learnt from nothing: half of the micrographs trains a narrow network, the other half judges it.
+# Shows how a particle is learnt from nothing: half of the micrographs train a narrow network, the other half judge it.
 #   scripts/study-apoferritin.sh DATA OUTPUT [EPICKER]
-# DATA holds pairs NAME.mrc and NAME.star (docs/training.md). What is done is skipped, and an interrupted training goes
-# on from its last checkpoint, so the script may be run again at any time. THREADS (2) changes the time, no result.
+# DATA holds pairs NAME.mrc and NAME.star (docs/training.md). Steps that are done are skipped, and an interrupted training goes
+# on from its last checkpoint, so the script may be run again at any time. THREADS (2) changes the time, but no result.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 EPICKER=${3:-epicker} DIAMETER=126 FRAME=512

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# What epicker train does as it comes: nothing is given but micrographs, labels and the diameter.
+# Shows what epicker train does as it comes: nothing is given but micrographs, labels and the diameter.
 #   scripts/study-defaults.sh DATA OUTPUT [EPICKER]
 # DATA holds the sets apoferritin-10146, betagal-10017 and trpv1-10059 in folders of their own (NAME.mrc with NAME.star). Of every
 # set some micrographs are given to the training, which keeps a fifth of them to choose the best epoch; the others, which it never
-# sees, judge the result. Apoferritin and beta-galactosidase: by sorted name every fifth from the third and fourth on judges, which
-# are those that the general model has not seen either. TRPV1, of which there are five: one judges, another one each seed. Three
-# seeds draw everything else. THREADS (2) changes the time, no result. What is done is not done again.
+# sees, judge the result. Of apoferritin and beta-galactosidase, by sorted name, every fifth micrograph from the third and from the
+# fourth on judges; these are the ones that the general model has not seen either. Of the five micrographs of TRPV1 one judges, and
+# each seed takes another one. Three seeds draw everything else. THREADS (2) changes the time, but no result. Steps that are done are
+# not done again.
 set -euo pipefail
 data=$(realpath "$1") out=$2 epicker=${3:-epicker} threads=${THREADS:-2}
 mkdir -p "$out"
 
-# deal FOLDER SET IS_TEST: links of the micrographs of SET in FOLDER/learn or, where the pattern IS_TEST has their number, FOLDER/test.
+# deal FOLDER SET IS_TEST: links the micrographs of SET into FOLDER/learn, or into FOLDER/test if their number stands in IS_TEST.
 deal() {
     local folder=$1 i=0 file part
     mkdir -p "$folder/learn" "$folder/test"
@@ -21,7 +22,7 @@ deal() {
     done
 }
 
-# judge NAME MODEL FOLDER DIAMETER: F1 at the best threshold and average precision on FOLDER/test, kept in NAME.txt.
+# judge NAME MODEL FOLDER DIAMETER: prints F1 at the best threshold and average precision on FOLDER/test, and keeps them in NAME.txt.
 judge() {
     [ -e "$1.txt" ] || {
         "$epicker" eval --data "$3/test" --label "$3/test" --load_model "$2" --diameter "$4" --bootstrap 0 --threads "$threads" > "$1.part"
@@ -30,7 +31,7 @@ judge() {
     awk '/^average precision/ { ap = $3 } /^best F1/ { f1 = $3 } END { printf "F1 %.3f, AP %.3f", f1, ap }' "$1.txt"
 }
 
-# learn NAME FOLDER DIAMETER SEED OPTIONS...: a training as it comes; prints its CPU seconds.
+# learn NAME FOLDER DIAMETER SEED OPTIONS...: trains as it comes, and prints the CPU seconds.
 learn() {
     local name=$1 folder=$2 diameter=$3 seed=$4
     shift 4
@@ -43,7 +44,7 @@ learn() {
     awk '{ printf "%.0f CPU s", $1 }' "$name.seconds"
 }
 
-# row SET DIAMETER SEED IS_TEST: what the general model gives, and what trainings make of it.
+# row SET DIAMETER SEED IS_TEST: prints the scores of the general model, and the scores after the trainings.
 row() {
     local set=$1 diameter=$2 seed=$3 folder=$out/$1-$3 start options
     deal "$folder" "$set" "$4"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What a network forgets: it learns kinds of particles one after the other, in two orders, by plain fine-tuning and with
-# --continual; beside them one network learns all kinds at once. After each stage it is judged on unseen micrographs of
-# every kind. The table is in docs/training.md, section "Forgetting".
+# Shows what a network forgets: it learns kinds of particles one after the other, in two orders, by plain fine-tuning and with
+# --continual; for comparison, one network learns all kinds at once. After each stage the network is judged on unseen
+# micrographs of every kind. The table is in docs/training.md, section "Forgetting".
 #
 #   scripts/study-forgetting.sh EPICKER DATA OUTPUT [DRAWER]
 #
 # EPICKER  the program
-# DATA     a folder with apoferritin-10146 and betagal-10017: micrographs, each with its STAR file; the first four by name
-#          of each are trained on, the others judged
-# OUTPUT   all that is made; what is there is not made again, and a training that was interrupted goes on where it was
+# DATA     a folder with apoferritin-10146 and betagal-10017: micrographs, each with its STAR file; by name, the first four
+#          of each set are trained on, and the others judge
+# OUTPUT   a folder for the results; results that are there are not made again, and an interrupted training goes on where it was
 # DRAWER   examples/draw_micrographs, which draws the third kind [default: beside EPICKER in examples/]
 #
-# Every stage has the same budget: crops shown to the network, exemplars counted.
+# Every stage has the same budget, which is the number of crops shown to the network, exemplars included.
 set -euo pipefail
 
 [ $# -ge 3 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2; }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# What a general model is worth: fine-tuned with 5 labelled images against trained from nothing with 10.
+# Shows what a general model is worth: it is fine-tuned with 5 labelled images, and compared with networks that are trained from
+# nothing with 10.
 #   scripts/study-general.sh DATA GENERAL OUTPUT [EPICKER] [TILES]
 # DATA is the apoferritin set (docs/training.md); GENERAL a model that has never seen it or its like (weights/train.sh makes it:
-# without-apoferritin). An image is a quarter of a micrograph, some 45 particles: of six micrographs there are 24, the other
-# four test. Three seeds draw images and numbers. TILES is the example training_tiles. THREADS (2) changes the time, no result.
+# without-apoferritin). An image is a quarter of a micrograph, some 45 particles: six micrographs give 24
+# images, and the other four micrographs test. Three seeds draw images and numbers. TILES is the program of examples/training_tiles.rs.
+# THREADS (2) changes the time, but no result.
 set -euo pipefail
 general=$(realpath "$2") out=$3 threads=${THREADS:-2}
 epicker=${4:-epicker} tiles=${5:-training_tiles}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Few labels: a tenth of them is kept at random, by three seeds, and learnt from by three losses.
+# Shows what is learnt from few labels: three seeds keep a random tenth of them, and three losses learn from that tenth.
 #   scripts/study-sparse.sh DATA OUTPUT [EPICKER]
-# DATA and OUTPUT as for scripts/study-apoferritin.sh; in the same OUTPUT its training is not done again. Judged by all
-# labels of the other half, at equal numbers of picks. Prints a table for docs/training.md.
+# DATA and OUTPUT are as for scripts/study-apoferritin.sh; in the same OUTPUT, its training is not done again. The models are judged
+# by all labels of the other half, at equal numbers of picks. The script prints a table for docs/training.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 EPICKER=${3:-epicker} DIAMETER=126 FRAME=512
@@ -10,7 +10,7 @@ SETTINGS=(--width 0.25 --frame "$FRAME" --batch_size 1 --lr 2e-3 --num_epochs 60
 . "$here/study.sh"
 share=0.1
 
-# Kept labels of the odd half.
+# thin OUTPUT SEED: keeps a share of the labels of the odd half.
 thin() {
     mkdir -p "$1/tenth-$2"
     for file in "$1"/odd/*.star; do
@@ -18,7 +18,7 @@ thin() {
     done
 }
 
-# A row of the table from what epicker eval told.
+# row FOLDER WORDS: prints a row of the table from the output of epicker eval.
 row() {
     awk -v row="$2" '
         /^average precision/ { ap = $3 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# How well radii are learnt: a network is trained on one real micrograph of vesicles and on drawn ones, and judged on drawn
+# Shows how well radii are learnt: a network is trained on one real micrograph of vesicles and on drawn ones, and judged on drawn
 # vesicles of known radii that it has not seen. The result is in docs/training.md, section "Vesicles".
 #
 #   scripts/study-vesicles.sh EPICKER DATA OUTPUT [DRAWER]
 #
 # EPICKER  the program
 # DATA     a folder with vesicles-240: one micrograph with its vesicles in a .box file
-# OUTPUT   all that is made; what is there is not made again, and a training that was interrupted goes on where it was
+# OUTPUT   a folder for the results; results that are there are not made again, and an interrupted training goes on where it was
 # DRAWER   examples/draw_micrographs [default: beside EPICKER in examples/]
 set -euo pipefail
 

@@ -4,10 +4,10 @@
 # says at the end how many were green; the exit status is 0 if all were.
 #
 # Usage: scripts/test-under-load.sh [RUNS]     10 runs unless told otherwise, each of some ten minutes or more
-#   LOAD=4                       so many busy processes instead of two
+#   LOAD=4                       this number of busy processes instead of two
 #   KEEP=/some/folder            where the clone and the logs of runs that failed go; without it they are removed, logs
 #                                of failed runs excepted, which are printed
-# Changes that are not committed are not in the clone, and so not tested.
+# Changes that are not committed are not in the clone, so they are not tested.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-10} load=${LOAD:-2}
@@ -15,7 +15,7 @@ case $runs in '' | *[!0-9]* | 0) echo "usage: scripts/test-under-load.sh [RUNS],
 # The second command of the README: it is what a newcomer types.
 command=$(grep --max-count=1 '^cargo test' README.md)
 [ -n "$command" ] || { echo "README.md has no line that begins with 'cargo test'" >&2; exit 2; }
-[ -z "$(git status --porcelain --untracked-files=no)" ] || echo "what is not committed is not tested" >&2
+[ -z "$(git status --porcelain --untracked-files=no)" ] || echo "changes that are not committed are not tested" >&2
 
 folder=${KEEP:-$(mktemp -d)}
 mkdir -p "$folder"
@@ -29,7 +29,7 @@ trap 'exit 130' INT TERM
 
 git clone --quiet --no-hardlinks . "$folder/clone"
 cd "$folder/clone"
-# A fresh clone is built for itself: nothing of the folder that it was made from is used.
+# The clone is built in its own folder, so nothing that was built in the original folder is used.
 unset CARGO_TARGET_DIR
 echo "commit $(git rev-parse --short HEAD), '$command', $runs runs, $load busy processes beside them"
 for _ in $(seq "$load"); do

@@ -1,15 +1,15 @@
 # Keeps a share of the points of a STAR file of coordinates, drawn by a seed: the same points with every awk.
 #   awk -v share=0.1 -v seed=1 -f thin-labels.awk labels.star > kept.star
-# Of n points it keeps share * n, rounded, each choice being as likely as any other (Knuth, The Art of Computer
-# Programming 2, algorithm 3.4.2S). Random numbers: Park and Miller 1988, doi:10.1145/63039.63042, whole numbers that
-# awk's doubles hold exactly.
+# Of n points it keeps share * n, rounded, and each choice is as likely as any other (Knuth, The Art of Computer
+# Programming 2, algorithm 3.4.2S). The random numbers are those of Park and Miller 1988, doi:10.1145/63039.63042: whole
+# numbers that awk's doubles hold exactly.
 
 function unit() {
     state = state * 16807 % 2147483647
     return state / 2147483647
 }
 
-# The name takes part, so that files of equal length lose different points.
+# The name of the file takes part in the seed, so that files of equal length lose different points.
 FNR == 1 {
     letters = " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
     name = FILENAME

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The general models, from nothing to what lies beside this script.
+# Trains the general models that lie beside this script, from nothing.
 #   weights/train.sh DATA OUTPUT
 # DATA holds the sets of weights/README.md in folders of their own: apoferritin-10146, betagal-10017, no-particles-micassess
-# (NAME.mrc with NAME.star) and structures (.gz and .mrc). It takes some hours on two cores, and 9 GB in OUTPUT. What is done
-# is skipped, and an interrupted training goes on from its last checkpoint, so the script may be run again at any time.
-# THREADS (2) changes the time, no result. EPICKER and TILES name the programs [default: built from this source].
+# (NAME.mrc with NAME.star) and structures (.gz and .mrc). It takes some hours on two cores, and 9 GB in OUTPUT. Steps that are done
+# are skipped, and an interrupted training goes on from its last checkpoint, so the script may be run again at any time.
+# THREADS (2) changes the time, but no result. EPICKER and TILES name the programs [default: built from this source].
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$2"
@@ -16,7 +16,7 @@ fi
 cd "$out"
 mkdir -p done logs
 
-# once NAME COMMAND...: runs it, unless that was done.
+# once NAME COMMAND...: runs the command, unless that was done before.
 once() {
     local name=$1
     shift
@@ -26,8 +26,8 @@ once() {
     touch "done/$name"
 }
 
-# simulated NAME COUNT SEED TILE TILES-SEED TRUTH OPTIONS...: micrographs of 512 x 512 pixels, their tiles each made worse in a
-# way of its own.
+# simulated NAME COUNT SEED TILE TILES-SEED TRUTH OPTIONS...: simulates micrographs of 512 x 512 pixels and cuts them into tiles,
+# each of which is made worse in a way of its own.
 simulated() {
     local name=$1 count=$2 seed=$3 tile=$4 worse=$5 truth=$6
     shift 6
@@ -36,7 +36,7 @@ simulated() {
     rm -rf "simulated/$name"
 }
 
-# deal SET: its micrographs by sorted name: train, validate, test, test, train, and again.
+# deal SET: deals its micrographs, by sorted name, to train, validate, test, test, train, and so on.
 deal() {
     local set=$1 i=0 file part
     for file in "$data/$set"/*.mrc; do
@@ -57,8 +57,8 @@ deal_half() {
     done
 }
 
-# mix NAME SET[:COUNT[:COPIES]]...: one folder of links to the tiles of several sets, of each all or the first COUNT, and as
-# many times as COPIES says.
+# mix NAME SET[:COUNT[:COPIES]]...: makes one folder of links to the tiles of several sets; of each set it takes all tiles or the
+# first COUNT, and each tile as many times as COPIES says.
 mix() {
     local name=$1 set folder count copies copy file
     shift
@@ -73,7 +73,7 @@ mix() {
     done
 }
 
-# learn NAME TILES SIDE BATCH OPTIONS...: trains on mixed/TILES, tiles of that side, so many a step.
+# learn NAME TILES SIDE BATCH OPTIONS...: trains on mixed/TILES, which are tiles of this side, with BATCH tiles in each step.
 learn() {
     local name=$1 tiles=$2 side=$3 batch=$4 resume=()
     shift 4
@@ -82,7 +82,7 @@ learn() {
         --batch_size "$batch" --train_pct 98 --val_pct 2 --test_pct 0 --seed 1 --threads "$threads" "$@" "${resume[@]}"
 }
 
-# Three kinds of structures: what no model sees, what those that must not know a hollow shell do not see, filaments.
+# There are three kinds of structures: those that no model sees, those that models without hollow shells do not see, and filaments.
 unseen='1rb8|2j5k|1gme|7cat|1auk'
 shells='6ezm|1ihm|2buk|3j6r|4yvs'
 filaments='4udv|5o3l|6bno|mt14'
@@ -113,7 +113,7 @@ tune() { # NAME FROM RATE EPOCHS STEP-OF-THE-RATE ITERATIONS [TILES=NAME]: goes 
     learn "$1" "${7:-$1}" 256 8 --load_model "runs/$2/model_last.safetensors" --particle_size 6 --lr "$3" --num_epochs "$4" --lr_step "$5" --num_iters "$6"
 }
 
-# What all others begin with has seen neither shells nor real micrographs.
+# The model that all others begin with has seen neither shells nor real micrographs.
 mix first structures
 learn first first 256 8 --width 0.25 --min_channels 16 --particle_size 6 --lr 1e-3 --num_epochs 10 --lr_step 99 --num_iters 100
 mix base kinds crowds structures
