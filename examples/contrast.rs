@@ -1,13 +1,13 @@
-//! How micrographs look to a picker, in two numbers: to compare simulated ones with real ones.
+//! Measures how micrographs look to a picker, in two numbers, so that simulated micrographs can be compared with real ones.
 //!
 //! ```text
 //! cargo run --release --example contrast -- MICROGRAPHS LABELS DIAMETER_ANGSTROM
 //! ```
 //!
-//! Every micrograph is shrunk until a particle spans 28 pixels. `variance` is that of the pixels within the labelled
-//! discs over that of the pixels farther than 1.2 radii from every label: 1 where particles change nothing. `slope` is that
-//! of the logarithm of the power spectrum over that of the frequency, averaged over directions, between two particle
-//! diameters and a quarter of one.
+//! Every micrograph is shrunk until a particle spans 28 pixels. `variance` is the variance of the pixels within the labelled
+//! discs over that of the pixels farther than 1.2 radii from every label; it is 1 where particles change nothing. `slope` is the
+//! slope of the logarithm of the power spectrum over the logarithm of the frequency, averaged over directions, between two
+//! particle diameters and a quarter of one.
 
 use anyhow::{Context, Result, ensure};
 use epicker::formats::image::{ReadOptions, read_micrograph};
@@ -19,7 +19,7 @@ use rustfft::FftPlanner;
 use rustfft::num_complex::Complex;
 use std::path::Path;
 
-/// Pixels across a particle once shrunk.
+/// How many pixels a particle spans once the micrograph is shrunk.
 const ACROSS: f64 = 28.0;
 
 fn main() -> Result<()> {
@@ -73,7 +73,8 @@ fn variance(values: &[f64]) -> f64 {
     values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64
 }
 
-/// Between the wavelengths `long` and `short`, pixels. The image is taken to its middle square, with its edges faded out.
+/// The slope of the power spectrum between the wavelengths `long` and `short`, in pixels. Only the middle square of the image is
+/// taken, with its edges faded out.
 fn slope(image: &[f64], width: usize, long: f64, short: f64) -> f64 {
     let side = width.min(image.len() / width);
     let mean = image.iter().sum::<f64>() / image.len() as f64;

@@ -1,5 +1,5 @@
-//! Draws micrographs of dark shapes in noise, with the true coordinates beside them: for studies of training that must not
-//! depend on anybody's data.
+//! Draws micrographs of dark shapes in noise, with the true coordinates beside them. They serve studies of training that must
+//! not depend on anybody's data.
 //!
 //! ```text
 //! cargo run --release --example draw_micrographs -- SHAPE FOLDER [--count 4] [--seed 1] [--diameter 60] [--largest 60] ...
@@ -113,7 +113,7 @@ fn main() -> Result<()> {
 }
 
 fn mrc(args: &Args, pixels: &[f32]) -> Vec<u8> {
-    // 25 grey levels a deviation: noise is never cut, and 8 bits cost nothing beside it.
+    // A deviation has 25 grey levels, so the noise is never cut off, and the rounding to 8 bits is small beside it.
     let byte = |value: &f32| (25.0 * value).round().clamp(-128.0, 127.0) as i8 as u8;
     let (mode, data) = match args.depth {
         Depth::Int8 => (0, pixels.iter().map(byte).collect()),
@@ -124,7 +124,7 @@ fn mrc(args: &Args, pixels: &[f32]) -> Vec<u8> {
     Mrc { nx: side, ny: side, mode, cell, grid: [side, side, 1], data, ..Mrc::default() }.bytes()
 }
 
-/// Centres alone, with their fractions: STAR files have no radius.
+/// Writes the centres alone, with their fractions, because STAR files have no radius.
 fn star(truth: &Coordinates) -> Result<String> {
     let mut out = String::from("\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n");
     for point in &truth.points {

@@ -1,4 +1,4 @@
-//! Writes a model of the true widths whose weights follow a formula: the same that `benches/peers/onnx.py` builds, so that
+//! Writes a model of the true widths whose weights follow a formula. `benches/peers/onnx.py` builds the same model, so that
 //! two programs can be timed on one network.
 //!
 //! ```text
@@ -14,7 +14,7 @@ use epicker::io::write::write_whole;
 use epicker::net::dla::Architecture;
 use epicker::net::formula;
 
-/// SHA-256 of the tensors (`StateDict::sha256`): a benchmark on other weights would say so.
+/// SHA-256 of the tensors (`StateDict::sha256`), by which a benchmark notices if it has other weights.
 const FINGERPRINT: &str = "887396f0914f0d032fee58cdc952e052230883c909b2208ce5248221055ff95e";
 
 fn main() -> ExitCode {

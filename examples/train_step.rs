@@ -1,4 +1,4 @@
-//! Times a step of training: the full network with weights of its own making, noise for images, a few objects.
+//! Times a step of training. The full network has weights of its own making, its images are noise, and they hold a few objects.
 //!
 //! `cargo run --release --example train_step -- [SIDE [BATCH [STEPS [checkpoint] [narrow]]]]`; `narrow` has the widths of the general
 //! models, a quarter of the full ones and at least 16.

@@ -1,6 +1,6 @@
-//! Makes training images of labelled micrographs: particles brought to about one size, cut into square tiles, and made
-//! worse in ways that micrographs differ in: noise, blur, an uneven ground, clipped grey levels. The general models
-//! are trained on such tiles (weights/README.md).
+//! Makes training images of labelled micrographs: it brings particles to about one size, cuts the micrographs into square tiles,
+//! and makes each tile worse in ways in which micrographs differ: noise, blur, an uneven ground, clipped grey levels. The
+//! general models are trained on such tiles (weights/README.md).
 //!
 //! ```text
 //! cargo run --release --example training_tiles -- MICROGRAPHS OUTPUT [--labels FOLDER] [--diameter PIXELS --to 17,32] ...
@@ -8,7 +8,7 @@
 //!
 //! The same options make the same bytes. Without `--diameter` the micrographs keep their scale. Files are
 //! `NAME_VERSION_TILE.mrc` with `.thi` (vesicles, fibers) or `.star` beside them. Micrographs smaller than a tile are
-//! continued by their mirror images, labels too.
+//! continued by their mirror images, and so are their labels.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -69,7 +69,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// All tiles of one micrograph; returns how many, and their labels.
+/// Writes all tiles of one micrograph; returns how many tiles and how many labels there are.
 fn tiles(args: &Args, index: u64, one: &Labelled) -> Result<[usize; 2]> {
     let micrograph = read_micrograph(&one.path, &Default::default())?;
     let mut count = [0; 2];
@@ -88,7 +88,7 @@ fn tiles(args: &Args, index: u64, one: &Labelled) -> Result<[usize; 2]> {
     Ok(count)
 }
 
-/// Pixels with what they show.
+/// Pixels, and the labels of what they show.
 struct Image {
     pixels: Vec<f32>,
     size: [usize; 2],
@@ -105,7 +105,7 @@ impl Image {
             let pixels = micrograph.pixels.to_f32();
             return Ok(Image { pixels, size: [micrograph.ny, micrograph.nx], pixel_size_angstrom: pixel_size, truth });
         };
-        // Even in the logarithm: twice as large is as likely as half.
+        // The size is drawn evenly in the logarithm, so twice as large is as likely as half as large.
         let wanted = (to[0].ln() + random.unit() * (to[1] / to[0]).ln()).exp();
         let frame = ((micrograph.nx as f64 * wanted / diameter / 32.0).round() as usize).max(2) * 32;
         let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
@@ -124,7 +124,7 @@ impl Image {
         })
     }
 
-    /// Tiles that cover the image, as few as do; a small image is mirrored at its lower and right border.
+    /// As few tiles as are needed to cover the image; a small image is mirrored at its lower and right border.
     fn cut(&self, side: usize) -> Vec<([usize; 2], Image)> {
         let [height, width] = self.size;
         let starts = |length: usize| {
@@ -178,22 +178,22 @@ impl Image {
     }
 }
 
-/// Makes an image one of those that other cameras, programs and conditions would have given.
+/// Changes an image into one that another camera, program or condition might have given.
 fn worsen(image: &mut Image, random: &mut Random) -> Result<()> {
     let spread = standard(&mut image.pixels);
     ensure!(spread > 0.0, "all pixels are equal; nothing can be learnt from that");
     if random.chance(0.5) {
-        // As much again as there is, up to eight times in variance.
+        // The noise that is added has up to eight times the variance of the image.
         let noise = 2.8 * random.unit();
         image.pixels.iter_mut().for_each(|value| *value += (noise * random.normal()) as f32);
     }
     if random.chance(0.5) {
-        // What denoising and binning leave: no detail finer than this, pixels.
+        // Denoising and binning leave no detail finer than this, in pixels.
         let blur = 0.4 + 1.8 * random.unit();
         spectrum::filter(&mut image.pixels, image.size, |kx, ky| gaussian(kx, ky, blur))?;
     }
     if random.chance(0.4) {
-        // Even in the logarithm. The finest leave of a solid particle little but its outline, as a strong filter does.
+        // It is drawn evenly in the logarithm. The finest values leave little of a solid particle but its outline, as a strong filter does.
         let ground = 5.0 * 12.0_f64.powf(random.unit());
         let kept = random.unit();
         spectrum::filter(&mut image.pixels, image.size, |kx, ky| 1.0 - (1.0 - kept) * gaussian(kx, ky, ground))?;

@@ -1,5 +1,5 @@
-//! Targets: structures and density maps that `epicker simulate` shows. What is read must be a particle that can be drawn:
-//! finite, with weight, around its centre.
+//! Targets: structures and density maps that `epicker simulate` shows. A file that can be read must give a particle that can be
+//! drawn: it is finite, has weight, and lies around its centre.
 
 use crate::Target;
 use crate::images::image_files::{Mrc, gzip};
@@ -20,7 +20,7 @@ fn check(name: &str, bytes: &[u8]) {
     is_sound(&density);
 }
 
-/// Through a file, as a user gives it, with every name in turn.
+/// Reads the bytes from a file, as a user would give it, under every name in turn.
 fn from_file(bytes: &[u8]) {
     let name = ["a.pdb.gz", "a.cif.gz", "a.xyz.gz", "a.mrc.gz", "a.mrc", "a.txt"][bytes.len() % 6];
     let path = std::env::temp_dir().join(format!("epicker-fuzz-{}-{name}", std::process::id()));

@@ -9,7 +9,7 @@ use epicker::formats::image::{FileBytes, ReadOptions, Sections, info_of_bytes, r
 use image_files::{Layout, Mrc, TiffPage, bzip2, compressed_tiff, gzip, png, tiff};
 use std::sync::Arc;
 
-/// The image readers. Compressed images may take as much as their compression can give: deflate 1032 bytes for one
+/// The image readers. Compressed images may take as much memory as their compression can give: deflate 1032 bytes for one
 /// (twice that while a buffer grows, and four times for colours of one byte that become floats), LZW 1400; bzip2 is
 /// without bound in theory (a block of 900 kB of one value takes some 40 bytes).
 pub const TARGETS: &[Target] = &[
@@ -44,7 +44,7 @@ fn read(bytes: &[u8]) {
     }
 }
 
-/// As `read`; half of the files get correct checksums first, or nearly all would end at the first chunk.
+/// Reads as `read` does, but half of the files get correct checksums first; otherwise nearly all would end at the first chunk.
 fn read_png(bytes: &[u8]) {
     let mut file = bytes.to_vec();
     if bytes.len().is_multiple_of(2) {
@@ -113,7 +113,7 @@ fn png_seeds() -> Vec<Vec<u8>> {
     let mut files: Vec<Vec<u8>> = kinds.iter().map(|&(colour, depth, bytes)| png(20, 9, colour, depth, &ramp[..20 * 9 * bytes])).collect();
     files.push(png(20, 9, ColorType::Grayscale, BitDepth::Four, &ramp[..10 * 9]));
     files.push(png(20, 9, ColorType::Grayscale, BitDepth::Two, &ramp[..5 * 9]));
-    // An interlaced header over data that are not: the first passes decode, then it ends.
+    // The header says that the data are interlaced, but they are not: the first passes decode, and then the data end.
     let mut interlaced = files[0].clone();
     interlaced[28] = 1;
     let checksum = crc32(&interlaced[12..29]);

@@ -1,5 +1,5 @@
-//! Targets: coordinate files. What a reader returns goes through every writer that can hold it, and what a writer
-//! writes must be readable again.
+//! Targets: coordinate files. The coordinates that a reader returns go through every writer that can hold them, and every file
+//! that a writer writes must be readable again.
 
 use crate::Target;
 use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Set, Warnings};
@@ -80,7 +80,8 @@ fn run_eman_json(bytes: &[u8]) {
     }
 }
 
-/// Content decides, with every extension and option taking its turn (by the length, so that a replay does the same).
+/// The content decides on the format. Every extension and option takes its turn, which follows from the length of the input, so
+/// that a replay does the same.
 fn run_detect(bytes: &[u8]) {
     let turn = bytes.len();
     let extension = ["", "thi", "star", "box", "cbox", "coord", "txt", "json"][turn % 8];
@@ -108,7 +109,7 @@ fn write_and_read(content: &Content) {
             return;
         }
     };
-    // Far off every micrograph the formats' limits differ: a corner or a width may lie beyond what a centre may be.
+    // Far away from every micrograph the limits of the formats differ: a corner or a width may lie where no centre may lie.
     let sizes = |point: &Coordinate| [point.size, point.estimated_size].into_iter().flatten().flat_map(|size| [size.width, size.height]);
     let is_far = |point: &Coordinate| [point.x, point.y].into_iter().chain(sizes(point)).any(|value| value.abs() > 1e8);
     if sets.iter().any(|set| set.coordinates.points.iter().any(is_far)) {
@@ -127,7 +128,7 @@ fn write_and_read(content: &Content) {
 fn write_one(coordinates: &Coordinates) {
     let all = coordinates.points.len();
     if let Ok(text) = thi::write(coordinates, &thi::WriteOptions::default()) {
-        // A fiber needs two vertices there; a tube of a single segment is nothing strange in the other formats.
+        // In this format a fiber needs two vertices; in the other formats a tube may well have a single segment.
         let mut kept = coordinates.clone();
         let lone = if coordinates.kind == Kind::Fiber { kept.drop_lone_vertices() } else { 0 };
         assert_eq!(count(thi::read(&text, None).map(|(content, _)| content)), all - lone, "THI");
@@ -153,7 +154,7 @@ fn write_one(coordinates: &Coordinates) {
     let _ = box_file::write_helicon("a.mrc", coordinates, &boxes);
 }
 
-/// Number of points of what was written by ourselves; a file that cannot be read is a find.
+/// The number of points in a file that epicker has written itself; if it cannot be read, that is a find.
 fn count(content: anyhow::Result<Content>) -> usize {
     match content {
         Ok(Content::Coordinates(sets)) => sets.iter().map(|set| set.coordinates.points.len()).sum(),

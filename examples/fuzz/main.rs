@@ -1,16 +1,16 @@
-//! Throws broken files at every reader: an in-process mutation fuzzer without tools beside cargo.
+//! Throws broken files at every reader. This is a mutation fuzzer that runs within one process and needs no tool beside cargo.
 //!
 //! ```text
 //! cargo run --release --example fuzz -- TARGET|all --inputs N --seed S [--seeds FOLDER]
 //! ```
 //!
 //! A target is a function from bytes to nothing; its seeds are small valid files made in code (`--seeds` adds
-//! those of a folder). Every input is a seed, mutated. What counts as a find: a panic, more memory than the
-//! target's limit at any moment, or more than a second of time. A find is written to `target/fuzz-finds/`, and the
+//! those of a folder). Every input is a mutated seed. Three things count as a find: a panic, more memory than the
+//! target's limit at any moment, and more than a second of time. A find is written to `target/fuzz-finds/`, and the
 //! same command line with `--replay FILE` runs one file again. The same seed gives the same inputs.
 //!
-//! A new target: a file beside this one with its functions and seeds, and its line in `TARGETS`.
-//! Without `--release` overflow checks are on: slower, and finds more per input.
+//! A new target needs a file beside this one with its functions and seeds, and a line in `TARGETS`.
+//! Without `--release` overflow checks are on, so the fuzzer is slower and finds more per input.
 
 mod densities;
 mod images;
@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 
 /// One reader under fire.
 pub struct Target {
-    /// What the command line calls it.
+    /// The name by which the command line calls it.
     pub name: &'static str,
-    /// Reads the bytes and drops what came out; errors are fine, panics are not.
+    /// Reads the bytes and drops the result; errors are fine, panics are not.
     pub run: fn(&[u8]),
     /// Valid files to start from, made in code.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// True for text formats: tokens are replaced, doubled and swapped too.
+    /// True for text formats, whose tokens are replaced, doubled and swapped as well.
     pub text: bool,
     /// The memory an input may take is this many times its length, and 16 MiB.
     pub memory_factor: usize,
@@ -129,7 +129,7 @@ fn fuzz(target: &Target, options: &Options) -> usize {
         done += 1;
         if let Some(fault) = run_one(target, &input) {
             total_finds += 1;
-            // One file per place: the first line of a panic tells where; numbers of bytes and seconds do not matter.
+            // Each place in the code gets one file. The first line of a panic tells the place; numbers of bytes and seconds do not matter.
             let place: String = fault.chars().filter(|c| !c.is_ascii_digit() || fault.starts_with("panic")).take(120).collect();
             if !finds.contains(&place) && finds.len() < MOST_FINDS {
                 println!("{} FIND {}: {fault}", target.name, save(target.name, finds.len(), &input));
@@ -148,7 +148,7 @@ fn fuzz(target: &Target, options: &Options) -> usize {
     total_finds
 }
 
-/// The fault of this input, if there is one.
+/// The fault that this input causes, if it causes one.
 fn run_one(target: &Target, input: &[u8]) -> Option<String> {
     memory::watch(target.name, input);
     let start = Instant::now();
@@ -163,7 +163,7 @@ fn run_one(target: &Target, input: &[u8]) -> Option<String> {
     if peak > limit {
         return Some(format!("memory: {peak} bytes for an input of {} bytes; at most {limit} allowed", input.len()));
     }
-    // A busy machine makes anything slow once; what is slow three times is the reader's fault.
+    // On a busy machine anything may be slow once; if an input is slow three times, that is the reader's fault.
     let again = || {
         let start = Instant::now();
         let _ = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
@@ -179,7 +179,7 @@ fn files_of(folder: &Path) -> Vec<Vec<u8>> {
     };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     paths.sort();
-    // Large seeds only make every input slow: what matters lies in the first kilobytes.
+    // Large seeds only make every input slow, because the parts that matter lie in the first kilobytes.
     paths.iter().filter_map(|path| std::fs::read(path).ok()).filter(|bytes| bytes.len() <= 1 << 18).collect()
 }
 

@@ -1,6 +1,6 @@
-//! An allocator that counts: how much memory one input takes at most.
+//! An allocator that counts how much memory one input takes at most.
 //!
-//! Counts per thread, because the readers run on the thread that fuzzes. A single request above 4 GiB would end the
+//! It counts per thread, because the readers run on the thread that fuzzes. A single request above 4 GiB would end the
 //! process without a trace, so it is caught here: the input is saved and the program stops.
 
 use std::alloc::{GlobalAlloc, Layout, System};

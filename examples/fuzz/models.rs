@@ -19,7 +19,7 @@ pub const TARGETS: &[Target] = &[
 
 fn pth(bytes: &[u8]) {
     if let Ok(checkpoint) = pth::read(bytes, true) {
-        // What is read can be written, and reads as the same.
+        // A model that was read can be written, and reads as the same model again.
         let options = WriteOptions { bare: false, epoch: checkpoint.epoch, optimizer: checkpoint.optimizer.as_ref() };
         let written = pth::write(&checkpoint.state, &options);
         if let Ok(written) = written {
@@ -28,7 +28,7 @@ fn pth(bytes: &[u8]) {
     }
 }
 
-/// The bytes as the pickle of a stream that has the storages of `STORAGES`, so that every input passes the machine.
+/// Puts the bytes as the pickle into a stream that has the storages of `STORAGES`, so that every input gets to the pickle machine.
 fn pickle(bytes: &[u8]) {
     pth(&stream(bytes));
 }
@@ -44,7 +44,7 @@ const STORAGES: [u8; 5] = [4, 4, 1, 4, 4];
 
 fn stream(pickle: &[u8]) -> Vec<u8> {
     let mut stream = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.M\xe9\x03.}.".to_vec();
-    // The storages are named and dropped again, for a reader refuses those that no pickle speaks of.
+    // The storages are named and dropped again, because a reader refuses storages that no pickle mentions.
     for (key, count) in STORAGES.iter().enumerate() {
         stream.extend(format!("(Vstorage\nctorch\nFloatStorage\nV{key}\nVcpu\nI{count}\ntQ0").as_bytes());
     }

@@ -1,13 +1,13 @@
-//! Making a broken file out of valid ones, and the random numbers for it.
+//! Makes a broken file out of valid ones, and the random numbers that this takes.
 
-/// PCG-XSH-RR 64/32: small, quick, the same on every machine. Source: O'Neill 2014, "PCG: a family of simple fast
+/// PCG-XSH-RR 64/32 is small and quick, and gives the same numbers on every machine. Source: O'Neill 2014, "PCG: a family of simple fast
 /// space-efficient statistically good algorithms for random number generation", HMC-CS-2014-0905.
 pub struct Pcg {
     state: u64,
 }
 
 impl Pcg {
-    /// A sequence of its own for every seed.
+    /// Every seed gives a sequence of its own.
     pub fn new(seed: u64) -> Self {
         let mut pcg = Pcg { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         pcg.next();
@@ -101,7 +101,7 @@ const TOKENS: [&[u8]; 40] = [
     b"\\u0000",
 ];
 
-/// Longest input that is made: duplication must not grow without end.
+/// The longest input that is made, because duplication must not go on without end.
 const LONGEST: usize = 1 << 20;
 
 /// Puts a mutated seed into `out`, which is empty.
@@ -111,7 +111,7 @@ pub fn mutate(out: &mut Vec<u8>, seeds: &[Vec<u8>], text: bool, rng: &mut Pcg) {
         return;
     }
     out.extend_from_slice(&seeds[rng.below(seeds.len())]);
-    // Mostly one or two changes: many at once end at the first check.
+    // Most inputs have one or two changes, because a file with many changes fails at the first check.
     let changes = 1 + rng.below(3) * rng.below(4);
     for _ in 0..changes {
         let kinds = if text { 15 } else { 10 };
@@ -131,7 +131,7 @@ pub fn mutate(out: &mut Vec<u8>, seeds: &[Vec<u8>], text: bool, rng: &mut Pcg) {
     }
 }
 
-/// A place in the input, the first kilobyte (where headers are) as often as all the rest.
+/// A place in the input. The first kilobyte, where headers are, is chosen as often as all the rest.
 fn place(len: usize, rng: &mut Pcg) -> usize {
     if rng.below(2) == 0 { rng.below(len.min(1024)) } else { rng.below(len) }
 }
