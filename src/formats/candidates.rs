@@ -80,11 +80,6 @@ pub struct Wanted {
     pub above: f32,
 }
 
-impl Wanted {
-    /// Every row.
-    pub const ALL: Wanted = Wanted { rows: usize::MAX, above: f32::NEG_INFINITY };
-}
-
 /// Keys that other modules read, so that both sides spell them alike.
 pub mod key {
     /// Path of the micrograph as it was given.
@@ -303,6 +298,8 @@ fn shorten(line: &str) -> String {
 mod tests {
     use super::*;
 
+    const ALL: Wanted = Wanted { rows: usize::MAX, above: f32::NEG_INFINITY };
+
     fn sample() -> (Facts, Vec<Candidate>) {
         let mut facts = Facts::default();
         facts.set("Micrograph", "my data_1/100% #loop_\n.mrc");
@@ -319,7 +316,7 @@ mod tests {
                 rows.iter_mut().for_each(|row| row.size = Some([row.x * 0.37, -2.5]));
             }
             let text = write(&facts, &rows);
-            let (facts_read, rows_read) = read(text.as_bytes(), Wanted::ALL).unwrap();
+            let (facts_read, rows_read) = read(text.as_bytes(), ALL).unwrap();
             assert_eq!(rows_read, rows);
             assert_eq!(facts_read.get("Micrograph"), facts.get("Micrograph"));
             assert_eq!(facts_read.need::<usize>("SizeX").unwrap(), 5760);
@@ -350,7 +347,7 @@ mod tests {
     fn an_empty_table_is_a_valid_file() {
         let (facts, _) = sample();
         let text = write(&facts, &[]);
-        assert_eq!(read(text.as_bytes(), Wanted::ALL).unwrap().1, []);
+        assert_eq!(read(text.as_bytes(), ALL).unwrap().1, []);
         assert!(text.ends_with("Merit #3\n\n"));
     }
 
@@ -374,7 +371,7 @@ mod tests {
             (text[..text.rfind("0.0000001").unwrap()].to_string(), "cut short"),
         ];
         for (bad, word) in cases {
-            let message = format!("{:#}", read(bad.as_bytes(), Wanted::ALL).unwrap_err());
+            let message = format!("{:#}", read(bad.as_bytes(), ALL).unwrap_err());
             assert!(message.contains(word), "'{message}' lacks '{word}'");
         }
     }

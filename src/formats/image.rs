@@ -358,17 +358,6 @@ pub fn info_of_bytes(bytes: &FileBytes, options: &ReadOptions) -> Result<ImageIn
     }
 }
 
-/// How a pixel size is told to the user.
-///
-/// Exactly 1.0 is what several programs write when they know none.
-pub fn pixel_size_text(pixel_size_angstrom: Option<f64>) -> String {
-    match pixel_size_angstrom {
-        None => "unknown".to_owned(),
-        Some(1.0) => "1.0 (may be unset)".to_owned(),
-        Some(size) => format!("{}", (size * 1e4).round() / 1e4),
-    }
-}
-
 /// The pixel size, if it is believable: 0.01 to 100 angstrom.
 pub(crate) fn believable_pixel_size(angstrom: f64) -> Option<f64> {
     (0.01..=100.0).contains(&angstrom).then_some(angstrom)

@@ -1,7 +1,7 @@
 //! A network whose weights follow a formula: the same on every machine, so that tests and speed measurements of the
 //! full network need no model file. It picks nothing sensible.
 //!
-//! With u = `uniform(name, index)` of a tensor's name and row-major index, and fan = all extents but the first:
+//! With u in 0..1 from 24 bits of a hash of a tensor's name and row-major index, and fan = all extents but the first:
 //!
 //! | tensors | value |
 //! |---|---|
@@ -21,11 +21,6 @@ use anyhow::Result;
 /// FNV-1a of a text. Source: Fowler, Noll, Vo; draft-eastlake-fnv.
 pub fn fnv1a64(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-/// A number in 0..1 that depends on a name and an index alone: 24 bits of a hash.
-pub fn uniform(name: &str, index: u64) -> f64 {
-    (splitmix64(fnv1a64(name).wrapping_add(index)) >> 40) as f64 / 16_777_216.0
 }
 
 /// The network of these widths, as a checkpoint.

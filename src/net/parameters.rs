@@ -48,11 +48,6 @@ impl ParameterLayout {
         ParameterLayout { architecture, parameters, statistics, index }
     }
 
-    /// The widths.
-    pub fn architecture(&self) -> Architecture {
-        self.architecture
-    }
-
     /// What is learnt, in the checkpoint's order.
     pub fn parameters(&self) -> &[Entry] {
         &self.parameters

@@ -35,24 +35,13 @@ impl Geometry {
         self.frame.max(self.height_d)
     }
 
-    /// A point of N in D: what the letterbox shifted or shrunk goes back.
-    pub fn n_to_d(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        let (half, scale) = (self.frame as f64 / 2.0, self.square_d() as f64 / self.frame as f64);
-        [(x - half) * scale + half, (y - half) * scale + self.height_d as f64 / 2.0]
-    }
-
-    /// A point of D in N.
+    /// A point of D in N, which the letterbox shifts or shrinks.
     pub fn d_to_n(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         let (half, scale) = (self.frame as f64 / 2.0, self.frame as f64 / self.square_d() as f64);
         [(x - half) * scale + half, (y - self.height_d as f64 / 2.0) * scale + half]
     }
 
-    /// A point of D in M; x and y have scales of their own, because the height of D is a whole number.
-    pub fn d_to_m(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        [x * self.nx as f64 / self.frame as f64, y * self.ny as f64 / self.height_d as f64]
-    }
-
-    /// A point of M in D.
+    /// A point of M in D; x and y have scales of their own, because the height of D is a whole number.
     pub fn m_to_d(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         [x * self.frame as f64 / self.nx as f64, y * self.height_d as f64 / self.ny as f64]
     }

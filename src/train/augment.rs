@@ -84,11 +84,6 @@ pub struct Options {
     pub random_centre: bool,
 }
 
-impl Options {
-    /// What the original does: a random centre and a mirror image in x.
-    pub const ORIGINAL: Options = Options { flip_x: 0.5, flip_y: 0.0, turn: 0.0, contrast: 0.0, random_centre: true };
-}
-
 impl Default for Options {
     fn default() -> Self {
         Options { flip_x: 0.5, flip_y: 0.5, turn: 0.5, contrast: 0.1, random_centre: true }

@@ -207,14 +207,10 @@ pub enum BoxSide {
     HeatMapPixels(f64),
     /// The diameter of the particle, angstrom.
     Angstrom(f64),
-    /// The diameter of the particle, micrograph pixels.
-    MicrographPixels(f64),
 }
 
 /// Side of the original's box, heat-map pixels: 19 D pixels.
 pub const ORIGINAL_SIDE_H_PX: f64 = 4.75;
-/// The original's box.
-pub const ORIGINAL_SIDE: BoxSide = BoxSide::HeatMapPixels(ORIGINAL_SIDE_H_PX);
 
 impl BoxSide {
     /// The side in D pixels.
@@ -224,7 +220,6 @@ impl BoxSide {
         let to_d = geometry.frame as f64 / geometry.nx as f64;
         match self {
             BoxSide::HeatMapPixels(side) => Ok(heat_map::STRIDE as f64 * side),
-            BoxSide::MicrographPixels(side) => Ok(side * to_d),
             BoxSide::Angstrom(diameter) => match pixel_size_angstrom {
                 Some(pixel_size) => Ok(diameter / pixel_size * to_d),
                 None => bail!("no pixel size, so a diameter in angstrom has no size in pixels; expected one in the header; give --angpix"),

@@ -56,8 +56,6 @@ pub struct Trainer<T: Real = f32> {
     /// The targets on the device: copied, or drawn there.
     targets: Buffer<T>,
     drawn: Option<DeviceTargets<T>>,
-    /// A gradient that nobody wants.
-    spare: Buffer<T>,
     losses: LossValues,
     plans: HashMap<(PlanKind, usize), TrainPlan>,
 }
@@ -74,7 +72,6 @@ struct Answers<'a, T: Real> {
 enum PlanKind {
     Student { features: bool },
     Teacher,
-    Evaluation,
 }
 
 pub(super) fn student_plan<T: Real>(
@@ -154,7 +151,6 @@ impl<T: Real> Trainer<T> {
                 Device::Cpu | Device::Reference => None,
                 Device::Gpu(gpu) => Some(DeviceTargets::new(gpu)?),
             },
-            spare: Buffer::zeros(&device, 0)?,
             losses: LossValues::new(&device)?,
             plans: HashMap::new(),
             state: network,
@@ -217,7 +213,7 @@ impl<T: Real> Trainer<T> {
             &mut self.gradients,
             images,
             |maps: &mut WantedMaps<T>| {
-                Self::map_losses(values, &self.options, &self.graph, &answers, maps, None)?;
+                Self::map_losses(values, &self.options, &self.graph, &answers, maps)?;
                 let Some(teacher) = teacher.filter(|_| features) else { return Ok(()) };
                 for (id, (earlier, original)) in
                     [outputs.level5, outputs.up].into_iter().zip(teacher.features.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
@@ -289,28 +285,7 @@ impl<T: Real> Trainer<T> {
         Ok(())
     }
 
-    /// Losses of a batch by the running statistics; nothing is learnt and nothing moves.
-    ///
-    /// Shapes: as `step`, with `n` images.
-    /// Errors: as `compute_gradients`.
-    pub fn evaluate(&mut self, images: &[f32], targets: &Targets, n: usize) -> Result<Losses> {
-        self.check(images, targets, n)?;
-        let kind = self.plan(PlanKind::Evaluation, n)?;
-        self.set_targets(targets, n)?;
-        self.losses.clear()?;
-        let largest = 2 * targets.heat_map.len();
-        if self.spare.len() < largest {
-            self.spare = Buffer::zeros(&self.compute.device, largest)?;
-        }
-        let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
-        let (spare, values) = (&mut self.spare, &mut self.losses);
-        training_run::run(&self.plans[&kind], &self.layout, &mut self.arena, &mut self.state, &mut self.gradients, images, |maps| {
-            Self::map_losses(values, &self.options, &self.graph, &answers, maps, Some(&mut *spare))
-        })?;
-        self.found_losses()
-    }
-
-    /// Brings the targets to on the device: on a GPU the labels alone, if the targets were drawn from labels.
+    /// Brings the targets to the device: on a GPU the labels alone, if the targets were drawn from labels.
     fn set_targets(&mut self, targets: &Targets, n: usize) -> Result<()> {
         let device = &self.compute.device;
         if let (Device::Gpu(gpu), Some(drawn), Some(labels)) = (device, &mut self.drawn, &targets.labels) {
@@ -323,14 +298,13 @@ impl<T: Real> Trainer<T> {
         self.targets.write(0, &convert(&targets.heat_map))
     }
 
-    /// Losses of the heads, and their gradients; with `spare`, memory for gradients that nobody wants.
+    /// Losses of the heads, and their gradients.
     fn map_losses(
         values: &mut LossValues,
         options: &TrainerOptions,
         graph: &Graph,
         answers: &Answers<T>,
         maps: &mut WantedMaps<T>,
-        mut spare: Option<&mut Buffer<T>>,
     ) -> Result<()> {
         let outputs = graph.outputs();
         let [h, w] = options.frame.map(|extent| extent / heat_map::STRIDE);
@@ -338,10 +312,6 @@ impl<T: Real> Trainer<T> {
         let drawn = answers.drawn.filter(|_| targets.labels.is_some());
         let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
         let mut with_gradient = |id: NodeId, loss: MapLoss<T>| {
-            if let Some(spare) = &mut spare {
-                let map = maps.map(id);
-                return loss(values, map, &mut spare.at_mut(0, Layout::packed(map.shape())));
-            }
             let (map, mut gradient) = maps.with_gradient(id);
             loss(values, map, &mut gradient)
         };
@@ -405,7 +375,6 @@ impl<T: Real> Trainer<T> {
             let outputs = self.graph.outputs();
             let plan = match kind {
                 PlanKind::Student { features } => student_plan::<T>(&self.compute, &self.graph, &self.layout, &self.options, n, features)?,
-                PlanKind::Evaluation => forward_only(wanted(&self.graph, self.options.mode, false), true)?,
                 PlanKind::Teacher => {
                     let frozen = !self.teacher.as_ref().is_some_and(|teacher| teacher.batch_statistics);
                     forward_only(vec![outputs.level5, outputs.up], frozen)?

@@ -2,8 +2,7 @@
 
 use crate::common::image_files::{Layout, Mrc, TiffPage, bzip2, compressed_tiff, gzip, png, tiff};
 use epicker::formats::image::{
-    FileBytes, Micrograph, Mode0, Orientation, Pixels, ReadOptions, Sections, info_of_bytes, pixel_size_text, read_bytes, read_info,
-    read_micrograph,
+    FileBytes, Micrograph, Mode0, Orientation, Pixels, ReadOptions, Sections, info_of_bytes, read_bytes, read_info, read_micrograph,
 };
 use epicker::io::find::find_micrographs;
 use safetensors::SafeTensors;
@@ -297,7 +296,6 @@ fn the_pixel_size_is_told_where_it_is_believable() {
     assert!((read(&gzip(&fei.bytes())).pixel_size_angstrom.unwrap() - 1.06).abs() < 1e-9);
     assert_eq!(read(&Mrc { exttyp: *b"SERI", ..fei.clone() }.bytes()).pixel_size_angstrom, None);
     assert_eq!(read(&Mrc { cell: [8.0, 6.0], ..fei }.bytes()).pixel_size_angstrom, Some(2.0));
-    assert_eq!([None, Some(1.0), Some(1.06)].map(pixel_size_text), ["unknown", "1.0 (may be unset)", "1.06"]);
 }
 
 fn tiff_page(bits: u16, sample_format: u16, layout: Layout, data: Vec<u8>) -> TiffPage {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use epicker::device::gpu::cubin::{self, KernelUse};
+use crate::cubin::{self, KernelUse};
 use epicker::device::gpu::images::{Capability, Choice, Images};
 
 /// Kernel name -> architecture -> what it takes.

@@ -81,7 +81,7 @@ fn sources_are_compiled_where_there_is_an_nvrtc() {
     match images.load(Choice::Source, gpu(8, 6)) {
         Ok(loaded) => {
             let [(file, cubin)] = &loaded[..] else { panic!("{} files", loaded.len()) };
-            let kernels = epicker::device::gpu::cubin::kernels(cubin).unwrap();
+            let kernels = crate::cubin::kernels(cubin).unwrap();
             assert_eq!((file.as_str(), kernels[0].name.as_str(), &kernels[0].parameter_bytes), ("ops", "double_it", &vec![8]));
             let broken = pack::write("", &[text(Form::Source, "ops", "no kernel\n")]);
             let error = Images::read(&broken).unwrap().load(Choice::Source, gpu(8, 6)).unwrap_err();
@@ -148,7 +148,7 @@ fn drivers_are_called_by_their_numbers() {
 
 #[test]
 fn machine_code_that_is_none_is_refused() {
-    use epicker::device::gpu::cubin;
+    use crate::cubin;
     let images = Images::of_program().unwrap();
     assert!(cubin::kernels(b"").is_err());
     assert!(cubin::kernels(b"\x7fELF\x02\x01 but no more").is_err());

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use epicker::device::gpu::cubin;
+use crate::cubin;
 use epicker::device::gpu::images::{Capability, Choice, Images};
 
 /// (kernel, least share of multiply-adds in percent, least part of the loads from shared memory that take 16 bytes).

@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod budgets;
+mod cubin;
 mod images;
 mod inner_loops;

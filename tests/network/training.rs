@@ -454,8 +454,7 @@ fn a_fresh_network_learns_one_batch() {
         last = trainer.step(&images, &targets, &[false, false], 1e-2).unwrap();
     }
     assert!(last.total < 0.5 * first.total, "{first:?}, then {last:?}");
-    let evaluated = trainer.evaluate(&images, &targets, 2).unwrap();
-    assert!(evaluated.total.is_finite() && trainer.state().unwrap().batches == 41);
+    assert_eq!(trainer.state().unwrap().batches, 41);
 }
 
 #[test]

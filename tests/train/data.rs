@@ -12,7 +12,7 @@ use epicker::net::{Architecture, fresh};
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
 use epicker::train::exemplar::Exemplar;
-use epicker::train::labels::{self, BoxSide, Labelled, ORIGINAL_SIDE, along_fibers, boxes_d, gather, leftovers};
+use epicker::train::labels::{self, BoxSide, Labelled, ORIGINAL_SIDE_H_PX, along_fibers, boxes_d, gather, leftovers};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,9 @@ fn golden(name: &str) -> PathBuf {
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
+
+/// The original's box.
+const ORIGINAL_SIDE: BoxSide = BoxSide::HeatMapPixels(ORIGINAL_SIDE_H_PX);
 
 /// Labels of a golden file, as those of a micrograph of the size that its name says.
 fn labelled_of(name: &str) -> Labelled {
@@ -143,7 +146,6 @@ fn a_diameter_makes_the_box() {
     };
     assert!((side(ORIGINAL_SIDE) - 19.0).abs() < 1e-3);
     assert!((side(BoxSide::Angstrom(180.0)) - 30.0).abs() < 1e-3); // 120 pixels of M, 30 of D
-    assert!((side(BoxSide::MicrographPixels(40.0)) - 10.0).abs() < 1e-3);
     let unknown = Labelled { pixel_size_angstrom: None, ..one };
     let error = format!("{:#}", boxes_d(&unknown, Kind::Particle, 1024, BoxSide::Angstrom(180.0), &Compat::default()).unwrap_err());
     assert!(error.contains("--angpix") && error.contains("m.mrc"), "{error}");

@@ -42,9 +42,6 @@ pub struct Tile {
 /// An inner loop for one combination of rows, panel and input stride.
 pub type TileProduct = unsafe fn(&Tile);
 
-/// Input strides there are loops for: 1 (one channel, taps along the row), and pixels of up to 16, 32 or 64 channels.
-pub const STRIDES: [usize; 4] = [1, 16, 32, 64];
-
 /// Sizes of tiles for one instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileSizes {
@@ -135,7 +132,8 @@ unsafe fn product<L: Lanes, const ROWS: usize, const VECTORS: usize, const STRID
     }
 }
 
-/// The loop for an instruction set, a number of rows (from `cut`), one or two vectors, and an input stride of `STRIDES`.
+/// The loop for an instruction set, a number of rows (from `cut`), one or two vectors, and an input
+/// stride: 1 (one channel, taps along the row), or that of pixels of up to 16, 32 or 64 channels.
 ///
 /// Panics if there is no such loop: a programming error.
 pub fn find(set: InstructionSet, rows: usize, vectors: usize, stride: usize) -> TileProduct {

@@ -1,7 +1,6 @@
 //! The GPU device: its memory, and launches of kernels by name. It knows no op and no maker of GPUs: those are behind
 //! `Driver`.
 
-pub mod cubin;
 pub mod cuda;
 pub mod driver;
 pub mod images;

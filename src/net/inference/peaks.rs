@@ -192,11 +192,6 @@ impl PeakFinder {
         &self.plan
     }
 
-    /// The device it runs on.
-    pub fn device(&self) -> &Device {
-        self.plan.device()
-    }
-
     /// The GPU it runs on, with its stream; none on the CPU.
     pub fn gpu(&self) -> Option<&Gpu> {
         self.gpu.as_ref().map(|on| &on.gpu)

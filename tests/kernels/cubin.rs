@@ -43,11 +43,6 @@ struct Section<'a> {
     range: Range<usize>,
 }
 
-/// True for machine code, false for PTX.
-pub fn is_elf(image: &[u8]) -> bool {
-    image.starts_with(b"\x7fELF")
-}
-
 /// The kernels of a cubin, in order of name.
 ///
 /// Errors: the bytes are no ELF file of a GPU, or are cut off.
