@@ -1,4 +1,5 @@
-//! Candidates: everything the network found on one micrograph, so that thresholds can be chosen later without it.
+//! Candidates: everything that the network found on one micrograph, kept so that thresholds can be chosen later without the
+//! network.
 //!
 //! A STAR file that RELION and any STAR reader open: facts in `#epk Key value` lines, then one table of X, Y and
 //! score (and width and height for vesicles), best first. Numbers are f32 of frame M in the shortest form that reads
@@ -74,9 +75,9 @@ impl Facts {
 /// How much of a file is wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
-    /// At most so many rows.
+    /// The most rows that are read.
     pub rows: usize,
-    /// Only rows with a score above it.
+    /// Only rows with a score above this one are read.
     pub above: f32,
 }
 
@@ -92,11 +93,11 @@ pub mod key {
     pub const SIZE_X: &str = "SizeX";
     /// Rows of the micrograph.
     pub const SIZE_Y: &str = "SizeY";
-    /// Angstrom per pixel, or `none`.
+    /// Pixel size of the micrograph, angstrom, or `none`.
     pub const PIXEL_SIZE: &str = "PixelSize";
     /// Columns of the downscaled image: the frame.
     pub const NET_SIZE_X: &str = "NetSizeX";
-    /// The particles' diameter that gave the frame, with its unit; not there where the frame was given otherwise.
+    /// The diameter of the particles, with its unit. It is there only if the frame was chosen by it.
     pub const DIAMETER: &str = "Diameter";
     /// particle, vesicle or fiber.
     pub const MODE: &str = "Mode";
@@ -110,7 +111,7 @@ pub mod key {
     pub const MODEL_SHA256: &str = "ModelSha256";
     /// Candidates at this score or below were not kept.
     pub const FLOOR: &str = "Floor";
-    /// 1 if there may have been more candidates than were kept.
+    /// 1 if the network may have found more candidates than were kept.
     pub const CAPPED: &str = "Capped";
     /// Number of rows.
     pub const ROWS: &str = "Rows";
@@ -177,7 +178,7 @@ pub fn read_facts(text: impl BufRead) -> Result<Facts> {
 
 /// Facts and rows of a candidates file.
 ///
-/// Rows are in descending order, so reading stops at the first that is not wanted.
+/// Rows are in descending order of their scores, so reading stops at the first row that is not wanted.
 ///
 /// Errors: not a candidates file, another version, a row that is not numbers, rows out of order, or a file cut short.
 pub fn read(bytes: &[u8], wanted: Wanted) -> Result<(Facts, Vec<Candidate>)> {
@@ -254,7 +255,8 @@ fn push_row(line: &str, columns: usize, wanted: Wanted, rows: &mut Vec<Candidate
     Ok(true)
 }
 
-/// Percent-encodes what could be taken for STAR: `%`, `#`, control characters and the underscore of `data_`, `loop_`.
+/// Percent-encodes the characters of a value that a reader could take for STAR: `#`, control characters, and the underscore of
+/// `data_` and `loop_`; and `%` itself.
 fn encode(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for (i, c) in value.char_indices() {

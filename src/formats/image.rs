@@ -1,7 +1,7 @@
 //! A micrograph in memory, and reading one of any format.
 //!
-//! Pixels stay in the type of the file, mapped into memory where they can be: a 4096x4096 micrograph of 32-bit floats
-//! is then never copied. Source: docs/formats.md, "Micrographs".
+//! Pixels stay in the type of the file, and the file is mapped into memory where that is possible: a 4096x4096 micrograph of
+//! 32-bit floats is then never copied. Source: docs/formats.md, "Micrographs".
 
 use crate::formats::detect::{HEAD_LEN, ImageFormat, image_format};
 use crate::formats::{mrc, png_image, regular, tiff_image};
@@ -37,7 +37,7 @@ impl Deref for FileBytes {
 impl FileBytes {
     /// Maps the file, or reads it where that cannot be done.
     ///
-    /// Errors: the file is missing, unreadable, a folder, no file at all (a named pipe, a device), or empty.
+    /// Errors: the file is missing, unreadable or empty, or the path is that of a folder, a named pipe or a device.
     pub fn open(path: &Path) -> Result<FileBytes> {
         let mut file = regular::open(path)?;
         let metadata = file.metadata().with_context(|| format!("{}: cannot be examined", path.display()))?;
@@ -60,7 +60,7 @@ impl FileBytes {
 pub trait Sample: bytemuck::Pod + Send + Sync + fmt::Debug {
     /// The value; exact for every type.
     fn to_f64(self) -> f64;
-    /// The value of these bytes, given in the machine's own order.
+    /// The value with the order of its bytes reversed.
     fn swapped(self) -> Self;
 }
 
@@ -102,9 +102,9 @@ enum Store<T> {
 }
 
 impl<T: Sample> Samples<T> {
-    /// `len` values from byte `start` on: a view if they can be used as they lie there, else a converted copy.
+    /// `len` values from byte `start` on. They are a view if they can be used as they lie in the file, else a converted copy.
     ///
-    /// Errors: none; callers have checked that the bytes are there (an out-of-range request gives an empty list).
+    /// Errors: none. Callers have checked that the bytes are there; a request that reaches beyond them gives an empty list.
     pub fn from_bytes(bytes: &Arc<FileBytes>, start: usize, len: usize, swap: bool) -> Samples<T> {
         let end = len.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(start));
         let Some(raw) = end.and_then(|end| bytes.get(start..end)) else {
@@ -147,7 +147,7 @@ impl<T: Sample> fmt::Debug for Samples<T> {
 pub enum Pixels {
     /// Signed bytes.
     I8(Samples<i8>),
-    /// Unsigned bytes; unpacked 4-bit values too.
+    /// Unsigned bytes, also for unpacked 4-bit values.
     U8(Samples<u8>),
     /// Signed 16-bit integers.
     I16(Samples<i16>),
@@ -155,7 +155,7 @@ pub enum Pixels {
     U16(Samples<u16>),
     /// 16-bit floats.
     F16(Samples<f16>),
-    /// 32-bit floats; 32-bit integers and the luma of colours too.
+    /// 32-bit floats, also for 32-bit integers and the luma of colours.
     F32(Samples<f32>),
     /// 64-bit floats: the mean of several sections.
     F64(Samples<f64>),
@@ -247,7 +247,7 @@ pub struct Micrograph {
     pub nx: usize,
     /// Rows.
     pub ny: usize,
-    /// Sections (pages of a TIFF) of the file; `pixels` is one image whatever their number.
+    /// Sections (pages of a TIFF) of the file. `pixels` is always one image, however many sections there are.
     pub sections: usize,
     /// nx * ny values.
     pub pixels: Pixels,
@@ -315,7 +315,7 @@ pub struct ReadOptions {
 
 /// Reads one micrograph of any format.
 ///
-/// Errors: the file cannot be read, is no image of a known format, is cut off, or holds what is no micrograph.
+/// Errors: the file cannot be read, is no image of a known format, is cut off, or holds something else than a micrograph.
 /// Source: docs/formats.md, "Micrographs".
 pub fn read_micrograph(path: &Path, options: &ReadOptions) -> Result<Micrograph> {
     read_bytes(Arc::new(FileBytes::open(path)?), options).map_err(|error| name_file(path, &error))

@@ -1,7 +1,8 @@
 //! Augmentation: which part of an image (frame D) a step sees, how it is turned, and where the labels go with it.
 //!
-//! A sample is drawn around a random centre at the image's own scale, mirrored and turned by quarters, with a small
-//! change of contrast. What the original draws (a centre, and a mirror image in x) comes out with its bits.
+//! A sample is cut out around a random centre, at the image's own scale. It is mirrored and turned by quarters, and its
+//! contrast is changed a little. With the options of the original (a random centre, and mirroring in x) samples have the same
+//! bits as the original's.
 
 use super::targets::CornersH;
 use crate::ops::heat_map;
@@ -76,11 +77,12 @@ pub struct Options {
     pub flip_x: f64,
     /// Probability of mirroring in y.
     pub flip_y: f64,
-    /// Probability of a quarter turn (with the mirrors: all eight ways).
+    /// Probability of a quarter turn. With both mirrors an image is laid on itself in all eight ways.
     pub turn: f64,
-    /// Contrast is multiplied by 1 - this to 1 + this, and grey levels shift by at most half of it times 255.
+    /// How much the contrast changes: it is multiplied by a factor from 1 - `contrast` to 1 + `contrast`, and grey levels shift
+    /// by at most 0.5 * `contrast` * 255.
     pub contrast: f64,
-    /// Samples are drawn around a random centre; without it around the image's own.
+    /// True if samples are drawn around a random centre, false if around the centre of the image.
     pub random_centre: bool,
 }
 
@@ -93,11 +95,11 @@ impl Default for Options {
 /// What is drawn for one sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// Point of the image (frame D, before it is turned) that comes to the middle.
+    /// Point of the image (frame D, before it is turned) that becomes the centre of the sample.
     pub centre_d: [f64; 2],
     /// How the image is turned.
     pub symmetry: Symmetry,
-    /// Factor and summand of grey levels around the middle grey.
+    /// Grey levels are multiplied by the first number around the middle grey, and the second is added.
     pub contrast: Option<[f32; 2]>,
 }
 
@@ -110,7 +112,7 @@ impl Sample {
     /// Draws a sample of an image of [h, w].
     pub fn draw(random: &mut Random, [h, w]: [usize; 2], options: &Options) -> Self {
         let mut sample = Sample::whole([h, w]);
-        // Always the same number of draws in the same order, so that one option does not change what another draws.
+        // The same numbers are always drawn in the same order, so that one option does not change what another one draws.
         let [x, y] = [random.unit(), random.unit()];
         if options.random_centre {
             sample.centre_d = [within_margin(x, w), within_margin(y, h)];
@@ -128,7 +130,7 @@ impl Sample {
 /// Centres keep this far from the border, D pixels.
 const MARGIN: usize = 128;
 
-/// The margin for an image of `size` pixels: halved until something is left between the two.
+/// The margin for an image of `size` pixels. It is halved until something is left between the margins of both sides.
 pub fn margin(size: usize) -> usize {
     let mut margin = MARGIN;
     while margin > 0 && size <= 2 * margin {
@@ -152,7 +154,8 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// A square of `side_n` pixels of an image of [h, w], at the scale at which picking sees it in a frame of `frame`.
+    /// A square of `side_n` pixels of an image of `[h, w]`, at the scale at which picking sees the image in a frame of width
+    /// `frame`.
     pub fn new([h, w]: [usize; 2], frame: usize, side_n: usize) -> Self {
         Crop { side_n, scale: frame as f64 / h.max(w).max(frame) as f64 }
     }
@@ -172,7 +175,8 @@ impl Crop {
         warp_affine(&levels, sample.symmetry.size(size), &matrix, [self.side_n; 2])
     }
 
-    /// A box of the image on the heat map of a sample: computed in f64, each corner rounded to f32, as the original does.
+    /// Where a box of the image lies on the heat map of a sample. It is computed in f64, and each corner is rounded to f32, as
+    /// the original does.
     pub fn corners_h(&self, corners: CornersD, size: [usize; 2], sample: &Sample) -> CornersH {
         let [x, y] = sample.symmetry.point(sample.centre_d, size);
         let side_h = (self.side_n / heat_map::STRIDE) as f64;

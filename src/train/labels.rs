@@ -1,6 +1,6 @@
-//! Micrographs and their coordinate files: who belongs to whom, and which boxes train the network.
+//! Micrographs and their coordinate files: which file belongs to which micrograph, and which boxes train the network.
 //!
-//! Labels of training, labels of an evaluation and picks to be evaluated are all found here.
+//! The labels of a training, the labels of an evaluation and the picks that are evaluated are all found here.
 
 use super::augment::CornersD;
 use crate::compat::{Compat, Fault};
@@ -34,8 +34,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// With what the mode says of labels: how rows of four columns without a header are meant, and that rows of STAR files
-    /// without tube ids are pairs of start and end where fibers are wanted.
+    /// These options, with what the mode says about labels. It says what rows of four columns without a header are. If fibers
+    /// are wanted, it also says that rows of STAR files without tube ids are pairs of start and end.
     pub fn in_mode(mut self, mode: Kind) -> Self {
         self.label.kind = Some(mode).filter(|mode| *mode != Kind::Particle);
         self.label.star.fibers = mode == Kind::Fiber;
@@ -60,9 +60,9 @@ pub struct Labelled {
     pub label: PathBuf,
     /// Its format.
     pub format: CoordinateFormat,
-    /// The points, without those that lie farther outside than half their box.
+    /// The points, without those that lie outside of the micrograph by more than half their box.
     pub coordinates: Coordinates,
-    /// Points whose centre is outside of the image, dropped or not.
+    /// How many points have their centre outside of the image, whether they were dropped or not.
     pub outside: usize,
 }
 
@@ -71,11 +71,11 @@ pub struct Labelled {
 pub struct Gathered {
     /// Micrographs with coordinates (which may be none: an empty file), in the order of the micrographs.
     pub labelled: Vec<Labelled>,
-    /// Stems of micrographs without a coordinate file: they are left out.
+    /// Stems of micrographs that have no coordinate file and are left out.
     pub lone_micrographs: Vec<String>,
     /// Coordinate files without a micrograph.
     pub lone_labels: Vec<String>,
-    /// Why micrographs cannot be read that were left out for it, a line each.
+    /// For each micrograph that was left out because it cannot be read: a line that says why.
     pub unreadable: Vec<String>,
     /// How names were matched, and other things to know, a line each.
     pub notes: Vec<String>,
@@ -146,8 +146,8 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     Ok(gathered)
 }
 
-/// Pairs micrographs with coordinates: indices of both, by micrograph. What is left over and how it was done goes to
-/// `gathered`.
+/// Pairs micrographs with coordinates; returns the indices of both, in the order of the micrographs. `gathered` learns what is
+/// left over and how the names were matched.
 ///
 /// Errors: a name fits several.
 pub fn pair(micrographs: &[Name], sources: &[Source], gathered: &mut Gathered) -> Result<Vec<(usize, usize)>> {
@@ -161,11 +161,11 @@ pub fn pair(micrographs: &[Name], sources: &[Source], gathered: &mut Gathered) -
     Ok(matching.pairs)
 }
 
-/// Reads all coordinates of a folder, a table, a list or a file. Files that a list names and that are not there are warned
-/// of: their micrographs have no labels.
+/// Reads all coordinates of a folder, a table, a list or a file. There is a warning about files that a list names and that are
+/// not there, because their micrographs have no labels.
 ///
-/// Errors: nothing is there, or a file cannot be read; a `.txt` or `.json` of a folder may be something else and is
-/// only warned of.
+/// Errors: nothing is there, or a file cannot be read. A `.txt` or `.json` of a folder may be something else, so if it cannot
+/// be read, there is only a warning.
 pub fn read_sources(labels: &Path, options: &Options, warnings: &mut Vec<String>) -> Result<Vec<Source>> {
     let read = sources::read_sources(&[labels.to_owned()], &options.label)?;
     warnings.extend(read.warnings);
@@ -184,8 +184,8 @@ pub fn read_sources(labels: &Path, options: &Options, warnings: &mut Vec<String>
     Ok(read.sources)
 }
 
-/// Drops points that lie farther outside than half their box, and what of fibers is outside; returns how many centres are
-/// outside at all.
+/// Drops points that lie outside of the micrograph by more than half their box, and the parts of fibers that lie outside.
+/// Returns how many centres lie outside at all.
 fn drop_outside(coordinates: &mut Coordinates, [nx, ny]: [usize; 2]) -> Result<usize> {
     let beyond = |value: f64, size: usize| (-0.5 - value).max(value - (size as f64 - 0.5));
     let outside = coordinates.points.iter().filter(|point| beyond(point.x, nx) > 0.0 || beyond(point.y, ny) > 0.0).count();
@@ -203,7 +203,7 @@ fn drop_outside(coordinates: &mut Coordinates, [nx, ny]: [usize; 2]) -> Result<u
 /// How large a label's box is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum BoxSide {
-    /// Heat-map pixels of an image that is not shrunk: 4 D pixels each. The original's are 4.75.
+    /// Heat-map pixels of an image that is not shrunk; each has 4 D pixels. The original's boxes have 4.75 of them.
     HeatMapPixels(f64),
     /// The diameter of the particle, angstrom.
     Angstrom(f64),
@@ -230,9 +230,9 @@ impl BoxSide {
 
 /// The boxes of a micrograph's labels in frame D.
 ///
-/// Particles have one size, vesicles their own; fibers become points along their path, one per cell of the heat map.
-/// `compat`: `label-trunc` cuts positions to whole pixels as the original does, `clip-centre` keeps boxes off the upper
-/// and left border.
+/// All particles have one size, and each vesicle has its own; a fiber becomes points along its path, one in each cell of the
+/// heat map. With `--compat label-trunc` positions are cut to whole pixels as the original does, and with `clip-centre` boxes
+/// are kept off the upper and left border.
 ///
 /// Errors: vesicles without radius, or a diameter without pixel size; the message names the label file.
 pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, compat: &Compat) -> Result<Vec<CornersD>> {
@@ -253,7 +253,8 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
     let corner = |point: &Coordinate| -> Result<CornersD> {
         let place = if whole_in_m { [point.x.trunc(), point.y.trunc()] } else { [point.x, point.y] };
         let place = if truncate {
-            // A product with the rounded scale, as in the original: it decides where a whole number would come out.
+            // The original multiplies by the rounded scale. Where a product is close to a whole number, this rounding decides
+            // to which pixel it is cut.
             let [x, y] = place;
             [x * (frame as f64 / nx as f64), y * (geometry.height_d as f64 / ny as f64)].map(f64::trunc)
         } else {
@@ -277,7 +278,7 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
     points.iter().map(corner).collect()
 }
 
-/// Points along each fiber no farther apart than `step_m_px` (micrograph pixels); every vertex once.
+/// Points along each fiber that are no farther apart than `step_m_px` (micrograph pixels). Every vertex is among them once.
 ///
 /// Errors: a point belongs to no fiber.
 pub fn along_fibers(coordinates: &Coordinates, step_m_px: f64) -> Result<Vec<Coordinate>> {
@@ -302,11 +303,12 @@ pub fn along_fibers(coordinates: &Coordinates, step_m_px: f64) -> Result<Vec<Coo
     Ok(out)
 }
 
-/// The micrograph by which the scale of a training goes: of those with a pixel size that of middle extent, else the first.
+/// The micrograph that decides the scale of a training. Of the micrographs with a pixel size it is the one of middle extent; if
+/// none has a pixel size, it is the first.
 pub fn reference(gathered: &Gathered) -> Option<&Labelled> {
     let extent = |one: &Labelled| one.pixel_size_angstrom.map(|pixel_size| pixel_size * one.size[0].max(one.size[1]) as f64);
     let mut known: Vec<(f64, &Labelled)> = gathered.labelled.iter().filter_map(|one| Some((extent(one)?, one))).collect();
-    known.sort_by(|(a, _), (b, _)| a.total_cmp(b)); // equal ones stay in the order of their names
+    known.sort_by(|(a, _), (b, _)| a.total_cmp(b)); // micrographs of equal extent stay in the order of their names
     let middle = known.get(known.len().saturating_sub(1) / 2).map(|(_, one)| *one);
     middle.or(gathered.labelled.first())
 }
@@ -322,7 +324,7 @@ pub fn summary(gathered: &Gathered) -> String {
     text
 }
 
-/// Lines about what does not match: micrographs left out, and label files that belong to none.
+/// Lines about names that do not match: micrographs that are left out, and label files that belong to no micrograph.
 pub fn leftovers(gathered: &Gathered) -> Vec<String> {
     let told = |names: &[String]| {
         let first: Vec<&str> = names.iter().take(5).map(String::as_str).collect();

@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// A loss of a map, which adds its gradient.
+/// A loss of a map. Besides its value it computes its gradient, which it adds to that of the map.
 type MapLoss<'a, T> = &'a dyn Fn(&mut LossValues, TensorRef<T>, &mut TensorMut<T>) -> Result<()>;
 
 /// The earlier network of a continual training.
@@ -34,7 +34,7 @@ struct Teacher<T> {
     compared: Compared,
     /// The parameters that are pulled towards it.
     pulled: Ranges,
-    /// Its two feature maps of the images in hand.
+    /// The two feature maps that the earlier network makes of the images in hand.
     features: [Buffer<T>; 2],
 }
 
@@ -46,7 +46,7 @@ pub struct Trainer<T: Real = f32> {
     layout: ParameterLayout,
     state: NetworkMemory<T>,
     gradients: Buffer<T>,
-    /// Which parameters the last gradients are of.
+    /// True for each parameter that has a gradient from the last step.
     active: Vec<bool>,
     moments: [Buffer<T>; 2],
     /// Steps that Adam took with each parameter.
@@ -64,7 +64,7 @@ pub struct Trainer<T: Real = f32> {
 struct Answers<'a, T: Real> {
     targets: &'a Targets,
     copied: &'a Buffer<T>,
-    /// Holds them where the targets have labels, and there is a GPU.
+    /// The targets that were drawn on the device. They count if the targets have labels and there is a GPU.
     drawn: Option<&'a DeviceTargets<T>>,
 }
 
@@ -106,7 +106,7 @@ fn wanted(graph: &Graph, mode: Kind, features: bool) -> Vec<NodeId> {
     wanted
 }
 
-/// Whether the pull towards the earlier network acts on a parameter: on weights, but for the norms in the blocks.
+/// True if a parameter is pulled towards the earlier network. All weights are, except those of the norms in the blocks.
 pub fn is_pulled(name: &str) -> bool {
     let has = |component: &str| name.split('.').any(|part| part == component);
     has("weight") && !has("bn1") && !has("bn2")
@@ -114,7 +114,7 @@ pub fn is_pulled(name: &str) -> bool {
 
 impl<T: Real> Trainer<T> {
     /// A training that starts with the weights of `state`, of a network of these widths. Panics if the device computes in
-    /// another type: a programming error.
+    /// another type, which would be a programming error.
     ///
     /// Errors: a tensor is missing or has another shape, or the frame's sides are not multiples of 32.
     pub fn new(
@@ -160,7 +160,7 @@ impl<T: Real> Trainer<T> {
             layout,
             teacher,
         };
-        // The largest plan now: whether it fits is known before the first image is read.
+        // The largest plan is made now, so that it is known before the first image is read whether it fits.
         let features = trainer.teacher.is_some();
         let kind = trainer.plan(PlanKind::Student { features }, trainer.options.batch)?;
         trainer.arena.reserve(&trainer.plans[&kind])?;
@@ -178,7 +178,7 @@ impl<T: Real> Trainer<T> {
         Ok(losses)
     }
 
-    /// Losses and gradients of a batch; running statistics move.
+    /// Computes losses and gradients of a batch. The running statistics move.
     ///
     /// Shapes: as `step`.
     /// Errors: images or targets do not fit the frame, or the device fails.
@@ -242,7 +242,7 @@ impl<T: Real> Trainer<T> {
         self.found_losses()
     }
 
-    /// The losses of the step in hand: the one wait of a step.
+    /// The losses of the step in hand. Reading them is the only time in a step that the host waits for the device.
     fn found_losses(&self) -> Result<Losses> {
         let value = self.losses.read()?;
         let (weights, vesicles) = (self.options.weights, self.options.mode == Kind::Vesicle);
@@ -261,12 +261,13 @@ impl<T: Real> Trainer<T> {
         Ok(found)
     }
 
-    /// One step of Adam with the last gradients, on the parameters that they are of.
+    /// One step of Adam with the last gradients. Only parameters that have such a gradient move.
     ///
     /// Errors: the device fails.
     pub fn apply(&mut self, learning_rate: f64) -> Result<()> {
         let [first, second] = &mut self.moments;
-        // Neighbours that were stepped as often go together: on a GPU each step is a launch.
+        // Neighbouring parameters that took the same number of steps are stepped together, because on a GPU each step is a
+        // launch.
         let mut together: Option<(Range<usize>, u64)> = None;
         let mut runs = Vec::new();
         for (i, entry) in self.layout.parameters().iter().enumerate().filter(|(i, _)| self.active[*i]) {
@@ -423,12 +424,13 @@ impl<T: Real> Trainer<T> {
         self.teacher.as_ref().map(|teacher| teacher.state.read()).transpose()
     }
 
-    /// Where every tensor lies in `state` and `gradients`.
+    /// Where every tensor lies within `state` and `gradients`.
     pub fn layout(&self) -> &ParameterLayout {
         &self.layout
     }
 
-    /// The last gradient of a parameter of the layout's list; none if it took no part in the losses.
+    /// The last gradient of a parameter, which is given by its place in the layout's list. None if the parameter took no part
+    /// in the losses.
     ///
     /// Errors: the device fails.
     pub fn gradient(&self, parameter: usize) -> Result<Option<Vec<T>>> {
@@ -436,7 +438,7 @@ impl<T: Real> Trainer<T> {
         self.active[parameter].then(|| self.gradients.read(range)).transpose()
     }
 
-    /// What Adam remembers: of the parameters that were stepped at least once.
+    /// What Adam remembers of the parameters that were stepped at least once.
     ///
     /// Errors: the device fails.
     pub fn adam(&self, learning_rate: f64) -> Result<Adam> {
@@ -452,7 +454,7 @@ impl<T: Real> Trainer<T> {
         Ok(Adam { learning_rate, betas: adam::BETAS, eps: adam::EPSILON, weight_decay: 0.0, moments: moments.collect() })
     }
 
-    /// Goes on with what Adam remembered: with the same images every bit is as without the interruption.
+    /// Goes on with what Adam remembered. With the same images every bit is then as if there had been no interruption.
     ///
     /// Errors: a parameter is unknown or has another size, or the optimiser had other settings.
     pub fn set_adam(&mut self, adam: &Adam) -> Result<()> {
@@ -469,7 +471,7 @@ impl<T: Real> Trainer<T> {
         self.moments.iter_mut().try_for_each(|moments| moments.clear(0..moments.len()))?;
         for found in &adam.moments {
             let Some(i) = self.layout.parameters().iter().position(|entry| entry.name == found.name) else {
-                continue; // of a part of the original that takes no part in anything, such as a classifier
+                continue; // a part of the original that nothing uses, such as a classifier
             };
             let range = self.layout.parameters()[i].range.clone();
             ensure!(
