@@ -48,7 +48,7 @@ killed() {
 }
 
 # Every file of a folder with its SHA-256, except files whose lines tell of times and restarts.
-contents() { (cd "$1" && find . -type f ! -path './logs/*' ! -name opt.txt ! -name loss.svg -exec sha256sum {} + | sort -k2); }
+contents() { (cd "$1" && find . -type f ! -path './logs/*' ! -path './runs/*' ! -name opt.txt ! -name loss.svg -exec sha256sum {} + | sort -k2); }
 
 # ---- pick: twelve micrographs of 512 x 512
 pick() {
