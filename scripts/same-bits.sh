@@ -16,7 +16,11 @@ for set in "$data"/*/; do
         "$epicker" pick --data "${set%/}" --mode "$mode" --load_model "$mode" --diameter 150 --gpus -1 --output "picks/$name-$mode" > "$name-$mode.txt" 2>&1 || true
     done
 done
-"$epicker" train --data "$data/apoferritin-10146" --load_model particle --diameter 126 --lr 1e-4 --num_epoch 5 --batch_size 4 \
+# Builds before the option let the statistics of norms move.
+moving=
+if "$epicker" train --help | grep -q norm_statistics; then moving="--norm_statistics move"; fi
+# shellcheck disable=SC2086 # none or two words
+"$epicker" train $moving --data "$data/apoferritin-10146" --load_model particle --diameter 126 --lr 1e-4 --num_epoch 5 --batch_size 4 \
     --input_res 256 --num_iters 2 --seed 1 --gpus -1 --exp_id training > training.txt 2>&1
 find demo picks training -type f \( -name "*.thi" -o -name "*.star" -o -name "*.pth" -o -name "*.safetensors" \) ! -name merge_results.thi \
     | sort | xargs sha256sum

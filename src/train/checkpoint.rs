@@ -30,19 +30,29 @@ pub struct Terms {
     pub batch: Option<usize>,
     /// Learning rates and steps. Older checkpoints do not have them.
     pub schedule: Option<Schedule>,
+    /// True if batch norms keep the statistics of the model that the training started with. In older checkpoints they moved.
+    pub keeps_statistics: bool,
 }
 
+/// The last word of terms whose norms keep their statistics.
+const KEPT: &str = " kept";
+
 impl Terms {
-    /// The terms as words with blanks between them: fingerprint, frame, side, batch, and the words of the schedule.
+    /// The terms as words with blanks between them: fingerprint, frame, side, batch, the words of the schedule, and
+    /// `kept` if the norms keep their statistics.
     fn text(&self) -> String {
         let mut text = format!("{} {} {}", self.fingerprint, self.frame, self.side_n);
         if let (Some(batch), Some(schedule)) = (self.batch, &self.schedule) {
             text.push_str(&format!(" {batch} {}", schedule.to_text()));
         }
+        if self.keeps_statistics {
+            text.push_str(KEPT);
+        }
         text
     }
 
     fn read(text: &str) -> Option<Terms> {
+        let (text, keeps_statistics) = text.strip_suffix(KEPT).map_or((text, false), |text| (text, true));
         let words: Vec<&str> = text.splitn(5, ' ').collect();
         Some(Terms {
             fingerprint: (*words.first()?).to_owned(),
@@ -50,6 +60,7 @@ impl Terms {
             side_n: words.get(2)?.parse().ok()?,
             batch: words.get(3).and_then(|word| word.parse().ok()),
             schedule: words.get(4).and_then(|text| Schedule::from_text(text)),
+            keeps_statistics,
         })
     }
 }

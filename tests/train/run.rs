@@ -378,7 +378,14 @@ fn a_training_stopped_within_an_epoch_goes_on_to_the_same_bits() {
         let (end, _) = run_all(&mut broken, &data, None, &run_options(5, 2, 3), &mut watch);
         assert_eq!((end, watch.saved.last().unwrap().standing.position), (End::Stopped, position));
         let schedule = Some(run_options(5, 2, 3).schedule);
-        let terms = checkpoint::Terms { fingerprint: "as_before".to_owned(), frame: 64, side_n: 32, batch: Some(2), schedule };
+        let terms = checkpoint::Terms {
+            fingerprint: "as_before".to_owned(),
+            frame: 64,
+            side_n: 32,
+            batch: Some(2),
+            schedule,
+            keeps_statistics: false,
+        };
         checkpoint::save(folder.path(), checkpoint::LAST, watch.saved.last().unwrap(), &Default::default(), &terms).unwrap();
 
         stop.store(false, Ordering::Relaxed);
@@ -414,8 +421,8 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     let train = |exp_id: &str, more: &[&str]| {
         let exp_id = text(&folder.path().join(exp_id));
         let mics = text(&mics);
-        let common =
-            ["train", "--data", &mics, "--exp_id", &exp_id, "--batch_size", "2", "--lr", "1e-4", "--lr_step", "70,90", "--diameter", "24"];
+        let common = ["train", "--data", &mics, "--exp_id", &exp_id, "--frame", "128", "--input_res", "128", "--batch_size", "2"];
+        let common = [&common[..], &["--lr", "1e-4", "--lr_step", "70,90", "--diameter", "24"]].concat();
         let result = epicker(&[&common[..], more].concat());
         (result.status.code(), String::from_utf8_lossy(&result.stdout).into_owned(), String::from_utf8_lossy(&result.stderr).into_owned())
     };

@@ -170,6 +170,19 @@ fn training_starts_from_the_general_model_and_says_first_what_it_will_do() {
     let data = ["eval", "--data", "exp/test.thi", "--label", "mics/truth/star", "--diameter", "96"];
     let judged = place.run(&[&data[..], &["--load_model", "exp/model_last.safetensors", "--bootstrap", "0"]].concat()).ended_with(0);
     assert!(judged.stdout.contains("1 micrograph, "), "{}", judged.stdout);
+    // The norms keep the statistics that they come with, unless the command line says otherwise; a training that goes on keeps
+    // what it began with.
+    let statistics = |model: &Path| {
+        let is_one = |name: &String| name.ends_with("running_mean") || name.ends_with("running_var");
+        weights_as_f32(model).into_iter().filter(|(name, _)| is_one(name)).collect::<BTreeMap<_, _>>()
+    };
+    let general = statistics(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/particle.safetensors")));
+    assert!(terms.keeps_statistics && !general.is_empty() && statistics(&place.path("exp/model_last.safetensors")) == general);
+    assert!(told.stdout.contains("the norms keep the model's statistics"), "{}", told.stdout);
+    let moving = ["--steps", "1", "--batch_size", "1", "--norm_statistics", "move"];
+    let told = place.train_further("moving", &moving).ended_with(0);
+    assert!(statistics(&place.path("moving/model_last.safetensors")) != general && !told.stdout.contains("the norms keep"));
+    assert!(!checkpoint::load(&place.path("moving/model_last.pth")).unwrap().terms.unwrap().keeps_statistics);
     // A new network is not asked for together with a model.
     is_refused(&epicker(&["train", "--data", "mics", "--from-scratch", "--load_model", "particle"]), "--load_model");
 }

@@ -88,6 +88,11 @@ pub struct TrainArgs {
     /// sparse]
     #[arg(long = "heat_map_loss", value_name = "NAME")]
     pub(super) heat_map_loss: Option<HeatMapLoss>,
+    /// What batch norms do with the running statistics of the model that the training starts from: keep (use them as they are)
+    /// or move (use each batch's own, and let the running ones follow) [default: keep; with --guide, --continual or a new
+    /// network move]
+    #[arg(long = "norm_statistics", value_name = "WHAT")]
+    pub(super) norm_statistics: Option<NormStatistics>,
     /// Diameter of the particles, angstrom: sets their boxes and the scale
     #[arg(long = "diameter", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) diameter: Option<f64>,
@@ -184,6 +189,13 @@ pub struct TrainArgs {
     /// One JSON object per line on standard output; text goes to standard error
     #[arg(long = "json")]
     pub(super) json: bool,
+}
+
+/// What batch norms do with their running statistics.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NormStatistics {
+    Keep,
+    Move,
 }
 
 fn share(text: &str) -> Result<f64, String> {

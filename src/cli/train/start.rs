@@ -18,6 +18,8 @@ pub(super) struct Start {
     pub(super) resumed: Option<Resumed>,
     /// The model that was loaded, for continual learning.
     pub(super) earlier: Option<StateDict>,
+    /// True if every tensor is that of a model, and none starts anew.
+    pub(super) is_whole_model: bool,
     /// What the model, or the interrupted training, says of itself.
     pub(super) facts: ModelFacts,
     /// SHA-256 of the model's file, or the word `nothing`.
@@ -66,6 +68,7 @@ impl Start {
                 state: resumed.state.clone(),
                 architecture,
                 earlier: loaded,
+                is_whole_model: true,
                 facts,
                 resumed: Some(resumed),
                 from,
@@ -76,7 +79,8 @@ impl Start {
             let architecture = args.architecture();
             lines.push(format!("a new network of widths {:?}, head {}", architecture.channels, architecture.head));
             let state = crate::net::fresh::state_dict(architecture, args.seed);
-            return Ok(Start { state, architecture, resumed: None, earlier: None, facts: ModelFacts::default(), from, name: None });
+            let facts = ModelFacts::default();
+            return Ok(Start { state, architecture, resumed: None, earlier: None, is_whole_model: false, facts, from, name: None });
         };
         let name = source.to_string();
         // A whole model says its own widths. If the file holds only a part of a network, that part goes into a new network of
@@ -84,13 +88,13 @@ impl Start {
         let whole = Model::from_state(&loaded, name.clone(), String::new());
         let architecture = whole.map_or_else(|_| args.architecture(), |model| model.architecture());
         let mut state = crate::net::fresh::state_dict(architecture, args.seed);
-        take_matching(&mut state, &loaded, &name, lines)?;
+        let is_whole_model = take_matching(&mut state, &loaded, &name, lines)?;
         let facts = ModelFacts::from_metadata(&loaded.metadata)?;
         let name = match source {
             ModelSource::General(name) => format!("the general model {name}"),
             ModelSource::File(_) => name,
         };
-        Ok(Start { state, architecture, resumed: None, earlier: Some(loaded), facts, from, name: Some(name) })
+        Ok(Start { state, architecture, resumed: None, earlier: Some(loaded), is_whole_model, facts, from, name: Some(name) })
     }
 
     /// True if this training began with a new network, which knew nothing.
@@ -102,10 +106,10 @@ impl Start {
     }
 }
 
-/// Puts every tensor of `loaded` that fits into `state`, and says which ones do not fit.
+/// Puts every tensor of `loaded` that fits into `state`, and says which ones do not fit. Returns true if all do.
 ///
 /// Errors: none fits.
-fn take_matching(state: &mut StateDict, loaded: &StateDict, name: &str, lines: &mut Vec<String>) -> Result<()> {
+fn take_matching(state: &mut StateDict, loaded: &StateDict, name: &str, lines: &mut Vec<String>) -> Result<bool> {
     let (mut taken, mut missing, mut other) = (0, Vec::new(), Vec::new());
     for tensor in &mut state.tensors {
         match loaded.get(&tensor.name) {
@@ -133,5 +137,5 @@ fn take_matching(state: &mut StateDict, loaded: &StateDict, name: &str, lines: &
     tell("start anew, as the model lacks them", &missing);
     tell("start anew, as the model's have another shape", &other);
     tell("of the model are not used", &unknown.into_iter().map(str::to_owned).collect::<Vec<_>>());
-    Ok(())
+    Ok(missing.is_empty() && other.is_empty())
 }
