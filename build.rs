@@ -54,6 +54,7 @@ fn main() {
     for variable in ["NVRTC_LIB", "CUDA_HOME", "CUDA_PATH", "EPICKER_CUDA_ARCHS", "XDG_CACHE_HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
+    tell_commit();
     // tests/kernels/images.rs starts this script to compile one file again and again.
     if let Ok(program) = std::env::current_exe() {
         println!("cargo:rustc-env=EPICKER_BUILD_SCRIPT={}", program.display());
@@ -61,6 +62,30 @@ fn main() {
     if let Err(error) = run() {
         eprintln!("{error:#}");
         std::process::exit(1);
+    }
+}
+
+/// Tells a release build from which commit it is made, for the records of runs. A build for development says nothing: it
+/// would have to be made anew after every commit.
+fn tell_commit() {
+    println!("cargo:rerun-if-env-changed=EPICKER_COMMIT");
+    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if !is_release || std::env::var_os("EPICKER_COMMIT").is_some() || !Path::new(".git").exists() {
+        return; // packed sources may lie in somebody else's repository
+    }
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let what_counts = ["src", "kernels", "weights", "build", "build.rs", "Cargo.toml", "Cargo.lock"];
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return };
+    let has_changes = git(&[&["diff", "--quiet", "HEAD", "--"], &what_counts[..]].concat()).is_none();
+    println!("cargo:rustc-env=EPICKER_COMMIT={commit}{}", if has_changes { ", with changes" } else { "" });
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+    for path in what_counts {
+        println!("cargo:rerun-if-changed={path}");
     }
 }
 

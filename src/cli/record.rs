@@ -25,8 +25,8 @@ impl Record {
             .add("started in", std::env::current_dir().map_or("a folder that is gone".to_string(), |folder| folder.display().to_string()));
         record.add("started at", format!("{stamp} (universal time)"));
         record.add("program", concat!("epicker ", env!("CARGO_PKG_VERSION")));
-        // Only a release is built from a commit that its maker names; a working tree may hold anything.
-        record.add("commit", option_env!("EPICKER_COMMIT").unwrap_or("unknown, built from a working tree"));
+        // The build script tells a release build its commit.
+        record.add("commit", option_env!("EPICKER_COMMIT").unwrap_or("unknown, a build for development or without git"));
         record
     }
 

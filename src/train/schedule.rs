@@ -219,10 +219,10 @@ pub const GUIDE_RATE: f64 = 1e-4;
 impl Recipe {
     /// The recipe for a network whose deepest level has `deepest` channels, and for this many training images.
     ///
-    /// The numbers were chosen on the micrographs of the validation part; docs/training.md has the table of what was tried. A
-    /// wide network takes smaller steps, because a pixel of its maps is a sum over all channels, which grows with their number.
-    /// Every image is shown at least eight times, unless that takes too many steps, and a network that knows nothing needs its
-    /// steps however few images there are.
+    /// docs/training.md tells how the numbers for narrow networks were chosen. Those for wide ones were not tried: a wide network
+    /// takes smaller steps, because a pixel of its maps is a sum over all channels, which grows with their number. Every image is
+    /// shown at least eight times, unless that takes too many steps, and a network that knows nothing needs its steps however few
+    /// images there are.
     pub fn of(beginning: Beginning, deepest: usize, images: usize) -> Recipe {
         let is_narrow = deepest <= 256;
         let (learning_rate, steps) = match (beginning, is_narrow) {
