@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// In place of the tutorial's first line, which is the only one that sets numbers.
-const SMALLER: &str = "COUNT=4 SIZE=512 STEPS=60 FRAME=128";
+const SMALLER: &str = "COUNT=4 SIZE=512 STEPS=80 FRAME=128";
 
 /// The lines of all fenced blocks of shell.
 fn commands(text: &str) -> Vec<&str> {
