@@ -15,6 +15,7 @@ const STEP: &str = "epicker.train.step";
 const START: &str = "epicker.train.start";
 const BEST: &str = "epicker.train.best";
 const BEST_EPOCH: &str = "epicker.train.best_epoch";
+const HIGHEST: &str = "epicker.train.highest";
 const OPTIONS: &str = "epicker.train.options";
 
 /// What a resumed training must have in common with the interrupted one.
@@ -91,6 +92,7 @@ pub fn save(folder: &Path, name: &str, snapshot: &Snapshot, facts: &ModelFacts, 
     if let Some(best) = best {
         note(BEST, format!("{:?}", best.value));
         note(BEST_EPOCH, best.epoch.to_string());
+        note(HIGHEST, format!("{:?}", best.highest));
     }
     let epoch = Some(u64::from(position.epoch));
     let write = WriteOptions { bare: false, epoch, optimizer: Some(&snapshot.adam) };
@@ -126,7 +128,9 @@ pub fn load(path: &Path) -> Result<Resumed> {
     let step = text(STEP).and_then(|text| text.parse().ok()).unwrap_or(0);
     let start = text(START).and_then(|text| text.parse().ok());
     let best_epoch = text(BEST_EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let best = text(BEST).and_then(|text| text.parse().ok()).map(|value| Best { epoch: best_epoch, value });
+    let highest = text(HIGHEST).and_then(|text| text.parse().ok());
+    let best = text(BEST).and_then(|text| text.parse().ok());
+    let best = best.map(|value| Best { epoch: best_epoch, value, highest: highest.unwrap_or(value) });
     let terms = text(OPTIONS).and_then(|text| Terms::read(&text));
     let epoch = u32::try_from(checkpoint.epoch.unwrap_or(0)).with_context(|| format!("{}: epoch", path.display()))?;
     Ok(Resumed { state, adam, standing: Standing { position: Position { epoch, step }, start, best }, terms })

@@ -5,7 +5,7 @@
 //! goes on with the same bits as one that was not.
 
 use super::data::{Batch, Data};
-use super::schedule::{Replay, Schedule, Work, work_of_epoch};
+use super::schedule::{Fall, Replay, Schedule, Work, work_of_epoch};
 use super::step::{Losses, Trainer};
 use super::targets::Targets;
 use crate::ahead::ahead;
@@ -106,6 +106,23 @@ pub struct Best {
     pub epoch: u32,
     /// Its score.
     pub value: f64,
+    /// The highest score of all that were the best, which is never far above this one's.
+    pub highest: f64,
+}
+
+/// A network of the cosine takes the place of an earlier one if its score is no further than this below the highest.
+///
+/// The early networks of a training are saved while the rate is high, and one of them is often ahead by a hair on the few
+/// micrographs that choose, and behind on all others: of three trainings from nothing on apoferritin the highest score gave an F1
+/// of 0.978, 0.959 and 0.933, and this rule, which took the last network each time, 0.974, 0.975 and 0.965 (docs/training.md).
+const NEAR: f64 = 0.005;
+
+/// Whether a network takes the place of the best. It has to beat the one that the training started with.
+fn takes_over(score: Score, standing: &Standing, fall: &Fall) -> bool {
+    let least = |best: Best| best.highest - if *fall == Fall::Cosine { NEAR } else { 0.0 };
+    score.is_better_than_random()
+        && standing.best.is_none_or(|best| score.value > least(best))
+        && standing.start.is_none_or(|start| score.value > start)
 }
 
 /// All that a training which is resumed has to know about the steps before.
@@ -277,10 +294,10 @@ pub fn run(
         let learning_rate = schedule.rate(steps_before + schedule.epoch_steps - 1);
         let state = learner.state_dict()?;
         let validation = hooks.validate(&state)?;
-        let is_best =
-            validation.is_some_and(|score| score.is_better_than_random() && standing.best.is_none_or(|best| score.value > best.value));
-        if let Some(score) = validation.filter(|_| is_best) {
-            standing.best = Some(Best { epoch, value: score.value });
+        let is_best = validation.is_some_and(|score| takes_over(score, &standing, &schedule.fall));
+        if let Some(Score { value, .. }) = validation.filter(|_| is_best) {
+            let highest = standing.best.map_or(value, |best| best.highest.max(value));
+            standing.best = Some(Best { epoch, value, highest });
         }
         standing.position = Position { epoch, step: 0 };
         let steps_done = epoch as usize * schedule.epoch_steps - (begun_at.epoch as usize * schedule.epoch_steps + begun_at.step);
@@ -311,7 +328,7 @@ fn judge_start(learner: &dyn Learner, schedule: &Schedule, standing: &mut Standi
     let Some(score) = hooks.validate(&state)? else { return Ok(()) };
     standing.start = Some(score.value);
     let is_best = score.is_better_than_random();
-    standing.best = is_best.then_some(Best { epoch: 0, value: score.value });
+    standing.best = is_best.then_some(Best { epoch: 0, value: score.value, highest: score.value });
     hooks.start(&score)?;
     hooks.save(&Snapshot { state, adam: learner.adam(schedule.rate(0))?, standing: *standing, is_best })
 }

@@ -286,7 +286,7 @@ fn the_best_is_kept_and_a_nan_ends_it_with_advice() {
     watch.scores = scores(&[0.3, 0.5, 0.5, 0.4]);
     let (_, standing) = run_all(&mut Parrot::default(), &data, None, &run_options(2, 2, 4), &mut watch);
     assert_eq!(watch.saved.iter().map(|saved| saved.is_best).collect::<Vec<_>>(), [true, true, false, false]);
-    assert_eq!(standing.best, Some(Best { epoch: 2, value: 0.5 }));
+    assert_eq!(standing.best, Some(Best { epoch: 2, value: 0.5, highest: 0.5 }));
     assert_eq!(standing.position, Position { epoch: 4, step: 0 });
     assert_eq!(watch.saved[3].standing, standing);
 
@@ -295,6 +295,27 @@ fn the_best_is_kept_and_a_nan_ends_it_with_advice() {
     let error = run(&mut broken, &data, None, &run_options(2, 1, 4), Standing::default(), &mut watch, &stop).unwrap_err().to_string();
     assert!(error.contains("epoch 2, step 1 of 2") && error.contains("--lr") && error.contains("--resume"), "{error}");
     assert_eq!(watch.saved.len(), 1, "the checkpoint of the first epoch stays the last");
+}
+
+#[test]
+fn a_later_network_of_the_cosine_is_the_best_if_its_score_is_near_the_highest() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(folder.path(), 2, 1);
+    let stop = AtomicBool::new(false);
+    let go = |values: &[f64], judges_start: bool| {
+        let mut watch = Watch::new(&stop);
+        watch.scores = scores(values);
+        let options = run_options(2, 2, 4);
+        let options = RunOptions { judges_start, schedule: Schedule { fall: Fall::Cosine, ..options.schedule }, ..options };
+        let (_, standing) = run(&mut Parrot::default(), &data, None, &options, Standing::default(), &mut watch, &stop).unwrap();
+        standing.best.map(|best| (best.epoch, best.value, best.highest)).unwrap()
+    };
+    // What is near is measured from the highest, so that many small steps do not lead down.
+    assert_eq!(go(&[0.3, 0.996, 0.993, 0.9905], false), (3, 0.993, 0.996));
+    assert_eq!(go(&[0.3, 0.996, 0.98, 0.97], false), (2, 0.996, 0.996));
+    // Near the start is not enough.
+    assert_eq!(go(&[0.9, 0.899, 0.9, 0.896, 0.8], true), (0, 0.9, 0.9));
+    assert_eq!(go(&[0.9, 0.901, 0.904, 0.9005, 0.8], true), (3, 0.9005, 0.904));
 }
 
 #[test]
@@ -310,13 +331,17 @@ fn the_start_is_judged_as_epoch_0_and_stays_the_best_until_something_beats_it() 
         (watch, standing)
     };
     let (watch, standing) = go(&[0.6, 0.4, 0.6], Standing::default());
-    assert_eq!((standing.start, standing.best), (Some(0.6), Some(Best { epoch: 0, value: 0.6 })), "an equal score beats nobody");
+    assert_eq!(
+        (standing.start, standing.best),
+        (Some(0.6), Some(Best { epoch: 0, value: 0.6, highest: 0.6 })),
+        "an equal score beats nobody"
+    );
     assert_eq!(watch.starts, scores(&[0.6]));
     assert_eq!(watch.saved.iter().map(|saved| saved.is_best).collect::<Vec<_>>(), [true, false, false]);
     assert_eq!(watch.saved[0].standing.position, Position::default());
 
     let (_, standing) = go(&[0.6, 0.4, 0.7], Standing::default());
-    assert_eq!((standing.start, standing.best), (Some(0.6), Some(Best { epoch: 2, value: 0.7 })));
+    assert_eq!((standing.start, standing.best), (Some(0.6), Some(Best { epoch: 2, value: 0.7, highest: 0.7 })));
 
     // A training that goes on has its start behind it.
     let (watch, _) = go(&[0.9], Standing { position: Position { epoch: 1, step: 0 }, ..standing });
@@ -333,7 +358,7 @@ fn nothing_is_called_the_best_that_is_no_better_than_random_picks() {
     watch.scores = scores(&[0.1, 0.05, 0.144, 0.146]);
     let (_, standing) = run_all(&mut Parrot::default(), &data, None, &run_options(2, 2, 4), &mut watch);
     assert_eq!(watch.epochs.iter().map(|epoch| epoch.is_best).collect::<Vec<_>>(), [false, false, false, true]);
-    assert_eq!(standing.best, Some(Best { epoch: 4, value: 0.146 }));
+    assert_eq!(standing.best, Some(Best { epoch: 4, value: 0.146, highest: 0.146 }));
 }
 
 #[test]

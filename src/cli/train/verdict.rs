@@ -33,7 +33,7 @@ impl Verdict {
     /// The verdict on a training that is done. `last`: the last score of this run, if there was one.
     pub(super) fn of(standing: &Standing, last: Option<Score>) -> Verdict {
         match (standing.best, standing.start) {
-            (Some(Best { epoch: 0, value: start }), Some(_)) => Verdict::NoBetterThanStart { start, last },
+            (Some(Best { epoch: 0, value: start, .. }), Some(_)) => Verdict::NoBetterThanStart { start, last },
             (Some(best), start) => Verdict::Better { best, start },
             (None, None) if last.is_none() => Verdict::Unjudged,
             (None, _) => Verdict::NoBetterThanRandom { last },
@@ -75,9 +75,9 @@ impl Verdict {
         let (verdict, best, start) = match self {
             Verdict::Unjudged => ("not judged", None, None),
             Verdict::NoBetterThanRandom { .. } => ("no better than random picks", None, None),
-            Verdict::NoBetterThanStart { start, .. } => ("no better than the start", Some(Best { epoch: 0, value: *start }), Some(*start)),
-            Verdict::Better { best, start } => ("better", Some(*best), *start),
+            Verdict::NoBetterThanStart { start, .. } => ("no better than the start", Some((0, *start)), Some(*start)),
+            Verdict::Better { best, start } => ("better", Some((best.epoch, best.value)), *start),
         };
-        json!({ "verdict": verdict, "best_epoch": best.map(|best| best.epoch), "best": best.map(|best| best.value), "start": start })
+        json!({ "verdict": verdict, "best_epoch": best.map(|best| best.0), "best": best.map(|best| best.1), "start": start })
     }
 }
