@@ -69,8 +69,7 @@ fn main() {
 /// would have to be made anew after every commit.
 fn tell_commit() {
     println!("cargo:rerun-if-env-changed=EPICKER_COMMIT");
-    let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    if !is_release || std::env::var_os("EPICKER_COMMIT").is_some() || !Path::new(".git").exists() {
+    if !is_release() || std::env::var_os("EPICKER_COMMIT").is_some() || !Path::new(".git").exists() {
         return; // packed sources may lie in somebody else's repository
     }
     let git = |args: &[&str]| {
@@ -84,9 +83,15 @@ fn tell_commit() {
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo:rerun-if-changed={log}");
     }
-    for path in what_counts {
+    // The script runs anew for all the others anyway.
+    for path in ["src", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={path}");
     }
+}
+
+/// True if a release is built.
+fn is_release() -> bool {
+    std::env::var("PROFILE").is_ok_and(|profile| profile == "release")
 }
 
 fn run() -> Result<()> {
@@ -134,9 +139,8 @@ fn write_general_models(out: &Path) -> Result<()> {
 /// The architectures that `EPICKER_CUDA_ARCHS` asks for. None means all architectures of a release that the compiler knows.
 fn wanted_archs() -> Result<Option<Vec<u32>>> {
     let value = std::env::var("EPICKER_CUDA_ARCHS").unwrap_or_default();
-    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     match value.trim() {
-        "" if release => Ok(None),
+        "" if is_release() => Ok(None),
         "" => Ok(Some(DEVELOPMENT_ARCHS.to_vec())),
         "all" => Ok(None),
         "none" => Ok(Some(Vec::new())),

@@ -136,7 +136,7 @@ impl Settings {
         if keeps_statistics {
             lines.push("the norms keep the model's statistics; --norm_statistics move lets them follow the crops".to_owned());
         }
-        let trainer = TrainerOptions { frozen_statistics: keeps_statistics, ..args.trainer_options(sizes.side_n, batch) };
+        let trainer = args.trainer_options(sizes.side_n, batch, keeps_statistics);
         let available = compute.device.available_memory().unwrap_or(usize::MAX);
         let memory = TrainingMemory::check(compute, start.architecture, &trainer, continual.is_some(), available)?;
         let recorded = recorded.and_then(|terms| terms.schedule.clone());
@@ -419,7 +419,7 @@ impl TrainArgs {
         }
     }
 
-    fn trainer_options(&self, side_n: usize, batch: usize) -> TrainerOptions {
+    fn trainer_options(&self, side_n: usize, batch: usize, keeps_statistics: bool) -> TrainerOptions {
         TrainerOptions {
             heat_map_loss: self.heat_map_loss.unwrap_or(match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
                 (false, _) => HeatMapLoss::Focal,
@@ -428,6 +428,7 @@ impl TrainArgs {
             }),
             weights: LossWeights { heat_map: self.hm_weight, offset: self.off_weight, size: self.wh_weight },
             checkpoint_activations: self.checkpoint_activations,
+            frozen_statistics: keeps_statistics,
             ..TrainerOptions::new(self.mode, batch, [side_n; 2])
         }
     }
