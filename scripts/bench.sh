@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures this machine and keeps what it measured: benches/runs/DATE-MACHINE/ gets numbers.csv, with the time of every
 # single run, and README.md, which says with which command and commit and on which machine they were measured. Then it prints
-# the medians beside those of the last run that is kept for the same machine. This takes half an hour on two cores; the
-# machine should do nothing else meanwhile, and the load at the start is written down.
+# the medians beside those of the last run that is kept for the same machine. This takes five minutes on two cores after the
+# build; the machine should do nothing else meanwhile, and the load at the start is written down.
 #
 # Usage: scripts/bench.sh [--tiny] [NAME...]
 #   --tiny         small images and one run of each: shows in a minute or two that everything runs; keeps nothing

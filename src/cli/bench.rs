@@ -6,6 +6,7 @@ use super::status::{self, OrUsage};
 use super::{threads, values};
 use crate::ahead::ahead;
 use crate::device::cpu::InstructionSet;
+use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
@@ -59,7 +60,7 @@ pub struct BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
     let model = args.load_model.load(Model::from_state).context("--load_model").or_usage()?;
-    let chosen = super::device::choose(args.gpus.as_ref(), args.conv)?;
+    let chosen = super::device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
     chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
     chosen.lines.iter().for_each(|line| status::say(line, true));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;

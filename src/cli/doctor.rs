@@ -4,7 +4,8 @@ use super::status::{self, OrUsage};
 use super::{threads, values};
 use crate::device::Device;
 use crate::device::gpu::cuda;
-use crate::doctor::{self, Finding, compute};
+use crate::device::gpu::driver::{Meaning, means};
+use crate::doctor::{self, Finding, Way, compute};
 use crate::words::counted;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
     };
     let mut faults = Vec::new();
     if let Err(error) = &driver
-        && !cuda::is_absence(error)
+        && !means(error, Meaning::Absent)
     {
         faults.push(format!("{error:#}"));
     }
@@ -61,10 +62,13 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
                     Device::Cpu | Device::Reference => None,
                     Device::Gpu(gpu) => Some(compute::examined(gpu, compute::load_cudnn, &doctor::examine_library)),
                 };
-                let one = Examined { name: device.describe(), kernels, cudnn, findings: doctor::examine(&device) };
-                faults.extend(
-                    one.findings.iter().filter(|finding| !finding.holds()).map(|finding| format!("{}: {}", one.name, finding.told())),
-                );
+                let one = Examined { name: device.describe(), kernels, cudnn, findings: doctor::examine(&device, Way::Train) };
+                let closed = |finding: &Finding| match finding.needed_to {
+                    Way::Pick => "",
+                    Way::Train => " (picking does not need it)",
+                };
+                let wrong = one.findings.iter().filter(|finding| !finding.holds());
+                faults.extend(wrong.map(|finding| format!("{}: {}{}", one.name, finding.told(), closed(finding))));
                 examined.push(one);
             }
             Err(error) => faults.push(format!("GPU {id}: {error:#}")),
@@ -90,10 +94,13 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
 fn to_json(examined: &Examined) -> Value {
     let finding = |finding: &Finding| match &finding.worst {
         Ok(agreement) => json!({
-            "op": finding.op, "direction": finding.direction, "cases": finding.cases, "holds": finding.holds(),
+            "op": finding.op, "direction": finding.direction, "needed_to": finding.needed_to.name(), "cases": finding.cases,
+            "holds": finding.holds(),
             "error": agreement.error, "bound": agreement.bound, "case": agreement.case,
         }),
-        Err(error) => json!({ "op": finding.op, "direction": finding.direction, "holds": false, "fault": error }),
+        Err(error) => {
+            json!({ "op": finding.op, "direction": finding.direction, "needed_to": finding.needed_to.name(), "holds": false, "fault": error })
+        }
     };
     let ops: Vec<Value> = examined.findings.iter().map(finding).collect();
     json!({ "name": examined.name, "kernels": examined.kernels, "cudnn": examined.cudnn, "ops": ops })
@@ -109,7 +116,7 @@ fn tell(kernels: &str, driver: &str, examined: &[Examined], faults: &[String]) {
         one.cudnn.iter().for_each(|cudnn| status::print(&format!("  cuDNN: {cudnn}")));
         status::print("  op                     cases  largest error of what is allowed");
         for finding in &one.findings {
-            let name = format!("{} {}", finding.op, finding.direction);
+            let name = finding.what();
             let result = match &finding.worst {
                 Ok(agreement) => {
                     let share = if agreement.error == 0.0 { 0.0 } else { agreement.error / agreement.bound };

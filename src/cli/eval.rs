@@ -11,6 +11,7 @@ use super::settle::{self, Asked, Looking, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::values;
 use crate::compat::Compat;
+use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::eval::chart::pr_chart;
 use crate::eval::matching::Rule;
@@ -313,7 +314,7 @@ impl EvalArgs {
     }
 
     fn device(&self, say: &dyn Fn(&str)) -> Result<Chosen> {
-        let chosen = super::device::choose(self.gpus.as_ref(), self.conv)?;
+        let chosen = super::device::choose(self.gpus.as_ref(), self.conv, Way::Pick)?;
         chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
         chosen.lines.iter().for_each(|line| say(line));
         Ok(chosen)
@@ -465,7 +466,7 @@ impl EvalArgs {
                 status::tell(&format!("error: {error:#}"));
                 all.push(None);
             }
-        });
+        })?;
         Ok((all, kind, scale))
     }
 

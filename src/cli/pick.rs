@@ -9,6 +9,7 @@ use super::record::Record;
 use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::{device, threads, values};
+use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
@@ -26,7 +27,7 @@ use crate::pick::settings::{ModelName, Settings, WrittenSide};
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use crate::words::counted;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use batch::Batch;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
-    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
+    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
     let mut worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
     let looking = batch.looking(&asked);
     let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
@@ -196,9 +197,11 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     batch.refuse_mixture(&settings).or_usage()?;
     told.judge(write_record(&settings, &batch));
     let is_stopped = || stop.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
-    run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
+    let all_begun = run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
 
-    let stopped = told.micrographs_end(&settings) < batch.jobs.len();
+    let is_lost = all_begun.is_err();
+    let stopped = told.micrographs_end(&settings) < batch.jobs.len() && !is_lost;
+    told.judge(all_begun.map_err(|error| anyhow!("{error:#}; with --skip-done, what is finished is left alone")));
     chosen.keep().iter().for_each(|line| told.say(line));
     let look = || batch.covered(&told.finished, &told.failed, &settings);
     let written = write_covering(look, |covered| write_lists(covered, &settings, relion, &batch.folder));
@@ -209,7 +212,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let nothing_failed = told.end(batch.skipped);
     if let Some(job) = relion {
         let has_output = told.finished.len() + batch.skipped > 0 || batch.jobs.is_empty();
-        job.end(Ending::of(stopped, has_output))?;
+        job.end(Ending::of(stopped, has_output && !is_lost))?;
     }
     Ok(match (stopped, nothing_failed) {
         (true, _) => interrupt::status(),

@@ -2,6 +2,7 @@
 //! needs.
 
 use super::{device, print, status, status::OrUsage, values};
+use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::model_source::ModelSource;
@@ -50,7 +51,7 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         Some(source) => source.load(Model::from_state).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
-    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
+    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
     chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
     chosen.lines.iter().for_each(|line| status::say(line, true));
     if args.train {

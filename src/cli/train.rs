@@ -15,6 +15,7 @@ mod verdict;
 use super::device;
 use super::interrupt;
 use super::status::{self, OrUsage};
+use crate::doctor::Way;
 use crate::eval::chart::pr_chart;
 use crate::io::write::write_whole;
 use crate::train::Trainer;
@@ -38,7 +39,7 @@ use verdict::Verdict;
 /// written, or a loss that is no number.
 pub fn run(args: &TrainArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
-    let chosen = device::choose(args.gpus.as_ref(), args.conv)?;
+    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Train)?;
     let settings = Settings::settle(args, &chosen.compute).or_usage()?;
     let mut said = Said { is_json: args.json, lines: Vec::new() };
     let (planned, note) = settings.run_options(settings.training.len(), settings.judged(&settings.parts).len());

@@ -2,8 +2,9 @@
 //! its maker, by the cases of the convolutions. Which of its algorithms the library computes a product with is chosen once for a
 //! GPU and a version, and kept in the user's cache folder.
 
-use super::{before_first_use, examine_library, hash};
+use super::{Way, before_first_use, examine_library, hash};
 use crate::device::Device;
+use crate::device::gpu::driver::{self, Meaning};
 use crate::device::gpu::{Gpu, cuda};
 use crate::io::kept::Kept;
 use crate::ops::Compute;
@@ -77,8 +78,8 @@ impl Chosen {
 /// Chooses by `--gpus` and `--conv`. The device is the first one of `gpus`, counted as the driver counts them
 /// (CUDA_VISIBLE_DEVICES included). Without `gpus` it is the first GPU, or the CPU where there is none; -1 is the CPU.
 ///
-/// Errors: a GPU that was asked for is not there, or one that is there cannot be used.
-pub fn choose(gpus: Option<&[i32]>, conv: Conv) -> Result<Chosen> {
+/// Errors: a GPU that was asked for is not there, or one that is there cannot be used in this way.
+pub fn choose(gpus: Option<&[i32]>, conv: Conv, way: Way) -> Result<Chosen> {
     let mut chosen = Chosen::new(&Device::Cpu);
     let first = gpus.and_then(|devices| devices.first().copied());
     if gpus.is_some_and(|devices| devices.len() > 1) {
@@ -88,15 +89,15 @@ pub fn choose(gpus: Option<&[i32]>, conv: Conv) -> Result<Chosen> {
     match cuda::open(index) {
         Ok((gpu, how)) => {
             let line = format!("GPU {index}: {}, kernels as {how}", gpu.describe());
-            let examined = before_first_use(&gpu, &Kept::of_user())?;
-            let with = choose_library(&gpu, conv, load_cudnn, &examine_library, Kept::of_user());
+            let examined = before_first_use(&gpu, way, &Kept::of_user())?;
+            let with = choose_library(&gpu, conv, load_cudnn, &examine_library, Kept::of_user())?;
             chosen.lines.extend([line].into_iter().chain(examined).chain(with.lines));
             chosen.warnings.extend(with.warnings);
             Ok(Chosen { compute: with.compute, kept: with.kept, ..chosen })
         }
         // Nobody asked for a GPU, and there is none: the CPU works, and what works is told anyway. `epicker doctor` says what
         // is missing.
-        Err(error) if gpus.is_none() && cuda::is_absence(&error) => Ok(chosen),
+        Err(error) if gpus.is_none() && driver::means(&error, Meaning::Absent) => Ok(chosen),
         Err(error) => Err(error).with_context(|| format!("--gpus {index} (-1 is the CPU)")),
     }
 }
@@ -105,7 +106,9 @@ pub fn choose(gpus: Option<&[i32]>, conv: Conv) -> Result<Chosen> {
 pub type Examine<'a> = &'a dyn Fn(&Compute) -> Result<()>;
 
 /// Chooses who computes the convolutions of a GPU. `load` loads the library.
-pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<dyn Dnn>>, examine: Examine, kept: Kept) -> Chosen {
+///
+/// Errors: the GPU failed for good while the library was examined, so that nothing else can compute on it either.
+pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<dyn Dnn>>, examine: Examine, kept: Kept) -> Result<Chosen> {
     let device = Device::Gpu(gpu.clone());
     let native = |why: String| {
         let (mut chosen, line) = (Chosen::new(&device), format!("convolutions by this program's own kernels: {why}"));
@@ -117,11 +120,11 @@ pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<d
         chosen
     };
     if conv == Conv::Native {
-        return Chosen::new(&device);
+        return Ok(Chosen::new(&device));
     }
-    let library = match load() {
-        Ok(library) => Arc::new(Library::new(library)),
-        Err(error) => return native(format!("{error:#}")),
+    let library = match Library::load(gpu, load) {
+        Ok(library) => Arc::new(library),
+        Err(error) => return Ok(native(format!("{error:#}"))),
     };
     let name = library.name();
     let file = format!("convolutions-{:016x}", hash(&format!("{:?} {name} {}", gpu.info(), env!("CARGO_PKG_VERSION"))));
@@ -132,7 +135,10 @@ pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<d
     if known.is_none()
         && let Err(error) = examine(&compute)
     {
-        return native(format!("{name} does not compute what it should: {error:#}"));
+        if driver::means(&error, Meaning::Lost) {
+            return Err(error.context(format!("{name} makes the GPU fail; use this program's own convolutions: --conv native")));
+        }
+        return Ok(native(format!("{name} does not compute what it should: {error:#}")));
     }
     let line = if known.is_none() { format!("convolutions by {name}, examined and right") } else { format!("convolutions by {name}") };
     let chosen = Chosen { compute, lines: vec![line], warnings: Vec::new(), kept: Some((kept, file)) };
@@ -140,13 +146,13 @@ pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<d
         // What the library refuses of the cases is not what the user asked for, so it is not told.
         chosen.keep();
     }
-    chosen
+    Ok(chosen)
 }
 
 /// What a library computes on a GPU, in words.
 pub fn examined(gpu: &Gpu, load: impl FnOnce() -> Result<Arc<dyn Dnn>>, examine: Examine) -> String {
-    let library = match load() {
-        Ok(library) => Arc::new(Library::new(library)),
+    let library = match Library::load(gpu, load) {
+        Ok(library) => Arc::new(library),
         Err(error) => return format!("not used: {error:#}"),
     };
     let name = library.name();

@@ -21,8 +21,8 @@ pub mod relu;
 pub mod up_conv;
 
 pub use compute::{Compute, Precision};
-pub use proof::Agreement;
 pub(crate) use proof::in_value_type;
+pub use proof::{Agreement, largest_difference};
 pub use real::Real;
 
 use crate::random::{noise, splitmix64};

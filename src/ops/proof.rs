@@ -27,23 +27,26 @@ impl Agreement {
     /// bound is 1e-9 of the largest value, far above rounding and far below a wrong index.
     pub fn of<T: Real>(case: String, found: &[T], plain: &[f32], exact: &[f64]) -> Self {
         assert!(found.len() == exact.len() && plain.len() == exact.len(), "{case}: {} {} {}", found.len(), plain.len(), exact.len());
-        fn largest<T: Real>(values: &[T], exact: &[f64]) -> f64 {
-            values.iter().zip(exact).fold(0.0_f64, |most, (&value, &exact)| {
-                let error = (value.to_f64() - exact).abs();
-                // A NaN (poison that was never overwritten) must fail, and `max` would drop it.
-                if error.is_nan() { f64::INFINITY } else { most.max(error) }
-            })
-        }
         let scale = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
         let bits = found.iter().fold(0, |hash, value| splitmix64(hash ^ value.to_f64().to_bits()));
-        let bound = if size_of::<T>() == 8 { 1e-9 * scale } else { 2.0 * largest(plain, exact) + 4.0 * f64::from(f32::EPSILON) * scale };
-        Agreement { case, error: largest(found, exact), bound, bits }
+        let bound =
+            if size_of::<T>() == 8 { 1e-9 * scale } else { 2.0 * largest_difference(plain, exact) + 4.0 * f64::from(f32::EPSILON) * scale };
+        Agreement { case, error: largest_difference(found, exact), bound, bits }
     }
 
     /// True if the op is as exact as asked.
     pub fn holds(&self) -> bool {
         self.error <= self.bound
     }
+}
+
+/// The largest difference between two lists of values; infinite where one is not a number. Memory that nobody has written holds
+/// such values, and `max` would drop them.
+pub fn largest_difference<T: Real, U: Real>(found: &[T], exact: &[U]) -> f64 {
+    found.iter().zip(exact).fold(0.0_f64, |most, (&found, &exact)| {
+        let difference = (found.to_f64() - exact.to_f64()).abs();
+        if difference.is_nan() { f64::INFINITY } else { most.max(difference) }
+    })
 }
 
 /// Calls a function that is generic in the type of values with the type that a device computes in.

@@ -6,6 +6,7 @@
 use crate::ahead::ahead;
 use crate::compat::Compat;
 use crate::device::Device;
+use crate::device::gpu::driver::{Meaning, means};
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
 use crate::formats::pixel_size::{Evidence, PixelSize};
@@ -26,7 +27,7 @@ use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::suits;
 use crate::preprocess::{Prepared, preprocess};
 use crate::with_pixels;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,34 +159,49 @@ pub trait Told {
 }
 
 /// Picks every micrograph of a source and writes its files. One that fails does not end the batch.
-pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut dyn Told) {
+///
+/// Errors: as `each`.
+pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut dyn Told) -> Result<()> {
     each(source, worker, settings.sight(), |job, seen| {
         let done = seen.and_then(|seen| finish(&job, &seen.ready, &seen.peaks, settings).map(|found| (seen, found)));
         match done {
             Ok((seen, found)) => told.finished(&job, &seen, &found),
             Err(error) => told.failed(&job, &error),
         }
-    });
+    })
 }
 
 /// Shows every micrograph of a source to the network, and gives its peaks, or why there are none, to `consume`.
-pub fn each<J: AsRef<Input> + Send>(source: Source<J>, worker: &mut Worker, sight: Sight, mut consume: impl FnMut(J, Result<Seen>)) {
+///
+/// Errors: the device has failed for good. `consume` was told so of one micrograph; those after it are not begun.
+pub fn each<J: AsRef<Input> + Send>(
+    source: Source<J>,
+    worker: &mut Worker,
+    sight: Sight,
+    mut consume: impl FnMut(J, Result<Seen>),
+) -> Result<()> {
     let Source { jobs, is_stopped } = source;
     let Worker { finders, slots } = worker;
-    ahead(
+    let end = ahead(
         jobs.take_while(|_| !is_stopped()),
         |job| prepare(job.as_ref(), sight, slots.as_ref()),
         |job, ready| {
             // This one was prepared while the last was worked on; nobody is to wait for it.
             if is_stopped() {
-                return ControlFlow::Break(());
+                return ControlFlow::Break(Ok(()));
             }
             let seen = ready.and_then(|ready| see(finders, ready, &job.as_ref().name));
+            let is_lost = seen.as_ref().is_err_and(|error| means(error, Meaning::Lost));
             consume(job, seen);
-            ControlFlow::Continue(())
+            if is_lost { ControlFlow::Break(Err(anyhow!("{LOST}"))) } else { ControlFlow::Continue(()) }
         },
     );
+    end.unwrap_or(Ok(()))
 }
+
+/// What is said when a GPU has failed for good.
+const LOST: &str = "the GPU has failed, and nothing can be done with it in this run, so the micrographs that are left were not begun; use \
+                    another GPU (--gpus) or the CPU (--gpus -1)";
 
 fn see(finders: &mut PeakFinders, mut ready: Ready, name: &str) -> Result<Seen> {
     let start = Instant::now();

@@ -120,11 +120,7 @@ impl InSlot {
 impl Drop for InSlot {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        if !self.is_done {
-            // The next micrograph will overwrite the pinned memory, so the copies from it have to end first. Nobody wants
-            // this micrograph any more, so nobody is told if its work failed.
-            let _ = slot.ready.synchronize();
-        }
+        // If nobody has waited for its work, the preprocessor does before it takes the next micrograph.
         self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         self.slots.one_is_free.notify_one();
     }

@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use epicker::device::gpu::Gpu;
-use epicker::device::gpu::driver::{Driver, Stream};
+use epicker::device::gpu::driver::{Driver, Meaning, Stream, means};
 use epicker::device::{Device, Tensor};
 use epicker::doctor::compute::{Chosen, Conv, choose_library, examined};
 use epicker::doctor::examine_library;
@@ -13,10 +13,10 @@ use epicker::io::kept::Kept;
 use epicker::io::model_source::ModelSource;
 use epicker::net::Model;
 use epicker::net::inference::plan::Plan;
-use epicker::ops::Compute;
 use epicker::ops::conv::cudnn::Cudnn;
 use epicker::ops::conv::library::{Dnn, Library, LibraryAlgorithm, Operands, Product};
 use epicker::ops::conv::{self, ConvShape, Epilogue, Pass, reference, reference_backward};
+use epicker::ops::{Compute, largest_difference};
 use epicker::random::noise;
 use hostgpu::{Build, HostGpu, Options};
 use std::path::{Path, PathBuf};
@@ -151,6 +151,8 @@ enum Behaviour {
     Random,
     /// Promises, and fails.
     Failing,
+    /// Makes the GPU fail for good.
+    Fatal,
 }
 
 impl HostDnn {
@@ -183,6 +185,7 @@ impl Dnn for HostDnn {
 
     fn algorithms(&self, product: &Product) -> Result<Vec<LibraryAlgorithm>> {
         self.asked.fetch_add(1, Relaxed);
+        assert!(self.host.is_current(), "asked while the thread works with another device");
         if product.shape.ci == 5 {
             bail!("five channels");
         }
@@ -192,7 +195,11 @@ impl Dnn for HostDnn {
 
     unsafe fn run(&self, product: &Product, algorithm: i32, operands: &Operands, workspace: (u64, usize), _: Stream) -> Result<()> {
         assert_eq!((algorithm, workspace.1), (3, 40 + product.shape.ci));
+        assert!(self.host.is_current(), "run while the thread works with another device");
         self.read(workspace.0, workspace.1 / 4)?; // it is there
+        if self.behaviour == Behaviour::Fatal {
+            self.host.fail("an illegal address");
+        }
         if self.behaviour == Behaviour::Failing {
             bail!("it failed");
         }
@@ -237,20 +244,24 @@ fn native(gpu: &Gpu) -> Compute {
 
 /// One convolution, from `ci` channels.
 fn convolved(compute: &Compute, ci: usize) -> Vec<f32> {
+    try_convolved(compute, ci).unwrap()
+}
+
+fn try_convolved(compute: &Compute, ci: usize) -> Result<Vec<f32>> {
     let device = &compute.device;
     let shape = ConvShape { n: 1, h: 6, w: 7, ci, co: 4, kernel: 3, stride: 1 };
     let (inp, weights, bias) = (noise(6 * 7 * ci, 1), noise(shape.weights_len(), 2), noise(4, 3));
-    let packed = conv::prepare(compute, shape, &weights, &bias).unwrap();
-    let inp = Tensor::on(device, [1, 6, 7, ci], inp).unwrap();
-    let mut out = Tensor::on(device, shape.out(), vec![f32::NAN; 6 * 7 * 4]).unwrap();
-    conv::forward(device, shape, inp.view(), &packed, Epilogue { residual: None, relu: true }, &mut out.view_mut()).unwrap();
-    out.to_vec().unwrap()
+    let packed = conv::prepare(compute, shape, &weights, &bias)?;
+    let inp = Tensor::on(device, [1, 6, 7, ci], inp)?;
+    let mut out = Tensor::on(device, shape.out(), vec![f32::NAN; 6 * 7 * 4])?;
+    conv::forward(device, shape, inp.view(), &packed, Epilogue { residual: None, relu: true }, &mut out.view_mut())?;
+    out.to_vec()
 }
 
 #[test]
 fn a_library_computes_the_cases_and_the_network() {
     let (gpu, library) = host_dnn(Behaviour::Right);
-    let with = with_library(&gpu, Arc::new(Library::new(library.clone())));
+    let with = with_library(&gpu, Arc::new(Library::load(&gpu, || Ok(library.clone())).unwrap()));
     examine_library(&with).unwrap();
     assert!(library.computed.load(Relaxed) > 50, "{} products", library.computed.load(Relaxed));
     // In the network: into parts of wider maps, with sums, with and without ReLU.
@@ -279,7 +290,7 @@ fn what_a_library_refuses_is_computed_by_the_kernels_and_said_once() {
         [(Behaviour::Right, "five channels"), (Behaviour::Random, "no deterministic algorithm"), (Behaviour::Failing, "it failed")]
     {
         let (gpu, library) = host_dnn(behaviour);
-        let convolutions = Arc::new(Library::new(library.clone()));
+        let convolutions = Arc::new(Library::load(&gpu, || Ok(library.clone())).unwrap());
         let with = with_library(&gpu, convolutions.clone());
         let ci = if behaviour == Behaviour::Right { 5 } else { 8 };
         for _ in 0..3 {
@@ -298,14 +309,14 @@ fn what_a_library_refuses_is_computed_by_the_kernels_and_said_once() {
 
 /// One product: the cases of the doctor take long by the references.
 fn examine(compute: &Compute) -> Result<()> {
-    let (found, expected) = (convolved(compute, 8), convolved(&(&compute.device).into(), 8));
-    let error = found.iter().zip(&expected).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    let (found, expected) = (try_convolved(compute, 8)?, try_convolved(&(&compute.device).into(), 8)?);
+    let error = largest_difference(&found, &expected);
     if error > 1e-5 { bail!("error {error:.1e}") } else { Ok(()) }
 }
 
 fn choose(gpu: &Gpu, conv: Conv, library: &Arc<HostDnn>, folder: Option<&Path>) -> Chosen {
     let library: Arc<dyn Dnn> = library.clone();
-    choose_library(gpu, conv, || Ok(library), &examine, Kept::within(folder))
+    choose_library(gpu, conv, || Ok(library), &examine, Kept::within(folder)).unwrap()
 }
 
 #[test]
@@ -359,10 +370,10 @@ fn a_library_that_is_absent_or_wrong_leaves_the_work_to_the_kernels() {
         let line = said(&wrong);
         assert!(line.contains("a library of the tests 1.0 does not compute what it should: error "), "{line}");
         assert!(wrong.compute.library.is_none() && std::fs::read_dir(folder.path()).unwrap().count() == 0);
-        let absent = choose_library(&gpu, conv, || bail!("no cuDNN 9 or 8 was found"), &examine, Kept::within(None));
+        let absent = choose_library(&gpu, conv, || bail!("no cuDNN 9 or 8 was found"), &examine, Kept::within(None)).unwrap();
         assert_eq!(said(&absent), "convolutions by this program's own kernels: no cuDNN 9 or 8 was found");
     }
-    let own = choose_library(&gpu, Conv::Native, || panic!("nobody asked for it"), &examine, Kept::within(None));
+    let own = choose_library(&gpu, Conv::Native, || panic!("nobody asked for it"), &examine, Kept::within(None)).unwrap();
     assert!(own.lines.is_empty() && own.warnings.is_empty() && own.compute.library.is_none());
     assert!(examined(&gpu, || Ok(library), &examine).starts_with("a library of the tests 1.0, WRONG, not used: error "));
     let (gpu, right) = host_dnn(Behaviour::Right);
@@ -371,4 +382,30 @@ fn a_library_that_is_absent_or_wrong_leaves_the_work_to_the_kernels() {
         said.starts_with("a library of the tests 1.0, right; of the cases' products it computes ") && said.contains("refuses"),
         "{said}"
     );
+}
+
+#[test]
+fn a_library_that_makes_the_gpu_fail_is_named_and_nothing_goes_on_there() {
+    let (gpu, library) = host_dnn(Behaviour::Fatal);
+    let error = choose_library(&gpu, Conv::Auto, || Ok(library), &examine, Kept::within(None)).unwrap_err();
+    assert!(means(&error, Meaning::Lost));
+    let words = format!("{error:#}");
+    let expected = "a library of the tests 1.0 makes the GPU fail; use this program's own convolutions: --conv native";
+    assert!(words.starts_with(expected) && words.ends_with("an illegal address"), "{words}");
+}
+
+#[test]
+fn a_library_is_called_with_its_own_device_whichever_was_used_before() {
+    // The library itself asserts that its device is the thread's.
+    let made = [(); 2].map(|()| {
+        let (gpu, library) = host_dnn(Behaviour::Right);
+        let with = with_library(&gpu, Arc::new(Library::load(&gpu, || Ok(library.clone())).unwrap()));
+        (library, with)
+    });
+    for round in 1..=2 {
+        for (library, with) in &made {
+            convolved(with, 8);
+            assert_eq!(library.computed.load(Relaxed), round);
+        }
+    }
 }

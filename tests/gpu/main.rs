@@ -13,3 +13,4 @@ mod faults;
 mod network;
 mod ops;
 mod stages;
+mod streams;

@@ -17,12 +17,12 @@ use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use epicker::net::training::plan::{TrainPlan, TrainPlanOptions};
 use epicker::net::training::run::{self as training_run, Arena};
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
-use epicker::ops::Real;
 use epicker::ops::losses::HeatMapLoss;
+use epicker::ops::{Compute, Real, largest_difference};
 use epicker::pick::decode::candidates;
 use epicker::pick::filter::Limits;
 use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
-use epicker::pick::run::{self, Input, Job};
+use epicker::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
 use epicker::pick::settings::{Settings, WrittenSide};
 use epicker::pick::slots::Slots;
 use epicker::preprocess::scale::{FixedBy, Scale};
@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 const TINY: Architecture = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 };
 
-fn golden(name: &str) -> PathBuf {
+pub(super) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
@@ -65,8 +65,7 @@ fn image(n: usize, [h, w]: [usize; 2]) -> Vec<f32> {
 fn relative(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
-    let error =
-        found.iter().zip(expected).fold(0.0_f64, |most, (a, b)| if (a - b).is_nan() { f64::INFINITY } else { most.max((a - b).abs()) });
+    let error = largest_difference(found, expected);
     error / scale.max(1e-300)
 }
 
@@ -194,7 +193,7 @@ fn in_f64_the_networks_maps_are_the_references() {
     }
 }
 
-fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
+pub(super) fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
     let cells = h / 4 * (w / 4);
     let mut targets = Targets { heat_map: noise(n * cells, 4).iter().map(|x| 0.4 + 0.4 * x).collect(), objects: Vec::new(), labels: None };
     for i in (5..n * cells).step_by(37) {
@@ -205,7 +204,7 @@ fn batch(n: usize, [h, w]: [usize; 2]) -> (Vec<f32>, Targets) {
 }
 
 #[derive(Clone, Copy)]
-struct TrainCase {
+pub(super) struct TrainCase {
     mode: Kind,
     sparse: bool,
     frozen: bool,
@@ -215,7 +214,7 @@ struct TrainCase {
     exemplars: [bool; 2],
 }
 
-const TRAIN_CASES: [TrainCase; 3] = [
+pub(super) const TRAIN_CASES: [TrainCase; 3] = [
     TrainCase {
         mode: Kind::Vesicle,
         sparse: false,
@@ -244,7 +243,7 @@ const TRAIN_CASES: [TrainCase; 3] = [
         exemplars: [false, true],
     },
 ];
-const FRAME: [usize; 2] = [64, 64];
+pub(super) const FRAME: [usize; 2] = [64, 64];
 
 fn options(case: &TrainCase) -> TrainerOptions {
     TrainerOptions {
@@ -255,7 +254,7 @@ fn options(case: &TrainCase) -> TrainerOptions {
     }
 }
 
-fn trainer<T: Real>(device: &Device, case: &TrainCase) -> Trainer<T> {
+pub(super) fn trainer<T: Real>(device: &Device, case: &TrainCase) -> Trainer<T> {
     let earlier = || load_model_file(&golden("train/tiny_old.safetensors")).unwrap();
     let continual = case.continual.then(|| Continual { batch_statistics: true, compared: case.compared, ..Continual::new(earlier()) });
     Trainer::new(device, TINY, &load_model_file(&golden("models/tiny.safetensors")).unwrap(), options(case), continual).unwrap()
@@ -295,7 +294,7 @@ fn in_f64_a_step_of_training_is_the_references() {
         for entry in exact.layout().parameters().iter().filter(|entry| !is_without_effect(&entry.name)) {
             let [found, exact] = [&found_state, &exact_state].map(|state| &state.parameters[entry.range.clone()]);
             // Adam divides by the gradient's size, so a gradient off by 1e-7 of a small value moves a little differently.
-            let error = found.iter().zip(exact).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs()));
+            let error = largest_difference(found, exact);
             assert!(error <= 1e-3 * 1e-4, "case {i} {}: moved by {error:.2e} too much", entry.name);
         }
     }
@@ -510,6 +509,39 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
     ahead(&jobs, |job| prepare(job), |_, _| ControlFlow::Break(()));
     let kept = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots));
     ahead(&jobs, |job| kept(job), |_, _| ControlFlow::Break(()));
+}
+
+/// Who lets the device fail after the first micrograph, and keeps what it is told.
+struct Failing {
+    host: Arc<HostGpu>,
+    told: Vec<String>,
+}
+
+impl Told for Failing {
+    fn finished(&mut self, job: &Job, _: &Seen, _: &Found) {
+        self.told.push(format!("{} is finished", job.input.name));
+        self.host.fail("an illegal address");
+    }
+
+    fn failed(&mut self, job: &Job, error: &anyhow::Error) {
+        self.told.push(format!("{}: {error:#}", job.input.name));
+    }
+}
+
+#[test]
+fn a_gpu_that_fails_for_good_ends_a_batch_after_one_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs: Vec<Job> = micrographs(folder.path()).into_iter().filter(|job| job.input.name != "nan").collect();
+    let (device, host) = host(Build::Fast);
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
+    let mut worker = Worker::new(&Compute::from(&device), &model, false, 100).unwrap();
+    let mut told = Failing { host, told: Vec::new() };
+    let end = run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told);
+    let [first, second] = &told.told[..] else { panic!("{:?}", told.told) };
+    assert_eq!(first, "floats is finished");
+    assert!(second.starts_with("words: ") && second.ends_with("the device has failed before: an illegal address"), "{second}");
+    let end = format!("{:#}", end.unwrap_err());
+    assert!(end.starts_with("the GPU has failed, and nothing can be done with it in this run"), "{end}");
 }
 
 #[test]

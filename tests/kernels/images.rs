@@ -37,7 +37,7 @@ fn a_gpu_gets_machine_code_of_its_major_version() {
     let images = Images::read(&packed).unwrap();
     let expected = [((5, 2), 52), ((5, 3), 52), ((6, 0), 60), ((6, 1), 61), ((7, 0), 70), ((7, 5), 75), ((8, 0), 80), ((8, 6), 86)];
     for ((major, minor), arch) in expected.into_iter().chain([((8, 7), 86), ((8, 9), 89), ((9, 0), 90), ((10, 3), 100), ((12, 1), 120)]) {
-        assert_eq!(images.choose(gpu(major, minor), cuda(12, 9)).unwrap(), Choice::Cubin(arch), "{major}.{minor}");
+        assert_eq!(images.choices(gpu(major, minor), cuda(12, 9)).unwrap()[0], Choice::Cubin(arch), "{major}.{minor}");
     }
 }
 
@@ -45,17 +45,17 @@ fn a_gpu_gets_machine_code_of_its_major_version() {
 fn a_gpu_newer_than_the_program_gets_the_newest_ptx() {
     let packed = release();
     let images = Images::read(&packed).unwrap();
-    assert_eq!(images.choose(gpu(11, 0), cuda(13, 0)).unwrap(), Choice::Ptx(80));
-    assert_eq!(images.choose(gpu(13, 0), cuda(14, 0)).unwrap(), Choice::Ptx(80));
+    assert_eq!(images.choices(gpu(11, 0), cuda(13, 0)).unwrap()[0], Choice::Ptx(80));
+    assert_eq!(images.choices(gpu(13, 0), cuda(14, 0)).unwrap()[0], Choice::Ptx(80));
 }
 
 #[test]
 fn a_driver_too_old_for_machine_code_gets_ptx() {
     let packed = release();
     let images = Images::read(&packed).unwrap();
-    assert_eq!(images.choose(gpu(8, 6), cuda(12, 0)).unwrap(), Choice::Cubin(86));
-    assert_eq!(images.choose(gpu(8, 6), cuda(11, 8)).unwrap(), Choice::Ptx(80));
-    assert_eq!(images.choose(gpu(7, 5), cuda(11, 4)).unwrap(), Choice::Ptx(52));
+    assert_eq!(images.choices(gpu(8, 6), cuda(12, 0)).unwrap()[0], Choice::Cubin(86));
+    assert_eq!(images.choices(gpu(8, 6), cuda(11, 8)).unwrap()[0], Choice::Ptx(80));
+    assert_eq!(images.choices(gpu(7, 5), cuda(11, 4)).unwrap()[0], Choice::Ptx(52));
     assert_eq!(images.oldest_driver(Choice::Cubin(90)), cuda(12, 0));
     assert_eq!(images.oldest_driver(Choice::Cubin(120)), cuda(12, 8));
     assert_eq!(images.oldest_driver(Choice::Ptx(80)), cuda(11, 4));
@@ -64,10 +64,10 @@ fn a_driver_too_old_for_machine_code_gets_ptx() {
 #[test]
 fn where_nothing_fits_the_sources_are_compiled() {
     let one = packed("NVRTC 12.9.86", &[90], &[90]);
-    assert_eq!(Images::read(&one).unwrap().choose(gpu(8, 0), cuda(12, 9)).unwrap(), Choice::Source);
+    assert_eq!(Images::read(&one).unwrap().choices(gpu(8, 0), cuda(12, 9)).unwrap(), [Choice::Source]);
     let none = packed("", &[], &[]);
     let images = Images::read(&none).unwrap();
-    assert_eq!(images.choose(gpu(8, 0), cuda(12, 9)).unwrap(), Choice::Source);
+    assert_eq!(images.choices(gpu(8, 0), cuda(12, 9)).unwrap()[0], Choice::Source);
     assert_eq!(images.describe(), "kernels as sources only: the build had no CUDA compiler, or was told to make no machine code");
 }
 
@@ -77,7 +77,7 @@ fn sources_are_compiled_where_there_is_an_nvrtc() {
     let kernel = "#include \"twice.h\"\nextern \"C\" __global__ void double_it(float* x) { x[threadIdx.x] *= TWO; }\n";
     let sources = pack::write("", &[text(Form::Header, "twice.h", "#define TWO 2\n"), text(Form::Source, "ops", kernel)]);
     let images = Images::read(&sources).unwrap();
-    assert_eq!(images.choose(gpu(8, 6), cuda(12, 9)).unwrap(), Choice::Source);
+    assert_eq!(images.choices(gpu(8, 6), cuda(12, 9)).unwrap()[0], Choice::Source);
     match images.load(Choice::Source, gpu(8, 6)) {
         Ok(loaded) => {
             let [(file, cubin)] = &loaded[..] else { panic!("{} files", loaded.len()) };
@@ -100,9 +100,9 @@ fn sources_are_compiled_where_there_is_an_nvrtc() {
 fn an_old_gpu_and_an_old_driver_are_refused_in_words() {
     let packed = release();
     let images = Images::read(&packed).unwrap();
-    let old_gpu = images.choose(gpu(3, 5), cuda(11, 4)).unwrap_err().to_string();
+    let old_gpu = images.choices(gpu(3, 5), cuda(11, 4)).unwrap_err().to_string();
     assert_eq!(old_gpu, "GPU of compute capability 3.5: the kernels are written for 5.2 and later; use another GPU or the CPU");
-    let old_driver = images.choose(gpu(7, 0), cuda(10, 2)).unwrap_err().to_string();
+    let old_driver = images.choices(gpu(7, 0), cuda(10, 2)).unwrap_err().to_string();
     assert!(old_driver.starts_with("the NVIDIA driver serves CUDA 10.2; expected 11.4 or later; install driver 470"), "{old_driver}");
 }
 

@@ -5,6 +5,9 @@
 //   old       a driver of CUDA 10.2
 //   full      a GPU with 1 of 8 GiB free, which refuses memory beyond that
 //   old-ptx   refuses every image, as a driver older than its PTX does
+//   no-cubin  refuses machine code, and takes PTX
+//   no-image  refuses both
+//   timeout   ends every launch, as a GPU does that draws a screen, too
 //   works     copies, and knows one kernel: add(address of doubles, u32 count, f64 summand)
 // Compiled with -DINCOMPLETE it lacks calls. What is called in a wrong way ends the process.
 #include <stdint.h>
@@ -13,7 +16,7 @@
 #include <string.h>
 
 typedef uint64_t Address;
-enum { BAD_VALUE = 1, NO_MEMORY = 2, NOT_INITIALIZED = 3, STUB_LIBRARY = 34, TAKEN = 46, NO_DEVICE = 100, PTX_VERSION = 222, NOT_FOUND = 500 };
+enum { BAD_VALUE = 1, NO_MEMORY = 2, NOT_INITIALIZED = 3, STUB_LIBRARY = 34, TAKEN = 46, NO_DEVICE = 100, NO_BINARY = 209, PTX_VERSION = 222, NOT_FOUND = 500, TIMEOUT = 702 };
 enum { CONTEXT = 0x1111, STREAM = 0x2222, EVENT = 0x3333, MODULE = 0x4444, FUNCTION = 0x5555, GRAPH = 0x6666, EXECUTABLE = 0x7777 };
 
 static int initialized, capturing, retained;
@@ -60,6 +63,11 @@ int cuDeviceGet(int *device, int index) {
 int cuDeviceGetName(char *name, int length, int device) {
     expect(device == 7, "not a device");
     snprintf(name, (size_t)length, "GPU of tests");
+    return 0;
+}
+int cuDeviceGetUuid_v2(unsigned char uuid[16], int device) {
+    expect(device == 7, "not a device");
+    for (int i = 0; i < 16; i++) uuid[i] = (unsigned char)(0xf0 + i);
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {
@@ -181,6 +189,7 @@ int cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *op
         snprintf(values[0], (size_t)values[1], "ptxas fatal: version 99.0\n");
         return PTX_VERSION;
     }
+    if (is("no-image") || (is("no-cubin") && !memcmp(image, "\177ELF", 4))) return NO_BINARY;
     *module = (void *)MODULE;
     return 0;
 }
@@ -205,6 +214,7 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
                    void **arguments, void **extra) {
     expect_current(), expect(function == (void *)FUNCTION && stream == (void *)STREAM && !extra, "cuLaunchKernel");
     expect(x == 3 && y == 2 && z == 1 && tx == 64 && ty == 1 && tz == 1 && shared == 0, "grid, block or shared memory");
+    if (is("timeout")) return TIMEOUT;
     memcpy(&captured.at, arguments[0], 8), memcpy(&captured.count, arguments[1], 4), memcpy(&captured.summand, arguments[2], 8);
     if (capturing) captured.set = 1;
     else run();

@@ -6,21 +6,22 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{result::DriverError, sys};
 
 use super::Gpu;
-use super::driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
-use super::images::{Capability, CudaVersion, Images, OLDEST_DRIVER};
+use super::driver::{self, DeviceInfo, Driver, Event, Failure, Function, Graph, Meaning, Module, RawArgument, Stream};
+use super::images::{Capability, Choice, CudaVersion, Images, OLDEST_DRIVER};
 
 /// Every call that is made here. A library without one of them is a stub or too old, which is better said before than
 /// found out in the middle: cudarc panics when it looks up a name in vain.
-const CALLS: [&str; 41] = [
+const CALLS: [&str; 42] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
     "cuDeviceGetName",
+    "cuDeviceGetUuid_v2",
     "cuDevicePrimaryCtxRelease_v2",
     "cuDevicePrimaryCtxRetain",
     "cuDeviceTotalMem_v2",
@@ -81,10 +82,22 @@ pub fn open(index: usize) -> Result<(Gpu, String)> {
     let images = Images::of_program()?;
     let [major, minor] = cuda.info.capability;
     let gpu = Capability { major, minor };
-    let choice = images.choose(gpu, version(cuda.info.driver_version))?;
-    let loaded = images.load(choice, gpu)?;
-    let bytes: Vec<&[u8]> = loaded.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-    Ok((Gpu::new(cuda, &bytes)?, choice.to_string()))
+    let mut refused: Option<(Choice, anyhow::Error)> = None;
+    for choice in images.choices(gpu, version(cuda.info.driver_version))? {
+        let opened = images.load(choice, gpu).and_then(|loaded| {
+            let bytes: Vec<&[u8]> = loaded.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+            Gpu::new(cuda.clone(), &bytes)
+        });
+        match (opened, refused) {
+            (Ok(gpu), None) => return Ok((gpu, choice.to_string())),
+            (Ok(gpu), Some((first, _))) => return Ok((gpu, format!("{choice} (the driver does not take {first})"))),
+            // It is not stated everywhere which machine code a GPU for embedded systems takes, so the next form is tried.
+            (Err(error), None) if driver::means(&error, Meaning::NoImage) => refused = Some((choice, error)),
+            (Err(error), None) => return Err(error),
+            (Err(_), first) => refused = first,
+        }
+    }
+    Err(refused.map_or_else(|| anyhow!("no form of the kernels is for this GPU"), |(_, error)| error))
 }
 
 /// What GPUs there are, in the driver's order.
@@ -112,16 +125,10 @@ impl Cuda {
         Ok(Arc::new(Cuda { device, context, info }))
     }
 
-    /// Makes the context the calling thread's.
-    fn bind(&self) -> Result<()> {
-        // SAFETY: the context lives as long as `self`.
-        check("use the GPU", unsafe { sys::cuCtxSetCurrent(self.context) })
-    }
-
     /// The error of a request for memory: how much there is.
     fn refused(&self, error: anyhow::Error, result: sys::CUresult, bytes: usize) -> anyhow::Error {
         match self.memory_info() {
-            Ok([free, total]) if result == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => anyhow::anyhow!(
+            Ok([free, total]) if result == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => anyhow!(
                 "{}: asked for {}; {} of {} are free; use a smaller batch or frame, or a GPU with more memory",
                 self.info.name,
                 size(bytes as u64),
@@ -143,6 +150,11 @@ impl Drop for Cuda {
 impl Driver for Cuda {
     fn info(&self) -> DeviceInfo {
         self.info.clone()
+    }
+
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        check("use the GPU", unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
     fn memory_info(&self) -> Result<[u64; 2]> {
@@ -234,7 +246,10 @@ impl Driver for Cuda {
 
     fn destroy_stream(&self, stream: Stream) {
         if self.bind().is_ok() {
-            // SAFETY: made by `create_stream`; the driver ends it when its work is done.
+            // The driver would return at once, and pinned memory may be given back next.
+            // SAFETY: made by `create_stream`.
+            let _ = unsafe { sys::cuStreamSynchronize(pointer(stream.0)) };
+            // SAFETY: as above.
             let _ = unsafe { sys::cuStreamDestroy_v2(pointer(stream.0)) };
         }
     }
@@ -385,29 +400,12 @@ impl Driver for Cuda {
     }
 }
 
-/// There is no GPU here: no driver, or a driver without a device. That is no fault, because the CPU can do the work.
-#[derive(Debug)]
-struct Absence(String);
-
-impl std::fmt::Display for Absence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Absence {}
-
-/// True for the errors that say that there is no GPU; false where there is one that cannot be used.
-pub fn is_absence(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Absence>().is_some()
-}
-
 /// Loads the driver and starts it; its version.
 fn start() -> Result<i32> {
     // SAFETY: opens libraries by the driver's names, as every program for GPUs does.
     if !unsafe { sys::is_culib_present() } {
         let what = "no NVIDIA driver: libcuda.so.1 was not found; expected the driver's library; install the NVIDIA driver, or use the CPU";
-        return Err(Absence(what.to_string()).into());
+        return Err(Failure { meaning: Meaning::Absent, words: what.to_string() }.into());
     }
     // SAFETY: it is there.
     let library = unsafe { sys::culib() };
@@ -460,6 +458,9 @@ fn info(device: sys::CUdevice, driver_version: i32) -> Result<DeviceInfo> {
     let mut name = [0u8; 256];
     // SAFETY: as many bytes as are stated.
     check("ask for a GPU's name", unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast::<c_char>(), name.len() as c_int, device) })?;
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: one place for one number of 16 bytes.
+    check("ask for a GPU's UUID", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
     let mut memory = 0;
     // SAFETY: one place for one number.
     check("ask for a GPU's memory", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
@@ -467,13 +468,21 @@ fn info(device: sys::CUdevice, driver_version: i32) -> Result<DeviceInfo> {
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     Ok(DeviceInfo {
         name: String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned(),
+        uuid: uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect(),
         capability: [major, minor],
         memory: memory as u64,
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         driver_version: driver_version.max(0) as u32,
+        driver_release: release(),
         block_threads: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
         block_shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK)?,
     })
+}
+
+/// The first line of what Linux's module of the driver says of itself: several of its releases serve the same version of CUDA.
+fn release() -> String {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 fn version(number: u32) -> CudaVersion {
@@ -513,9 +522,15 @@ fn check(what: &str, result: sys::CUresult) -> Result<()> {
         }
         E::CUDA_ERROR_ILLEGAL_ADDRESS
         | E::CUDA_ERROR_MISALIGNED_ADDRESS
+        | E::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | E::CUDA_ERROR_INVALID_PC
+        | E::CUDA_ERROR_HARDWARE_STACK_ERROR
         | E::CUDA_ERROR_ILLEGAL_INSTRUCTION
         | E::CUDA_ERROR_LAUNCH_FAILED => {
             "a kernel failed, which is a fault of this program: nothing computed since the last picks counts; use the CPU, and report it"
+        }
+        E::CUDA_ERROR_LAUNCH_TIMEOUT => {
+            "a kernel ran longer than a GPU may that draws a screen, too; use one without a screen, a smaller frame or batch, or the CPU"
         }
         E::CUDA_ERROR_ECC_UNCORRECTABLE => "the GPU's memory has an error that it cannot correct; use another GPU",
         E::CUDA_ERROR_UNKNOWN => "the driver does not say why; look at the system's log (dmesg), restart the driver or the machine",
@@ -528,9 +543,35 @@ fn check(what: &str, result: sys::CUresult) -> Result<()> {
         advice => advice.to_string(),
     };
     let told = format!("NVIDIA driver, {what}: {words} ({name}, {})", result as u32);
+    match meaning(result) {
+        Some(meaning) => Err(Failure { meaning, words: told }.into()),
+        None => Err(anyhow::Error::msg(told)),
+    }
+}
+
+/// What an error means to the program. The last group are those of which the driver's reference says that the process has to be
+/// ended before the GPU can be used again.
+fn meaning(result: sys::CUresult) -> Option<Meaning> {
+    use sys::CUresult as E;
     match result {
-        E::CUDA_ERROR_NO_DEVICE | E::CUDA_ERROR_STUB_LIBRARY => Err(Absence(told).into()),
-        _ => Err(anyhow::Error::msg(told)),
+        E::CUDA_ERROR_NO_DEVICE | E::CUDA_ERROR_STUB_LIBRARY => Some(Meaning::Absent),
+        E::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | E::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | E::CUDA_ERROR_INVALID_PTX
+        | E::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => Some(Meaning::NoImage),
+        E::CUDA_ERROR_ILLEGAL_ADDRESS
+        | E::CUDA_ERROR_LAUNCH_TIMEOUT
+        | E::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | E::CUDA_ERROR_ASSERT
+        | E::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | E::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | E::CUDA_ERROR_MISALIGNED_ADDRESS
+        | E::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | E::CUDA_ERROR_INVALID_PC
+        | E::CUDA_ERROR_LAUNCH_FAILED
+        | E::CUDA_ERROR_ECC_UNCORRECTABLE
+        | E::CUDA_ERROR_NVLINK_UNCORRECTABLE => Some(Meaning::Lost),
+        _ => None,
     }
 }
 

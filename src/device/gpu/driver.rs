@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use std::ffi::c_void;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 macro_rules! handles {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
@@ -26,11 +26,46 @@ handles! {
     Graph
 }
 
+/// What an error of a driver means to the program, where that is more than its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// There is no GPU here: no driver, or a driver without a device. That is no fault, because the CPU can do the work.
+    Absent,
+    /// An image holds nothing that this GPU and its driver take. Another form of the kernels may do.
+    NoImage,
+    /// The GPU has failed, and every later call of this process fails as well.
+    Lost,
+}
+
+/// An error of a driver with a meaning.
+#[derive(Debug)]
+pub struct Failure {
+    /// What it means.
+    pub meaning: Meaning,
+    /// What happened, and what to do.
+    pub words: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// True for an error that a driver gave with this meaning, whatever was said about it since.
+pub fn means(error: &anyhow::Error, meaning: Meaning) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.meaning == meaning)
+}
+
 /// What a device is and can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Name, such as `NVIDIA A100-SXM4-80GB`.
     pub name: String,
+    /// The number that this GPU, or part of a GPU, has and no other: 32 hexadecimal digits, empty where there is none.
+    pub uuid: String,
     /// Compute capability, major then minor.
     pub capability: [u32; 2],
     /// Bytes of memory.
@@ -39,6 +74,8 @@ pub struct DeviceInfo {
     pub multiprocessors: u32,
     /// Version of the driver's interface, such as 12090 for CUDA 12.9; 0 where there is none.
     pub driver_version: u32,
+    /// What the system says of the driver's release; empty where it says nothing.
+    pub driver_release: String,
     /// Most threads of a block.
     pub block_threads: u32,
     /// Most bytes of shared memory that a block may declare.
@@ -72,6 +109,12 @@ pub trait Driver: Debug + Send + Sync {
     /// True for an executor that looks at every access: comparisons leave out their large cases.
     fn is_slow(&self) -> bool {
         false
+    }
+
+    /// Makes the device the one that the calling thread works with, for a library of the GPU's maker, which is called beside the
+    /// driver. The driver's own calls need no preparation.
+    fn bind(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Free and total bytes of memory.
@@ -123,7 +166,7 @@ pub trait Driver: Debug + Send + Sync {
     /// A new stream.
     fn create_stream(&self) -> Result<Stream>;
 
-    /// Ends a stream, after its work.
+    /// Waits for the work of a stream, and ends it.
     fn destroy_stream(&self, stream: Stream);
 
     /// Waits until the work of a stream is done. Errors: some of it failed.

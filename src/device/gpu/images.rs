@@ -7,7 +7,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use rayon::prelude::*;
 
 use super::nvrtc::{self, Nvrtc};
 use super::pack::{self, Form, Image};
@@ -176,11 +175,11 @@ impl<'a> Images<'a> {
         )
     }
 
-    /// The form for a GPU: machine code of its major version with the highest minor one that it runs, else the newest
-    /// PTX that is not newer than it, else the sources.
+    /// The forms for a GPU, the best first: machine code of its major version with the highest minor one that it runs, the newest
+    /// PTX that is not newer than it, the sources.
     ///
     /// Errors: the GPU is older than the kernels, or the driver is older than every form needs.
-    pub fn choose(&self, gpu: Capability, driver: CudaVersion) -> Result<Choice> {
+    pub fn choices(&self, gpu: Capability, driver: CudaVersion) -> Result<Vec<Choice>> {
         ensure!(
             gpu >= OLDEST_CAPABILITY,
             "GPU of compute capability {gpu}: the kernels are written for {OLDEST_CAPABILITY} and later; use another GPU or the CPU"
@@ -190,17 +189,10 @@ impl<'a> Images<'a> {
             "the NVIDIA driver serves CUDA {driver}; expected {OLDEST_DRIVER} or later; install driver {} or later, or use the CPU",
             OLDEST_DRIVER.driver()
         );
+        let is_taken = |choice: &Choice| driver >= self.oldest_driver(*choice);
         let cubin = self.cubin_archs().into_iter().rfind(|arch| arch / 10 == gpu.major && *arch <= gpu.arch());
-        if let Some(arch) = cubin
-            && driver >= self.oldest_driver(Choice::Cubin(arch))
-        {
-            return Ok(Choice::Cubin(arch));
-        }
-        let fits = |arch: &u32| *arch <= gpu.arch() && driver >= self.oldest_driver(Choice::Ptx(*arch));
-        if let Some(arch) = self.ptx_archs().into_iter().rfind(fits) {
-            return Ok(Choice::Ptx(arch));
-        }
-        Ok(Choice::Source)
+        let ptx = self.ptx_archs().into_iter().filter(|arch| *arch <= gpu.arch()).map(Choice::Ptx).rfind(is_taken);
+        Ok(cubin.map(Choice::Cubin).filter(is_taken).into_iter().chain(ptx).chain([Choice::Source]).collect())
     }
 
     /// The oldest release of CUDA whose driver takes this form.
@@ -275,7 +267,8 @@ impl<'a> Images<'a> {
             let compiled = nvrtc.compile(&format!("kernels/{file}.cu"), &self.source(file)?, &headers, &options)?;
             Ok((file.to_string(), compiled.cubin))
         };
-        self.files().par_iter().map(compile).collect()
+        // One after the other: NVRTC 12.9 crashes when two threads compile at once.
+        self.files().iter().map(compile).collect()
     }
 
     fn archs(&self, form: Form) -> Vec<u32> {

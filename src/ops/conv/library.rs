@@ -102,11 +102,20 @@ enum Choice {
     Failed,
 }
 
-/// A library in use: which algorithm computes which product, found once.
+/// A library in use on a GPU: which algorithm computes which product, found once.
 #[derive(Debug)]
 pub struct Library {
     library: Arc<dyn Dnn>,
     state: Mutex<State>,
+    /// The library's handle lives in the context of this device, which therefore has to outlive it: this field is dropped last.
+    gpu: Gpu,
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        // The library gives back what it has on the device. If the device cannot be used any more, there is nothing to give back.
+        let _ = self.gpu.driver().bind();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -120,9 +129,12 @@ struct State {
 }
 
 impl Library {
-    /// A library that has chosen nothing yet.
-    pub fn new(library: Arc<dyn Dnn>) -> Self {
-        Library { library, state: Mutex::default() }
+    /// Loads a library for a GPU. It has chosen nothing yet.
+    ///
+    /// Errors: those of `load`, or the device cannot be used.
+    pub fn load(gpu: &Gpu, load: impl FnOnce() -> Result<Arc<dyn Dnn>>) -> Result<Self> {
+        gpu.driver().bind()?;
+        Ok(Library { library: load()?, state: Mutex::default(), gpu: gpu.clone() })
     }
 
     /// The library's name and version.
@@ -227,6 +239,10 @@ impl Library {
     pub unsafe fn run(&self, gpu: &Gpu, product: &Product, operands: &Operands) -> bool {
         let mut state = self.state();
         let key = product.to_string();
+        // The library works with the device that is the thread's, and another device may have been used since.
+        if let Err(error) = gpu.driver().bind() {
+            return state.failed(key, product, &error);
+        }
         let choice = match state.choices.get(&key).copied() {
             Some(choice) => choice,
             None => {

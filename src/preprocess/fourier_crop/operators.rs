@@ -176,6 +176,7 @@ impl Angle {
 mod tests {
     use super::*;
     use crate::formats::image::{Pixels, Samples};
+    use crate::ops::largest_difference;
     use crate::preprocess::fourier_crop::crop;
     use crate::random::noise;
 
@@ -198,7 +199,7 @@ mod tests {
             let mut middle = product(&x, &columns_re, nx);
             middle.extend(product(&product(&vectors, &x, ny), &columns_im, nx));
             let found = product(&rows, &middle, ny + RANK);
-            let error = found.iter().zip(&exact).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs()));
+            let error = largest_difference(&found, &exact);
             assert!(error < 1e-11, "{nx} x {ny} to {frame}: {error:e}");
         }
     }

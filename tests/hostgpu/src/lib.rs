@@ -4,21 +4,27 @@
 //! Three builds of the kernels: fast in f32; fast with double for float, which proves indices, strides and launches; and
 //! checked, where every access to memory is looked at. Launches are checked in all of them: the arguments' number, sizes
 //! and addresses, the threads, and the limits of an architecture.
+//!
+//! Work is done inside the call that asks for it, unless `Options::order` is given: then streams are queues, and work waits
+//! until somebody waits for it (streams.rs).
 
 mod library;
 mod memory;
+mod streams;
 
 use anyhow::{Result, bail, ensure};
 use epicker::device::gpu::Gpu;
-use epicker::device::gpu::driver::{DeviceInfo, Driver, Event, Function, Graph, Module, RawArgument, Stream};
+use epicker::device::gpu::driver::{DeviceInfo, Driver, Event, Failure, Function, Graph, Meaning, Module, RawArgument, Stream};
 use library::{Job, Library, Parameter, Worker};
 use memory::Space;
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
+use streams::{Goal, Streams};
 
 /// Which build of the kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +64,16 @@ pub struct Options {
     pub seed: u64,
     /// Threads of the operating system; 0 for all cores.
     pub threads: usize,
+    /// Multiprocessors that the device says it has; 0 for as many as the host has cores.
+    pub multiprocessors: u32,
+    /// True for a device that runs no kernel, and whose memory is zeros: it only says what it was asked for.
+    pub is_dry: bool,
+    /// True for the kernels, by their names, that do nothing: a planted fault.
+    pub skips: fn(&str) -> bool,
+    /// Draws the order in which the work of all streams is done, as late as it may be; none: at once.
+    pub order: Option<u64>,
+    /// The wait that is left out, counted from 0, of those for a stream or an event on the host or in a stream: a planted fault.
+    pub left_out_wait: Option<u64>,
 }
 
 /// The sanitizer that the fast build of the kernels was compiled for (scripts/kernel-sanitizers.sh): address, thread, or none.
@@ -69,7 +85,7 @@ impl Default for Options {
     fn default() -> Self {
         // The thread sanitizer knows the executor's fibers, but not what starts and ends threads in Rust.
         let threads = if sanitizer() == Some("thread") { 1 } else { 0 };
-        Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads }
+        Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads, multiprocessors: 0, is_dry: false, skips: |_| false, order: None, left_out_wait: None }
     }
 }
 
@@ -102,26 +118,45 @@ pub struct HostGpu {
     counts: [AtomicU64; 6],
     /// Launches so far, those of graphs included.
     launches: AtomicU32,
+    /// Waits so far.
+    waits: AtomicU64,
+    /// The kernels that were launched since the last look.
+    launched: Mutex<BTreeSet<String>>,
+    /// Held by the thread that does the work of streams.
+    working: Mutex<()>,
+    /// A number that no other device has.
+    number: u64,
+}
+
+thread_local! {
+    /// The device that this thread works with, for a library that is called beside the driver.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
 #[derive(Default)]
 struct State {
     space: Space,
-    pinned: HashMap<usize, Vec<u64>>,
+    pinned: BTreeMap<usize, Vec<u64>>,
     next_handle: u64,
     /// What was captured; while a capture is under way it is the last one.
     graphs: HashMap<u64, Vec<Work>>,
     capturing: Option<(Stream, u64)>,
     /// Who captures: other threads go on as before.
     capturer: Option<ThreadId>,
-    events: HashMap<u64, Option<Instant>>,
+    /// When events happened, where work is done at once.
+    events: HashMap<u64, Instant>,
+    streams: Option<Streams<Work>>,
+    /// What work of a stream has failed with. Nothing can be done on the device after that, as on CUDA's.
+    failure: Option<String>,
 }
 
 /// What a stream does.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Work {
     Launch { function: usize, grid: [u32; 3], arguments: Vec<Vec<u8>> },
     Upload { to: u64, from: usize, bytes: usize },
+    /// Of bytes that were not pinned: they are those of the time when the copy was asked for.
+    UploadOf { to: u64, bytes: Vec<u8> },
     Download { to: usize, from: u64, bytes: usize },
     Copy { to: u64, from: u64, bytes: usize },
     SetBytes { to: u64, value: u8, bytes: usize },
@@ -137,13 +172,43 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Errors: the device has failed.
+fn refuse_failed(state: &State) -> Result<()> {
+    match &state.failure {
+        Some(failure) => Err(lost(format!("the device has failed before: {failure}"))),
+        None => Ok(()),
+    }
+}
+
+fn lost(words: String) -> anyhow::Error {
+    Failure { meaning: Meaning::Lost, words }.into()
+}
+
+/// True for a place in pinned memory.
+fn is_pinned(pinned: &BTreeMap<usize, Vec<u64>>, place: usize) -> bool {
+    pinned.range(..=place).next_back().is_some_and(|(&first, block)| place < first + 8 * block.len())
+}
+
 impl HostGpu {
     /// A device with nothing in its memory.
     ///
     /// Errors: g++ was not there when the crate was built.
     pub fn new(options: Options) -> Result<Self> {
         let library = Library::open(options.build.file())?;
-        Ok(HostGpu { options, library, state: Mutex::default(), workers: Mutex::default(), counts: Default::default(), launches: AtomicU32::new(0) })
+        let state = State { streams: options.order.map(Streams::new), ..State::default() };
+        static DEVICES: AtomicU64 = AtomicU64::new(1);
+        Ok(HostGpu {
+            options,
+            library,
+            state: Mutex::new(state),
+            workers: Mutex::default(),
+            counts: Default::default(),
+            launches: AtomicU32::new(0),
+            waits: AtomicU64::new(0),
+            launched: Mutex::default(),
+            working: Mutex::default(),
+            number: DEVICES.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     /// The device in use by epicker, and the driver, to ask for what it was called.
@@ -161,6 +226,23 @@ impl HostGpu {
         Calls { allocations, launches, graph_launches, uploads, downloads, synchronisations }
     }
 
+    /// Names of the kernels that were launched since the last time this was asked, or captured.
+    pub fn take_launched(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *locked(&self.launched))
+    }
+
+    /// True if this thread works with this device, as a library of a GPU's maker needs it.
+    pub fn is_current(&self) -> bool {
+        CURRENT.get() == self.number
+    }
+
+    /// Lets the device fail for good.
+    pub fn fail(&self, words: &str) {
+        let mut state = locked(&self.state);
+        state.failure = Some(words.to_string());
+        state.streams.iter_mut().for_each(Streams::clear);
+    }
+
     /// Bytes of memory in use.
     pub fn memory_in_use(&self) -> u64 {
         locked(&self.state).space.used()
@@ -175,17 +257,64 @@ impl HostGpu {
         self.counts[which].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Does it, or captures it.
+    /// Waits so far, by the host or by a stream: what `Options::left_out_wait` counts.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// Does it, or captures it, or puts it into the stream.
     fn put(&self, stream: Stream, work: Work) -> Result<()> {
         let mut state = locked(&self.state);
+        refuse_failed(&state)?;
         if let Some((capturing, graph)) = state.capturing
             && capturing == stream
         {
             state.graphs.entry(graph).or_default().push(work);
             return Ok(());
         }
+        if let Some(streams) = &mut state.streams {
+            streams.work(stream.0, work);
+            return Ok(());
+        }
         drop(state);
         self.run(&work)
+    }
+
+    /// Does what has to be done before a goal is reached.
+    fn reach(&self, goal: impl FnOnce(&Streams<Work>) -> Goal) -> Result<()> {
+        let Some(goal) = locked(&self.state).streams.as_ref().map(goal) else { return Ok(()) };
+        let _alone = locked(&self.working);
+        loop {
+            let mut state = locked(&self.state);
+            refuse_failed(&state)?;
+            let Some(streams) = &mut state.streams else { return Ok(()) };
+            let Some(work) = streams.next(goal)? else { return Ok(()) };
+            drop(state);
+            if let Err(error) = self.run(&work) {
+                let words = format!("{error:#}");
+                self.fail(&words);
+                return Err(lost(words));
+            }
+        }
+    }
+
+    /// Counts a wait, and says whether it is the one to leave out.
+    fn leaves_out_wait(&self) -> bool {
+        self.options.left_out_wait == Some(self.waits.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lets copies into host memory that is not pinned come to nothing: nobody has waited for them, so the memory may belong to
+    /// somebody else by now.
+    fn forget_copies(&self) {
+        let mut state = locked(&self.state);
+        let State { streams, pinned, .. } = &mut *state;
+        for work in streams.iter_mut().flat_map(Streams::waiting) {
+            if let Work::Download { to, bytes, .. } = work
+                && !is_pinned(pinned, *to)
+            {
+                *bytes = 0;
+            }
+        }
     }
 
     fn run(&self, work: &Work) -> Result<()> {
@@ -193,15 +322,21 @@ impl HostGpu {
             Work::Launch { function, grid, arguments } => self.run_kernel(*function, *grid, arguments),
             // SAFETY: who put it into the stream vouched for the host's places until the work is done.
             Work::Upload { to, from, bytes } => unsafe { locked(&self.state).space.write(*to, *from as *const u8, *bytes) },
+            // SAFETY: the bytes are the work's own.
+            Work::UploadOf { to, bytes } => unsafe { locked(&self.state).space.write(*to, bytes.as_ptr(), bytes.len()) },
             // SAFETY: as above.
             Work::Download { to, from, bytes } => unsafe { locked(&self.state).space.read(*to as *mut u8, *from, *bytes) },
             Work::Copy { to, from, bytes } => locked(&self.state).space.copy(*to, *from, *bytes),
+            Work::SetBytes { value: 0, .. } if self.options.is_dry => Ok(()), // nobody has written there
             Work::SetBytes { to, value, bytes } => locked(&self.state).space.set(*to, *value, *bytes),
         }
     }
 
     fn run_kernel(&self, function: usize, grid: [u32; 3], arguments: &[Vec<u8>]) -> Result<()> {
         let kernel = &self.library.kernels[function];
+        if self.options.is_dry || (self.options.skips)(&kernel.name) {
+            return Ok(());
+        }
         let mut parameters = Vec::new();
         {
             let mut state = locked(&self.state);
@@ -264,10 +399,15 @@ impl Driver for HostGpu {
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
             name: format!("host executor ({:?})", self.options.build),
+            uuid: String::new(),
             capability: self.options.capability,
             memory: self.options.memory,
-            multiprocessors: std::thread::available_parallelism().map_or(1, usize::from) as u32,
+            multiprocessors: match self.options.multiprocessors {
+                0 => std::thread::available_parallelism().map_or(1, usize::from) as u32,
+                stated => stated,
+            },
             driver_version: 0,
+            driver_release: String::new(),
             block_threads: 1024,
             block_shared_bytes: self.shared_limit(),
         }
@@ -281,6 +421,11 @@ impl Driver for HostGpu {
         self.is_checked() || sanitizer().is_some()
     }
 
+    fn bind(&self) -> Result<()> {
+        CURRENT.set(self.number);
+        Ok(())
+    }
+
     fn memory_info(&self) -> Result<[u64; 2]> {
         Ok([self.options.memory - self.memory_in_use(), self.options.memory])
     }
@@ -292,10 +437,12 @@ impl Driver for HostGpu {
         ensure!(!captures, "memory is asked for while work is captured");
         let free = self.options.memory - state.space.used();
         ensure!(bytes as u64 <= free, "out of memory: {bytes} bytes asked for, {free} of {} are free", self.options.memory);
-        Ok(state.space.allocate(bytes, self.is_checked()))
+        Ok(state.space.allocate(bytes, self.is_checked(), self.options.is_dry))
     }
 
     unsafe fn free(&self, address: u64) {
+        // Whoever waits next is told what has failed.
+        let _ = self.reach(|_| Goal::All);
         locked(&self.state).space.free(address);
     }
 
@@ -308,12 +455,30 @@ impl Driver for HostGpu {
     }
 
     unsafe fn free_pinned(&self, pointer: *mut u8) {
-        locked(&self.state).pinned.remove(&(pointer as usize));
+        let mut state = locked(&self.state);
+        let block = state.pinned.remove(&(pointer as usize));
+        let end = pointer as usize + block.map_or(0, |block| 8 * block.len());
+        let lies_there = |place: usize| (pointer as usize..end).contains(&place);
+        let State { streams, failure, .. } = &mut *state;
+        let touches = |work: &mut Work| match work {
+            Work::Upload { from, .. } => lies_there(*from),
+            Work::Download { to, .. } => lies_there(*to),
+            _ => false,
+        };
+        if streams.iter_mut().flat_map(Streams::waiting).any(touches) {
+            failure.get_or_insert_with(|| "pinned memory is given back while a copy that reaches it has not been waited for".to_string());
+            streams.iter_mut().for_each(Streams::clear);
+        }
     }
 
     unsafe fn upload(&self, to: u64, from: *const u8, bytes: usize, stream: Stream) -> Result<()> {
         self.count(3);
-        self.put(stream, Work::Upload { to, from: from as usize, bytes })
+        if self.options.order.is_none() || is_pinned(&locked(&self.state).pinned, from as usize) {
+            return self.put(stream, Work::Upload { to, from: from as usize, bytes });
+        }
+        // SAFETY: the caller vouches for as many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(from, bytes) }.to_vec();
+        self.put(stream, Work::UploadOf { to, bytes })
     }
 
     unsafe fn download(&self, to: *mut u8, from: u64, bytes: usize, stream: Stream) -> Result<()> {
@@ -335,45 +500,71 @@ impl Driver for HostGpu {
         Ok(Stream(state.next_handle))
     }
 
-    fn destroy_stream(&self, _: Stream) {}
+    fn destroy_stream(&self, stream: Stream) {
+        // Whoever waits next is told what has failed.
+        let _ = self.reach(|streams| streams.stream(stream.0));
+    }
 
     fn synchronize(&self, stream: Stream) -> Result<()> {
         self.count(5);
         let capturing = locked(&self.state).capturing;
         ensure!(capturing.is_none_or(|(captured, _)| captured != stream), "a wait for a stream whose work is captured");
-        Ok(())
+        if self.leaves_out_wait() {
+            self.forget_copies();
+            return Ok(());
+        }
+        self.reach(|streams| streams.stream(stream.0))
     }
 
     fn create_event(&self) -> Result<Event> {
         let mut state = locked(&self.state);
         state.next_handle += 1;
-        let handle = state.next_handle;
-        state.events.insert(handle, None);
-        Ok(Event(handle))
+        Ok(Event(state.next_handle))
     }
 
-    fn destroy_event(&self, event: Event) {
-        locked(&self.state).events.remove(&event.0);
-    }
+    fn destroy_event(&self, _: Event) {} // a stream may still wait for it
 
-    fn record(&self, event: Event, _: Stream) -> Result<()> {
-        locked(&self.state).events.insert(event.0, Some(Instant::now()));
+    fn record(&self, event: Event, stream: Stream) -> Result<()> {
+        let mut state = locked(&self.state);
+        refuse_failed(&state)?;
+        ensure!(state.capturing.is_none_or(|(captured, _)| captured != stream), "an event in a stream whose work is captured");
+        match &mut state.streams {
+            Some(streams) => streams.record(stream.0, event.0),
+            None => drop(state.events.insert(event.0, Instant::now())),
+        }
         Ok(())
     }
 
-    fn wait(&self, _: Stream, _: Event) -> Result<()> {
-        Ok(()) // everything is done when its call returns
+    fn wait(&self, stream: Stream, event: Event) -> Result<()> {
+        if self.leaves_out_wait() {
+            return Ok(());
+        }
+        let mut state = locked(&self.state);
+        refuse_failed(&state)?;
+        ensure!(state.capturing.is_none_or(|(captured, _)| captured != stream), "a wait in a stream whose work is captured");
+        if let Some(streams) = &mut state.streams {
+            streams.wait(stream.0, event.0);
+        }
+        Ok(())
     }
 
-    fn synchronize_event(&self, _: Event) -> Result<()> {
+    fn synchronize_event(&self, event: Event) -> Result<()> {
         self.count(5);
-        Ok(())
+        if self.leaves_out_wait() {
+            self.forget_copies();
+            return Ok(());
+        }
+        self.reach(|streams| streams.event(event.0))
     }
 
     fn elapsed_ms(&self, from: Event, to: Event) -> Result<f32> {
         let state = locked(&self.state);
-        let [Some(Some(from)), Some(Some(to))] = [from, to].map(|event| state.events.get(&event.0).copied()) else {
-            bail!("an event that was never recorded");
+        let happened = |event: Event| match &state.streams {
+            Some(streams) => streams.happened(event.0),
+            None => state.events.get(&event.0).copied(),
+        };
+        let [Some(from), Some(to)] = [from, to].map(happened) else {
+            bail!("an event that was never recorded, or that nobody has waited for");
         };
         Ok(to.duration_since(from).as_secs_f32() * 1e3)
     }
@@ -400,6 +591,7 @@ impl Driver for HostGpu {
     ) -> Result<()> {
         self.count(1);
         let kernel = &self.library.kernels[function.0 as usize];
+        locked(&self.launched).insert(kernel.name.clone());
         ensure!(threads <= 1024, "{threads} threads in a block; sm_{}{} takes 1024", self.options.capability[0], self.options.capability[1]);
         ensure!(threads == kernel.threads, "{threads} threads in a block; its KERNEL line says {}", kernel.threads);
         ensure!(shared <= self.shared_limit(), "{shared} bytes of shared memory; expected at most {}", self.shared_limit());
@@ -438,10 +630,10 @@ impl Driver for HostGpu {
         }
     }
 
-    unsafe fn launch_graph(&self, graph: Graph, _: Stream) -> Result<()> {
+    unsafe fn launch_graph(&self, graph: Graph, stream: Stream) -> Result<()> {
         self.count(2);
         let Some(work) = locked(&self.state).graphs.get(&graph.0).cloned() else { bail!("a graph that is no more") };
-        work.iter().try_for_each(|work| self.run(work))
+        work.into_iter().try_for_each(|work| self.put(stream, work))
     }
 
     fn destroy_graph(&self, graph: Graph) {

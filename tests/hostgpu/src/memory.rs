@@ -3,17 +3,27 @@
 use super::Found;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The first address: beyond everything that a processor of today can address.
+/// The first address of the first device: beyond everything that a processor of today can address.
 const FIRST: u64 = 0x4000_0000_0000_0000;
+/// Between the first addresses of two devices, so that memory of one is not taken for memory of the other.
+const OF_A_DEVICE: u64 = 1 << 44;
 /// Between two allocations nothing lies.
 const GAP: u64 = 4096;
 
-#[derive(Default)]
 pub struct Space {
     blocks: BTreeMap<u64, Block>,
     next: u64,
     used: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        static DEVICES: AtomicU64 = AtomicU64::new(0);
+        let device = DEVICES.fetch_add(1, Ordering::Relaxed) % 4096;
+        Space { blocks: BTreeMap::new(), next: FIRST + device * OF_A_DEVICE, used: 0 }
+    }
 }
 
 struct Block {
@@ -42,12 +52,14 @@ impl Space {
         self.used
     }
 
-    /// Memory that holds bytes which are a NaN in every type, so that whoever reads them without writing is noticed.
-    pub fn allocate(&mut self, bytes: usize, checked: bool) -> u64 {
-        let address = FIRST + self.next;
+    /// Memory that holds bytes which are a NaN in every type, so that whoever reads them without writing is noticed; or zeros,
+    /// which take no memory of the host's until somebody writes.
+    pub fn allocate(&mut self, bytes: usize, checked: bool, of_zeros: bool) -> u64 {
+        let address = self.next;
         self.next += (bytes as u64).next_multiple_of(256) + GAP;
         self.used += bytes as u64;
-        let memory = vec![u128::MAX; bytes.div_ceil(16) + 16];
+        let values = bytes.div_ceil(16) + 16;
+        let memory = if of_zeros { vec![0; values] } else { vec![u128::MAX; values] };
         let checked_bytes = if checked { bytes } else { 0 };
         let (written, words) = (vec![0; checked_bytes], vec![[0; 2]; checked_bytes.div_ceil(4)]);
         self.blocks.insert(address, Block { memory, bytes, written, words });
