@@ -22,7 +22,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use compiler::Compiler;
+use compiler::{Compiler, Made};
 use pack::Form;
 
 /// The architectures that a release has machine code for. Code for one of them also runs on later architectures of the same
@@ -30,6 +30,8 @@ use pack::Form;
 const RELEASE_ARCHS: &[u32] = &[52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120];
 /// A build for development compiles each file once: enough to see an error in a kernel.
 const DEVELOPMENT_ARCHS: &[u32] = &[80];
+/// It also has PTX, without machine code, for the architecture whose PTX a release has besides: tests execute both.
+const DEVELOPMENT_PTX: &[u32] = &[52];
 /// Options that NVRTC and nvcc both know.
 pub const OPTIONS: &[&str] = &["--std=c++17"];
 /// Part of the cache's key. It is raised whenever this script makes images from a source in another way, so that no older image
@@ -107,10 +109,10 @@ fn run() -> Result<()> {
     }
     let mut compiler_name = String::new();
     let wanted = wanted_archs()?;
-    if !kernels.sources.is_empty() && wanted != Some(Vec::new()) {
+    if !kernels.sources.is_empty() && wanted.archs != Some(Vec::new()) {
         match Compiler::find(&out) {
             Ok(compiler) => {
-                images.extend(compile_all(&compiler, &kernels, wanted, &out)?);
+                images.extend(compile_all(&compiler, &kernels, &wanted, &out)?);
                 compiler_name = compiler.name;
             }
             Err(troubles) => {
@@ -136,14 +138,23 @@ fn write_general_models(out: &Path) -> Result<()> {
     std::fs::write(&path, text).with_context(|| path.display().to_string())
 }
 
-/// The architectures that `EPICKER_CUDA_ARCHS` asks for. None means all architectures of a release that the compiler knows.
-fn wanted_archs() -> Result<Option<Vec<u32>>> {
+/// What is compiled.
+struct Wanted {
+    /// Architectures that get machine code. None means all architectures of a release that the compiler knows.
+    archs: Option<Vec<u32>>,
+    /// Architectures that get only PTX, if the compiler knows them.
+    only_ptx: &'static [u32],
+}
+
+/// What `EPICKER_CUDA_ARCHS` asks for.
+fn wanted_archs() -> Result<Wanted> {
     let value = std::env::var("EPICKER_CUDA_ARCHS").unwrap_or_default();
+    let all_of = |archs| Ok(Wanted { archs, only_ptx: &[] });
     match value.trim() {
-        "" if is_release() => Ok(None),
-        "" => Ok(Some(DEVELOPMENT_ARCHS.to_vec())),
-        "all" => Ok(None),
-        "none" => Ok(Some(Vec::new())),
+        "" if is_release() => all_of(None),
+        "" => Ok(Wanted { archs: Some(DEVELOPMENT_ARCHS.to_vec()), only_ptx: DEVELOPMENT_PTX }),
+        "all" => all_of(None),
+        "none" => all_of(Some(Vec::new())),
         list => {
             let number = |word: &str| word.trim().trim_start_matches("sm_").parse::<u32>();
             let mut archs = list
@@ -153,7 +164,7 @@ fn wanted_archs() -> Result<Option<Vec<u32>>> {
                 .map_err(|_| anyhow!("EPICKER_CUDA_ARCHS: found `{list}`; expected `all`, `none`, or architectures such as `80,90`"))?;
             archs.sort_unstable();
             archs.dedup();
-            Ok(Some(archs))
+            all_of(Some(archs))
         }
     }
 }
@@ -190,15 +201,15 @@ struct Job<'a> {
     file: &'a str,
     text: &'a str,
     arch: u32,
-    ptx: bool,
+    made: Made,
 }
 
 type PackedImage = (Form, u32, String, usize, Vec<u8>);
 
-fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>, out: &Path) -> Result<Vec<PackedImage>> {
-    let archs = match wanted {
+fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: &Wanted, out: &Path) -> Result<Vec<PackedImage>> {
+    let archs = match &wanted.archs {
         None => RELEASE_ARCHS.iter().copied().filter(|arch| compiler.archs.contains(arch)).collect::<Vec<u32>>(),
-        Some(archs) => archs,
+        Some(archs) => archs.clone(),
     };
     for arch in &archs {
         let known = &compiler.archs;
@@ -212,7 +223,13 @@ fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>,
     let mut jobs = Vec::new();
     for arch in &archs {
         for (file, text) in &kernels.sources {
-            jobs.push(Job { file, text, arch: *arch, ptx: ptx_archs.contains(&Some(*arch)) });
+            let made = if ptx_archs.contains(&Some(*arch)) { Made::Both } else { Made::Cubin };
+            jobs.push(Job { file, text, arch: *arch, made });
+        }
+    }
+    for arch in wanted.only_ptx.iter().filter(|arch| compiler.archs.contains(arch)) {
+        for (file, text) in &kernels.sources {
+            jobs.push(Job { file, text, arch: *arch, made: Made::Ptx });
         }
     }
     let (next, done) = (Mutex::new(0..jobs.len()), Mutex::new(Vec::new()));
@@ -236,15 +253,15 @@ fn compile_all(compiler: &Compiler, kernels: &Kernels, wanted: Option<Vec<u32>>,
 /// The images of one job. They come from the cache if nothing that they depend on has changed.
 fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, scratch: &Path) -> Result<Vec<PackedImage>> {
     let mut key = DefaultHasher::new();
-    (job.text, &kernels.headers, job.arch, job.ptx, OPTIONS, CHANGES, &compiler.name).hash(&mut key);
-    let prefix = format!("{}-{}-", job.file, job.arch);
+    (job.text, &kernels.headers, job.arch, job.made != Made::Cubin, OPTIONS, CHANGES, &compiler.name).hash(&mut key);
+    let prefix = format!("{}-{}{}-", job.file, job.arch, if job.made == Made::Ptx { "ptx" } else { "" });
     let path = cache.join(format!("{prefix}{:016x}", key.finish()));
     let stored = std::fs::read(&path).ok();
     if let Some(images) = stored.and_then(|bytes| unpack_stored(&bytes)) {
         return Ok(images);
     }
     let source = kernels.folder.join(format!("{}.cu", job.file));
-    let compiled = compiler.compile(&source, &kernels.headers, job.arch, job.ptx, scratch)?;
+    let compiled = compiler.compile(&source, &kernels.headers, job.arch, job.made, scratch)?;
     if compiled.log.contains("warning") {
         if compiler.warnings_are_errors() {
             bail!("{}, sm_{}: warnings are errors here:\n{}", source.display(), job.arch, compiled.log);
@@ -253,9 +270,12 @@ fn compile_one(compiler: &Compiler, kernels: &Kernels, job: &Job, cache: &Path, 
             println!("cargo:warning={}, sm_{}: {line}", source.display(), job.arch);
         }
     }
-    ensure!(!compiled.cubin.is_empty(), "{}, sm_{}: {} gave no machine code", source.display(), job.arch, compiler.name);
-    let mut images = vec![(Form::Cubin, job.arch, job.file.to_string(), compiled.cubin.len(), pack::compress(&compiled.cubin)?)];
-    if job.ptx {
+    let mut images = Vec::new();
+    if job.made != Made::Ptx {
+        ensure!(!compiled.cubin.is_empty(), "{}, sm_{}: {} gave no machine code", source.display(), job.arch, compiler.name);
+        images.push((Form::Cubin, job.arch, job.file.to_string(), compiled.cubin.len(), pack::compress(&compiled.cubin)?));
+    }
+    if job.made != Made::Cubin {
         let text = with_oldest_version(&compiled.ptx, job.arch)?;
         images.push((Form::Ptx, job.arch, job.file.to_string(), text.len(), pack::compress(text.as_bytes())?));
     }

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::compiler::Made;
 use crate::nvrtc::{Compiled, Nvrtc};
 use crate::pack::{self, Form};
 
@@ -41,9 +42,12 @@ pub fn serve() -> Result<bool> {
     for image in &images {
         texts.push((image.file.to_string(), String::from_utf8(image.unpack()?)?));
     }
-    let (source, arch) = (texts.pop().context("no source")?, images[texts.len()].arch);
+    let source = texts.pop().context("no source")?;
+    // A source that stands as PTX becomes PTX alone.
+    let asked = &images[texts.len()];
+    let (arch, made) = (asked.arch, if asked.form == Form::Ptx { Made::Ptx } else { Made::Both });
     let compiler = Nvrtc::load(&by_a_path_that_is_the_same_everywhere(Path::new(library)))?;
-    let Compiled { cubin, ptx, log } = compiler.compile(&source.0, &source.1, &texts, &options(arch))?;
+    let Compiled { cubin, ptx, log } = compiler.compile(&source.0, &source.1, &texts, &options(arch, made))?;
     let mut out = std::io::stdout().lock();
     for part in [&cubin[..], ptx.as_bytes(), log.as_bytes()] {
         out.write_all(&(part.len() as u64).to_le_bytes())?;
@@ -66,8 +70,9 @@ fn by_a_path_that_is_the_same_everywhere(library: &Path) -> PathBuf {
 }
 
 /// The options of a compilation.
-pub fn options(arch: impl std::fmt::Display) -> Vec<String> {
-    let mut options = vec![format!("--gpu-architecture=sm_{arch}")];
+pub fn options(arch: u32, made: Made) -> Vec<String> {
+    let kind = if made == Made::Ptx { "compute" } else { "sm" };
+    let mut options = vec![format!("--gpu-architecture={kind}_{arch}")];
     options.extend(crate::OPTIONS.iter().map(|option| option.to_string()));
     options
 }
@@ -76,13 +81,14 @@ pub fn options(arch: impl std::fmt::Display) -> Vec<String> {
 /// in `#include` and the text.
 ///
 /// Errors: the source does not compile; the error has the compiler's words.
-pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, String)], arch: u32) -> Result<Option<Compiled>> {
+pub fn compile(library: &Path, name: &str, source: &str, headers: &[(String, String)], arch: u32, made: Made) -> Result<Option<Compiled>> {
     let (Ok(program), Some(library)) = (std::env::current_exe(), library.to_str()) else { return Ok(None) };
     let mut images = Vec::new();
     for (name, text) in headers {
         images.push((Form::Header, 0, name.clone(), text.len(), pack::compress(text.as_bytes())?));
     }
-    images.push((Form::Source, arch, name.to_string(), source.len(), pack::compress(source.as_bytes())?));
+    let form = if made == Made::Ptx { Form::Ptx } else { Form::Source };
+    images.push((form, arch, name.to_string(), source.len(), pack::compress(source.as_bytes())?));
     let piped = || Stdio::piped();
     let started = Command::new(program).arg(COMMAND).stdin(piped()).stdout(piped()).stderr(piped()).spawn();
     let Ok(mut process) = started else { return Ok(None) };

@@ -17,6 +17,17 @@ pub struct Compiler {
     pub archs: Vec<u32>,
 }
 
+/// What a compilation makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Machine code.
+    Cubin,
+    /// Machine code, and the PTX that it was made of.
+    Both,
+    /// PTX, which is sooner done.
+    Ptx,
+}
+
 enum Kind {
     Nvrtc(Nvrtc),
     Nvcc(PathBuf),
@@ -94,7 +105,7 @@ impl Compiler {
         let arch = *self.archs.last().context("the compiler knows no architecture")?;
         let compiled = match &self.kind {
             Kind::Nvrtc(library) => library.compile("probe.cu", PROBE, &[], &[format!("--gpu-architecture=sm_{arch}")])?,
-            Kind::Nvcc(path) => run_nvcc(path, &scratch.join("probe.cu"), arch, &[], true, scratch)?,
+            Kind::Nvcc(path) => run_nvcc(path, &scratch.join("probe.cu"), arch, &[], Made::Both, scratch)?,
         };
         // "// Cuda compilation tools, release 12.9, V12.9.86"
         let version = compiled.ptx.lines().find_map(|line| line.split_once(", V").map(|(_, version)| version.trim().to_string()));
@@ -104,17 +115,17 @@ impl Compiler {
     /// Compiles `kernels/NAME.cu` for one architecture. Warnings that the architecture is old are left out of the log.
     ///
     /// Errors: the compiler refuses the source; the error has its own words.
-    pub fn compile(&self, source: &Path, headers: &[(String, String)], arch: u32, ptx: bool, scratch: &Path) -> Result<Compiled> {
+    pub fn compile(&self, source: &Path, headers: &[(String, String)], arch: u32, made: Made, scratch: &Path) -> Result<Compiled> {
         let mut compiled = match &self.kind {
             Kind::Nvrtc(library) => {
                 let text = std::fs::read_to_string(source).with_context(|| source.display().to_string())?;
                 let name = source.to_string_lossy();
-                match apart::compile(library.path(), &name, &text, headers, arch)? {
+                match apart::compile(library.path(), &name, &text, headers, arch, made)? {
                     Some(compiled) => compiled,
-                    None => library.compile(&name, &text, headers, &apart::options(arch))?,
+                    None => library.compile(&name, &text, headers, &apart::options(arch, made))?,
                 }
             }
-            Kind::Nvcc(path) => run_nvcc(path, source, arch, crate::OPTIONS, ptx, scratch)?,
+            Kind::Nvcc(path) => run_nvcc(path, source, arch, crate::OPTIONS, made, scratch)?,
         };
         let about_age =
             |line: &&str| line.contains("deprecated") && (line.contains("rchitectures prior") || line.contains("offline compilation"));
@@ -123,7 +134,7 @@ impl Compiler {
     }
 }
 
-fn run_nvcc(nvcc: &Path, source: &Path, arch: u32, options: &[&str], ptx: bool, scratch: &Path) -> Result<Compiled> {
+fn run_nvcc(nvcc: &Path, source: &Path, arch: u32, options: &[&str], made: Made, scratch: &Path) -> Result<Compiled> {
     let name = source.file_stem().and_then(|name| name.to_str()).context("a kernel file without a name")?;
     let mut log = String::new();
     let mut make = |form: &str| -> Result<Vec<u8>> {
@@ -143,8 +154,8 @@ fn run_nvcc(nvcc: &Path, source: &Path, arch: u32, options: &[&str], ptx: bool, 
         log.push_str(&said);
         std::fs::read(&out).map_err(|error| anyhow!("{}: {error}", out.display()))
     };
-    let cubin = make("cubin")?;
-    let ptx = if ptx { String::from_utf8_lossy(&make("ptx")?).into_owned() } else { String::new() };
+    let cubin = if made == Made::Ptx { Vec::new() } else { make("cubin")? };
+    let ptx = if made != Made::Cubin { String::from_utf8_lossy(&make("ptx")?).into_owned() } else { String::new() };
     Ok(Compiled { cubin, ptx, log })
 }
 

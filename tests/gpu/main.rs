@@ -1,5 +1,5 @@
-//! The GPU's side, on a GPU made of the host's processor (tests/hostgpu) and with libraries of the tests' own that stand for
-//! CUDA's driver and for cuDNN.
+//! The GPU's side, on a GPU made of the host's processor (tests/hostgpu), on one that executes PTX (tests/ptx), and with
+//! libraries of the tests' own that stand for CUDA's driver and for cuDNN.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -12,5 +12,6 @@ mod driver;
 mod faults;
 mod network;
 mod ops;
+mod ptx;
 mod stages;
 mod streams;

@@ -17,6 +17,7 @@ use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
 use epicker::net::training::plan::{TrainPlan, TrainPlanOptions};
 use epicker::net::training::run::{self as training_run, Arena};
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
+use epicker::ops::heat_map::Peak;
 use epicker::ops::losses::HeatMapLoss;
 use epicker::ops::{Compute, Real, largest_difference};
 use epicker::pick::decode::candidates;
@@ -82,17 +83,22 @@ fn plan_maps(device: &Device, model: &Model, n: usize, extent: [usize; 2]) -> Ve
     wanted.iter().map(|&id| plan.read(id).unwrap().into_iter().map(f64::from).collect()).collect()
 }
 
-#[test]
-fn the_inference_plan_gives_the_cpus_maps() {
+/// The tiny network maps of a device are those of the CPU.
+pub fn plan_gives_the_cpus_maps(device: &Device) {
     let tiny = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     for (n, extent) in [(1, [64, 96]), (2, [64, 64])] {
         let expected = plan_maps(&Device::Cpu, &tiny, n, extent);
-        let found = plan_maps(&device(Build::Fast), &tiny, n, extent);
+        let found = plan_maps(device, &tiny, n, extent);
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let error = relative(found, expected);
             assert!(error <= 3e-5, "{n} x {extent:?}, map {i}: {error:.2e}"); // the tiny network amplifies rounding
         }
     }
+}
+
+#[test]
+fn the_inference_plan_gives_the_cpus_maps() {
+    plan_gives_the_cpus_maps(&device(Build::Fast));
 }
 
 #[test]
@@ -113,13 +119,13 @@ fn the_full_networks_maps_are_the_cpus() {
     }
 }
 
-#[test]
-fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
+/// The peaks that the tiny network finds on a device are those of the CPU. Returns the finder, which has seen one micrograph, that
+/// micrograph, and its peaks.
+pub fn finds_the_cpus_peaks(device: &Device) -> (PeakFinder, Vec<f32>, Vec<Peak>) {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let options = PeakFinderOptions { frame: 128, sizes: true, k: 30 };
-    let (device, host) = host(Build::Fast);
     let mut cpu = PeakFinder::new(&Device::Cpu, &model, options).unwrap();
-    let mut gpu = PeakFinder::new(&device, &model, options).unwrap();
+    let mut gpu = PeakFinder::new(device, &model, options).unwrap();
     let image = image(1, [128, 128]);
     let expected = cpu.run(&image).unwrap();
     assert!(expected.len() == 30 && expected[0].score > 0.3, "{:?}", &expected[..2]);
@@ -132,6 +138,13 @@ fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
             assert!((found.size.unwrap()[axis] - peak.size.unwrap()[axis]).abs() < 5e-3, "{found:?}, expected {peak:?}");
         }
     }
+    (gpu, image, first)
+}
+
+#[test]
+fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
+    let (device, host) = host(Build::Fast);
+    let (mut gpu, image, first) = finds_the_cpus_peaks(&device);
     // The first micrograph goes step by step, the second is captured; the third is one launch.
     let other: Vec<f32> = image.iter().map(|x| 0.5 * x).collect();
     assert!(gpu.run(&other).unwrap() != first);
@@ -151,7 +164,7 @@ fn more_peaks_than_go_through_a_head_at_once_are_found() {
     let image = noise(256 * 256, 5);
     let expected = PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
     let found = PeakFinder::new(&device(Build::Fast), &model, options).unwrap().run(&image).unwrap();
-    let indices = |peaks: &[epicker::ops::heat_map::Peak]| {
+    let indices = |peaks: &[Peak]| {
         let mut indices: Vec<u32> = peaks.iter().map(|peak| peak.index).collect();
         indices.sort_unstable();
         indices
@@ -310,12 +323,12 @@ fn the_memory_of_a_training_is_known_before_it_is_asked_for() {
     }
 }
 
-#[test]
-fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
+/// Losses and gradients of a step in f32 are those of the references, as far as rounding allows.
+pub fn gradients_are_the_references(device: &Device) {
     let (images, targets) = batch(2, FRAME);
     let case = &TRAIN_CASES[0];
     let mut exact = trainer::<f64>(&Device::Reference, case);
-    let mut found = trainer::<f32>(&device(Build::Fast), case);
+    let mut found = trainer::<f32>(device, case);
     let expected = exact.compute_gradients(&images, &targets, &case.exemplars).unwrap();
     let losses = found.compute_gradients(&images, &targets, &case.exemplars).unwrap();
     assert!((losses.total - expected.total).abs() <= 1e-4 * expected.total, "{losses:?}, expected {expected:?}");
@@ -325,6 +338,18 @@ fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
         // Rounding decides at kinks of ReLU, maximum and floor; a correct f32 code may be this far off.
         assert!(error <= 5e-2, "{}: {error:.2e} of the norm", entry.name);
     }
+}
+
+#[test]
+fn in_f32_a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
+    gradients_are_the_references(&device(Build::Fast));
+}
+
+/// A step of training on labels, with the teacher: its losses and the parameters after it.
+pub fn step(device: &Device) -> (f64, Vec<f32>) {
+    let mut trainer = trainer::<f32>(device, &TRAIN_CASES[0]);
+    let losses = trainer.step(&batch(2, FRAME).0, &labelled(false), &TRAIN_CASES[0].exemplars, 1e-3).unwrap();
+    (losses.total, trainer.state().unwrap().parameters)
 }
 
 #[test]

@@ -64,8 +64,8 @@ fn of_sums(sums: &[f32]) -> Vec<u32> {
 
 #[test]
 fn products_of_halves_are_exact_for_whole_numbers() {
-    let kinds: [(&str, fn(f32) -> u16); 2] = [("f16", |x| f16_of_f32(x, false)), ("bf16", |x| bf16_of_f32(x, false))];
-    for (kind, short) in kinds {
+    for kind in ["f16", "bf16"] {
+        let short = |x| if kind == "f16" { f16_of_f32(x, false) } else { bf16_of_f32(x, false) };
         for (shape, depth, registers) in [("m16n8k8", 8, [2, 1]), ("m16n8k16", 16, [4, 2])] {
             let (left, right, sums) = (numbers(16 * depth, 1), numbers(depth * 8, 2), numbers(128, 3));
             let pair = |low: f32, high: f32| u32::from(short(high)) << 16 | u32::from(short(low));

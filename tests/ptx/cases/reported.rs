@@ -101,6 +101,19 @@ fn memory_that_nobody_has_written() {
     reported(Bench::new(&text).unset(4).run(1), &["which nobody has written"]);
     let shared = kernel(0, 1, "", ".shared .align 16 .b8 tile[64];\nst.shared.u8 [tile+5], %r0;\nld.shared.u32 %r1, [tile+4];");
     reported(Bench::new(&shared).run(1), &["byte 4 of `tile`", "reads 4 bytes of which nobody has written 3"]);
+    // A part of a load that nobody uses may hold anything.
+    let part = |used: &str| {
+        let shared =
+            ".shared .align 16 .b8 tile[64];\nst.shared.u32 [tile], %r0;\nst.shared.u32 [tile+4], %r0;\nst.shared.u32 [tile+8], %r0;";
+        kernel(
+            0,
+            1,
+            "",
+            &format!("{shared}\nld.shared.v4.u32 {{%r1, %r2, %r3, %r4}}, [tile];\nadd.s32 %r1, %r1, %r2;\nadd.s32 %r1, %r3, {used};"),
+        )
+    };
+    assert_eq!(Bench::new(&part("%r1")).run(1), Ok(()));
+    reported(Bench::new(&part("%r4")).run(1), &["reads 16 bytes of which nobody has written 4"]);
     // The block before has written there, but each block begins anew.
     let stale = kernel(
         0,

@@ -61,8 +61,6 @@ pub struct Shared {
     pub name: String,
     /// First byte.
     pub offset: u32,
-    /// Its length; 0 for the one whose length the launch decides.
-    pub bytes: u32,
 }
 
 /// How wide a register is.
@@ -427,7 +425,7 @@ impl<'a> Reader<'a, '_> {
         if let Some(bytes) = bytes {
             self.kernel.shared_bytes = offset + bytes;
         }
-        let variable = Shared { name: name.clone(), offset, bytes: bytes.unwrap_or(0) };
+        let variable = Shared { name: name.clone(), offset };
         self.kernel.shared.push(variable.clone());
         variable
     }

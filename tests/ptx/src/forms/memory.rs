@@ -367,6 +367,9 @@ struct Move {
     rows: [Row; 4],
     bytes: usize,
     does: Does,
+    /// Where the parts begin whose registers somebody reads, and their length; none if all are read. A compiler may load more than
+    /// the source asks for, and what lies there is nobody's business then.
+    parts: Option<(Vec<usize>, usize)>,
     transfer: Transfer,
 }
 
@@ -424,11 +427,15 @@ impl Move {
         if !block.launch.checks {
             return Ok(());
         }
-        lanes
-            .list
-            .iter()
-            .map(|&lane| usize::from(lane))
-            .try_for_each(|lane| look_at_global(block, view, lane, (block.addresses[lane] - view.start) as usize, self.bytes, self.does))
+        lanes.list.iter().map(|&lane| usize::from(lane)).try_for_each(|lane| {
+            let offset = (block.addresses[lane] - view.start) as usize;
+            match &self.parts {
+                None => look_at_global(block, view, lane, offset, self.bytes, self.does),
+                Some((parts, bytes)) => {
+                    parts.iter().try_for_each(|part| look_at_global(block, view, lane, offset + part, *bytes, self.does))
+                }
+            }
+        })
     }
 
     fn shared(&self, block: &mut Block, lanes: Lanes) -> Result<(), Box<Fault>> {
@@ -436,9 +443,14 @@ impl Move {
         for &lane in lanes.list {
             let lane = usize::from(lane);
             let offset = shared_offset(block, lane, self.bytes, self.words())?;
-            if block.launch.checks
-                && let Err(what) = block.shared.check(offset, self.bytes, lane, access)
-            {
+            if !block.launch.checks {
+                continue;
+            }
+            let looked = match &self.parts {
+                None => block.shared.check(offset, self.bytes, lane, access),
+                Some((parts, bytes)) => parts.iter().try_for_each(|part| block.shared.check(offset + part, *bytes, lane, access)),
+            };
+            if let Err(what) = looked {
                 return Err(shared_fault(block, lane, offset, &what));
             }
         }
@@ -546,10 +558,13 @@ pub fn lower(b: &mut Builder, i: &Instruction, words: &[&str]) -> Lowered {
     b.reads_cached |= does == Does::LoadCached;
     b.writes_global |= does == Does::Store && room != Room::Shared;
     if room != Room::Global {
-        b.smallest_shared = b.smallest_shared.min(size as u32 * count as u32);
+        b.smallest_shared = b.smallest_shared.min(size as u32);
     }
     let place = Place::of(b, address, room)?;
-    Ok(Some(Op::Effect(Box::new(Move { room, place, rows, bytes: size * count, does, transfer }))))
+    let is_read = |value: &Operand| !matches!(value, Operand::Register(register) if !b.is_read(*register));
+    let read: Vec<usize> = values.iter().enumerate().filter(|(_, value)| is_read(value)).map(|(k, _)| k * size).collect();
+    let parts = (does != Does::Store && count > 1 && read.len() < count).then_some((read, size));
+    Ok(Some(Op::Effect(Box::new(Move { room, place, rows, bytes: size * count, does, parts, transfer }))))
 }
 
 fn load_parameter(b: &mut Builder, i: &Instruction, kind: &str) -> Lowered {

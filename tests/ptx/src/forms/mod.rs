@@ -57,6 +57,8 @@ pub struct Builder<'k> {
     reads_cached: bool,
     writes_global: bool,
     is_ordered: bool,
+    /// Which registers some instruction reads.
+    is_read: Vec<bool>,
     /// Bytes of the smallest access to shared memory.
     smallest_shared: u32,
 }
@@ -86,7 +88,9 @@ impl<'k> Builder<'k> {
             writes_global: false,
             is_ordered: false,
             smallest_shared: 16,
+            is_read: vec![false; kernel.registers.len()],
         };
+        builder.flow.steps.iter().flat_map(|step| &step.reads).for_each(|&register| builder.is_read[register] = true);
         for (_, register) in builder.flow.unsure.clone() {
             if !builder.marks.contains_key(&register) {
                 let row = builder.new_row(Class::Predicate);
@@ -302,7 +306,7 @@ impl<'k> Builder<'k> {
 
     /// True if some instruction reads a register.
     fn is_read(&self, register: usize) -> bool {
-        self.flow.steps.iter().any(|step| step.reads.contains(&register))
+        self.is_read[register]
     }
 
     /// Notes that a parameter's value is in the first operand.

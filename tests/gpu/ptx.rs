@@ -1,0 +1,125 @@
+//! The PTX that the program carries, executed and checked (tests/ptx): the ops, what surrounds the network, and the tiny network
+//! forward, backward and through a step of training, within the bounds of the host executor. What g++ makes of the kernels'
+//! sources is not what a GPU runs; this is nearer.
+
+use crate::{network, ops, stages};
+use epicker::device::Device;
+use epicker::device::gpu::Gpu;
+use epicker::doctor::stages::{compare_preprocess, compare_targets};
+use hostgpu::HostGpu;
+use ptxgpu::{Options, PtxGpu};
+use std::sync::Arc;
+
+/// The architectures whose PTX a program carries.
+const ARCHS: [u32; 2] = [52, 80];
+
+/// A device for each architecture of which this build has PTX; says so where it has none.
+fn gpus() -> Vec<(String, Gpu, Arc<PtxGpu>)> {
+    let mut found = Vec::new();
+    for arch in ARCHS {
+        if ptxgpu::images(arch).unwrap().is_none() {
+            println!("this build has no PTX for compute_{arch}, so none is executed");
+            continue;
+        }
+        let options = Options { capability: [arch / 10, arch % 10], arch, ..Options::default() };
+        let (gpu, driver) = PtxGpu::gpu(options).unwrap();
+        found.push((format!("compute_{arch}"), gpu, driver));
+    }
+    found
+}
+
+fn for_each_device(run: impl Fn(&str, &Device)) {
+    for (name, gpu, _) in gpus() {
+        run(&name, &Device::Gpu(gpu));
+    }
+}
+
+fn host() -> Gpu {
+    HostGpu::gpu(hostgpu::Options::default()).unwrap().0
+}
+
+fn holds(run: ops::Compare) {
+    for_each_device(|name, device| drop(ops::holds(name, device, run)));
+}
+
+macro_rules! agreement_tests {
+    ($($op:ident)*) => {$(
+        #[test]
+        fn $op() {
+            super::holds(epicker::ops::$op::compare);
+        }
+    )*};
+}
+mod forward {
+    epicker::for_each_op!(agreement_tests);
+}
+
+macro_rules! backward_tests {
+    ($($op:ident)*) => {$(
+        #[test]
+        fn $op() {
+            super::holds(epicker::ops::$op::compare_backward);
+        }
+    )*};
+}
+mod backward {
+    epicker::for_each_differentiable_op!(backward_tests);
+}
+
+#[test]
+fn micrographs_of_every_type_are_prepared_as_on_the_cpu() {
+    gpus().iter().for_each(|(name, gpu, _)| stages::holds(compare_preprocess::<f32>(gpu), name));
+}
+
+#[test]
+fn peaks_are_those_of_the_host_executor_bit_by_bit() {
+    let expected = stages::peaks_as_the_cpu::<f32>(&host(), "host");
+    for (name, gpu, _) in gpus() {
+        assert!(stages::peaks_as_the_cpu::<f32>(&gpu, &name) == expected, "{name}");
+    }
+}
+
+#[test]
+fn targets_are_drawn_as_on_the_cpu() {
+    gpus().iter().for_each(|(name, gpu, _)| stages::holds(compare_targets::<f32>(gpu), name));
+}
+
+#[test]
+fn maps_and_copies_add_up() {
+    for_each_device(|_, device| stages::adds_maps_up(device));
+}
+
+#[test]
+fn the_inference_plan_gives_the_cpus_maps() {
+    for_each_device(|_, device| network::plan_gives_the_cpus_maps(device));
+}
+
+#[test]
+fn picked_peaks_are_the_cpus_and_a_graph_finds_them_again() {
+    for_each_device(|name, device| {
+        let (mut finder, image, first) = network::finds_the_cpus_peaks(device);
+        // Step by step, then captured, then as a graph.
+        for _ in 0..2 {
+            assert!(finder.run(&image).unwrap() == first, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_steps_gradients_are_the_references_as_far_as_rounding_allows() {
+    for_each_device(|_, device| network::gradients_are_the_references(device));
+}
+
+#[test]
+fn a_step_of_training_is_that_of_the_host_executor() {
+    let (loss, parameters) = network::step(&Device::Gpu(host()));
+    for_each_device(|name, device| {
+        let (found_loss, found) = network::step(device);
+        assert!((found_loss - loss).abs() <= 1e-4 * loss.abs(), "{name}: {found_loss}, expected {loss}");
+        // Adam divides by the gradient's size, so where rounding decides a sign a parameter goes the other way, by the step's size.
+        let most = found.iter().zip(&parameters).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(most <= 2.1e-3, "{name}: {most}");
+        let moved = found.iter().zip(&parameters).filter(|(a, b)| (*a - *b).abs() > 2e-4).count();
+        assert!(moved * 20 <= found.len(), "{name}: {moved} of {} parameters", found.len());
+    });
+}
