@@ -123,3 +123,26 @@ fn a_step_of_training_is_that_of_the_host_executor() {
         assert!(moved * 20 <= found.len(), "{name}: {moved} of {} parameters", found.len());
     });
 }
+
+/// Prints what each kernel of the convolutions costs (`--nocapture` shows it).
+#[test]
+fn products_load_shared_memory_without_bank_conflicts() {
+    for (name, gpu, driver) in gpus() {
+        let device = Device::Gpu(gpu);
+        let compared: [ops::Compare; 4] = [
+            epicker::ops::conv::compare,
+            epicker::ops::conv::compare_backward,
+            epicker::ops::deform_conv::compare,
+            epicker::ops::deform_conv::compare_backward,
+        ];
+        compared.into_iter().for_each(|run| drop(ops::holds(&name, &device, run)));
+        for kernel in driver.launched() {
+            let counters = driver.counters(&kernel).unwrap();
+            println!("{name} {kernel}: {counters}");
+            let loads = counters.shared_loads;
+            if kernel.starts_with("conv_windows_") && kernel != "conv_windows_7x7" {
+                assert!(loads.ideal > 0 && loads.passes as f64 <= 1.05 * loads.ideal as f64, "{name} {kernel}: {loads:?}");
+            }
+        }
+    }
+}

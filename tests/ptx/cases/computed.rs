@@ -84,9 +84,9 @@ fn atomics_add_up_over_blocks_and_threads_of_this_machine() {
     }
     // Where the value that was found is used, blocks go in order.
     let body = "atom.global.add.u32 %r1, [%rd0], 1;\nmov.u32 %r2, %ctaid.x;\nmul.wide.u32 %rd8, %r2, 4;\nadd.s64 %rd8, %rd1, %rd8;\nst.global.u32 [%rd8], %r1;";
-    let bench = Bench::with(&kernel(2, 1, "", body), Options { threads: 4, ..Options::default() }).give(&[0_u32]).unset(400);
-    bench.launch([100, 1, 1], 1, 0).unwrap();
-    assert_eq!(bench.read::<u32>(1), (0..100).collect::<Vec<u32>>());
+    let bench = Bench::with(&kernel(2, 1, "", body), Options { threads: 4, ..Options::default() }).give(&[0_u32]).unset(4 * 5000);
+    bench.launch([5000, 1, 1], 1, 0).unwrap();
+    assert_eq!(bench.read::<u32>(1), (0..5000).collect::<Vec<u32>>());
 }
 
 #[test]

@@ -53,7 +53,9 @@ pub fn check_shape(program: &Program, capability: [u32; 2], grid: [u32; 3], thre
 /// Errors: what the first block in the order of the grid did wrong, of those that were executed.
 pub fn run(launch: &Launch, workers: usize) -> Result<Counters, Box<Fault>> {
     let blocks: u64 = launch.grid.iter().map(|&extent| u64::from(extent)).product();
-    let workers = if launch.program.is_ordered { 1 } else { workers.min(blocks as usize).max(1) };
+    // Small launches are done before a thread has started.
+    let is_small = blocks * (launch.threads as u64) < 4096;
+    let workers = if launch.program.is_ordered || is_small { 1 } else { workers.min(blocks as usize).max(1) };
     let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     // What all blocks cost, and the first one that did something wrong.
     let done = Mutex::new((Counters::default(), None::<(u64, Box<Fault>)>));
