@@ -132,3 +132,26 @@ fn unchecked_and_uncounted_the_results_are_the_same_and_the_host_is_safe() {
     let outside = Bench::with(&kernel(1, 32, "", body), fast).give(&[3_u32; 32]).run(32).unwrap_err();
     assert!(outside.contains("thread 31 ") && outside.contains("writes 4 bytes"), "{outside}");
 }
+
+#[test]
+fn code_that_stands_in_line_has_registers_and_a_predicate_of_its_own() {
+    let body = "{ .reg .pred p; .reg .b32 t, %r1_of_mine; setp.gt.u32 p, %r0, 3; mov.u32 t, 7; // with a comment
+        @!p add.s32 t, t, 1; mov.u32 %r1_of_mine, t; /* and
+        another */ mov.u32 %r1, %r1_of_mine; }";
+    assert_eq!(word(body), (0..32).map(|lane| if lane > 3 { 7 } else { 8 }).collect::<Vec<u32>>());
+}
+
+#[test]
+fn shared_memory_of_the_launch_lies_behind_what_the_kernel_declares() {
+    let shared = ".extern .shared .align 16 .b8 more[];\n.shared .align 4 .b8 outer[4];";
+    let body = "st.shared.u32 [outer], %r0;
+        .shared .align 4 .b8 own[20];
+        mov.u64 %rd8, more;
+        cvt.u32.u64 %r1, %rd8;
+        st.shared.u32 [%rd8+28], %r1;
+        ld.shared.u32 %r2, [more+28];
+        st.global.u32 [%rd0], %r2;";
+    let bench = Bench::new(&kernel(1, 1, shared, body)).unset(4);
+    bench.launch([1, 1, 1], 1, 32).unwrap();
+    assert_eq!(bench.read::<u32>(0), [32], "24 bytes of its own, and the next multiple of 16");
+}

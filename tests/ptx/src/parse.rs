@@ -35,6 +35,8 @@ pub struct Kernel {
     pub shared: Vec<Shared>,
     /// Bytes of the shared variables whose size is known.
     pub shared_bytes: u32,
+    /// True once a variable is used that has what the launch adds.
+    shared_is_open: bool,
     /// Registers, those of inner scopes too.
     pub registers: Vec<Register>,
     /// Instructions in their order.
@@ -316,6 +318,12 @@ impl<'a> Reader<'a, '_> {
                 other => bail!("PTX line {line}: `{other}` is no directive of a kernel that is known here"),
             }
         }
+        // What the launch adds lies behind all that has a size, so these have their places first.
+        for variable in self.outer.iter().filter(|(_, _, bytes)| bytes.is_some()) {
+            if self.tokens.are_there(&variable.0) {
+                self.add_shared(variable)?;
+            }
+        }
         self.body()?;
         self.resolve()?;
         Ok(self.kernel)
@@ -370,7 +378,7 @@ impl<'a> Reader<'a, '_> {
                 ".reg" => self.registers()?,
                 ".shared" => {
                     let variable = shared_variable(self.tokens)?;
-                    self.add_shared(&variable);
+                    self.add_shared(&variable)?;
                 }
                 ".pragma" => {
                     let Token { text, line } = self.tokens.need()?;
@@ -420,14 +428,14 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn add_shared(&mut self, (name, align, bytes): &(String, u32, Option<u32>)) -> Shared {
+    fn add_shared(&mut self, (name, align, bytes): &(String, u32, Option<u32>)) -> Result<Shared> {
         let offset = self.kernel.shared_bytes.next_multiple_of(*align);
-        if let Some(bytes) = bytes {
-            self.kernel.shared_bytes = offset + bytes;
-        }
+        ensure!(!self.kernel.shared_is_open, "shared variable `{name}` stands behind the use of one without a size");
+        self.kernel.shared_is_open = bytes.is_none();
+        self.kernel.shared_bytes = offset + bytes.unwrap_or(0);
         let variable = Shared { name: name.clone(), offset };
         self.kernel.shared.push(variable.clone());
-        variable
+        Ok(variable)
     }
 
     fn register(&self, name: &str) -> Option<usize> {
@@ -512,7 +520,7 @@ impl<'a> Reader<'a, '_> {
             Operand::Name(name) => match self.kernel.parameters.iter().position(|parameter| parameter.name == name) {
                 Some(parameter) => Base::Parameter(parameter),
                 None => {
-                    let variable = self.shared(&name).with_context(|| format!("PTX line {line}: `{name}` is no variable"))?;
+                    let variable = self.shared(&name)?.with_context(|| format!("PTX line {line}: `{name}` is no variable"))?;
                     let offset = i64::from(variable.offset) + self.offset()?;
                     return Ok(Operand::Address(Base::Shared, offset));
                 }
@@ -536,12 +544,14 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// A shared variable of the kernel, or one of the module, which becomes the kernel's when it is used.
-    fn shared(&mut self, name: &str) -> Option<Shared> {
+    fn shared(&mut self, name: &str) -> Result<Option<Shared>> {
         if let Some(known) = self.kernel.shared.iter().find(|variable| variable.name == name) {
-            return Some(known.clone());
+            return Ok(Some(known.clone()));
         }
-        let outer = self.outer.iter().find(|(known, ..)| known == name)?;
-        Some(self.add_shared(outer))
+        match self.outer.iter().find(|(known, ..)| known == name) {
+            Some(outer) => self.add_shared(outer).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Gives every name that was left its meaning.
@@ -552,7 +562,7 @@ impl<'a> Reader<'a, '_> {
             for operand in &mut instruction.operands {
                 let Operand::Name(name) = operand else { continue };
                 let label = self.labels.get(name.as_str()).copied();
-                *operand = match (label, self.shared(name)) {
+                *operand = match (label, self.shared(name)?) {
                     (Some(place), _) if place < count => Operand::Target(place),
                     (_, Some(variable)) => Operand::SharedAddress(variable.offset),
                     _ => bail!("PTX line {}: `{name}` is neither a label nor a shared variable", instruction.line),

@@ -121,6 +121,23 @@ impl<'a> Tokens<'a> {
         token.text.parse().with_context(|| format!("PTX line {}: found `{}`; expected a number", token.line, token.text))
     }
 
+    /// True if a word stands between here and the brace that closes the one taken last.
+    pub fn are_there(&self, text: &str) -> bool {
+        let mut depth = 1;
+        for (token, _) in &self.all[self.next..] {
+            match token.text {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                word if word == text => return true,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        false
+    }
+
     /// Where the word that was taken last begins in the text.
     pub fn offset_of_last(&self) -> usize {
         self.all.get(self.next.wrapping_sub(1)).map_or(0, |(_, offset)| *offset)
