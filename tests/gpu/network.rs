@@ -83,7 +83,7 @@ fn plan_maps(device: &Device, model: &Model, n: usize, extent: [usize; 2]) -> Ve
     wanted.iter().map(|&id| plan.read(id).unwrap().into_iter().map(f64::from).collect()).collect()
 }
 
-/// The tiny network maps of a device are those of the CPU.
+/// The tiny network's maps of a device are those of the CPU.
 pub fn plan_gives_the_cpus_maps(device: &Device) {
     let tiny = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     for (n, extent) in [(1, [64, 96]), (2, [64, 64])] {
@@ -108,15 +108,20 @@ fn the_inference_plan_touches_no_memory_that_is_not_its_own() {
     assert_eq!(maps, plan_maps(&device(Build::Fast), &tiny, 1, [32, 32]));
 }
 
-#[test]
-fn the_full_networks_maps_are_the_cpus() {
+/// The full network's maps of a device are those of the CPU.
+pub fn full_plan_gives_the_cpus_maps(device: &Device) {
     let architecture = Architecture::DLA34;
     let model = formula::model(architecture).unwrap();
-    let (expected, found) = (plan_maps(&Device::Cpu, &model, 1, [64, 64]), plan_maps(&device(Build::Fast), &model, 1, [64, 64]));
+    let (expected, found) = (plan_maps(&Device::Cpu, &model, 1, [64, 64]), plan_maps(device, &model, 1, [64, 64]));
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let error = relative(found, expected);
         assert!(error <= 1e-5, "map {i}: {error:.2e}");
     }
+}
+
+#[test]
+fn the_full_networks_maps_are_the_cpus() {
+    full_plan_gives_the_cpus_maps(&device(Build::Fast));
 }
 
 /// The peaks that the tiny network finds on a device are those of the CPU. Returns the finder, which has seen one micrograph, that

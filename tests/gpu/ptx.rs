@@ -95,6 +95,11 @@ fn the_inference_plan_gives_the_cpus_maps() {
 }
 
 #[test]
+fn the_full_networks_maps_are_the_cpus() {
+    for_each_device(|_, device| network::full_plan_gives_the_cpus_maps(device));
+}
+
+#[test]
 fn picked_peaks_are_the_cpus_and_a_graph_finds_them_again() {
     for_each_device(|name, device| {
         let (mut finder, image, first) = network::finds_the_cpus_peaks(device);
