@@ -155,3 +155,44 @@ fn shared_memory_of_the_launch_lies_behind_what_the_kernel_declares() {
     bench.launch([1, 1, 1], 1, 32).unwrap();
     assert_eq!(bench.read::<u32>(0), [32], "24 bytes of its own, and the next multiple of 16");
 }
+
+#[test]
+fn fields_bytes_and_tables() {
+    let of_two = |name: &str, a: u32, position: u32, length: u32| format!("mov.u32 %r2, {a};\n{name} %r1, %r2, {position}, {length};");
+    gives(&of_two("bfe.u32", 0xabcd_1234, 8, 12), 0xd12);
+    gives(&of_two("bfe.u32", 0xffff_ffff, 28, 12), 0xf);
+    gives(&of_two("bfe.s32", 0x7f0, 4, 7), u32::MAX);
+    gives(&of_two("bfe.s32", 0x3f0, 4, 7), 0x3f);
+    gives(&of_two("bfe.s32", 0x8000_0000, 28, 12), -8_i32 as u32); // beyond the end the sign goes on
+    gives(&of_two("bfe.s32", 0x8000_0000, 40, 3), u32::MAX);
+    gives(&of_two("bfe.s32", 0xffff_ffff, 3, 0), 0);
+    let insert =
+        |b: u32, position: u32, length: u32| format!("mov.u32 %r2, 0x5;\nmov.u32 %r3, {b};\nbfi.b32 %r1, %r2, %r3, {position}, {length};");
+    gives(&insert(0xffff_ffff, 30, 8), 0x7fff_ffff);
+    gives(&insert(7, 32, 8), 7);
+    let permute = |a: u32, selector: u32| format!("mov.u32 %r2, {a};\nmov.u32 %r3, 0x88776655;\nprmt.b32 %r1, %r2, %r3, {selector};");
+    gives(&permute(0x4433_2211, 0x5410), 0x6655_2211);
+    gives(&permute(0x4433_2211, 0x7632), 0x8877_4433);
+    gives(&permute(0x0000_0080, 0x0008), 0x8080_80ff); // the sign of byte 0, and byte 0
+    gives("mov.u32 %r2, 12;\nmov.u32 %r3, 10;\nmov.u32 %r4, 240;\nlop3.b32 %r1, %r2, %r3, %r4, 0xe8;", 0b1000); // the majority
+}
+
+#[test]
+fn shuffles_know_segments_and_bounds() {
+    // (mode, by, clamp) and the source of some threads; none where it is out of range.
+    let cases = [
+        ("down", 4, 0x1f, vec![(3, Some(7)), (29, None)]),
+        ("up", 4, 0, vec![(5, Some(1)), (3, None)]),
+        ("idx", 31, 0x1f, vec![(5, Some(31))]),
+        // Segments of eight: the mask 0x18.
+        ("idx", 2, 0x181f, vec![(13, Some(10)), (31, Some(26))]),
+        ("down", 3, 0x181f, vec![(13, None), (12, Some(15))]),
+        ("up", 2, 0x1800, vec![(9, None), (10, Some(8))]),
+    ];
+    for (mode, by, clamp, sources) in cases {
+        let found = word(&format!("shfl.sync.{mode}.b32 %r1|%p0, %r0, {by}, {clamp}, -1;\nselp.b32 %r1, %r1, 99, %p0;"));
+        for (lane, source) in sources {
+            assert_eq!(found[lane], source.unwrap_or(99), "{mode} {by} {clamp:#x}, thread {lane}");
+        }
+    }
+}

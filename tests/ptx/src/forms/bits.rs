@@ -138,29 +138,3 @@ fn funnel(b: &mut Builder, i: &Instruction, direction: &str, mode: &str) -> Resu
         None => bail!("a shift of this kind"),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_taken_and_put_as_the_isa_says() {
-        assert_eq!(extract(0xabcd_1234, 8, 12, 32), 0xd12);
-        assert_eq!(extract(0xffff_ffff, 28, 12, 32), 0xf);
-        assert_eq!(extract_signed(-1 << 4, 4, 8, 32), -1);
-        assert_eq!(extract_signed(0x7f0, 4, 7, 32), -1);
-        assert_eq!(extract_signed(0x3f0, 4, 7, 32), 0x3f);
-        assert_eq!(extract_signed(i64::from(i32::MIN), 28, 12, 32), -8);
-        assert_eq!(insert(0xff, 0, 4, 4, 32), 0xf0);
-        assert_eq!(insert(0x5, 0xffff_ffff, 30, 8, 32), 0x7fff_ffff);
-        assert_eq!(insert(0x5, 7, 32, 8, 32), 7);
-    }
-
-    #[test]
-    fn bytes_are_permuted_and_tables_looked_up() {
-        assert_eq!(permute(0x4433_2211, 0x8877_6655, 0x5410), 0x6655_2211);
-        assert_eq!(permute(0x4433_2211, 0x8877_6655, 0x7632), 0x8877_4433);
-        assert_eq!(permute(0x0000_0080, 0, 0x0008), 0x8080_80ff);
-        assert_eq!(look_up(0b1100, 0b1010, 0b1111_0000, 0xe8), 0b1000); // the majority
-    }
-}

@@ -159,24 +159,3 @@ pub fn lower(b: &mut Builder, i: &Instruction, words: &[&str]) -> Lowered {
         _ => Ok(None),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::Mode;
-
-    #[test]
-    fn shuffles_find_their_sources_as_the_isa_says() {
-        // The whole warp: `__shfl_down_sync(mask, x, d)` has the clamp 31, `__shfl_up_sync` 0.
-        assert_eq!(Mode::Down.source(3, 4, 0x1f), (7, true));
-        assert_eq!(Mode::Down.source(29, 4, 0x1f), (29, false));
-        assert_eq!(Mode::Up.source(5, 4, 0), (1, true));
-        assert_eq!(Mode::Up.source(3, 4, 0), (3, false));
-        assert_eq!(Mode::Exclusive.source(5, 16, 0x1f), (21, true));
-        assert_eq!(Mode::Index.source(5, 31, 0x1f), (31, true));
-        // Segments of eight: the mask 0x18.
-        assert_eq!(Mode::Index.source(13, 2, 0x181f), (10, true));
-        assert_eq!(Mode::Down.source(13, 3, 0x181f), (13, false));
-        assert_eq!(Mode::Down.source(13, 2, 0x181f), (15, true));
-        assert_eq!(Mode::Up.source(9, 2, 0x1800), (9, false));
-    }
-}
