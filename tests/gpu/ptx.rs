@@ -15,15 +15,18 @@ const ARCHS: [u32; 2] = [52, 80];
 
 /// A device for each architecture of which this build has PTX; says so where it has none.
 fn gpus() -> Vec<(String, Gpu, Arc<PtxGpu>)> {
-    let mut found = Vec::new();
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for arch in ARCHS {
         if ptxgpu::images(arch).unwrap().is_none() {
-            println!("this build has no PTX for compute_{arch}, so none is executed");
+            missing.push(arch);
             continue;
         }
         let options = Options { capability: [arch / 10, arch % 10], arch, ..Options::default() };
         let (gpu, driver) = PtxGpu::gpu(options).unwrap();
         found.push((format!("compute_{arch}"), gpu, driver));
+    }
+    if !missing.is_empty() {
+        println!("this build has no PTX for {missing:?}, so none of these is executed");
     }
     found
 }
