@@ -5,7 +5,8 @@
 use crate::{network, ops, stages};
 use epicker::device::Device;
 use epicker::device::gpu::Gpu;
-use epicker::doctor::stages::{compare_preprocess, compare_targets};
+use epicker::doctor::stages::{compare_batch, compare_preprocess, compare_targets};
+use epicker::ops::largest_difference;
 use hostgpu::HostGpu;
 use ptxgpu::{Options, PtxGpu};
 use std::sync::Arc;
@@ -83,6 +84,11 @@ fn peaks_are_those_of_the_host_executor_bit_by_bit() {
 }
 
 #[test]
+fn a_batch_on_two_streams_and_a_graph_is_that_of_one_step_after_the_other() {
+    gpus().iter().for_each(|(name, gpu, _)| stages::holds(compare_batch(gpu), name));
+}
+
+#[test]
 fn targets_are_drawn_as_on_the_cpu() {
     gpus().iter().for_each(|(name, gpu, _)| stages::holds(compare_targets::<f32>(gpu), name));
 }
@@ -125,7 +131,7 @@ fn a_step_of_training_is_that_of_the_host_executor() {
         let (found_loss, found) = network::step(device);
         assert!((found_loss - loss).abs() <= 1e-4 * loss.abs(), "{name}: {found_loss}, expected {loss}");
         // Adam divides by the gradient's size, so where rounding decides a sign a parameter goes the other way, by the step's size.
-        let most = found.iter().zip(&parameters).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+        let most = largest_difference(&found, &parameters);
         assert!(most <= 2.1e-3, "{name}: {most}");
         let moved = found.iter().zip(&parameters).filter(|(a, b)| (*a - *b).abs() > 2e-4).count();
         assert!(moved * 20 <= found.len(), "{name}: {moved} of {} parameters", found.len());
