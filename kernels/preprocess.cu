@@ -168,40 +168,42 @@ struct PreprocessProduct {
     u32 rows, columns, depth;
 };
 
-constexpr u32 PREPROCESS_TILE = 128, PREPROCESS_DEPTH = 8;
+// A row of the tile of a has four values more than it needs: so eight neighbours in the depth of four rows lie in 32 banks.
+constexpr u32 PREPROCESS_TILE = 128, PREPROCESS_DEPTH = 8, PREPROCESS_PITCH = PREPROCESS_TILE + 4;
 
 // out = a b, all packed: a is (rows, depth), b is (depth, columns). A block computes a tile of 128 x 128, and a thread 8 x 8
 // of it, in four pieces of 4 x 4. The next tiles are loaded while the present ones are multiplied.
 KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOBAL(const f32) b, GLOBAL(f32) out) {
-    SHARED(f32, tile_a, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][row]
+    SHARED(f32, tile_a, 2 * PREPROCESS_DEPTH * PREPROCESS_PITCH); // [half][depth][row]
     SHARED(f32, tile_b, 2 * PREPROCESS_DEPTH * PREPROCESS_TILE); // [half][depth][column]
     constexpr u32 EACH = PREPROCESS_DEPTH * PREPROCESS_TILE / PREPROCESS_THREADS;
     u32 thread = thread_index(), x0 = block_x() * PREPROCESS_TILE, y0 = block_y() * PREPROCESS_TILE;
     u32 left = thread % 16 * 4, top = thread / 16 * 4;
-    // What this thread loads: 4 neighbours in the depth of a row of a, and 4 values of b that lie 32 columns apart.
-    u32 a_row = thread / 2, a_depth = thread % 2 * 4, b_depth = thread / 32, b_column = thread % 32;
+    // What this thread loads: a value of a from each of 4 rows that lie 32 apart, and 4 values of b that lie 32 columns apart. A
+    // warp then reads the whole depth of four rows, and 32 neighbours of b: as few sectors as there can be.
+    u32 a_row = thread / PREPROCESS_DEPTH, a_depth = thread % PREPROCESS_DEPTH, b_depth = thread / 32, b_column = thread % 32;
     f32 next_a[EACH], next_b[EACH], sums[8][8] = {};
     u32 steps = divide_up(s.depth, PREPROCESS_DEPTH);
     for (u32 step = 0; step <= steps; step++) {
-        u32 half = step % 2 * PREPROCESS_DEPTH * PREPROCESS_TILE, other = PREPROCESS_DEPTH * PREPROCESS_TILE - half;
+        u32 half = step % 2 * PREPROCESS_DEPTH, other = PREPROCESS_DEPTH - half; // in rows of the tiles
         if (step < steps) {
             UNROLL
             for (u32 k = 0; k < EACH; k++) {
-                u32 row = y0 + a_row, d = step * PREPROCESS_DEPTH + a_depth + k;
+                u32 row = y0 + a_row + 32 * k, d = step * PREPROCESS_DEPTH + a_depth;
                 next_a[k] = row < s.rows && d < s.depth ? a[(u64)row * s.depth + d] : 0;
                 u32 column = x0 + b_column + 32 * k, e = step * PREPROCESS_DEPTH + b_depth;
                 next_b[k] = column < s.columns && e < s.depth ? b[(u64)e * s.columns + column] : 0;
             }
         }
         if (step > 0) {
-            multiply_tiles<8, 8, PREPROCESS_DEPTH, PREPROCESS_TILE, PREPROCESS_TILE, 64, 64>(tile_a, other + top, tile_b,
-                                                                                             other + left, sums);
+            multiply_tiles<8, 8, PREPROCESS_DEPTH, PREPROCESS_PITCH, PREPROCESS_TILE, 64, 64>(
+                tile_a, other * PREPROCESS_PITCH + top, tile_b, other * PREPROCESS_TILE + left, sums);
         }
         if (step < steps) {
             UNROLL
             for (u32 k = 0; k < EACH; k++) {
-                tile_a[half + (a_depth + k) * PREPROCESS_TILE + a_row] = next_a[k];
-                tile_b[half + b_depth * PREPROCESS_TILE + b_column + 32 * k] = next_b[k];
+                tile_a[(half + a_depth) * PREPROCESS_PITCH + a_row + 32 * k] = next_a[k];
+                tile_b[(half + b_depth) * PREPROCESS_TILE + b_column + 32 * k] = next_b[k];
             }
         }
         block_sync();
@@ -209,10 +211,20 @@ KERNEL(256, 2) preprocess_product(PreprocessProduct s, GLOBAL(const f32) a, GLOB
     UNROLL
     for (u32 i = 0; i < 8; i++) {
         u32 row = y0 + top + (i < 4 ? i : 60 + i);
+        if (row >= s.rows) continue;
         UNROLL
-        for (u32 j = 0; j < 8; j++) {
-            u32 column = x0 + left + (j < 4 ? j : 60 + j);
-            if (row < s.rows && column < s.columns) out[(u64)row * s.columns + column] = sums[i][j];
+        for (u32 j = 0; j < 8; j += 4) {
+            u32 column = x0 + left + 16 * j;
+            u64 at = (u64)row * s.columns + column;
+            if (s.columns % 4 == 0) {
+                // A column that is a multiple of four lies within the row with its three neighbours, or none of them does.
+                if (column < s.columns) store4(out, at, f32x4{sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]});
+            } else {
+                UNROLL
+                for (u32 k = 0; k < 4; k++) {
+                    if (column + k < s.columns) out[at + k] = sums[i][j + k];
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 mod common;
 
 mod convolutions;
+mod costs;
 mod doctor;
 mod driver;
 mod faults;
