@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use anyhow::{Result, ensure};
 use epicker::device::gpu::cuda::{self, Cuda};
 use epicker::device::gpu::driver::{Driver, Meaning, means};
-use epicker::device::gpu::images::Images;
+use epicker::device::gpu::images::{Capability, Choice, CudaVersion, Images};
 use epicker::device::gpu::{Arg, Gpu, Grid, Memory, Pinned};
 
 /// Folder with the tests' libcuda.so.1; `incomplete`: one that lacks a call.
@@ -171,14 +171,16 @@ fn kernels_that_cannot_be_loaded_bring_the_drivers_words() {
 
 #[test]
 fn a_form_of_the_kernels_that_the_driver_does_not_take_leaves_the_next_one() {
-    let images = Images::of_program().unwrap();
-    let ([.., arch], [.., ptx]) = (&images.cubin_archs()[..], &images.ptx_archs()[..]) else {
-        println!("this program has no machine code (its build had no compiler), so there is nothing to refuse");
+    // What the tests' driver says of its GPU, and of itself.
+    let (gpu, driver) = (Capability { major: 8, minor: 6 }, CudaVersion { major: 12, minor: 4 });
+    let forms = Images::of_program().unwrap().choices(gpu, driver).unwrap();
+    let [machine_code @ Choice::Cubin(_), ptx @ Choice::Ptx(_), Choice::Source] = &forms[..] else {
+        println!("this program has no machine code or no PTX for this GPU, so there is nothing to refuse: {forms:?}");
         return;
     };
     let opened = |stub: &str| said("open with kernels", stub, Some(&library(false)));
-    assert_eq!(opened("works"), format!("ok: GPU of tests, machine code for sm_{arch}"));
-    let words = format!("ok: GPU of tests, PTX for compute_{ptx} (the driver does not take machine code for sm_{arch})");
+    assert_eq!(opened("works"), format!("ok: GPU of tests, {machine_code}"));
+    let words = format!("ok: GPU of tests, {ptx} (the driver does not take {machine_code})");
     assert_eq!(opened("no-cubin"), words);
     // If nothing is taken, the first refusal is told.
     let words = opened("no-image");
