@@ -6,6 +6,26 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// A test for each op, forward, by the function `all_hold` of the module around.
+macro_rules! forward_tests {
+    ($($op:ident)*) => {$(
+        #[test]
+        fn $op() {
+            super::all_hold(epicker::ops::$op::compare);
+        }
+    )*};
+}
+
+/// The same, backward.
+macro_rules! backward_tests {
+    ($($op:ident)*) => {$(
+        #[test]
+        fn $op() {
+            super::all_hold(epicker::ops::$op::compare_backward);
+        }
+    )*};
+}
+
 mod convolutions;
 mod costs;
 mod doctor;
