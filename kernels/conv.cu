@@ -344,6 +344,144 @@ CONV_WINDOWS(conv_windows_256x16, 256, 16, 8, 4, FourChannels, 4)
 CONV_WINDOWS(conv_windows_any_128x64, 128, 64, 8, 8, TwoTaps, 3)
 CONV_WINDOWS(conv_windows_any_256x16, 256, 16, 8, 4, OneChannel, 4)
 
+#if HAS_TF32
+// The same on tensor cores: numbers are rounded to TensorFloat-32, and summed as floats. A tile is summed over 16 channels at a time,
+// so 16 divides the channels of the map. The four warps of a block lie in two rows of two, or below each other.
+constexpr u32 CORE_DEPTH = 16;
+
+// Copies the values under BM windows to shared memory, as rows of 16 channels. Four lanes read 64 neighbouring bytes of a pixel.
+template <u32 BM> struct SixteenChannels {
+    static constexpr u32 COUNT = BM / (THREADS / 4);
+    u32 outside[COUNT];
+    i32 places[COUNT]; // where the values of the corners lie, counted in fours
+    Summand at;
+    f32x4 values[COUNT];
+};
+
+template <u32 BM> DEVICE void start(SixteenChannels<BM>& r, ConvWindow v, u32 pixels, u32 inp_stride) {
+    UNROLL
+    for (u32 i = 0; i < r.COUNT; i++) {
+        Corner corner = corner_of(v, pixels, block_x() * BM + i * (THREADS / 4) + thread_index() / 4);
+        r.outside[i] = corner.outside;
+        r.places[i] = corner.pixel * (i32)(inp_stride / 4) + (i32)(thread_index() % 4);
+    }
+    r.at = first_summand(v, inp_stride);
+}
+
+template <u32 BM> DEVICE void load(SixteenChannels<BM>& r, ConvWindow v, GLOBAL(const f32)& inp) {
+    UNROLL
+    for (u32 i = 0; i < r.COUNT; i++) {
+        r.values[i] = {0, 0, 0, 0};
+        if (!(r.outside[i] & r.at.tap)) r.values[i] = load4(inp, (u64)((i64)r.places[i] * 4));
+    }
+    advance(r.at, v, CORE_DEPTH, inp);
+}
+
+template <u32 BM> DEVICE void store(SixteenChannels<BM>& r, SHARED_POINTER(f32) tiles, u32 tile) {
+    UNROLL
+    for (u32 i = 0; i < r.COUNT; i++) {
+        // Rows that are THREADS / 4 apart have their fours in the same order.
+        u64 at = (u64)(tile + four_at<CORE_DEPTH>(thread_index() / 4, thread_index() % 4)) + i * (THREADS / 4 * CORE_DEPTH);
+        store4(tiles, at, rounded_to_tf32(r.values[i]));
+    }
+}
+
+// A block computes BM grid pixels by BN channels, with DOWN warps below each other. Grid: as above.
+template <u32 BM, u32 BN, u32 DOWN>
+DEVICE void conv_windows_tf32(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights,
+                              u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride,
+                              GLOBAL(f32) out, u32 out_stride) {
+    constexpr u32 ACROSS_WARPS = THREADS / 32 / DOWN, ROWS = BM / DOWN / 16, COLUMNS = BN / ACROSS_WARPS / 8;
+    constexpr u32 PITCH = BN + 8, LEFT = BM * CORE_DEPTH, TILE = LEFT + CORE_DEPTH * PITCH;
+    constexpr u32 EACH = (CORE_DEPTH * BN / 4 + THREADS - 1) / THREADS; // fours of weights that a thread brings
+    static_assert(ROWS * DOWN * 16 == BM && COLUMNS * ACROSS_WARPS * 8 == BN, "whole pieces");
+    SHARED(f32, tiles, 2 * TILE);
+    u32 thread = thread_index(), warp = thread / 32, first = block_x() * BM, first_column = block_y() * BN;
+    u32 row = warp / ACROSS_WARPS * (ROWS * 16), column = warp % ACROSS_WARPS * (COLUMNS * 8);
+    u32 pixels = v.n * v.h * v.w, depth = v.taps_y * v.taps_x * v.inp_c;
+    f32 sums[ROWS][COLUMNS][4];
+    UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        UNROLL
+        for (u32 j = 0; j < COLUMNS; j++) {
+            UNROLL
+            for (u32 l = 0; l < 4; l++) sums[i][j][l] = 0;
+        }
+    }
+    f32x4 weight[EACH];
+    GLOBAL(const f32) weights_at = weights + (i64)(thread / (BN / 4) * weights_stride + first_column + thread % (BN / 4) * 4);
+    auto load_weights = [&]() {
+        UNROLL
+        for (u32 i = 0; i < EACH; i++) {
+            u32 four = thread + i * THREADS;
+            weight[i] = {0, 0, 0, 0};
+            if (four < CORE_DEPTH * BN / 4) {
+                weight[i] = load4(weights_at, (u64)i * (THREADS / (BN / 4)) * weights_stride);
+            }
+        }
+    };
+    auto store_weights = [&](u32 tile) {
+        UNROLL
+        for (u32 i = 0; i < EACH; i++) {
+            u32 four = thread + i * THREADS;
+            if (four < CORE_DEPTH * BN / 4) {
+                u64 at = (u64)(tile + thread / (BN / 4) * PITCH + thread % (BN / 4) * 4) + (LEFT + i * (THREADS / (BN / 4)) * PITCH);
+                store4(tiles, at, rounded_to_tf32(weight[i]));
+            }
+        }
+    };
+    if (depth > 0) {
+        SixteenChannels<BM> reader;
+        start(reader, v, pixels, inp_stride);
+        load(reader, v, inp);
+        load_weights();
+        u32 tile = 0;
+        NO_UNROLL
+        for (u32 done = 0; done < depth; done += CORE_DEPTH) {
+            store(reader, tiles, tile);
+            store_weights(tile);
+            block_sync();
+            if (done + CORE_DEPTH < depth) {
+                load(reader, v, inp);
+                weights_at = weights_at + (i64)(CORE_DEPTH * weights_stride);
+                load_weights();
+            }
+            multiply_on_tensor_cores<ROWS, COLUMNS, CORE_DEPTH, PITCH>(tiles, tile, row, tiles, tile + LEFT, column, sums);
+            tile = TILE - tile;
+        }
+    }
+
+    exchange_with_neighbour(sums);
+    UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        u32 m = first + row + i * 16 + thread % 32 / 4 + thread % 2 * 8;
+        if (m >= pixels) continue;
+        u64 pixel = m;
+        if (v.out_step > 1) {
+            u64 y = m / v.w % v.h * v.out_step + v.out_y, x = m % v.w * v.out_step + v.out_x;
+            pixel = (m / v.w / v.h * v.out_h + y) * v.out_w + x;
+        }
+        UNROLL
+        for (u32 j = 0; j < COLUMNS; j++) {
+            u32 o = first_column + column + j * 8 + thread % 4 / 2 * 4;
+            write<4, 4>(v, flags, sums[i][j], pixel, o, bias, residual, residual_stride, out, out_stride);
+        }
+    }
+}
+
+#define CONV_WINDOWS_TF32(name, BM, BN, DOWN, BLOCKS)                                                                          \
+    KERNEL(128, BLOCKS)                                                                                                        \
+    name(ConvWindow v, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) weights, u32 weights_stride,        \
+         GLOBAL(const f32) bias, GLOBAL(const f32) residual, u32 residual_stride, GLOBAL(f32) out, u32 out_stride) {           \
+        conv_windows_tf32<BM, BN, DOWN>(v, flags, inp, inp_stride, weights, weights_stride, bias, residual, residual_stride,   \
+                                        out, out_stride);                                                                      \
+    }
+CONV_WINDOWS_TF32(conv_windows_tf32_128x64, 128, 64, 2, 3)
+CONV_WINDOWS_TF32(conv_windows_tf32_64x64, 64, 64, 2, 4) // for maps with few pixels
+CONV_WINDOWS_TF32(conv_windows_tf32_128x32, 128, 32, 4, 4)
+CONV_WINDOWS_TF32(conv_windows_tf32_128x16, 128, 16, 4, 4)
+#endif
+
 // The first layer has one channel and 7 x 7 taps that are one pixel apart. The piece of the map under a block's windows is
 // copied to shared memory once, not once for each tap. Its rows lie so far apart that no two rows that a warp reads are in
 // one bank.

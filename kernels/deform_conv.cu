@@ -143,6 +143,21 @@ template <bool BY_FOUR> DEVICE void load(Sampler<BY_FOUR>& r, GLOBAL(const f32) 
     }
 }
 
+// Writes four channels of a pixel, from channel `o` on, after the bias and the ReLU that `flags` asks for.
+DEVICE void write_four(DeformConvShape s, u32 flags, const f32 (&sums)[4], u32 pixel, u32 o, GLOBAL(const f32) bias, GLOBAL(f32) out,
+                       u32 out_stride) {
+    f32 values[4];
+    UNROLL
+    for (u32 l = 0; l < 4; l++) {
+        values[l] = sums[l];
+        if (o + l >= s.co) continue;
+        if (flags & WITH_BIAS) values[l] = values[l] + bias[o + l];
+        if (flags & WITH_RELU) values[l] = larger(values[l], (f32)0);
+        if (!(flags & OUT_BY_FOUR)) out[(u64)pixel * out_stride + o + l] = values[l];
+    }
+    if ((flags & OUT_BY_FOUR) && o < s.co) store4(out, (u64)pixel * out_stride + o, {values[0], values[1], values[2], values[3]});
+}
+
 // A block computes 64 pixels by 64 output channels. Grid: x counts tiles of pixels, y counts tiles of channels. Two threads
 // share a pixel and find its samples tap by tap. The values that a tile needs are loaded while the tile before it is
 // multiplied, also from one tap to the next. The weights are packed by conv.cu; the values that a tap's last tile reads
@@ -213,15 +228,8 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
         UNROLL
         for (u32 j = 0; j < TN; j += 4) {
             u32 o = block_y() * BN + thread_column() + j / 4 * (BN / TN * 4);
-            UNROLL
-            for (u32 l = j; l < j + 4; l++) {
-                if (o + l - j >= s.co) continue;
-                if (flags & WITH_BIAS) sums[i][l] = sums[i][l] + bias[o + l - j];
-                if (flags & WITH_RELU) sums[i][l] = larger(sums[i][l], (f32)0);
-                if (!(flags & OUT_BY_FOUR)) out[(u64)m * out_stride + o + l - j] = sums[i][l];
-            }
-            f32x4 sum = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-            if ((flags & OUT_BY_FOUR) && o < s.co) store4(out, (u64)m * out_stride + o, sum);
+            f32 four[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
+            write_four(s, flags, four, m, o, bias, out, out_stride);
         }
     }
 }
@@ -235,6 +243,195 @@ DEVICE void deform_conv_forward(DeformConvShape s, u32 flags, GLOBAL(const f32) 
     }
 DEFORM_CONV_FORWARD(deform_conv_forward_64x64, true)
 DEFORM_CONV_FORWARD(deform_conv_forward_any_64x64, false)
+
+// Gives the samples of a warp's pixels to pairs of lanes: `near` those of the even lane's pixel, `far` those of the odd lane's.
+// Each lane of a pair reads four of eight channels, so that a pair reads whole sectors.
+DEVICE void share(Sampler<true>& mine, Sampler<true>& near, Sampler<true>& far, u32 c) {
+    bool odd = thread_index() % 2 == 1;
+    UNROLL
+    for (u32 i = 0; i < 4; i++) {
+        u32 other = shuffle_xor(mine.places[i], 1);
+        near.places[i] = (odd ? other : mine.places[i]) + c / 4;
+        far.places[i] = (odd ? mine.places[i] : other) + c / 4;
+    }
+    f32x4 other = {shuffle_xor(mine.weights.x, 1), shuffle_xor(mine.weights.y, 1), shuffle_xor(mine.weights.z, 1),
+                   shuffle_xor(mine.weights.w, 1)};
+    near.weights = odd ? other : mine.weights;
+    far.weights = odd ? mine.weights : other;
+}
+
+// The same for few output channels: a block computes 128 pixels by COLUMNS channels, so that no thread multiplies for channels
+// that are not there. A thread finds where one pixel is sampled, takes four channels of two pixels' samples, and computes RM by 4
+// of the sums. Grid: as above. DEPTH divides ci, and four the stride.
+template <u32 COLUMNS, u32 RM>
+DEVICE void deform_conv_forward_narrow(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride,
+                                       GLOBAL(const f32) offsets, u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride,
+                                       GLOBAL(const f32) bias, GLOBAL(f32) out, u32 out_stride) {
+    constexpr u32 ROWS = 128, ROW_PITCH = ROWS + 4, RN = 4, GROUPS = COLUMNS / RN;
+    static_assert(ROWS / RM * GROUPS == THREADS, "a thread for each part of the tile");
+    SHARED(f32, left, 2 * DEPTH * ROW_PITCH);
+    SHARED(f32, right, 2 * DEPTH * COLUMNS);
+    u32 thread = thread_index(), first = block_x() * ROWS, pixels = s.n * s.h * s.w, half = 0, c = thread % 2 * 4;
+    // The first of the two pixels whose samples a thread takes; the other one lies 16 behind it. Beyond the last pixel that pixel
+    // is taken again, and nothing of it is written.
+    u32 taken = thread / 32 * 32 + thread % 32 / 2, pixel = smaller(first + taken + thread % 2 * 16, pixels - 1);
+    u64 offset = (u64)pixel * offsets_stride;
+    f32 dy = offsets[offset], dx = offsets[offset + 1], logit = offsets[offset + 2 * TAPS];
+    // The first threads bring the weights, four each.
+    bool brings = thread < DEPTH * COLUMNS / 4;
+    u32 first_weight = brings ? (thread / GROUPS * weights_stride + block_y() * COLUMNS) / 4 + thread % GROUPS : 0;
+    u32 weight_place = first_weight, row = thread / GROUPS * 4, column = thread % GROUPS * 4;
+    f32 sums[RM][RN];
+    UNROLL
+    for (u32 i = 0; i < RM; i++) {
+        UNROLL
+        for (u32 j = 0; j < RN; j++) sums[i][j] = 0;
+    }
+    Sampler<true> mine, near, far;
+    f32x4 weight = {0, 0, 0, 0};
+    start(mine, sample_at(s, pixel, 0, dy, dx, logit), inp_stride, 0);
+    share(mine, near, far, c);
+    load(near, inp, 0, c, s.ci);
+    load(far, inp, 0, c, s.ci);
+    if (brings) weight = load4(weights, (u64)weight_place * 4);
+    u32 tap = 0, done = 0;
+    // A round stores the tile that was loaded, loads the next one, and multiplies.
+    NO_UNROLL
+    for (u32 rounds = TAPS * (s.ci / DEPTH); rounds > 0; rounds--) {
+        u32 to = (half * DEPTH + c) * ROW_PITCH + taken;
+        f32x4 values = weighted(near.neighbours, near.weights);
+        left[to] = values.x, left[to + ROW_PITCH] = values.y;
+        left[to + 2 * ROW_PITCH] = values.z, left[to + 3 * ROW_PITCH] = values.w;
+        values = weighted(far.neighbours, far.weights), to += 16;
+        left[to] = values.x, left[to + ROW_PITCH] = values.y;
+        left[to + 2 * ROW_PITCH] = values.z, left[to + 3 * ROW_PITCH] = values.w;
+        if (brings) store4(right, half * (DEPTH * COLUMNS) + thread * 4, weight);
+        block_sync();
+        done += DEPTH;
+        if (done == s.ci) {
+            // The next tile is the first of the next tap.
+            done = 0, tap++;
+            first_weight += s.ci * (weights_stride / 4);
+            weight_place = first_weight;
+            if (tap < TAPS) {
+                dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
+                start(mine, sample_at(s, pixel, tap, dy, dx, logit), inp_stride, 0);
+                share(mine, near, far, c);
+            }
+        } else {
+            weight_place += DEPTH / 4 * weights_stride;
+        }
+        if (rounds > 1) {
+            load(near, inp, done, c + done, s.ci);
+            load(far, inp, done, c + done, s.ci);
+            if (brings) weight = load4(weights, (u64)weight_place * 4);
+        }
+        multiply_tiles<RM, RN, DEPTH, ROW_PITCH, COLUMNS, ROWS / RM * 4, COLUMNS>(
+            left, half * (DEPTH * ROW_PITCH) + row, right, half * (DEPTH * COLUMNS) + column, sums);
+        half = 1 - half;
+    }
+    UNROLL
+    for (u32 i = 0; i < RM; i++) {
+        u32 m = first + i / 4 * (ROWS / RM * 4) + row + i % 4;
+        if (m < pixels) write_four(s, flags, sums[i], m, block_y() * COLUMNS + column, bias, out, out_stride);
+    }
+}
+
+#define DEFORM_CONV_FORWARD_NARROW(name, COLUMNS, RM, BLOCKS)                                                                  \
+    KERNEL(128, BLOCKS)                                                                                                        \
+    name(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets, u32 offsets_stride,   \
+         GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(f32) out, u32 out_stride) {             \
+        deform_conv_forward_narrow<COLUMNS, RM>(s, flags, inp, inp_stride, offsets, offsets_stride, weights, weights_stride,   \
+                                                bias, out, out_stride);                                                        \
+    }
+DEFORM_CONV_FORWARD_NARROW(deform_conv_forward_128x32, 32, 8, 3)
+DEFORM_CONV_FORWARD_NARROW(deform_conv_forward_128x16, 16, 4, 4)
+
+#if HAS_TF32
+// The same on tensor cores: samples and weights are rounded to TensorFloat-32, and summed as floats. A block computes 128 pixels by
+// COLUMNS channels, with DOWN warps below each other. DEPTH divides ci, and four the stride.
+template <u32 COLUMNS, u32 DOWN>
+DEVICE void deform_conv_forward_tf32(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride,
+                                     GLOBAL(const f32) offsets, u32 offsets_stride, GLOBAL(const f32) weights, u32 weights_stride,
+                                     GLOBAL(const f32) bias, GLOBAL(f32) out, u32 out_stride) {
+    constexpr u32 ROWS = 128, ACROSS_WARPS = THREADS / 32 / DOWN, PIECES = ROWS / DOWN / 16, ACROSS = COLUMNS / ACROSS_WARPS / 8;
+    constexpr u32 RIGHT_PITCH = COLUMNS + 8, GROUPS = COLUMNS / 4;
+    SHARED(f32, left, 2 * DEPTH * ROWS);
+    SHARED(f32, right, 2 * DEPTH * RIGHT_PITCH);
+    u32 thread = thread_index(), warp = thread / 32, first = block_x() * ROWS, pixels = s.n * s.h * s.w, half = 0, c = thread % 2 * 4;
+    u32 row = warp / ACROSS_WARPS * (PIECES * 16), column = warp % ACROSS_WARPS * (ACROSS * 8);
+    // As in deform_conv_forward_narrow.
+    u32 taken = thread / 32 * 32 + thread % 32 / 2, pixel = smaller(first + taken + thread % 2 * 16, pixels - 1);
+    u64 offset = (u64)pixel * offsets_stride;
+    f32 dy = offsets[offset], dx = offsets[offset + 1], logit = offsets[offset + 2 * TAPS];
+    bool brings = thread < DEPTH * GROUPS;
+    u32 weight_place = brings ? thread / GROUPS * weights_stride + block_y() * COLUMNS + thread % GROUPS * 4 : 0;
+    f32 sums[PIECES][ACROSS][4];
+    UNROLL
+    for (u32 i = 0; i < PIECES; i++) {
+        UNROLL
+        for (u32 j = 0; j < ACROSS; j++) {
+            UNROLL
+            for (u32 l = 0; l < 4; l++) sums[i][j][l] = 0;
+        }
+    }
+    Sampler<true> mine, near, far;
+    f32x4 weight = {0, 0, 0, 0};
+    start(mine, sample_at(s, pixel, 0, dy, dx, logit), inp_stride, 0);
+    share(mine, near, far, c);
+    load(near, inp, 0, c, s.ci);
+    load(far, inp, 0, c, s.ci);
+    if (brings) weight = load4(weights, weight_place);
+    u32 tap = 0, done = 0;
+    NO_UNROLL
+    for (u32 rounds = TAPS * (s.ci / DEPTH); rounds > 0; rounds--) {
+        u32 left_at = half * (DEPTH * ROWS), right_at = half * (DEPTH * RIGHT_PITCH);
+        store4(left, left_at + four_at<DEPTH>(taken, c / 4), rounded_to_tf32(weighted(near.neighbours, near.weights)));
+        store4(left, left_at + four_at<DEPTH>(taken + 16, c / 4), rounded_to_tf32(weighted(far.neighbours, far.weights)));
+        if (brings) store4(right, right_at + thread / GROUPS * RIGHT_PITCH + thread % GROUPS * 4, rounded_to_tf32(weight));
+        block_sync();
+        // Weights of a tap lie behind those of the tap before, so the next rows are always the next ones.
+        done += DEPTH, weight_place += DEPTH * weights_stride;
+        if (done == s.ci) {
+            done = 0, tap++;
+            if (tap < TAPS) {
+                dy = offsets[offset + 2 * tap], dx = offsets[offset + 2 * tap + 1], logit = offsets[offset + 2 * TAPS + tap];
+                start(mine, sample_at(s, pixel, tap, dy, dx, logit), inp_stride, 0);
+                share(mine, near, far, c);
+            }
+        }
+        if (rounds > 1) {
+            load(near, inp, done, c + done, s.ci);
+            load(far, inp, done, c + done, s.ci);
+            if (brings) weight = load4(weights, weight_place);
+        }
+        multiply_on_tensor_cores<PIECES, ACROSS, DEPTH, RIGHT_PITCH>(left, left_at, row, right, right_at, column, sums);
+        half = 1 - half;
+    }
+    exchange_with_neighbour(sums);
+    UNROLL
+    for (u32 i = 0; i < PIECES; i++) {
+        u32 m = first + row + i * 16 + thread % 32 / 4 + thread % 2 * 8;
+        if (m >= pixels) continue;
+        UNROLL
+        for (u32 j = 0; j < ACROSS; j++) {
+            u32 o = block_y() * COLUMNS + column + j * 8 + thread % 4 / 2 * 4;
+            write_four(s, flags, sums[i][j], m, o, bias, out, out_stride);
+        }
+    }
+}
+
+#define DEFORM_CONV_FORWARD_TF32(name, COLUMNS, DOWN, BLOCKS)                                                                  \
+    KERNEL(128, BLOCKS)                                                                                                        \
+    name(DeformConvShape s, u32 flags, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) offsets, u32 offsets_stride,   \
+         GLOBAL(const f32) weights, u32 weights_stride, GLOBAL(const f32) bias, GLOBAL(f32) out, u32 out_stride) {             \
+        deform_conv_forward_tf32<COLUMNS, DOWN>(s, flags, inp, inp_stride, offsets, offsets_stride, weights, weights_stride,   \
+                                                bias, out, out_stride);                                                        \
+    }
+DEFORM_CONV_FORWARD_TF32(deform_conv_forward_tf32_128x64, 64, 2, 3)
+DEFORM_CONV_FORWARD_TF32(deform_conv_forward_tf32_128x32, 32, 4, 3)
+DEFORM_CONV_FORWARD_TF32(deform_conv_forward_tf32_128x16, 16, 4, 3)
+#endif
 
 // largest[which] becomes the largest of its old value and of all |values|, kept as the bits of a float; the host clears it
 // first. Floats that are not negative are ordered as their bits are, and a NaN is larger than all of them.

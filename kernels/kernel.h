@@ -68,6 +68,38 @@ template <class T> DEVICE T shuffle_xor(T value, u32 mask) { return __shfl_xor_s
 DEVICE f32x4 load4(const f32* from, u64 index) { return *reinterpret_cast<const f32x4*>(from + index); }
 DEVICE void store4(f32* to, u64 index, f32x4 value) { *reinterpret_cast<f32x4*>(to + index) = value; }
 
+// Tensor cores that read TensorFloat-32: from sm_80 on.
+#define HAS_TF32 (__CUDA_ARCH__ >= 800)
+#if HAS_TF32
+// The number that a tensor core reads instead of `x`: ten bits of fraction are left, rounded to the nearest.
+DEVICE f32 rounded_to_tf32(f32 x) {
+    u32 bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return __uint_as_float(bits);
+}
+
+// Loads four pieces of 8 rows of 4 values. Lane 8 i + r says where row r of piece i lies, a multiple of 16 bytes; lane l gets of
+// each piece value l % 4 of row l / 4. All 32 lanes take part.
+DEVICE void load_pieces(f32 (&to)[4], const f32* from, u64 index) {
+    u32 address = (u32)__cvta_generic_to_shared(from) + (u32)index * 4, bits[4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
+                 : "r"(address)
+                 : "memory");
+    for (u32 i = 0; i < 4; i++) to[i] = __uint_as_float(bits[i]);
+}
+
+// sums += a b on a tensor core, of 16 x 8 and 8 x 8 values that all lanes of a warp hold together: with g = lane / 4 and
+// t = lane % 4, a is (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4), b is (t, g), (t + 4, g), and the sums are those of row g,
+// columns 2 t and 2 t + 1, and of row g + 8. Source: PTX ISA, mma.m16n8k8.
+DEVICE void multiply_pieces(f32 (&sums)[4], const f32 (&a)[4], const f32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+          "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+#endif
+
 DEVICE u32 atomic_add(u32* to, u64 index, u32 value) { return atomicAdd(to + index, value); }
 DEVICE u64 atomic_add(u64* to, u64 index, u64 value) { return atomicAdd(to + index, value); }
 DEVICE u32 atomic_max(u32* to, u64 index, u32 value) { return atomicMax(to + index, value); }
@@ -179,3 +211,61 @@ DEVICE void multiply_tiles(SHARED_POINTER(f32) left, u32 left_offset, SHARED_POI
         }
     }
 }
+
+#if HAS_TF32
+DEVICE f32x4 rounded_to_tf32(f32x4 x) {
+    return {rounded_to_tf32(x.x), rounded_to_tf32(x.y), rounded_to_tf32(x.z), rounded_to_tf32(x.w)};
+}
+
+// Where four neighbouring values of a row lie in a tile of rows of DEPTH values, 8 or 16, whose fours are exchanged so that no two
+// lanes that store a row's fours, and no two rows of a piece, lie in one bank.
+template <u32 DEPTH> DEVICE u32 four_at(u32 row, u32 four) {
+    static_assert(DEPTH == 8 || DEPTH == 16, "rows of two or four fours");
+    return row * DEPTH + (four ^ (DEPTH == 16 ? row >> 1 & 3 : row >> 2 & 1)) * 4;
+}
+
+// sums += left right on tensor cores, for ROWS x 16 rows of `left`, from row `row` on, which lie as four_at says, and COLUMNS x 8
+// columns of `right` [DEPTH][PITCH], from column `column` on. The numbers are rounded already.
+template <u32 ROWS, u32 COLUMNS, u32 DEPTH, u32 PITCH>
+DEVICE void multiply_on_tensor_cores(SHARED_POINTER(f32) left, u32 left_offset, u32 row, SHARED_POINTER(f32) right, u32 right_offset,
+                                     u32 column, f32 (&sums)[ROWS][COLUMNS][4]) {
+    // What lies where depends on the lane alone: rows that are 16 apart have their fours in the same order.
+    u32 lane = thread_index() % 32, lane_row = row + lane / 8 % 2 * 8 + lane % 8;
+    u32 right_at = right_offset + lane % 4 * PITCH + column + lane / 4;
+    UNROLL
+    for (u32 k = 0; k < DEPTH; k += 8) {
+        f32 a[ROWS][4], b[COLUMNS][2];
+        u32 left_at = left_offset + four_at<DEPTH>(lane_row, k / 4 + lane / 16);
+        UNROLL
+        for (u32 i = 0; i < ROWS; i++) load_pieces(a[i], left, (u64)left_at + i * (16 * DEPTH));
+        UNROLL
+        for (u32 j = 0; j < COLUMNS; j++) {
+            b[j][0] = right[(u64)right_at + (k * PITCH + j * 8)], b[j][1] = right[(u64)right_at + ((k + 4) * PITCH + j * 8)];
+        }
+        UNROLL
+        for (u32 i = 0; i < ROWS; i++) {
+            UNROLL
+            for (u32 j = 0; j < COLUMNS; j++) multiply_pieces(sums[i][j], a[i], b[j]);
+        }
+    }
+}
+
+// Exchanges the sums of two neighbouring lanes, so that each gets four neighbouring columns of one row: the even lane those of row
+// lane / 4, the odd one those of the row that lies 8 below. The first column is lane % 4 / 2 * 4. All lanes take part, so this is done
+// before any of them writes.
+template <u32 ROWS, u32 COLUMNS> DEVICE void exchange_with_neighbour(f32 (&sums)[ROWS][COLUMNS][4]) {
+    bool odd = thread_index() % 2 == 1;
+    UNROLL
+    for (u32 i = 0; i < ROWS; i++) {
+        UNROLL
+        for (u32 j = 0; j < COLUMNS; j++) {
+            f32 first = shuffle_xor(odd ? sums[i][j][0] : sums[i][j][2], 1), second = shuffle_xor(odd ? sums[i][j][1] : sums[i][j][3], 1);
+            if (odd) {
+                sums[i][j][0] = first, sums[i][j][1] = second;
+            } else {
+                sums[i][j][2] = first, sums[i][j][3] = second;
+            }
+        }
+    }
+}
+#endif

@@ -4,22 +4,23 @@ use super::interrupt;
 use super::print::print;
 use super::status::{self, OrUsage};
 use super::{threads, values};
-use crate::ahead::ahead;
 use crate::device::cpu::InstructionSet;
+use crate::device::gpu::predict;
 use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::inference::frames::most_peaks;
-use crate::net::{Model, PeakFinder, PeakFinderOptions};
-use crate::pick::run::{self, Input, Job};
+use crate::net::inference::peaks::Part;
+use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
+use crate::ops::{Compute, Precision};
+use crate::pick::parts;
+use crate::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
 use crate::pick::settings::{Settings, WrittenSide};
-use crate::pick::slots::Slots;
 use crate::preprocess::scale::{FixedBy, Scale};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -27,9 +28,10 @@ use std::time::Instant;
 /// The command line of `epicker bench`.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Model: .pth or .safetensors, or the general model particle, vesicle or fiber
-    #[arg(long = "load_model", value_name = "MODEL", required = true)]
-    load_model: ModelSource,
+    /// Model: .pth or .safetensors, or the general model particle, vesicle or fiber [default: the original's widths, which has learnt
+    /// nothing]
+    #[arg(long = "load_model", value_name = "MODEL")]
+    load_model: Option<ModelSource>,
     /// Width of the image the network sees, a multiple of 32 [default: that with which the model was trained, where it says so;
     /// else 1024]
     #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
@@ -43,6 +45,10 @@ pub struct BenchArgs {
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
     #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
     conv: Conv,
+    /// What numbers products are multiplied in: fp32, tf32 or fp16. On the CPU the last two round every map and weight, to show what
+    /// that costs, and save no time
+    #[arg(long = "precision", value_name = "NAME", default_value = "fp32", value_parser = values::precision)]
+    precision: Precision,
     /// Runs to take the median of, after one that is not counted
     #[arg(long = "runs", value_name = "COUNT", value_parser = values::count, default_value_t = 5)]
     runs: usize,
@@ -59,20 +65,25 @@ pub struct BenchArgs {
 /// Errors: wrong usage, or no micrograph could be picked.
 pub fn run(args: &BenchArgs) -> Result<u8> {
     threads::start(args.threads)?;
-    let model = args.load_model.load(Model::from_state).context("--load_model").or_usage()?;
-    let chosen = super::device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
+    let model = match &args.load_model {
+        Some(source) => source.load(Model::from_state).context("--load_model").or_usage()?,
+        None => formula::model(Architecture::DLA34)?,
+    };
+    let chosen = super::device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
     chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
     chosen.lines.iter().for_each(|line| status::say(line, true));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
-    let mut finder = PeakFinder::new(&chosen.compute, &model, PeakFinderOptions { frame, sizes: false, k }).or_usage()?;
+    let options = PeakFinderOptions { frame, sizes: false, k };
+    let mut finder = PeakFinder::new(&chosen.compute, &model, options).or_usage()?;
     let network_ms = network_ms(&mut finder, frame, args.runs)?;
+    let parts = part_times(&mut finder, args.precision, &model, options, args.runs)?;
     let multiply_adds = finder.plan().multiply_adds();
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
     // The outputs go to a temporary folder, which would stay behind if a signal ended the program at once.
     let stop = interrupt::finishing("finishing the micrograph in hand");
-    let pipeline = args.data.is_some().then(|| pipeline(&mut finder, args, frame)).transpose()?;
+    let pipeline = args.data.is_some().then(|| pipeline(&chosen.compute, &model, args, frame)).transpose()?;
     if stop.load(Ordering::Relaxed) {
         return Ok(interrupt::status());
     }
@@ -90,6 +101,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "network_ms": network_ms,
             "multiply_adds": multiply_adds,
             "gflop_per_second": gflop_per_second,
+            "parts": parts.iter().map(PartTime::to_json).collect::<Vec<_>>(),
             "arena_bytes": finder.plan().arena_bytes(),
             "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
@@ -104,7 +116,75 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     if let Some(Pipeline { micrographs, micrograph_ms, .. }) = pipeline {
         print(&format!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)"));
     }
+    if !parts.is_empty() {
+        print(&parts_text(&parts));
+    }
     Ok(status)
+}
+
+/// How long a part of the work takes on a GPU.
+struct PartTime {
+    name: String,
+    algorithm: String,
+    measured_ms: f64,
+    /// By the model, where it knows the GPU's clock and memory.
+    predicted: Option<predict::Predicted>,
+}
+
+impl PartTime {
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "part": self.name,
+            "algorithm": self.algorithm,
+            "measured_ms": self.measured_ms,
+            "model_ms": self.predicted.map(|predicted| 1e3 * predicted.seconds),
+            "model_bound": self.predicted.map(|predicted| predicted.bound.to_string()),
+        })
+    }
+}
+
+/// The time of every part of the network on a GPU, beside what a model says that our own kernels take; nothing on the CPU.
+fn part_times(
+    finder: &mut PeakFinder,
+    precision: Precision,
+    model: &Model,
+    options: PeakFinderOptions,
+    runs: usize,
+) -> Result<Vec<PartTime>> {
+    let Some(gpu) = finder.gpu().cloned() else { return Ok(Vec::new()) };
+    let steps = finder.plan().summary();
+    let predicted = if predict::can_predict(gpu.info()) { parts::predicted(gpu.info(), precision, model, options)? } else { Vec::new() };
+    let measured = parts::measured(finder, &gpu, runs)?;
+    let part_time = |(i, (part, measured_ms)): (usize, (Part, f64))| {
+        let (name, algorithm) = match part {
+            Part::Step(i) => (steps[i].name.clone(), steps[i].algorithm.clone()),
+            Part::Peaks => ("peaks".to_string(), String::new()),
+            Part::Heads => ("heads at the peaks".to_string(), String::new()),
+        };
+        PartTime { name, algorithm, measured_ms, predicted: predicted.get(i).map(|(_, predicted)| *predicted) }
+    };
+    Ok(measured.into_iter().enumerate().map(part_time).collect())
+}
+
+fn parts_text(parts: &[PartTime]) -> String {
+    let mut text =
+        format!("\n{:<44} {:<24} {:>11} {:>9} {:>9}  {}\n", "part", "algorithm", "measured ms", "model ms", "times", "model's bound");
+    let mut line = |name: &str, algorithm: &str, measured: f64, model: Option<(f64, String)>| {
+        text += &format!("{name:<44} {algorithm:<24} {measured:>11.4}");
+        if let Some((model, bound)) = model {
+            text += &format!(" {model:>9.4} {:>9.2}  {bound}", measured / model);
+        }
+        text.push('\n');
+    };
+    for part in parts {
+        let model = part.predicted.map(|predicted| (1e3 * predicted.seconds, predicted.bound.to_string()));
+        line(&part.name, &part.algorithm, part.measured_ms, model);
+    }
+    let model = parts.iter().map(|part| part.predicted.map(|predicted| 1e3 * predicted.seconds)).sum::<Option<f64>>();
+    line("all", "", parts.iter().map(|part| part.measured_ms).sum(), model.map(|model| (model, String::new())));
+    text += "The model is of this program's own kernels; docs/gpu.md says what it leaves out. Parts are timed one by one, so their sum is \
+             more than the network takes as a whole.";
+    text
 }
 
 /// Milliseconds from an image to its peaks, as the median of several runs. A run before them warms up caches and pages and
@@ -130,8 +210,20 @@ struct Pipeline {
     micrograph_ms: f64,
 }
 
+/// Counts the micrographs that could not be picked.
+struct Failures(usize);
+
+impl Told for Failures {
+    fn finished(&mut self, _: &Job, _: &Seen, _: &Found) {}
+
+    fn failed(&mut self, _: &Job, error: &anyhow::Error) {
+        self.0 += 1;
+        status::tell(&format!("error: {error:#}"));
+    }
+}
+
 /// Times the whole way of `epicker pick`, from reading to writing. The outputs go to a folder that is removed afterwards.
-fn pipeline(finder: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
+fn pipeline(compute: &Compute, model: &Model, args: &BenchArgs, frame: usize) -> Result<Pipeline> {
     let data = args.data.as_deref().unwrap_or(".".as_ref());
     let found = find_micrographs(data, false).or_usage()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
@@ -159,24 +251,12 @@ fn pipeline(finder: &mut PeakFinder, args: &BenchArgs, frame: usize) -> Result<P
         is_shown: false,
         report: None,
     };
-    let slots = finder.gpu().map(Slots::new).transpose()?;
-    let mut failures = 0;
+    let mut worker = Worker::new(compute, model, false, settings.cap)?;
+    worker.finders().get(frame)?;
+    let (mut failures, is_stopped) = (Failures(0), interrupt::is_asked);
     let start = Instant::now();
-    ahead(
-        jobs.iter().take_while(|_| !interrupt::is_asked()),
-        |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
-        |job, ready| {
-            let one = ready.and_then(|mut ready| {
-                let peaks = ready.peaks(finder)?;
-                run::finish(job, &ready, &peaks, &settings)
-            });
-            if let Err(error) = one {
-                failures += 1;
-                status::tell(&format!("error: {error:#}"));
-            }
-            ControlFlow::<()>::Continue(())
-        },
-    );
+    run::run(Source::list(&jobs, &is_stopped), &mut worker, &settings, &mut failures)?;
+    let failures = failures.0;
     let micrographs = jobs.len() - failures;
     ensure!(micrographs > 0, "{}: none of its micrographs could be picked; the errors above say why", data.display());
     Ok(Pipeline { micrographs, failures, micrograph_ms: start.elapsed().as_secs_f64() * 1e3 / micrographs as f64 })

@@ -2,14 +2,53 @@
 
 use super::status::OrUsage;
 use super::values::Devices;
+use crate::device::Device;
+use crate::device::gpu::driver::DeviceInfo;
 use crate::doctor::Way;
 use crate::doctor::compute;
 pub use crate::doctor::compute::{Chosen, Conv};
-use anyhow::Result;
+use crate::ops::Precision;
+use crate::ops::conv::TF32_FROM;
+use anyhow::{Result, ensure};
 
 /// Chooses who computes by `--gpus` and `--conv`, and sees to it that a GPU computes right what `way` needs.
 ///
 /// Errors: a GPU that was asked for is not there, or one that is there cannot be used; exit status 2.
 pub fn choose(gpus: Option<&Devices>, conv: Conv, way: Way) -> Result<Chosen> {
     compute::choose(gpus.map(|devices| devices.0.as_slice()), conv, way).or_usage()
+}
+
+/// The same, multiplying in a precision. On the CPU that is a trial: every map and weight is rounded, and no time is saved.
+///
+/// Errors: as `choose`, or a GPU is to multiply in a precision for which it has no kernels.
+pub fn choose_in(precision: Precision, gpus: Option<&Devices>, conv: Conv, way: Way) -> Result<Chosen> {
+    if precision == Precision::F32 {
+        return choose(gpus, conv, way);
+    }
+    // A library is asked for products in f32 alone.
+    let mut chosen = choose(gpus, Conv::Native, way)?;
+    let name = precision.name();
+    chosen.lines.push(match &chosen.compute.device {
+        Device::Gpu(gpu) => {
+            refuse_precision(precision, gpu.info()).or_usage()?;
+            format!("products in {name}, on tensor cores")
+        }
+        _ => format!("every map and weight is rounded to {name}, to show what that costs; it saves no time on the CPU"),
+    });
+    chosen.compute.precision = precision;
+    Ok(chosen)
+}
+
+/// Errors: a GPU has no kernels that multiply in this precision.
+pub fn refuse_precision(precision: Precision, info: &DeviceInfo) -> Result<()> {
+    let [major, minor] = info.capability;
+    let has_kernels = precision == Precision::F32 || precision == Precision::Tf32 && info.capability >= TF32_FROM;
+    ensure!(
+        has_kernels,
+        "--precision {}: there are no such kernels for {} (compute capability {major}.{minor}); tf32 needs 8.0 or later, and fp16 can be \
+         tried on the CPU (--gpus -1); use fp32",
+        precision.name(),
+        info.name
+    );
+    Ok(())
 }

@@ -5,6 +5,7 @@ use super::{threads, values};
 use crate::device::Device;
 use crate::device::gpu::cuda;
 use crate::device::gpu::driver::{Meaning, means};
+use crate::device::gpu::pack::Form;
 use crate::doctor::{self, Finding, Way, compute};
 use crate::words::counted;
 use anyhow::Result;
@@ -16,6 +17,9 @@ pub struct DoctorArgs {
     /// Devices to examine, or -1 for the CPU alone [default: the CPU and every GPU]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
+    /// Kernels of a GPU in this form alone: machine-code, ptx or sources [default: the first of these that the driver takes]
+    #[arg(long = "form", value_name = "FORM", value_parser = values::form)]
+    form: Option<Form>,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -53,7 +57,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
     let mut examined = Vec::new();
     for id in wanted {
         let opened = match usize::try_from(id) {
-            Ok(index) => cuda::open(index).map(|(gpu, how)| (Device::Gpu(gpu), Some(how))),
+            Ok(index) => cuda::open_as(index, args.form).map(|(gpu, how)| (Device::Gpu(gpu), Some(how))),
             Err(_) => Ok((Device::Cpu, None)),
         };
         match opened {

@@ -27,7 +27,7 @@ use crate::io::pairing::{Name, distinct, refuse_twins};
 use crate::io::sources::Source;
 use crate::io::write::write_whole;
 use crate::net::Model;
-use crate::ops::Compute;
+use crate::ops::{Compute, Precision};
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
 use crate::preprocess::scale::{Diameter, Scale};
@@ -127,6 +127,10 @@ pub struct EvalArgs {
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
     #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
     conv: Conv,
+    /// What numbers products are multiplied in: fp32, tf32 or fp16. On the CPU the last two round every map and weight, to show what
+    /// that costs, and save no time
+    #[arg(long = "precision", value_name = "NAME", default_value = "fp32", value_parser = values::precision)]
+    precision: Precision,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -174,7 +178,7 @@ fn reports_of(judged: Vec<JudgedSet>) -> Vec<Report> {
 pub fn run(args: &EvalArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
     args.check().or_usage()?;
-    let say: &dyn Fn(&str) = &|line| status::say(line, args.json);
+    let say: &(dyn Fn(&str) + Sync) = &|line| status::say(line, args.json);
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, say)).collect::<Result<Vec<_>>>().or_usage()?;
     let [model, earlier] = args.models().or_usage()?;
     let chosen = if model.is_some() || earlier.is_some() { Some(args.device(say)?) } else { None };
@@ -231,7 +235,7 @@ fn model_of(path: &Path) -> ModelSource {
 }
 
 /// Tells what is found out about a scale, line by line.
-struct Lines<'a>(&'a dyn Fn(&str));
+struct Lines<'a>(&'a (dyn Fn(&str) + Sync));
 
 impl Voice for Lines<'_> {
     fn say(&self, line: &str) {
@@ -313,8 +317,8 @@ impl EvalArgs {
         Ok([load(self.load_model.as_ref())?, load(earlier.as_ref())?])
     }
 
-    fn device(&self, say: &dyn Fn(&str)) -> Result<Chosen> {
-        let chosen = super::device::choose(self.gpus.as_ref(), self.conv, Way::Pick)?;
+    fn device(&self, say: &(dyn Fn(&str) + Sync)) -> Result<Chosen> {
+        let chosen = super::device::choose_in(self.precision, self.gpus.as_ref(), self.conv, Way::Pick)?;
         chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
         chosen.lines.iter().for_each(|line| say(line));
         Ok(chosen)
@@ -334,7 +338,7 @@ impl EvalArgs {
         options
     }
 
-    fn data_set(&self, i: usize, say: &dyn Fn(&str)) -> Result<DataSet> {
+    fn data_set(&self, i: usize, say: &(dyn Fn(&str) + Sync)) -> Result<DataSet> {
         let (labels, options) = (&self.label[i], self.label_options());
         let Some(data) = self.data.get(i) else {
             let (mut warnings, mut remarks) = (Vec::new(), Warnings::default());
@@ -356,7 +360,7 @@ impl EvalArgs {
     }
 
     /// The reports of all data sets, and how many micrographs could not be picked.
-    fn reports(&self, data_sets: &[DataSet], whose: &Whose, say: &dyn Fn(&str)) -> Result<(Vec<JudgedSet>, usize)> {
+    fn reports(&self, data_sets: &[DataSet], whose: &Whose, say: &(dyn Fn(&str) + Sync)) -> Result<(Vec<JudgedSet>, usize)> {
         let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind, model, scale) = match whose {
@@ -428,7 +432,7 @@ impl EvalArgs {
         model: &Model,
         compute: &Compute,
         (i, data_set): (usize, &DataSet),
-        say: &dyn Fn(&str),
+        say: &(dyn Fn(&str) + Sync),
     ) -> Result<(Vec<Option<Picked>>, Kind, Scale)> {
         let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
         let [in_angstrom, in_px] = self.diameters(i);
@@ -470,7 +474,13 @@ impl EvalArgs {
         Ok((all, kind, scale))
     }
 
-    fn picks_of_files(&self, path: &Path, format: Option<Family>, data_set: &DataSet, say: &dyn Fn(&str)) -> Result<Vec<Coordinates>> {
+    fn picks_of_files(
+        &self,
+        path: &Path,
+        format: Option<Family>,
+        data_set: &DataSet,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<Vec<Coordinates>> {
         let mut options = self.label_options();
         options.label.family = format;
         options.label.topaz_scale = self.scale;

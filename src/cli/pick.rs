@@ -16,7 +16,7 @@ use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
 use crate::net::Model;
-use crate::ops::heat_map;
+use crate::ops::{Precision, heat_map};
 use crate::pick::filter::Limits;
 use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
@@ -67,6 +67,10 @@ pub struct PickArgs {
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
     #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
     conv: Conv,
+    /// What numbers products are multiplied in: fp32, tf32 or fp16. On the CPU the last two round every map and weight, to show what
+    /// that costs, and save no time
+    #[arg(long = "precision", value_name = "NAME", default_value = "fp32", value_parser = values::precision)]
+    precision: Precision,
     /// Side of the box of the border test, heat-map pixels (a quarter of network pixels) [default: the model's own, else 4.75]
     #[arg(long = "particle_size", value_name = "PIXELS", value_parser = values::positive)]
     particle_size: Option<f64>,
@@ -87,9 +91,6 @@ pub struct PickArgs {
     /// Threads; the result is the same for every number [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
-    /// Arithmetic of the network: fp32
-    #[arg(long = "precision", value_name = "NAME", value_parser = ["fp32"], default_value = "fp32")]
-    precision: String,
     /// Go on with a batch: leave micrographs alone whose output is there, complete, and made as this run would make it
     #[arg(long = "skip-done")]
     skip_done: bool,
@@ -184,7 +185,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
-    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
+    let chosen = device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
     let mut worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
     let looking = batch.looking(&asked);
     let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;

@@ -2,12 +2,17 @@
 //! needs.
 
 use super::{device, print, status, status::OrUsage, values};
+use crate::device::Device;
+use crate::device::gpu::paper::Paper;
+use crate::device::gpu::predict::{Known, Predicted};
 use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
 use crate::io::model_source::ModelSource;
+use crate::net::inference::peaks::Part;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
-use crate::ops::Compute;
+use crate::ops::{Compute, Precision};
+use crate::pick::parts;
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 
@@ -41,6 +46,16 @@ pub struct PlanArgs {
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
     #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
     pub conv: Conv,
+    /// What numbers products are multiplied in: fp32, tf32 or fp16, as in `epicker pick`
+    #[arg(long = "precision", value_name = "NAME", default_value = "fp32", value_parser = values::precision)]
+    pub precision: Precision,
+    /// Plan for this GPU, which need not be here, and print how long a model says that each step takes: titan-x, p100, 2080-ti, a100
+    /// or h200
+    #[arg(long = "gpu-model", value_name = "NAME", value_parser = values::gpu_model, conflicts_with_all = ["gpus", "conv", "train"])]
+    pub gpu_model: Option<&'static Known>,
+    /// With --gpu-model, columns and rows of the micrographs
+    #[arg(long, value_name = "COLUMNSxROWS", default_value = "4096x4096", value_parser = values::extent, requires = "gpu_model")]
+    pub micrograph: [usize; 2],
 }
 
 /// Prints the plan; returns the exit status.
@@ -51,15 +66,21 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         Some(source) => source.load(Model::from_state).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
-    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Pick)?;
+    let options = PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k };
+    if let Some(known) = args.gpu_model {
+        device::refuse_precision(args.precision, &known.info()).or_usage()?;
+        print::text(&predicted_text(known, args, &model, options)?);
+        return Ok(status::DONE);
+    }
+    let chosen = device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
     chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
     chosen.lines.iter().for_each(|line| status::say(line, true));
     if args.train {
         print::text(&training_text(&chosen.compute, args, model.architecture())?);
         return Ok(status::DONE);
     }
-    let finder = PeakFinder::new(&chosen.compute, &model, PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k })?;
-    print::text(&text(&finder, &model, args.frame));
+    let finder = PeakFinder::new(&chosen.compute, &model, options)?;
+    print::text(&text(&finder, &model, args.frame, &[]));
     Ok(status::DONE)
 }
 
@@ -80,20 +101,54 @@ fn training_text(compute: &Compute, args: &PlanArgs, architecture: Architecture)
     ))
 }
 
-fn text(finder: &PeakFinder, model: &Model, frame: usize) -> String {
+/// The plan on a GPU that need not be here, with times by a model.
+fn predicted_text(known: &Known, args: &PlanArgs, model: &Model, options: PeakFinderOptions) -> Result<String> {
+    let (info, [nx, ny]) = (known.info(), args.micrograph);
+    let parts = parts::predicted(&info, args.precision, model, options)?;
+    let preparation = parts::predicted_preparation(&info, args.micrograph, args.frame)?;
+    let compute = Compute { precision: args.precision, ..Compute::from(&Device::Gpu(Paper::gpu(info)?.0)) };
+    let finder = PeakFinder::new(&compute, model, options)?;
+    let steps: Vec<Predicted> = parts.iter().filter(|(part, _)| matches!(part, Part::Step(_))).map(|(_, predicted)| *predicted).collect();
+    let mut text = text(&finder, model, args.frame, &steps);
+    let ms = |predicted: &mut dyn Iterator<Item = Predicted>| 1e3 * predicted.map(|predicted| predicted.seconds).sum::<f64>();
+    let mut line = |what: &str, milliseconds: f64| text += &format!("{what:<44} {milliseconds:>9.3} ms\n");
+    line("\nnetwork", ms(&mut steps.iter().copied()));
+    line("peaks, and heads at the peaks", ms(&mut parts[steps.len()..].iter().map(|(_, predicted)| *predicted)));
+    line(&format!("copy of a micrograph of {nx} x {ny} x 4 bytes"), 1e3 * known.copy(4 * nx * ny));
+    line("its preparation", ms(&mut preparation.iter().map(|(.., predicted)| *predicted)));
+    for (kernel, launches, predicted) in &preparation {
+        line(&format!("    {kernel}, {launches} launch{}", if *launches == 1 { "" } else { "es" }), 1e3 * predicted.seconds);
+    }
+    text += &format!(
+        "\nTimes on {} are predicted by a model (the longest of arithmetic, memory, shared memory and launch, from what the kernels' \
+         PTX was counted to do). They are no measurements; docs/gpu.md says what the model leaves out.\n",
+        known.title
+    );
+    Ok(text)
+}
+
+fn text(finder: &PeakFinder, model: &Model, frame: usize, predicted: &[Predicted]) -> String {
     let plan = finder.plan();
     let steps = plan.summary();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let mut text =
         format!("DLA-34 of widths {:?}, head {}, image {frame} x {frame}\n\n", model.architecture().channels, model.architecture().head);
     text += &format!(
-        "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9} {:>9} {:>9}\n",
-        "step", "layer", "operation", "algorithm", "map (n, h, w, c)", "GMAC", "map MiB", "wts MiB"
+        "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9} {:>9} {:>9}{}\n",
+        "step",
+        "layer",
+        "operation",
+        "algorithm",
+        "map (n, h, w, c)",
+        "GMAC",
+        "map MiB",
+        "wts MiB",
+        if predicted.is_empty() { "" } else { " model ms  bound by" }
     );
     for (i, step) in steps.iter().enumerate() {
         let [n, h, w, c] = step.output;
         text += &format!(
-            "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}\n",
+            "{:>4}  {:<44} {:<24} {:<24} {:>22} {:>9.3} {:>9.2} {:>9.2}{}\n",
             i + 1,
             step.name,
             step.operation,
@@ -101,7 +156,8 @@ fn text(finder: &PeakFinder, model: &Model, frame: usize) -> String {
             format!("{n} x {h} x {w} x {c}"),
             step.multiply_adds as f64 * 1e-9,
             mib(step.output_bytes),
-            mib(step.weight_bytes)
+            mib(step.weight_bytes),
+            predicted.get(i).map_or_else(String::new, |one| format!(" {:>8.4}  {}", 1e3 * one.seconds, one.bound))
         );
     }
     let weights: usize = steps.iter().map(|step| step.weight_bytes).sum();

@@ -1,6 +1,10 @@
 //! Parsers of the numbers that options take. Each says the allowed range when it refuses a value; the unit stands in the
 //! option's name for its value (`--diameter <ANGSTROM>`), which the message repeats.
 
+use crate::device::gpu::pack::Form;
+use crate::device::gpu::predict::{KNOWN, Known};
+use crate::ops::Precision;
+
 /// A number in a range. NaN lies in no range, so it is refused, too.
 pub fn number_in(text: &str, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
     let value: Option<f64> = text.trim().parse().ok();
@@ -50,6 +54,36 @@ pub fn frame(text: &str) -> Result<usize, String> {
     value
         .filter(|value| (32..=16_384).contains(value) && value % 32 == 0)
         .ok_or_else(|| "expected a multiple of 32 from 32 to 16384".to_string())
+}
+
+/// Columns and rows of a micrograph, such as `4096x4096`.
+pub fn extent(text: &str) -> Result<[usize; 2], String> {
+    let sides: Option<Vec<usize>> =
+        text.split('x').map(|side| side.trim().parse().ok().filter(|side| (32..=32_768).contains(side))).collect();
+    let both = sides.and_then(|sides| <[usize; 2]>::try_from(sides).ok());
+    both.ok_or_else(|| "expected columns and rows such as 4096x4096, each from 32 to 32768".to_string())
+}
+
+/// The name of a GPU whose times can be predicted.
+pub fn gpu_model(text: &str) -> Result<&'static Known, String> {
+    let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+    Known::of(text.trim()).ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+/// A form of a GPU's kernels.
+pub fn form(text: &str) -> Result<Form, String> {
+    match text.trim() {
+        "machine-code" => Ok(Form::Cubin),
+        "ptx" => Ok(Form::Ptx),
+        "sources" => Ok(Form::Source),
+        _ => Err("expected machine-code, ptx or sources".to_string()),
+    }
+}
+
+/// What numbers products are multiplied in.
+pub fn precision(text: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::Tf32, Precision::F16];
+    all.into_iter().find(|precision| precision.name() == text.trim()).ok_or_else(|| "expected fp32, tf32 or fp16".to_string())
 }
 
 /// Device numbers, such as `3` or `0,1`; `-1` is the CPU.

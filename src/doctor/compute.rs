@@ -13,6 +13,7 @@ use crate::ops::conv::cudnn::Cudnn;
 use crate::ops::conv::library::Dnn;
 use anyhow::{Context, Result};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// `--conv`: who computes convolutions on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,8 +66,13 @@ impl Chosen {
     }
 
     /// Keeps what the library has chosen since; at the end of the work. Returns what the user should know of it: the first
-    /// product that it refused.
+    /// product that it refused, and maps that did not fit into the precision.
     pub fn keep(&self) -> Vec<String> {
+        let beyond = self.compute.overflows.load(Ordering::Relaxed);
+        if beyond > 0 {
+            let name = self.compute.precision.name();
+            return vec![format!("{beyond} maps held numbers beyond {name}, and were kept in fp32")];
+        }
         let Some(library) = &self.compute.library else { return Vec::new() };
         if let (Some((kept, name)), Some(choices)) = (&self.kept, library.choices()) {
             kept.write(name, &choices);

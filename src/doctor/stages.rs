@@ -5,6 +5,7 @@ use crate::compat::Compat;
 use crate::device::gpu::Gpu;
 use crate::device::{Device, Tensor};
 use crate::formats::image::{Micrograph, Orientation, Pixels, Samples};
+use crate::net::inference::peaks::UnderWay;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, fresh};
 use crate::ops::heat_map::Peak;
 use crate::ops::losses::{Loss, LossValues};
@@ -167,18 +168,23 @@ pub fn compare_batch(gpu: &Gpu) -> Result<Vec<Agreement>> {
     let finder = || PeakFinder::new(&device, &model, PeakFinderOptions { frame: FRAME, sizes: true, k: 20 });
     let micrographs: Vec<Micrograph> = (1..=5).map(|seed| micrograph(70, 60, Pixels::F32(Samples::from(values(70, 60, seed))))).collect();
     let prepare = |slots: &std::sync::Arc<Slots>, i: usize| slots.prepare(&micrographs[i], FRAME, &Compat::default(), false);
-    let alone = (0..micrographs.len()).map(|i| Ok(prepare(&Slots::new(gpu)?, i)?.peaks(&mut finder()?)?.1));
+    let alone = (0..micrographs.len()).map(|i| Ok(prepare(&Slots::new(gpu, 2)?, i)?.peaks(&mut finder()?)?.1));
     let alone = alone.collect::<Result<Vec<Vec<Peak>>>>()?;
-    let (slots, mut finder) = (Slots::new(gpu)?, finder()?);
-    let mut next: Option<InSlot> = Some(prepare(&slots, 0)?);
-    let mut agreements = Vec::new();
-    for (i, alone) in alone.iter().enumerate() {
-        let this = next.take();
-        if i + 1 < micrographs.len() {
-            next = Some(prepare(&slots, i + 1)?);
+    let (slots, mut finder) = (Slots::new(gpu, 3)?, finder()?);
+    let (mut before, mut found) = (None, Vec::new());
+    for i in 0..micrographs.len() {
+        let mut this: InSlot = prepare(&slots, i)?;
+        let launched: UnderWay = this.launch(&mut finder)?;
+        if let Some((before, launched)) = before.replace((this, launched)) {
+            found.push(before.landed(&mut finder, launched)?.1);
         }
-        let found = this.map(|this| this.peaks(&mut finder)).transpose()?.map(|(_, peaks)| peaks);
-        let is_right = found.is_some_and(|found| found == *alone && !found.is_empty());
+    }
+    if let Some((last, launched)) = before {
+        found.push(last.landed(&mut finder, launched)?.1);
+    }
+    let mut agreements = Vec::new();
+    for (i, (found, alone)) in found.iter().zip(&alone).enumerate() {
+        let is_right = found == alone && !found.is_empty();
         agreements.push(exact(format!("micrograph {} of {}", i + 1, micrographs.len()), usize::from(!is_right)));
     }
     Ok(agreements)

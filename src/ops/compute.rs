@@ -3,13 +3,48 @@
 use super::conv::Library;
 use crate::device::Device;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-/// What numbers products are multiplied in.
+/// What numbers products are multiplied in. All are summed in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f32, summed in f32.
+    /// f32.
     #[default]
     F32,
+    /// TensorFloat-32: f32 with a fraction of 10 bits, as tensor cores read it.
+    Tf32,
+    /// 16-bit floats: 10 bits of fraction, and nothing beyond 65504.
+    F16,
+}
+
+impl Precision {
+    /// The name that options give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::F16 => "fp16",
+        }
+    }
+
+    /// Rounds a number to the nearest that can be stored.
+    ///
+    /// Source: PTX ISA, `cvt.rna.tf32.f32` (ties away from zero) and `cvt.rn.f16.f32` (ties to even).
+    #[inline(always)]
+    pub fn rounded(self, value: f32) -> f32 {
+        match self {
+            Precision::F32 => value,
+            Precision::Tf32 if value.is_finite() => f32::from_bits((value.to_bits() + 0x1000) & !0x1fff),
+            Precision::Tf32 => value,
+            Precision::F16 => half::f16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// True if a finite number is beyond what can be stored.
+    #[inline(always)]
+    pub fn overflows(self, value: f32) -> bool {
+        self == Precision::F16 && value.is_finite() && !half::f16::from_f32(value).is_finite()
+    }
 }
 
 /// A device, and how it computes. Several devices are a list of these.
@@ -17,8 +52,11 @@ pub enum Precision {
 pub struct Compute {
     /// The device.
     pub device: Device,
-    /// What its products are multiplied in.
+    /// What its products are multiplied in. On the CPU another one than f32 rounds every map and weight, to show what it costs: it
+    /// saves no time there.
     pub precision: Precision,
+    /// How many maps held a number beyond what the precision can store, and were kept in f32. Clones count together.
+    pub overflows: Arc<AtomicU64>,
     /// The library that computes convolutions where it does not refuse, if one is used.
     pub library: Option<Arc<Library>>,
 }
@@ -35,7 +73,7 @@ impl Compute {
 impl From<&Device> for Compute {
     /// The device with this program's own code alone, in f32.
     fn from(device: &Device) -> Self {
-        Compute { device: device.clone(), precision: Precision::default(), library: None }
+        Compute { device: device.clone(), precision: Precision::default(), overflows: Arc::default(), library: None }
     }
 }
 

@@ -34,6 +34,13 @@ impl Agreement {
         Agreement { case, error: largest_difference(found, exact), bound, bits }
     }
 
+    /// The same with a bound for f32 that follows from how numbers are rounded on the way.
+    pub fn within<T: Real>(case: String, found: &[T], exact: &[f64], bound: f64) -> Self {
+        let plain: Vec<f32> = exact.iter().map(|&value| value as f32).collect();
+        let agreement = Self::of(case, found, &plain, exact);
+        if size_of::<T>() == 8 { agreement } else { Agreement { bound, ..agreement } }
+    }
+
     /// True if the op is as exact as asked.
     pub fn holds(&self) -> bool {
         self.error <= self.bound

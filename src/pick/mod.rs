@@ -6,6 +6,7 @@ pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
 pub mod folder; //     what lies in an output folder: the work of one run or of many
 pub mod output; //     picks as the text of a coordinate file
+pub mod parts; //      how long each part takes on a GPU, by a model and by the clock
 pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
 pub mod run; //        the loop over a batch: reading ahead, and all files of a micrograph

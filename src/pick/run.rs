@@ -1,7 +1,7 @@
-//! The loop over a batch: while the network works on one micrograph, the next one is read and preprocessed, and all
-//! files of a micrograph are written as soon as its peaks are known.
+//! The loop over a batch: while the network works on one micrograph, the next ones are read and preprocessed, and the files of those
+//! before are written.
 //!
-//! **read -> preprocess -> network -> decode -> filter -> write**
+//! **read -> preprocess** (some threads) **-> network** (one) **-> decode -> filter -> write** (one)
 
 use crate::ahead::ahead;
 use crate::compat::Compat;
@@ -12,6 +12,7 @@ use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
 use crate::formats::pixel_size::{Evidence, PixelSize};
 use crate::io::write::write_whole;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
+use crate::net::inference::peaks::UnderWay;
 use crate::net::{Model, PeakFinder, PeakFinders};
 use crate::ops::Compute;
 use crate::ops::heat_map::{self, Peak};
@@ -31,6 +32,7 @@ use anyhow::{Context, Result, anyhow};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// A micrograph to read.
@@ -101,11 +103,19 @@ impl<'a, J: Clone + Sync> Source<'a, J> {
     }
 }
 
-/// A device with a model on it. One thread drives it; more devices are more workers on the same source.
+/// A device with a model on it. One thread drives it, others read and prepare micrographs for it, and one writes files; more devices
+/// are more workers on the same source.
 pub struct Worker<'a> {
     finders: PeakFinders<'a>,
     /// On a GPU: the places in which it prepares micrographs.
     slots: Option<Arc<Slots>>,
+    /// Threads that read and prepare.
+    loaders: usize,
+}
+
+/// Threads that read and prepare micrographs where nobody says how many: half as many as there are cores, four at most.
+fn usual_loaders() -> usize {
+    (rayon::current_num_threads() / 2).clamp(1, 4)
 }
 
 impl<'a> Worker<'a> {
@@ -113,11 +123,20 @@ impl<'a> Worker<'a> {
     ///
     /// Errors: the device has not enough memory to prepare micrographs.
     pub fn new(compute: &Compute, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
+        Self::with_loaders(usual_loaders(), compute, model, sizes, cap)
+    }
+
+    /// The same with a number of threads that read and prepare, one at least.
+    ///
+    /// Errors: as `new`.
+    pub fn with_loaders(loaders: usize, compute: &Compute, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
+        let loaders = loaders.max(1);
         let slots = match &compute.device {
             Device::Cpu | Device::Reference => None,
-            Device::Gpu(gpu) => Some(Slots::new(gpu)?),
+            // Every micrograph that is being prepared or waits for its turn needs a place, and so does one under way in the network.
+            Device::Gpu(gpu) => Some(Slots::new(gpu, loaders + 2)?),
         };
-        Ok(Worker { finders: PeakFinders::new(compute, model, sizes, cap), slots })
+        Ok(Worker { finders: PeakFinders::new(compute, model, sizes, cap), slots, loaders })
     }
 
     /// The networks, one for each frame.
@@ -161,7 +180,7 @@ pub trait Told {
 /// Picks every micrograph of a source and writes its files. One that fails does not end the batch.
 ///
 /// Errors: as `each`.
-pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut dyn Told) -> Result<()> {
+pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut (dyn Told + Send)) -> Result<()> {
     each(source, worker, settings.sight(), |job, seen| {
         let done = seen.and_then(|seen| finish(&job, &seen.ready, &seen.peaks, settings).map(|found| (seen, found)));
         match done {
@@ -171,43 +190,129 @@ pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: 
     })
 }
 
-/// Shows every micrograph of a source to the network, and gives its peaks, or why there are none, to `consume`.
+/// Micrographs that the network has seen and whose files are not written yet, at most.
+const MOST_TO_WRITE: usize = 2;
+
+/// Shows every micrograph of a source to the network, and gives its peaks, or why there are none, to `consume`, in the source's order
+/// and on a thread of its own: while it writes, the network works on the next micrograph, and others are read.
 ///
 /// Errors: the device has failed for good. `consume` was told so of one micrograph; those after it are not begun.
 pub fn each<J: AsRef<Input> + Send>(
     source: Source<J>,
     worker: &mut Worker,
     sight: Sight,
-    mut consume: impl FnMut(J, Result<Seen>),
+    mut consume: impl FnMut(J, Result<Seen>) + Send,
 ) -> Result<()> {
     let Source { jobs, is_stopped } = source;
-    let Worker { finders, slots } = worker;
-    let end = ahead(
-        jobs.take_while(|_| !is_stopped()),
-        |job| prepare(job.as_ref(), sight, slots.as_ref()),
-        |job, ready| {
-            // This one was prepared while the last was worked on; nobody is to wait for it.
-            if is_stopped() {
-                return ControlFlow::Break(Ok(()));
+    let Worker { finders, slots, loaders } = worker;
+    let (send, receive) = sync_channel(MOST_TO_WRITE);
+    std::thread::scope(|scope| {
+        scope.spawn(move || receive.into_iter().for_each(|(job, seen)| consume(job, seen)));
+        // Sending fails only if the writer has panicked, which the scope passes on.
+        let mut desk = Desk { finders, flight: None, last_landed: Instant::now(), deliver: move |job, seen| drop(send.send((job, seen))) };
+        let end = ahead(
+            jobs.take_while(|_| !is_stopped()),
+            *loaders,
+            |job| prepare(job.as_ref(), sight, slots.as_ref()),
+            |next| match next {
+                None => desk.land(),
+                // This one was prepared while the last was worked on; nobody is to wait for it.
+                Some(_) if is_stopped() => ControlFlow::Break(Ok(())),
+                Some((job, ready)) => desk.take(job, ready),
+            },
+        );
+        // Where a run is stopped, a micrograph may still be under way.
+        match end {
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => desk.land().break_value().unwrap_or(Ok(())),
+        }
+    })
+}
+
+/// A micrograph whose work a GPU has not finished.
+struct Flight<J> {
+    job: J,
+    ready: Ready,
+    under_way: UnderWay,
+    launched: Instant,
+}
+
+/// Where micrographs come in order, and leave in the same order. On a GPU the work for one is launched before anybody waits for that of
+/// the one before.
+struct Desk<'a, 'm, J, D> {
+    finders: &'a mut PeakFinders<'m>,
+    flight: Option<Flight<J>>,
+    last_landed: Instant,
+    deliver: D,
+}
+
+impl<J: AsRef<Input>, D: FnMut(J, Result<Seen>)> Desk<'_, '_, J, D> {
+    /// Takes the next micrograph. Breaks off when the device has failed for good.
+    fn take(&mut self, job: J, ready: Result<Ready>) -> ControlFlow<Result<()>> {
+        // A network of another frame may take the place of the one that is working.
+        if self.flight.as_ref().is_some_and(|flight| ready.as_ref().is_ok_and(|ready| ready.frame() != flight.ready.frame())) {
+            self.land()?;
+        }
+        let launched = Instant::now();
+        let begun = ready.and_then(|ready| self.begin(ready).with_context(|| job.as_ref().name.clone()));
+        match begun {
+            Ok((ready, Begun::UnderWay(under_way))) => {
+                let before = self.flight.replace(Flight { job, ready, under_way, launched });
+                before.map_or(ControlFlow::Continue(()), |before| self.land_one(before))
             }
-            let seen = ready.and_then(|ready| see(finders, ready, &job.as_ref().name));
-            let is_lost = seen.as_ref().is_err_and(|error| means(error, Meaning::Lost));
-            consume(job, seen);
-            if is_lost { ControlFlow::Break(Err(anyhow!("{LOST}"))) } else { ControlFlow::Continue(()) }
-        },
-    );
-    end.unwrap_or(Ok(()))
+            Ok((ready, Begun::Found(peaks))) => {
+                self.land()?;
+                let seen = Seen { ready, peaks, network_seconds: launched.elapsed().as_secs_f64() };
+                self.hand_over(job, Ok(seen))
+            }
+            // If the one before has failed for good, that is the cause, and it alone is told.
+            Err(error) => {
+                self.land()?;
+                self.hand_over(job, Err(error))
+            }
+        }
+    }
+
+    fn begin(&mut self, mut ready: Ready) -> Result<(Ready, Begun)> {
+        let frame = ready.frame();
+        let begun = ready.begin(self.finders.get(frame)?)?;
+        Ok((ready, begun))
+    }
+
+    /// Waits for the micrograph that is under way, if one is.
+    fn land(&mut self) -> ControlFlow<Result<()>> {
+        let flight = self.flight.take();
+        flight.map_or(ControlFlow::Continue(()), |flight| self.land_one(flight))
+    }
+
+    fn land_one(&mut self, flight: Flight<J>) -> ControlFlow<Result<()>> {
+        let Flight { job, mut ready, under_way, launched } = flight;
+        let peaks = self.finders.get(ready.frame()).and_then(|finder| ready.landed(finder, under_way));
+        // The GPU began with it when it was launched, or when the one before was done.
+        let network_seconds = launched.max(self.last_landed).elapsed().as_secs_f64();
+        self.last_landed = Instant::now();
+        let seen = peaks.map(|peaks| Seen { ready, peaks, network_seconds }).with_context(|| job.as_ref().name.clone());
+        self.hand_over(job, seen)
+    }
+
+    fn hand_over(&mut self, job: J, seen: Result<Seen>) -> ControlFlow<Result<()>> {
+        let is_lost = seen.as_ref().is_err_and(|error| means(error, Meaning::Lost));
+        (self.deliver)(job, seen);
+        if is_lost { ControlFlow::Break(Err(anyhow!("{LOST}"))) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// What becomes of a micrograph at once.
+enum Begun {
+    /// Its peaks are there.
+    Found(Vec<Peak>),
+    /// A GPU works on it.
+    UnderWay(UnderWay),
 }
 
 /// What is said when a GPU has failed for good.
 const LOST: &str = "the GPU has failed, and nothing can be done with it in this run, so the micrographs that are left were not begun; use \
                     another GPU (--gpus) or the CPU (--gpus -1)";
-
-fn see(finders: &mut PeakFinders, mut ready: Ready, name: &str) -> Result<Seen> {
-    let start = Instant::now();
-    let peaks = finders.get(ready.frame()).and_then(|finder| ready.peaks_of_frame(finder)).with_context(|| name.to_string())?;
-    Ok(Seen { ready, peaks, network_seconds: start.elapsed().as_secs_f64() })
-}
 
 /// Picks of candidates: those that pass the limits, best first.
 pub fn picks_of(candidates: &[Candidate], limits: &Limits, size: [usize; 2], sides: Sides, compat: &Compat) -> Vec<Pick> {
@@ -242,22 +347,39 @@ impl Ready {
         let Some(in_slot) = self.in_slot.take() else {
             return if self.is_constant() { Ok(Vec::new()) } else { finder.run(self.image()) };
         };
-        let (prepared, peaks) = in_slot.peaks(finder)?;
-        self.warnings.extend(prepared.warnings.iter().map(|text| format!("{}: {text}", self.name)));
-        self.prepared = prepared;
-        Ok(peaks)
+        let landed = in_slot.peaks(finder)?;
+        Ok(self.take_over(landed))
     }
 
-    /// The same for a frame that may be cut into tiles.
+    /// The same for a frame that may be cut into tiles, without waiting for a GPU that has prepared the micrograph.
     ///
     /// Errors: as [`Ready::peaks`].
-    pub fn peaks_of_frame(&mut self, finder: &mut FramePeakFinder) -> Result<Vec<Peak>> {
+    fn begin(&mut self, finder: &mut FramePeakFinder) -> Result<Begun> {
+        let Some(in_slot) = &mut self.in_slot else {
+            return Ok(Begun::Found(if self.is_constant() { Vec::new() } else { finder.run(self.image())? }));
+        };
         match finder.whole() {
-            Some(whole) => self.peaks(whole),
-            None if self.in_slot.is_some() => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),
-            None if self.is_constant() => Ok(Vec::new()),
-            None => finder.run(self.image()),
+            Some(whole) => in_slot.launch(whole).map(Begun::UnderWay),
+            None => anyhow::bail!("{}: prepared on a GPU, for a frame that is cut into tiles", self.name),
         }
+    }
+
+    /// Waits for the GPU that works on the micrograph: its peaks.
+    ///
+    /// Errors: as [`Ready::peaks`].
+    fn landed(&mut self, finder: &mut FramePeakFinder, under_way: UnderWay) -> Result<Vec<Peak>> {
+        let (Some(whole), Some(in_slot)) = (finder.whole(), self.in_slot.take()) else {
+            anyhow::bail!("{}: no GPU works on it", self.name);
+        };
+        let landed = in_slot.landed(whole, under_way)?;
+        Ok(self.take_over(landed))
+    }
+
+    /// What a GPU found about the micrograph, and its peaks.
+    fn take_over(&mut self, (prepared, peaks): (Prepared, Vec<Peak>)) -> Vec<Peak> {
+        self.warnings.extend(prepared.warnings.iter().map(|text| format!("{}: {text}", self.name)));
+        self.prepared = prepared;
+        peaks
     }
 
     /// The network's input: frame x frame values, row after row; empty where a GPU has it.

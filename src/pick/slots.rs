@@ -1,10 +1,11 @@
-//! Micrographs on their way through a GPU: two places, so that the next one is uploaded and pre-processed on a stream of its
+//! Micrographs on their way through a GPU: several places, so that the next ones are uploaded and pre-processed on a stream of their
 //! own while the network works on this one.
 
 use crate::compat::Compat;
 use crate::device::gpu::{Gpu, Moment};
 use crate::formats::image::Micrograph;
 use crate::net::PeakFinder;
+use crate::net::inference::peaks::UnderWay;
 use crate::ops::heat_map::Peak;
 use crate::preprocess::Prepared;
 use crate::preprocess::geometry::Geometry;
@@ -34,20 +35,20 @@ pub struct InSlot {
     slot: Option<Slot>,
     geometry: Geometry,
     is_shown: bool,
-    /// True once its work has been waited for.
-    is_done: bool,
+    /// The GPU, with the picker's stream, that may still work with the place.
+    is_under_way: Option<Gpu>,
 }
 
 impl Slots {
-    /// Two free places.
+    /// Free places, two at least.
     ///
     /// Errors: the device has not as much memory.
-    pub fn new(gpu: &Gpu) -> Result<Arc<Self>> {
+    pub fn new(gpu: &Gpu, places: usize) -> Result<Arc<Self>> {
         let gpu = gpu.on_stream(gpu.driver().create_stream()?);
         let slots = Slots { free: Mutex::default(), one_is_free: Condvar::new(), gpu };
         let first = Preprocessor::new(&slots.gpu)?;
-        let second = first.another(&slots.gpu)?;
-        for preprocessor in [first, second] {
+        let others = (1..places.max(2)).map(|_| first.another(&slots.gpu)).collect::<Result<Vec<_>>>()?;
+        for preprocessor in std::iter::once(first).chain(others) {
             let slot = Slot { preprocessor, ready: slots.gpu.record()? };
             slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         }
@@ -67,7 +68,7 @@ impl Slots {
         };
         drop(free);
         let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
-        let mut in_slot = InSlot { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_done: false };
+        let mut in_slot = InSlot { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_under_way: None };
         if let Some(slot) = &mut in_slot.slot {
             slot.preprocessor.start(&self.gpu, micrograph, frame, compat)?;
             self.gpu.record_again(&slot.ready)?;
@@ -93,25 +94,30 @@ impl InSlot {
     ///
     /// Errors: 1 % or more of the pixels are no numbers, or the device fails.
     pub fn peaks(mut self, picker: &mut PeakFinder) -> Result<(Prepared, Vec<Peak>)> {
-        let mut slot = self.slot.take().context("a micrograph that was picked before")?;
-        let gpu = picker.gpu().context("a micrograph on a GPU, and a picker on the CPU")?.clone();
-        let found = self.peaks_of(&mut slot, &gpu, picker);
-        if !self.is_done {
-            // Work that was put into the stream may still write to the place, so it is waited for before the place is given
-            // to another. If waiting fails too, the error that is told is the first one.
-            let _ = gpu.synchronize();
-        }
-        self.slot = Some(slot);
-        found
+        let under_way = self.launch(picker)?;
+        self.landed(picker, under_way)
     }
 
-    fn peaks_of(&mut self, slot: &mut Slot, gpu: &Gpu, picker: &mut PeakFinder) -> Result<(Prepared, Vec<Peak>)> {
-        let Slot { preprocessor, ready } = slot;
+    /// Puts all work of the network into the picker's stream, without waiting.
+    ///
+    /// Errors: the device fails.
+    pub fn launch(&mut self, picker: &mut PeakFinder) -> Result<UnderWay> {
+        let gpu = picker.gpu().context("a micrograph on a GPU, and a picker on the CPU")?.clone();
+        let Slot { preprocessor, ready } = self.slot.as_mut().context("a micrograph that was picked before")?;
+        self.is_under_way = Some(gpu.clone());
         gpu.wait_for(ready)?;
-        preprocessor.put_read_back(gpu, self.is_shown)?;
-        let peaks = picker.run_on_device(preprocessor.image())?;
-        self.is_done = true;
-        let prepared = preprocessor.prepared()?;
+        preprocessor.put_read_back(&gpu, self.is_shown)?;
+        picker.launch(preprocessor.image())
+    }
+
+    /// Waits for that work: what `peaks` gives.
+    ///
+    /// Errors: as `peaks`.
+    pub fn landed(mut self, picker: &mut PeakFinder, under_way: UnderWay) -> Result<(Prepared, Vec<Peak>)> {
+        let peaks = picker.landed(under_way)?;
+        self.is_under_way = None;
+        let slot = self.slot.as_mut().context("a micrograph that was picked before")?;
+        let prepared = slot.preprocessor.prepared()?;
         let peaks = if prepared.constant { Vec::new() } else { peaks };
         Ok((prepared, peaks))
     }
@@ -120,6 +126,11 @@ impl InSlot {
 impl Drop for InSlot {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
+        if let Some(gpu) = &self.is_under_way {
+            // Work that was put into the picker's stream may still write to the place, so it is waited for before the place is given
+            // to another. If waiting fails too, the error that is told is the first one.
+            let _ = gpu.synchronize();
+        }
         // If nobody has waited for its work, the preprocessor does before it takes the next micrograph.
         self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
         self.slots.one_is_free.notify_one();

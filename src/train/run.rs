@@ -351,11 +351,15 @@ fn with_batches(
     };
     let stopped = ahead(
         work,
+        1,
         |one| make(one),
-        |one, batch| match batch.and_then(|batch| each(one, &batch)) {
-            Ok(false) => ControlFlow::Continue(()),
-            Ok(true) => ControlFlow::Break(Ok(one.step)),
-            Err(error) => ControlFlow::Break(Err(error)),
+        |next| {
+            let Some((one, batch)) = next else { return ControlFlow::Continue(()) };
+            match batch.and_then(|batch| each(one, &batch)) {
+                Ok(false) => ControlFlow::Continue(()),
+                Ok(true) => ControlFlow::Break(Ok(one.step)),
+                Err(error) => ControlFlow::Break(Err(error)),
+            }
         },
     );
     stopped.transpose()

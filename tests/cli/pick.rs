@@ -177,7 +177,7 @@ fn wrong_usage_is_told_in_one_line_before_any_file_is_written() {
         (&["--flip_test"], "not supported"),
         (&["--test_scales", "1,2"], "not supported"),
         (&["--input_res", "512"], "--frame"),
-        (&["--precision", "fp16"], "fp32"),
+        (&["--precision", "half"], "expected fp32, tf32 or fp16"),
         (&["--compat", "nothing"], "nothing"),
         (&["--load_model", "/nowhere.pth"], "/nowhere.pth"),
         (&["--data", "/nowhere"], "/nowhere"),
@@ -198,7 +198,7 @@ fn wrong_usage_is_told_in_one_line_before_any_file_is_written() {
 
 #[test]
 fn no_arguments_mean_help() {
-    for args in [&[][..], &["pick"], &["rethreshold"], &["bench"], &["pick", "--help"]] {
+    for args in [&[][..], &["pick"], &["rethreshold"], &["convert"], &["pick", "--help"]] {
         let result = epicker(args);
         is_done(&result);
         assert!(stdout(&result).contains("Usage:") && stderr(&result).is_empty(), "{args:?}");

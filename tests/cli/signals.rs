@@ -92,12 +92,13 @@ fn a_run_under_nohup_outlives_its_terminal() {
 
 #[test]
 fn a_second_signal_ends_a_job_of_relion_at_once_and_marks_it() {
-    let folder = with_micrographs(2);
-    fs::write(folder.path().join("mics.star"), "data_\n\nloop_\n_rlnMicrographName #1\nmics/m000.mrc\nmics/m001.mrc\n").unwrap();
-    // A large image, so that the micrograph is in hand long enough.
+    let folder = with_micrographs(3);
+    fs::write(folder.path().join("mics.star"), "data_\n\nloop_\n_rlnMicrographName #1\nmics/m000.mrc\nmics/m001.mrc\nmics/m002.mrc\n")
+        .unwrap();
+    // A large image, so that a micrograph is in hand long enough. Once the first is told of, the network works on the second.
     let args = ["pick", "--in_mics", "mics.star", "--o", "External/job007", "--load_model", MODEL, "--frame", "2048", "--gpus", "-1"];
     let mut run = Running::start(folder.path(), &args);
-    run.wait_for("2 micrographs");
+    run.wait_for("(1 of 3");
     run.signal("TERM");
     run.wait_for("interrupted by SIGTERM: finishing");
     run.signal("INT");

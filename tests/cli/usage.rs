@@ -241,3 +241,38 @@ fn every_command_line_of_the_page_on_recovery_is_understood() {
     }
     is_refused(&epicker(&["pick", "--skip-done"]), "--data");
 }
+
+#[test]
+fn a_plan_for_a_gpu_that_is_not_here_says_how_long_a_model_thinks_it_takes() {
+    let folder = place();
+    let told = |line: &str| {
+        let result = run(folder.path(), line);
+        assert_eq!(result.status.code(), Some(0), "{}", stderr(&result));
+        stdout(&result)
+    };
+    let text = told("epicker plan --load_model particle --frame 128 --gpu-model A100 --micrograph 640x512");
+    for part in
+        ["model ms  bound by", "conv_windows_7x7", "preprocess_product, 2 launches", "They are no measurements", "640 x 512 x 4 bytes"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // The milliseconds of a step of the full network: less on tensor cores, and less on a later GPU.
+    let milliseconds = |options: &str| -> f64 {
+        let text = told(&format!("epicker plan --frame 256 --micrograph 640x512 {options}"));
+        let line = text.lines().find(|line| line.trim_start().starts_with("network")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let [old, new, cores] = ["--gpu-model titan-x", "--gpu-model h200", "--gpu-model h200 --precision tf32"].map(milliseconds);
+    assert!(old > 2.0 * new && new > cores && cores > 0.0, "{old} {new} {cores}");
+    for (line, words) in [
+        ("epicker plan --gpu-model gtx", "expected one of titan-x, p100, 2080-ti, a100, h200"),
+        ("epicker plan --gpu-model 2080-ti --precision tf32", "there are no such kernels for RTX 2080 Ti (compute capability 7.5)"),
+        ("epicker plan --gpu-model a100 --precision fp16", "there are no such kernels for A100"),
+        ("epicker plan --micrograph 640x512", "--gpu-model"),
+        ("epicker plan --gpu-model a100 --micrograph 640", "expected columns and rows such as 4096x4096"),
+        ("epicker doctor --form cubin", "expected machine-code, ptx or sources"),
+    ] {
+        let result = run(folder.path(), line);
+        assert!(result.status.code() == Some(2) && stderr(&result).contains(words), "{line}: {}", stderr(&result));
+    }
+}

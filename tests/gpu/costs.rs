@@ -8,9 +8,9 @@ use epicker::compat::Compat;
 use epicker::device::gpu::Gpu;
 use epicker::device::{Device, Tensor};
 use epicker::formats::image::{Pixels, Samples};
-use epicker::ops::Compute;
 use epicker::ops::conv::{self, ConvShape, Epilogue, Pass, algorithm};
 use epicker::ops::deform_conv::{self, DeformConvShape, OFFSET_CHANNELS};
+use epicker::ops::{Compute, Precision};
 use epicker::preprocess::gpu::Preprocessor;
 use epicker::random::noise;
 use ptxgpu::{Counters, Options, Passes, PtxGpu, Traffic};
@@ -60,7 +60,7 @@ fn taken(driver: &PtxGpu, shape: &str, costs: &mut Vec<Cost>) {
 /// Convolutions of the network, by every tile that takes them.
 fn convolutions(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
     let device = Device::Gpu(gpu.clone());
-    let compute = Compute::from(&device);
+    let compute = Compute { precision: Precision::Tf32, ..Compute::from(&device) };
     let of = |ci, co, kernel, stride, side| ConvShape { n: 1, h: side, w: side, ci, co, kernel, stride };
     let shapes = [
         of(64, 64, 3, 1, 32),
@@ -89,14 +89,19 @@ fn convolutions(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
 /// Deformable convolutions, sampled near their pixels, as a trained network does.
 fn deformable_convolutions(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
     let device = Device::Gpu(gpu.clone());
-    for (ci, co) in [(64, 64), (32, 32)] {
+    for (ci, co) in [(64, 64), (32, 32), (16, 16)] {
         let shape = DeformConvShape { n: 1, h: 32, w: 32, ci, co };
         let on = |channels: usize, seed: u64| Tensor::on(&device, [1, 32, 32, channels], noise(32 * 32 * channels, seed)).unwrap();
         let (inp, offsets, mut out) = (on(ci, 1), on(OFFSET_CHANNELS, 2), on(co, 3));
-        let packed = deform_conv::prepare(&Compute::from(&device), shape, &noise(9 * ci * co, 4), &noise(co, 5)).unwrap();
-        taken(driver, "", &mut Vec::new());
-        deform_conv::forward(&device, shape, inp.view(), offsets.view(), &packed, true, &mut out.view_mut()).unwrap();
-        taken(driver, &format!("{ci} to {co}, 32 x 32"), costs);
+        for algorithm in deform_conv::algorithm::all(&Compute { precision: Precision::Tf32, ..Compute::from(&device) }, shape) {
+            if algorithm.to_string().contains("any") {
+                continue; // the network's channels are fours
+            }
+            let packed = deform_conv::Weights::pack(&device, algorithm, [ci, co, 3], &noise(9 * ci * co, 4), &noise(co, 5)).unwrap();
+            taken(driver, "", &mut Vec::new());
+            deform_conv::forward(&device, shape, inp.view(), offsets.view(), &packed, true, &mut out.view_mut()).unwrap();
+            taken(driver, &format!("{ci} to {co}, 32 x 32"), costs);
+        }
     }
 }
 

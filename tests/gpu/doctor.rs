@@ -5,6 +5,8 @@ use crate::common::program::epicker;
 use epicker::compat::Compat;
 use epicker::device::Device;
 use epicker::device::gpu::Gpu;
+use epicker::device::gpu::driver::DeviceInfo;
+use epicker::device::gpu::paper::Paper;
 use epicker::doctor::stages::compare_batch;
 use epicker::doctor::{Way, before_first_use, checks};
 use epicker::formats::coordinates::Kind;
@@ -65,15 +67,15 @@ fn a_batch_whose_streams_do_not_wait_for_each_other_is_found() {
     let wrong = |gpu: &Gpu| compare_batch(gpu).unwrap().iter().filter(|agreement| !agreement.holds()).count();
     let (gpu, device) = host(None);
     assert_eq!(wrong(&gpu), 0);
-    // The last wait is the host's for the network, and the one before is the network's for the last micrograph.
-    assert_eq!(wrong(&host(Some(device.waits() - 2)).0), 1);
+    // The last two waits are the host's for the networks, and the one before is the network's for the last micrograph.
+    assert_eq!(wrong(&host(Some(device.waits() - 3)).0), 1);
 }
 
 /// Picks as `epicker pick` does, on a device that computes nothing: what it says of the micrographs is of no interest.
 fn pick(gpu: &Gpu, architecture: Architecture, frame: usize) {
     let model = Model::from_state(&fresh::state_dict(architecture, 1), String::new(), String::new()).unwrap();
     let mut finder = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame, sizes: true, k: 2000 }).unwrap();
-    let slots = Slots::new(gpu).unwrap();
+    let slots = Slots::new(gpu, 3).unwrap();
     for _ in 0..3 {
         let micrograph = micrograph(2 * frame, 2 * frame, Pixels::U8(Samples::from(vec![7; 4 * frame * frame])));
         let _ = slots.prepare(&micrograph, frame, &Compat::default(), true).unwrap().peaks(&mut finder);
@@ -101,12 +103,13 @@ fn the_doctor_examines_every_kernel_that_picks_or_trains() {
         // A small GPU, a 2080 Ti, an A100 and an H200.
         for multiprocessors in [24, 68, 108, 132] {
             scope.spawn(move || {
-                let (gpu, host) = HostGpu::gpu(Options { multiprocessors, is_dry: true, ..Options::default() }).unwrap();
+                let (gpu, paper) = Paper::gpu(DeviceInfo { multiprocessors, ..host_gpu().info().clone() }).unwrap();
+                let launched = || paper.take_launches().into_iter().map(|launch| launch.kernel).collect::<BTreeSet<String>>();
                 let device = Device::Gpu(gpu.clone());
                 let [mut to_pick, mut to_train] = [(); 2].map(|()| BTreeSet::new());
                 for check in checks(&device, Way::Train) {
                     check.run(&device);
-                    let launched = host.take_launched();
+                    let launched = launched();
                     to_train.extend(launched.clone());
                     if check.needed_to == Way::Pick {
                         to_pick.extend(launched);
@@ -114,14 +117,14 @@ fn the_doctor_examines_every_kernel_that_picks_or_trains() {
                 }
                 for (architecture, frames) in [(Architecture::DLA34, [512, 1024]), (narrow, [256, 1024])] {
                     frames.into_iter().for_each(|frame| pick(&gpu, architecture, frame));
-                    let picked = host.take_launched();
+                    let picked = launched();
                     let missed: Vec<_> = picked.difference(&to_pick).collect();
                     assert!(picked.len() > 20 && missed.is_empty(), "{multiprocessors} multiprocessors, picking: {missed:?}");
                     for loss in [HeatMapLoss::Focal, HeatMapLoss::Sparse(Default::default()), HeatMapLoss::SparseOriginal] {
                         train(&gpu, architecture, 4, 256, loss);
                     }
                     train(&gpu, architecture, 2, 512, HeatMapLoss::Focal);
-                    let trained = host.take_launched();
+                    let trained = launched();
                     let missed: Vec<_> = trained.difference(&to_train).collect();
                     assert!(trained.len() > 40 && missed.is_empty(), "{multiprocessors} multiprocessors, training: {missed:?}");
                 }

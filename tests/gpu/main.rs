@@ -33,6 +33,7 @@ mod driver;
 mod faults;
 mod network;
 mod ops;
+mod predicted;
 mod ptx;
 mod stages;
 mod streams;

@@ -488,12 +488,14 @@ type Picked = Result<(Vec<Candidate>, Vec<String>), String>;
 fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
     let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
     let mut picker = PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
-    let slots = picker.gpu().map(|gpu| Slots::new(gpu).unwrap());
+    let slots = picker.gpu().map(|gpu| Slots::new(gpu, 2).unwrap());
     let (settings, mut all) = (settings(), Vec::new());
     ahead(
         jobs,
+        1,
         |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
-        |job, ready| {
+        |next| {
+            let Some((job, ready)) = next else { return ControlFlow::<()>::Continue(()) };
             let one = ready.and_then(|mut ready| {
                 let peaks = ready.peaks(&mut picker).with_context(|| job.input.path.display().to_string())?;
                 run::finish(job, &ready, &peaks, &settings)?;
@@ -501,7 +503,7 @@ fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
                 Ok((found.into_iter().filter(|pick| pick.score > 0.3).collect(), ready.warnings))
             });
             all.push(one.map_err(|error: anyhow::Error| format!("{error:#}")));
-            ControlFlow::<()>::Continue(())
+            ControlFlow::Continue(())
         },
     );
     all
@@ -534,23 +536,23 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
     // A stopped batch leaves no place taken: whoever waits for one goes on.
     let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
     let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
-    let slots = Slots::new(picker.gpu().unwrap()).unwrap();
+    let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
     let prepare = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots)).map(|_| ());
-    ahead(&jobs, |job| prepare(job), |_, _| ControlFlow::Break(()));
+    ahead(&jobs, 1, |job| prepare(job), |next| if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     let kept = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots));
-    ahead(&jobs, |job| kept(job), |_, _| ControlFlow::Break(()));
+    ahead(&jobs, 1, |job| kept(job), |next| if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
 }
 
-/// Who lets the device fail after the first micrograph, and keeps what it is told.
-struct Failing {
-    host: Arc<HostGpu>,
+/// Keeps what it is told, after `look` was called with the number of micrographs that were finished before.
+struct Looking<F: FnMut(usize)> {
+    look: F,
     told: Vec<String>,
 }
 
-impl Told for Failing {
+impl<F: FnMut(usize)> Told for Looking<F> {
     fn finished(&mut self, job: &Job, _: &Seen, _: &Found) {
+        (self.look)(self.told.len());
         self.told.push(format!("{} is finished", job.input.name));
-        self.host.fail("an illegal address");
     }
 
     fn failed(&mut self, job: &Job, error: &anyhow::Error) {
@@ -558,20 +560,78 @@ impl Told for Failing {
     }
 }
 
+/// Micrographs, without the one that cannot be picked, some times over.
+fn many(folder: &Path, times: usize) -> Vec<Job> {
+    let jobs: Vec<Job> = micrographs(folder).into_iter().filter(|job| job.input.name != "nan").collect();
+    jobs.iter().cycle().take(times * jobs.len()).cloned().collect()
+}
+
 #[test]
 fn a_gpu_that_fails_for_good_ends_a_batch_after_one_failure() {
     let folder = tempfile::tempdir().unwrap();
-    let jobs: Vec<Job> = micrographs(folder.path()).into_iter().filter(|job| job.input.name != "nan").collect();
+    let jobs = many(folder.path(), 3);
+    for loaders in [1, 4] {
+        let (device, host) = host(Build::Fast);
+        let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
+        let mut worker = Worker::with_loaders(loaders, &Compute::from(&device), &model, false, 100).unwrap();
+        let mut told = Looking { look: |_| (), told: Vec::new() };
+        // It fails while the sixth micrograph is put on its way, and some of those before may be under way.
+        let failing = jobs.iter().cloned().enumerate().inspect(|(i, _)| {
+            if *i == 5 {
+                host.fail("an illegal address")
+            }
+        });
+        let source = Source { jobs: Box::new(failing.map(|(_, job)| job)), is_stopped: &|| false };
+        let end = run::run(source, &mut worker, &settings(), &mut told);
+        let (last, before) = told.told.split_last().unwrap();
+        assert!(before.len() <= 5 && before.iter().all(|line| line.ends_with("is finished")), "{:?}", told.told);
+        assert!(last.ends_with("the device has failed before: an illegal address"), "{last}");
+        let end = format!("{:#}", end.unwrap_err());
+        assert!(end.starts_with("the GPU has failed, and nothing can be done with it in this run"), "{end}");
+    }
+}
+
+#[test]
+fn the_gpu_goes_on_while_files_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = many(folder.path(), 3);
     let (device, host) = host(Build::Fast);
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let mut worker = Worker::new(&Compute::from(&device), &model, false, 100).unwrap();
-    let mut told = Failing { host, told: Vec::new() };
-    let end = run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told);
-    let [first, second] = &told.told[..] else { panic!("{:?}", told.told) };
-    assert_eq!(first, "floats is finished");
-    assert!(second.starts_with("words: ") && second.ends_with("the device has failed before: an illegal address"), "{second}");
-    let end = format!("{:#}", end.unwrap_err());
-    assert!(end.starts_with("the GPU has failed, and nothing can be done with it in this run"), "{end}");
+    let mut worker = Worker::with_loaders(2, &Compute::from(&device), &model, false, 100).unwrap();
+    let mut launched = 0;
+    // While the files of the fourth micrograph are still being written, the graphs of two more are launched: the test waits for them.
+    let look = |finished: usize| {
+        for _ in 0..if finished == 3 { 60_000 } else { 1 } {
+            launched += host.take_calls().graph_launches;
+            if launched >= 5 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // The first image of a network runs step by step.
+        assert!(finished != 3 || launched >= 5, "{launched} graphs after a minute");
+    };
+    let mut told = Looking { look, told: Vec::new() };
+    run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told).unwrap();
+    let expected: Vec<String> = jobs.iter().map(|job| format!("{} is finished", job.input.name)).collect();
+    assert_eq!(told.told, expected);
+}
+
+#[test]
+fn picks_are_the_same_for_every_number_of_loaders() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = many(folder.path(), 1);
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
+    let files = |device: &Device, loaders: usize| -> Vec<Vec<u8>> {
+        let mut worker = Worker::with_loaders(loaders, &Compute::from(device), &model, false, 100).unwrap();
+        let mut told = Looking { look: |_| (), told: Vec::new() };
+        run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told).unwrap();
+        jobs.iter().map(|job| std::fs::read(&job.output).unwrap()).collect()
+    };
+    for device in [Device::Cpu, device(Build::Fast)] {
+        let one = files(&device, 1);
+        assert!(one.iter().any(|file| !file.is_empty()) && one == files(&device, 5), "{device:?}");
+    }
 }
 
 #[test]
@@ -581,7 +641,7 @@ fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
     let (device, host) = host(Build::Fast);
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let mut picker = PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
-    let slots = Slots::new(picker.gpu().unwrap()).unwrap();
+    let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
     let mut one = || {
         let mut ready = run::prepare(&job.input, settings().sight(), Some(&slots)).unwrap();
         let prepared = host.take_calls();

@@ -6,6 +6,7 @@ use crate::{network, ops, stages};
 use epicker::device::Device;
 use epicker::device::gpu::Gpu;
 use epicker::doctor::stages::{compare_batch, compare_preprocess, compare_targets};
+use epicker::ops::conv::TF32_FROM;
 use epicker::ops::largest_difference;
 use hostgpu::HostGpu;
 use ptxgpu::{Options, PtxGpu};
@@ -51,6 +52,22 @@ mod forward {
 }
 mod backward {
     epicker::for_each_differentiable_op!(backward_tests);
+}
+
+#[test]
+fn tensor_cores_give_the_bits_of_the_formula_for_integers() {
+    for (name, gpu, driver) in gpus().into_iter().filter(|(_, gpu, _)| gpu.info().capability >= TF32_FROM) {
+        driver.launched().iter().for_each(|kernel| drop(driver.take_counters(kernel)));
+        ops::integers_are_exact(&name, &Device::Gpu(gpu));
+        let kernels = driver.launched();
+        assert_eq!(kernels.len(), 7, "{kernels:?}");
+        for kernel in kernels {
+            let counters = driver.take_counters(&kernel).unwrap();
+            // Of the multiply-adds none is left to the other units: what they do is to sample.
+            assert!(counters.mma() > 0 && counters.ldmatrix() > 0, "{kernel}: {counters}");
+            assert!(kernel.starts_with("deform") || counters.of("fma").warps == 0, "{kernel}: {counters}");
+        }
+    }
 }
 
 #[test]

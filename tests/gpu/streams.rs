@@ -11,7 +11,8 @@ use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::io::model_source::ModelSource;
 use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
-use epicker::pick::slots::Slots;
+use epicker::pick::slots::{InSlot, Slots};
+use epicker::preprocess::Prepared;
 use epicker::train::Losses;
 use hostgpu::{HostGpu, Options};
 use std::sync::Arc;
@@ -22,35 +23,45 @@ fn host(order: Option<u64>, left_out_wait: Option<u64>) -> (Gpu, Arc<HostGpu>) {
 
 /// Width of the frame that is picked.
 const PICKED: usize = 32;
+/// The micrograph that is not wanted any more once it is on its way.
+const DROPPED: usize = 6;
 
 /// What the device says of a micrograph, and its peaks.
 type Picked = (Vec<String>, Vec<Peak>);
 
-/// Picks micrographs as a batch does: while the network works on one, the next is put on its way. The network runs step by step,
-/// then is captured, then is launched as a graph. The fourth micrograph is not wanted any more once it is on its way; its place is
-/// taken at once by a larger one, for which pinned memory is given back and asked for.
+/// Picks micrographs as a batch does: while the network works on one, the next is put on its way, and its work is launched before anybody
+/// waits for the one before. The network runs step by step, then is captured, then is launched as a graph. One micrograph is not wanted
+/// any more once it is on its way; its place is taken at once by a larger one, for which pinned memory is given back and asked for.
 fn picks(gpu: &Gpu) -> Result<Vec<Picked>> {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state)?;
     let mut picker = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8 })?;
-    let slots = Slots::new(gpu)?;
-    let sizes = [[70, 60], [70, 60], [70, 60], [70, 60], [90, 80], [90, 80]];
+    let slots = Slots::new(gpu, 3)?;
+    let sizes = [[70, 60]; DROPPED + 1].into_iter().chain([[90, 80]; 2]);
     let of_size = |([nx, ny], seed): ([usize; 2], u64)| micrograph(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));
-    let micrographs: Vec<Micrograph> = sizes.into_iter().zip(1..).map(of_size).collect();
+    let micrographs: Vec<Micrograph> = sizes.zip(1..).map(of_size).collect();
     let prepare = |i: usize| slots.prepare(&micrographs[i], PICKED, &Compat::default(), i == 1);
-    let (mut next, mut found) = (Some(prepare(0)?), Vec::new());
+    let (mut next, mut before, mut found) = (Some(prepare(0)?), None, Vec::new());
+    let mut keep = |(prepared, peaks): (Prepared, Vec<Peak>)| {
+        let shown = prepared.equalised.iter().map(|&level| u64::from(level)).sum::<u64>();
+        found.push(([vec![format!("{shown}")], prepared.warnings].concat(), peaks));
+    };
     for i in 0..micrographs.len() {
-        let Some(this) = next.take() else { continue };
-        if i == 3 {
+        let Some(mut this) = next.take() else { continue };
+        if i == DROPPED {
             drop(this);
-            next = Some(prepare(4)?);
+            next = Some(prepare(i + 1)?);
             continue;
         }
         if i + 1 < micrographs.len() {
             next = Some(prepare(i + 1)?);
         }
-        let (prepared, peaks) = this.peaks(&mut picker)?;
-        let shown = prepared.equalised.iter().map(|&level| u64::from(level)).sum::<u64>();
-        found.push(([vec![format!("{shown}")], prepared.warnings].concat(), peaks));
+        let launched = this.launch(&mut picker)?;
+        if let Some((before, launched)) = before.replace((this, launched)) {
+            keep(InSlot::landed(before, &mut picker, launched)?);
+        }
+    }
+    if let Some((last, launched)) = before {
+        keep(last.landed(&mut picker, launched)?);
     }
     Ok(found)
 }
@@ -96,9 +107,11 @@ fn waits_that_can_be_left_out<T: PartialEq>(run: fn(&Gpu) -> Result<T>) -> Vec<u
 
 #[test]
 fn a_wait_that_is_left_out_while_picking_is_noticed() {
-    // When the second micrograph and the sixth are put on their way, a place takes larger pixels than before and gives memory back,
-    // which waits for all work. So the network need not wait for the micrograph before. The same wait is needed everywhere else.
-    assert_eq!(waits_that_can_be_left_out(picks), [0, 7]);
+    // While the second and the third micrograph and the last one are put on their way, places take larger pixels than before and give
+    // memory back, which waits for all work: so the network need not wait for the micrograph before (0, 1, 12), nor the host for the
+    // network (2, 13). And the place of the micrograph that is not wanted waits for the stream in which that before it was prepared
+    // (9). The same waits are needed everywhere else.
+    assert_eq!(waits_that_can_be_left_out(picks), [0, 1, 2, 9, 12, 13]);
 }
 
 #[test]

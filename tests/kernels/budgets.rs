@@ -98,7 +98,9 @@ fn every_kernel_states_its_block_and_fits_on_a_multiprocessor() {
 fn every_architecture_has_every_kernel() {
     let (images, table) = built();
     for (name, archs) in &table {
-        assert_eq!(archs.keys().copied().collect::<Vec<u32>>(), images.cubin_archs(), "{name}");
+        // Tensor cores read TensorFloat-32 from sm_80 on.
+        let expected: Vec<u32> = images.cubin_archs().into_iter().filter(|&arch| arch >= 80 || !name.contains("_tf32_")).collect();
+        assert_eq!(archs.keys().copied().collect::<Vec<u32>>(), expected, "{name}");
     }
 }
 
@@ -116,7 +118,11 @@ fn written(images: &Images, table: &Table) -> String {
         let (threads, shared) =
             (uses.values().map(|kernel| kernel.block_threads).max(), uses.values().map(|kernel| kernel.shared_bytes).max());
         text.push_str(&format!("{name:<44}{:>8}{:>8}", threads.unwrap(), shared.unwrap()));
-        for (arch, kernel) in uses {
+        for arch in &archs {
+            let Some(kernel) = uses.get(arch) else {
+                text.push_str(&format!("{:>11}", "-"));
+                continue;
+            };
             let (_, percent) = cubin::occupancy(*arch, kernel, kernel.block_threads).unwrap_or((0, 0));
             let local = if kernel.local_bytes > 0 { format!("/{}", kernel.local_bytes) } else { String::new() };
             text.push_str(&format!("{:>11}", format!("{}/{percent}{local}", kernel.registers)));

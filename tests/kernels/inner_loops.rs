@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use crate::cubin;
 use epicker::device::gpu::images::{Capability, Choice, Images};
+use epicker::device::gpu::predict::INNER_LOOPS;
 
 /// The least part of the loads from shared memory that take 16 bytes, in percent, of a kernel whose source has no others. It is
 /// one in 25 short of all, because NVRTC's machine code depends a little on where its memory lies, and not every system lets
@@ -17,7 +18,7 @@ use epicker::device::gpu::images::{Capability, Choice, Images};
 const WIDE: usize = 95;
 
 /// (kernel, least share of multiply-adds in percent, least part of the loads from shared memory that take 16 bytes).
-const HOT: [(&str, usize, usize); 14] = [
+const HOT: [(&str, usize, usize); 16] = [
     ("conv_windows_128x64", 80, WIDE),
     ("conv_windows_64x64", 75, WIDE),
     ("conv_windows_128x32", 75, WIDE),
@@ -29,6 +30,9 @@ const HOT: [(&str, usize, usize); 14] = [
     ("conv_weights_to_any_128x32", 70, WIDE),
     ("conv_weights_7x7", 75, 80),
     ("deform_conv_forward_64x64", 70, WIDE),
+    // Their loop goes over all taps, so it holds where the next tap is sampled, too; a round of it in ci / 8 does that.
+    ("deform_conv_forward_128x32", 45, WIDE),
+    ("deform_conv_forward_128x16", 33, WIDE),
     ("deform_conv_backward_samples_64x64", 70, WIDE),
     ("deform_conv_weights_64x64", 70, 85),
     ("preprocess_product", 70, WIDE),
@@ -60,6 +64,12 @@ impl Instruction {
     }
     fn is_local(self) -> bool {
         self.operation() == 0x183 || self.operation() == 0x187 // LDL, STL
+    }
+    fn is_matrix_product(self) -> bool {
+        self.operation() == 0x03c // HMMA
+    }
+    fn is_matrix_load(self) -> bool {
+        self.operation() == 0x03b // LDSM
     }
     fn is_nothing(self) -> bool {
         self.operation() == 0x118 // NOP
@@ -124,6 +134,10 @@ fn hot_kernels_multiply_and_add_in_their_inner_loops() {
                 println!("| {arch} | {name} | {length} | {multiplied} | {share} % | {global} ({wide_global}) | {shared} ({wide_shared}) |");
                 let Some((_, least, least_wide)) = HOT.iter().find(|(hot, ..)| hot == name) else { continue };
                 found.push((arch, name.clone()));
+                let told = INNER_LOOPS.iter().find(|(told, _)| told == name).map(|(_, percent)| *percent as usize);
+                if told.is_some_and(|told| told.abs_diff(share) > 2) {
+                    broken.push(format!("{name}, sm_{arch}: {share} % multiply-adds; predict.rs says {told:?}"));
+                }
                 if share < *least || wide_shared * 100 < least_wide * shared || shared == 0 || count(Instruction::is_local) > 0 {
                     broken.push(format!("{name}, sm_{arch}: {share} % multiply-adds, {wide_shared} of {shared} shared loads by 16 bytes"));
                 }
@@ -133,6 +147,44 @@ fn hot_kernels_multiply_and_add_in_their_inner_loops() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     let archs = images.cubin_archs().into_iter().filter(|arch| ARCHS.contains(arch)).count();
     assert_eq!(found.len(), archs * HOT.len(), "hot kernels with an inner loop: {found:?}");
+}
+
+/// Of each kernel for tensor cores, the products of a round of its loop, by each warp: (pieces of rows, pieces of columns, depth / 8).
+const ON_TENSOR_CORES: [(&str, [usize; 3]); 7] = [
+    ("conv_windows_tf32_128x64", [4, 4, 2]),
+    ("conv_windows_tf32_64x64", [2, 4, 2]),
+    ("conv_windows_tf32_128x32", [2, 4, 2]),
+    ("conv_windows_tf32_128x16", [2, 2, 2]),
+    ("deform_conv_forward_tf32_128x64", [4, 4, 1]),
+    ("deform_conv_forward_tf32_128x32", [2, 4, 1]),
+    ("deform_conv_forward_tf32_128x16", [2, 2, 1]),
+];
+
+#[test]
+fn kernels_for_tensor_cores_use_them() {
+    let images = Images::of_program().unwrap();
+    for arch in images.cubin_archs().into_iter().filter(|arch| [80, 90].contains(arch)) {
+        let mut found = 0;
+        for (_, bytes) in images.load(Choice::Cubin(arch), Capability { major: arch / 10, minor: arch % 10 }).unwrap() {
+            for kernel in cubin::kernels(&bytes).unwrap() {
+                let Some((name, [rows, columns, depth])) = ON_TENSOR_CORES.iter().find(|(name, _)| *name == kernel.name) else { continue };
+                let code = instructions(&bytes[kernel.code.clone()]);
+                let count = |is: fn(Instruction) -> bool| code.iter().filter(|i| is(**i)).count();
+                let wide = code.iter().filter(|i| i.is_global_load() && i.takes_16_bytes()).count();
+                println!(
+                    "{arch} {name}: {} HMMA, {} LDSM, {wide} of {} LDG by 16 bytes",
+                    count(Instruction::is_matrix_product),
+                    count(Instruction::is_matrix_load),
+                    count(Instruction::is_global_load)
+                );
+                assert_eq!(count(Instruction::is_matrix_product), rows * columns * depth, "{name}, sm_{arch}: products");
+                assert_eq!(count(Instruction::is_matrix_load), rows * depth, "{name}, sm_{arch}: loads of pieces");
+                assert!(wide >= 4 && count(Instruction::is_local) == 0, "{name}, sm_{arch}: loads by 16 bytes, local memory");
+                found += 1;
+            }
+        }
+        assert_eq!(found, ON_TENSOR_CORES.len(), "sm_{arch}");
+    }
 }
 
 #[test]

@@ -77,8 +77,8 @@ int cuDeviceTotalMem_v2(size_t *bytes, int device) {
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     expect(device == 7, "not a device");
-    // maximum threads of a block, shared memory of a block, multiprocessors, compute capability
-    *value = attribute == 1 ? 1024 : attribute == 8 ? 49152 : attribute == 16 ? 108 : attribute == 75 ? 8 : attribute == 76 ? 6 : -1;
+    // maximum threads of a block, shared memory of a block, multiprocessors, compute capability, clocks, width of the memory
+    *value = attribute == 1 ? 1024 : attribute == 8 ? 49152 : attribute == 16 ? 108 : attribute == 75 ? 8 : attribute == 76 ? 6 : attribute == 13 ? 1410000 : attribute == 36 ? 1215000 : attribute == 37 ? 5120 : -1;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {

@@ -4,7 +4,7 @@
 use epicker::device::Device;
 use epicker::io::model_source::ModelSource;
 use epicker::net::{Architecture, Model, formula, graph::NodeId, inference::plan::Plan, reference};
-use epicker::ops::heat_map;
+use epicker::ops::{Compute, Precision, heat_map};
 use epicker::random::splitmix64;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -296,4 +296,45 @@ fn the_plan_computes_what_the_published_savings_leave() {
         .sum();
     assert_eq!(parameters, 19_655_589);
     assert_eq!(model.architecture().tensor_shapes().len(), 398);
+}
+
+#[test]
+fn numbers_are_rounded_as_tensor_cores_read_them() {
+    let [one, ulp16] = [1.0_f32, 2.0_f32.powi(-10)];
+    for precision in [Precision::Tf32, Precision::F16] {
+        assert_eq!(precision.rounded(one + 0.4 * ulp16), one, "{precision:?}");
+        assert_eq!(precision.rounded(one + 0.6 * ulp16), one + ulp16, "{precision:?}");
+        assert_eq!(precision.rounded(-one - 0.6 * ulp16), -one - ulp16, "{precision:?}");
+        assert!(precision.rounded(f32::NAN).is_nan() && precision.rounded(f32::INFINITY) == f32::INFINITY, "{precision:?}");
+        assert!(!precision.overflows(65504.0) && !precision.overflows(f32::INFINITY), "{precision:?}");
+    }
+    // A tie goes away from zero in one, to the even neighbour in the other.
+    assert_eq!(Precision::Tf32.rounded(one + 0.5 * ulp16), one + ulp16);
+    assert_eq!(Precision::F16.rounded(one + 0.5 * ulp16), one);
+    assert!(Precision::F16.overflows(70_000.0) && !Precision::Tf32.overflows(70_000.0));
+    assert_eq!(Precision::F32.rounded(1.000_000_1), 1.000_000_1);
+}
+
+#[test]
+fn maps_and_weights_are_rounded_and_what_leaves_the_network_is_not() {
+    let model = ModelSource::General("particle").load(Model::from_state).unwrap();
+    let graph = model.architecture().graph();
+    let outputs = graph.outputs();
+    let image: Vec<f32> = (0..64 * 64_u64).map(|i| (splitmix64(i) % 1000) as f32 / 250.0 - 2.0).collect();
+    let maps = |precision: Precision| {
+        let compute = Compute { precision, ..Compute::from(&Device::Cpu) };
+        let mut plan = Plan::new(&compute, &graph, &model, 1, [64, 64], &[outputs.heat_map, outputs.up]).unwrap();
+        plan.run(&image).unwrap();
+        assert_eq!(compute.overflows.load(std::sync::atomic::Ordering::Relaxed), 0);
+        [outputs.heat_map, outputs.up].map(|id| plan.read(id).unwrap())
+    };
+    let [exact, _] = maps(Precision::F32);
+    let scale = exact.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    for (precision, most) in [(Precision::Tf32, 5e-3), (Precision::F16, 5e-3)] {
+        let [logits, up] = maps(precision);
+        assert!(up.iter().all(|&value| precision.rounded(value) == value), "{precision:?}: a map that is read is not rounded");
+        assert!(logits.iter().any(|&value| precision.rounded(value) != value), "{precision:?}: the logits are rounded");
+        let error = logits.iter().zip(&exact).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs())) / scale;
+        assert!(error > 1e-6 && error < most, "{precision:?}: logits differ by {error} of the largest");
+    }
 }

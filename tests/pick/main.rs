@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod ahead;
 mod end_to_end;
 mod fibers;
 mod preprocess;

@@ -19,7 +19,7 @@ const SHOWN_WIDTH: usize = 1024;
 /// Writes a page for each data set: `report.html`, or `report_1.html` and so on where there are several.
 ///
 /// Errors: a micrograph cannot be read, or a page cannot be written.
-pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet], say: &dyn Fn(&str)) -> Result<()> {
+pub(super) fn write(args: &EvalArgs, data_sets: &[DataSet], judged: &[JudgedSet], say: &(dyn Fn(&str) + Sync)) -> Result<()> {
     let Some(folder) = &args.output else { return Ok(()) };
     std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the rights above it", folder.display()))?;
     for (i, (data_set, judged)) in data_sets.iter().zip(judged).enumerate() {

@@ -135,7 +135,7 @@ impl Teller {
             "sha256": model.sha256(),
             "mode": kind.name(),
             "threshold": vis_thresh,
-            "precision": args.precision,
+            "precision": args.precision.name(),
             "device": device,
             "threads": threads,
             "output": batch.folder,

@@ -12,6 +12,7 @@ use cudarc::driver::{result::DriverError, sys};
 use super::Gpu;
 use super::driver::{self, DeviceInfo, Driver, Event, Failure, Function, Graph, Meaning, Module, RawArgument, Stream};
 use super::images::{Capability, Choice, CudaVersion, Images, OLDEST_DRIVER};
+use super::pack::Form;
 
 /// Every call that is made here. A library without one of them is a stub or too old, which is better said before than
 /// found out in the middle: cudarc panics when it looks up a name in vain.
@@ -78,12 +79,20 @@ unsafe impl Sync for Cuda {}
 /// Returns: the device, and how it got its kernels, for the log.
 /// Errors: no driver, no such GPU, a GPU or driver too old, or the kernels cannot be loaded.
 pub fn open(index: usize) -> Result<(Gpu, String)> {
+    open_as(index, None)
+}
+
+/// The same, with the kernels in one form alone, if one is given: to find out whether it works.
+///
+/// Returns and errors: as `open`.
+pub fn open_as(index: usize, form: Option<Form>) -> Result<(Gpu, String)> {
     let cuda = Cuda::open(index)?;
     let images = Images::of_program()?;
     let [major, minor] = cuda.info.capability;
     let gpu = Capability { major, minor };
     let mut refused: Option<(Choice, anyhow::Error)> = None;
-    for choice in images.choices(gpu, version(cuda.info.driver_version))? {
+    let choices = images.choices(gpu, version(cuda.info.driver_version))?;
+    for choice in choices.into_iter().filter(|choice| form.is_none_or(|form| choice.form() == form)) {
         let opened = images.load(choice, gpu).and_then(|loaded| {
             let bytes: Vec<&[u8]> = loaded.iter().map(|(_, bytes)| bytes.as_slice()).collect();
             Gpu::new(cuda.clone(), &bytes)
@@ -97,7 +106,7 @@ pub fn open(index: usize) -> Result<(Gpu, String)> {
             (Err(_), first) => refused = first,
         }
     }
-    Err(refused.map_or_else(|| anyhow!("no form of the kernels is for this GPU"), |(_, error)| error))
+    Err(refused.map_or_else(|| anyhow!("no kernels in this form are for this GPU and its driver"), |(_, error)| error))
 }
 
 /// What GPUs there are, in the driver's order.
@@ -466,12 +475,18 @@ fn info(device: sys::CUdevice, driver_version: i32) -> Result<DeviceInfo> {
     check("ask for a GPU's memory", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    // Clocks in kHz, and the bits of a word of memory: only predicted times need them, so a driver may refuse to tell. Memory sends
+    // two words a clock.
+    let rate = |asked: Attribute| attribute(asked).map_or(0, u64::from);
+    let width = rate(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
     Ok(DeviceInfo {
         name: String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned(),
         uuid: uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect(),
         capability: [major, minor],
         memory: memory as u64,
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        clock: 1000 * rate(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE),
+        memory_bandwidth: 2 * 1000 * rate(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE) * width / 8,
         driver_version: driver_version.max(0) as u32,
         driver_release: release(),
         block_threads: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,

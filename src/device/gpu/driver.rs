@@ -60,7 +60,7 @@ pub fn means(error: &anyhow::Error, meaning: Meaning) -> bool {
 }
 
 /// What a device is and can.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Name, such as `NVIDIA A100-SXM4-80GB`.
     pub name: String,
@@ -72,6 +72,10 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Multiprocessors.
     pub multiprocessors: u32,
+    /// The highest clock of the multiprocessors, in Hz; 0 where nobody says.
+    pub clock: u64,
+    /// Bytes a second that go to and from the memory at most; 0 where nobody says.
+    pub memory_bandwidth: u64,
     /// Version of the driver's interface, such as 12090 for CUDA 12.9; 0 where there is none.
     pub driver_version: u32,
     /// What the system says of the driver's release; empty where it says nothing.

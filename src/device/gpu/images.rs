@@ -103,6 +103,17 @@ pub enum Choice {
     Source,
 }
 
+impl Choice {
+    /// In which form the kernels are.
+    pub fn form(self) -> Form {
+        match self {
+            Choice::Cubin(_) => Form::Cubin,
+            Choice::Ptx(_) => Form::Ptx,
+            Choice::Source => Form::Source,
+        }
+    }
+}
+
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

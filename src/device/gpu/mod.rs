@@ -8,6 +8,8 @@ mod launch;
 mod memory;
 pub mod nvrtc;
 pub mod pack;
+pub mod paper;
+pub mod predict;
 
 pub use launch::{Arg, Grid};
 pub use memory::{GrowingMemory, Memory, Pinned};

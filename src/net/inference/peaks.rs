@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::device::cpu::within_pool;
-use crate::device::gpu::{CapturedGraph, Gpu, Pinned};
+use crate::device::gpu::{CapturedGraph, Gpu, Moment, Pinned};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Device, Tensor, TensorMut, TensorRef};
 use crate::net::graph::Graph;
@@ -10,7 +10,7 @@ use crate::net::model::Model;
 use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::heat_map::{self, Peak, PeakMemory};
 use crate::ops::{Compute, gather};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// What a peak finder is made for.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,17 @@ const CHUNK: usize = 2048;
 struct HeadAtPeaks {
     hidden: conv::Weights,
     last: conv::Weights,
+}
+
+/// A part of the work for an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A step of the network: its place in the plan's summary.
+    Step(usize),
+    /// The peaks of the heat map.
+    Peaks,
+    /// The heads that are evaluated at the peaks alone.
+    Heads,
 }
 
 /// A network that finds the peaks of images of one size.
@@ -87,7 +98,8 @@ impl PeakFinder {
             None => within_pool(|| self.run_on_cpu(image)),
             Some(gpu) => {
                 gpu.upload(&mut self.plan, image)?;
-                self.run_on_gpu()
+                let under_way = self.launch_on_gpu()?;
+                self.landed(under_way)
             }
         }
     }
@@ -116,58 +128,86 @@ impl PeakFinder {
         Ok(peaks)
     }
 
-    /// The peaks of an image that is on the finder's GPU when its stream comes to it. Whatever was put into the stream before
-    /// is waited for, too: there is one wait. Panics on the CPU: a programming error.
+    /// Puts the work for an image into the stream of the finder's GPU; the image is there when the stream comes to it. Nobody waits:
+    /// `landed` does. Two images may be under way at a time, so that the GPU goes on while the host takes what the first one gave.
+    /// Panics on the CPU: a programming error.
     ///
     /// Shapes: `image` (1, frame, frame, 1), normalised.
-    /// Errors: a launch fails on the device, or work before it did.
-    pub fn run_on_device(&mut self, image: TensorRef) -> Result<Vec<Peak>> {
+    /// Errors: a launch fails on the device, or two images are under way.
+    pub fn launch(&mut self, image: TensorRef) -> Result<UnderWay> {
         let Some(gpu) = self.gpu().cloned() else { panic!("an image of a GPU on the CPU") };
         let to = self.plan.image_mut();
         assert_eq!(to.shape(), image.shape());
-        // SAFETY: both places hold as many values, and nothing of the last image is under way.
+        // SAFETY: both places hold as many values, and what the last image is read for stands before this in the stream.
         unsafe { gpu.driver().copy(to.pixel_ptr(0) as u64, image.pixel_ptr(0) as u64, 4 * image.len(), gpu.stream()) }?;
-        self.run_on_gpu()
+        self.launch_on_gpu()
     }
 
-    /// The peaks of the image that lies where `image_mut` says: on a GPU one launch of all work, one copy back, one wait.
+    /// The peaks of an image that is under way, once they are there.
     ///
-    /// Errors: a launch fails on the device. On the CPU a programming error and a panic.
-    fn run_on_gpu(&mut self) -> Result<Vec<Peak>> {
-        let Some(mut on) = self.gpu.take() else { panic!("a peak finder without a GPU") };
-        let found = self.work_on_gpu(&mut on);
-        self.gpu = Some(on);
-        found
+    /// Errors: its work failed on the device, or work before it did.
+    pub fn landed(&mut self, under_way: UnderWay) -> Result<Vec<Peak>> {
+        let Some(on) = &mut self.gpu else { panic!("an image of a GPU on the CPU") };
+        let landing = &mut on.landings[under_way.0];
+        landing.is_taken = false;
+        landing.done.synchronize()?;
+        Ok(on.peaks(under_way.0, self.size.is_some()))
     }
 
-    fn work_on_gpu(&mut self, on: &mut GpuWork) -> Result<Vec<Peak>> {
+    /// The work for the image that lies where `image_mut` says: one launch of all of it, and a mark behind the copy back.
+    ///
+    /// Errors: a launch fails on the device, or two images are under way. On the CPU a programming error and a panic.
+    fn launch_on_gpu(&mut self) -> Result<UnderWay> {
+        let Some(mut on) = self.gpu.take() else { panic!("a peak finder without a GPU") };
+        let launched = self.put_on_gpu(&mut on);
+        self.gpu = Some(on);
+        launched
+    }
+
+    fn put_on_gpu(&mut self, on: &mut GpuWork) -> Result<UnderWay> {
         let gpu = on.gpu.clone();
-        match &on.captured {
+        let place = on.landings.iter().position(|landing| !landing.is_taken).context("two images are under way")?;
+        match &on.landings[place].captured {
             // SAFETY: what the graph's work uses is owned by this finder, which drops the graph first.
             Some(captured) => unsafe { captured.launch() }?,
             // The first image goes step by step, so that everything is loaded before work is captured.
             None if !on.warm => {
-                self.put_work(&gpu, on)?;
+                self.put_work(&gpu, on, place, &mut |_| Ok(()))?;
                 on.warm = true;
             }
             None => {
-                let captured = gpu.capture(|| self.put_work(&gpu, on))?;
+                let captured = gpu.capture(|| self.put_work(&gpu, on, place, &mut |_| Ok(())))?;
                 // SAFETY: as above.
                 unsafe { captured.launch() }?;
-                on.captured = Some(captured);
+                on.landings[place].captured = Some(captured);
             }
         }
-        gpu.synchronize()?;
-        Ok(on.peaks(self.size.is_some()))
+        let landing = &mut on.landings[place];
+        gpu.record_again(&landing.done)?;
+        landing.is_taken = true;
+        Ok(UnderWay(place))
+    }
+
+    /// Puts the work for the image that lies on the GPU into the stream, and says after each part which it was, so that somebody
+    /// may look at a clock or at what was launched.
+    ///
+    /// Errors: a launch fails on the device, or `after` does. On the CPU a programming error and a panic.
+    pub fn put_parts(&mut self, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
+        let Some(mut on) = self.gpu.take() else { panic!("a peak finder without a GPU") };
+        let gpu = on.gpu.clone();
+        let put = self.put_work(&gpu, &mut on, 0, after);
+        self.gpu = Some(on);
+        put
     }
 
     /// Network, peaks, heads at the peaks, and the copy of what was found.
-    fn put_work(&mut self, gpu: &Gpu, on: &mut GpuWork) -> Result<()> {
+    fn put_work(&mut self, gpu: &Gpu, on: &mut GpuWork, place: usize, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
         let device = Device::Gpu(gpu.clone());
-        self.plan.run_steps()?;
+        self.plan.run_each(|i| after(Part::Step(i)))?;
         let outputs = self.graph.outputs();
         let (logits, up) = (self.plan.map(outputs.heat_map), self.plan.map(outputs.up));
         on.peaks.find(gpu, logits)?;
+        after(Part::Peaks)?;
         let k = on.peaks.k();
         for first in (0..k).step_by(CHUNK) {
             let rows = CHUNK.min(k - first);
@@ -178,11 +218,12 @@ impl PeakFinder {
                 size.run(&device, self.neighbourhoods.view(), &mut self.hidden, &mut on.values.at_mut(2 * (k + first), layout))?;
             }
         }
+        after(Part::Heads)?;
         // SAFETY: the pinned memory is dropped after the graph, and read after the stream was waited for.
-        unsafe { on.peaks.found().put_download(gpu, on.peaks.found().bytes(), &mut on.found) }?;
+        unsafe { on.peaks.found().put_download(gpu, on.peaks.found().bytes(), &mut on.landings[place].found) }?;
         if let Some(memory) = on.values.memory() {
             // SAFETY: as above.
-            unsafe { memory.put_download(gpu, memory.bytes(), &mut on.read) }?;
+            unsafe { memory.put_download(gpu, memory.bytes(), &mut on.landings[place].read) }?;
         }
         Ok(())
     }
@@ -198,31 +239,56 @@ impl PeakFinder {
     }
 }
 
+/// An image whose work is in the stream of a GPU: where its peaks will land.
+#[derive(Debug)]
+pub struct UnderWay(usize);
+
 /// What a peak finder has on a GPU: where peaks are found, and memory that copies reach directly.
 struct GpuWork {
-    // This field stands first, so that it is dropped before the memory that its work uses.
-    captured: Option<CapturedGraph>,
+    // This field stands first, so that its graphs are dropped before the memory that their work uses.
+    landings: [Landing; 2],
     gpu: Gpu,
     warm: bool,
     peaks: PeakMemory,
     /// The offsets of all peaks, and behind them the sizes.
     values: Buffer,
     image: Pinned,
+}
+
+/// Where the peaks of an image land on the host, and the work that ends there.
+struct Landing {
+    // This field stands first, so that it is dropped before the memory that its work uses.
+    captured: Option<CapturedGraph>,
     found: Pinned,
     read: Pinned,
+    /// The peaks are there.
+    done: Moment,
+    /// True while an image is under way to here.
+    is_taken: bool,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if self.is_taken {
+            // Copies may still write to its memory. A device that fails here has been told of, or will be.
+            let _ = self.done.synchronize();
+        }
+    }
 }
 
 impl GpuWork {
     fn new(gpu: &Gpu, extent: [usize; 2], k: usize, sizes: bool, pixels: usize) -> Result<Self> {
         let peaks = PeakMemory::new(gpu, extent, k)?;
         let values = if sizes { 4 * peaks.k() } else { 2 * peaks.k() };
+        let landing = || -> Result<Landing> {
+            let (found, read) = (Pinned::new(gpu, peaks.found().bytes())?, Pinned::new(gpu, 4 * values)?);
+            Ok(Landing { captured: None, found, read, done: gpu.record()?, is_taken: false })
+        };
         Ok(GpuWork {
-            captured: None,
+            landings: [landing()?, landing()?],
             warm: false,
             values: Buffer::zeros(&Device::Gpu(gpu.clone()), values)?,
             image: Pinned::new(gpu, 4 * pixels)?,
-            found: Pinned::new(gpu, peaks.found().bytes())?,
-            read: Pinned::new(gpu, 4 * values)?,
             peaks,
             gpu: gpu.clone(),
         })
@@ -237,10 +303,11 @@ impl GpuWork {
         unsafe { self.gpu.driver().upload(to.pixel_ptr(0) as u64, self.image.bytes().as_ptr(), 4 * image.len(), self.gpu.stream()) }
     }
 
-    /// The peaks of the last copy.
-    fn peaks(&self, sizes: bool) -> Vec<Peak> {
-        let found = self.peaks.parse(bytemuck::cast_slice(self.found.bytes()));
-        let values: &[f32] = bytemuck::cast_slice(self.read.bytes());
+    /// The peaks that have landed in a place.
+    fn peaks(&self, place: usize, sizes: bool) -> Vec<Peak> {
+        let Landing { found, read, .. } = &self.landings[place];
+        let found = self.peaks.parse(bytemuck::cast_slice(found.bytes()));
+        let values: &[f32] = bytemuck::cast_slice(read.bytes());
         let (offsets, rest) = values.split_at(2 * self.peaks.k());
         let pair = |values: &[f32], i: usize| [values[2 * i], values[2 * i + 1]];
         let peak = |(i, (index, score))| Peak { index, score, offset: pair(offsets, i), size: sizes.then(|| pair(rest, i)) };

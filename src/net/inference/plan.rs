@@ -6,13 +6,16 @@ use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::net::arena::{Lifetimes, Place, Placed};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::model::Model;
-use crate::ops::Compute;
 use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};
 use crate::ops::up_conv::{self, UpConvShape};
+use crate::ops::{Compute, Precision};
 use anyhow::{Result, ensure};
+use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 enum Work {
     Conv { shape: ConvShape, weights: conv::Weights, relu: bool },
@@ -27,6 +30,8 @@ struct Step {
     inputs: Vec<Place>,
     addend: Option<Place>,
     output: Place,
+    /// True if another step multiplies or adds what this one writes, so that it is rounded where maps are: offsets and logits are not.
+    is_rounded: bool,
 }
 
 /// One line of `epicker plan`.
@@ -42,6 +47,8 @@ pub struct StepSummary {
     pub output: [usize; 4],
     /// Multiply-adds.
     pub multiply_adds: u64,
+    /// Bytes of the maps that are read.
+    pub input_bytes: usize,
     /// Bytes of the map.
     pub output_bytes: usize,
     /// Bytes of the weights as they lie in memory.
@@ -82,7 +89,7 @@ pub struct Plan {
     steps: Vec<Step>,
     image: Place,
     wanted: HashMap<NodeId, Place>,
-    device: Device,
+    compute: Compute,
     arena: Buffer,
     lower_bound: usize,
 }
@@ -102,7 +109,10 @@ impl Plan {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
             let work = work(&compute, step, &inputs, &output)?;
-            Ok(Step { name: step.name.clone(), work, inputs, addend: step.addend.map(place), output })
+            // A concatenation is read as the whole of which the output is a part.
+            let is_output = |id: NodeId| lowered.parts.owner(id) == lowered.parts.owner(step.output);
+            let is_rounded = lowered.steps.iter().any(|reader| is_output(reader.inputs[0]) || reader.addend.is_some_and(is_output));
+            Ok(Step { name: step.name.clone(), work, inputs, addend: step.addend.map(place), output, is_rounded })
         });
         Ok(Plan {
             steps: steps.collect::<Result<_>>()?,
@@ -110,7 +120,7 @@ impl Plan {
             wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
             lower_bound,
             arena: Buffer::zeros(device, total)?,
-            device: device.clone(),
+            compute: compute.clone(),
         })
     }
 
@@ -142,9 +152,18 @@ impl Plan {
     ///
     /// Errors: a launch fails on the device.
     pub fn run_steps(&mut self) -> Result<()> {
-        let device = &self.device;
+        self.run_each(|_| Ok(()))
+    }
+
+    /// Runs all steps on the image that is there, and says after each which it was: its place in `summary`.
+    ///
+    /// Errors: a launch fails on the device, or `after` does.
+    pub fn run_each(&mut self, mut after: impl FnMut(usize) -> Result<()>) -> Result<()> {
+        let device = &self.compute.device;
         let base = self.arena.base_mut();
-        for step in &self.steps {
+        // SAFETY: the image's place lies in the arena, which is borrowed mutably; this is the only view.
+        round(&self.compute, &unsafe { TensorMut::from_raw(base.wrapping_add(self.image.offset), self.image.layout) });
+        for (i, step) in self.steps.iter().enumerate() {
             // SAFETY: every place lies in the arena (`place` gave the offsets and the length), the arena is borrowed
             // mutably for as long as the views live, and maps that are alive together share no value: those a step
             // reads and the one it writes are, because their lifetimes meet in this step.
@@ -163,6 +182,10 @@ impl Plan {
                 Work::MaxPool { shape } => max_pool::forward(device, *shape, inp, &mut out)?,
                 Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights.view(), addend, &mut out)?,
             }
+            if step.is_rounded {
+                round(&self.compute, &out);
+            }
+            after(i)?;
         }
         Ok(())
     }
@@ -177,12 +200,12 @@ impl Plan {
     ///
     /// Errors: the device fails.
     pub fn read(&self, id: NodeId) -> Result<Vec<f32>> {
-        self.device.read(self.map(id))
+        self.compute.device.read(self.map(id))
     }
 
     /// The device it runs on.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.compute.device
     }
 
     /// Bytes of the arena.
@@ -206,22 +229,49 @@ impl Plan {
     }
 }
 
+/// Rounds a map to the precision that products are multiplied in, if that is not f32. A map with a number beyond what can be stored
+/// stays as it is, and is counted.
+fn round(compute: &Compute, map: &TensorMut) {
+    let precision = compute.precision;
+    if precision == Precision::F32 || !matches!(compute.device, Device::Cpu) {
+        return;
+    }
+    let pixels = map.layout().pixels();
+    // SAFETY: one task for each pixel, and the caller has the only view of the map.
+    let of_pixel = |pixel: usize| unsafe { map.pixel_mut(pixel) };
+    if (0..pixels).into_par_iter().any(|pixel| of_pixel(pixel).iter().any(|value| precision.overflows(*value))) {
+        compute.overflows.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    (0..pixels).into_par_iter().for_each(|pixel| of_pixel(pixel).iter_mut().for_each(|value| *value = precision.rounded(*value)));
+}
+
+/// Weights as the precision has them: rounded on the CPU. On a GPU the kernels' own packing does it.
+fn rounded<'a>(compute: &Compute, weights: &'a [f32]) -> Cow<'a, [f32]> {
+    let precision = compute.precision;
+    if precision == Precision::F32 || !matches!(compute.device, Device::Cpu) {
+        return Cow::Borrowed(weights);
+    }
+    Cow::Owned(weights.iter().map(|weight| precision.rounded(*weight)).collect())
+}
+
 fn work(compute: &Compute, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {
     let [n, h, w, c] = inputs[0].layout.shape;
     let co = output.layout.shape[3];
     Ok(match &step.op {
         LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => {
             let shape = ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride };
-            Work::Conv { shape, weights: conv::prepare(compute, shape, weights, bias)?, relu: *relu }
+            Work::Conv { shape, weights: conv::prepare(compute, shape, &rounded(compute, weights), bias)?, relu: *relu }
         }
         LoweredOp::DeformConv { ci, weights, bias, relu } => {
             let shape = DeformConvShape { n, h, w, ci: *ci, co };
-            Work::DeformConv { shape, weights: deform_conv::prepare(compute, shape, weights, bias)?, relu: *relu }
+            Work::DeformConv { shape, weights: deform_conv::prepare(compute, shape, &rounded(compute, weights), bias)?, relu: *relu }
         }
         LoweredOp::MaxPool { window } => Work::MaxPool { shape: MaxPoolShape { n, h, w, c, window: *window } },
-        LoweredOp::UpConv { factor, weights } => {
-            Work::UpConv { shape: UpConvShape { n, h, w, c, factor: *factor }, weights: Buffer::of(&compute.device, weights.clone())? }
-        }
+        LoweredOp::UpConv { factor, weights } => Work::UpConv {
+            shape: UpConvShape { n, h, w, c, factor: *factor },
+            weights: Buffer::of(&compute.device, rounded(compute, weights).into_owned())?,
+        },
     })
 }
 
@@ -247,6 +297,16 @@ impl Step {
             Work::DeformConv { weights, .. } => weights.algorithm().to_string(),
             Work::MaxPool { .. } | Work::UpConv { .. } => String::new(),
         };
-        StepSummary { name: self.name.clone(), operation, algorithm, output, multiply_adds, output_bytes: 4 * values, weight_bytes }
+        let read = self.inputs.iter().chain(&self.addend).map(|place| place.layout.shape.iter().product::<usize>());
+        StepSummary {
+            name: self.name.clone(),
+            operation,
+            algorithm,
+            output,
+            multiply_adds,
+            input_bytes: 4 * read.sum::<usize>(),
+            output_bytes: 4 * values,
+            weight_bytes,
+        }
     }
 }

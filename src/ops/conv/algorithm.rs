@@ -8,7 +8,7 @@ use super::library::Library;
 use super::weights::Packing;
 use super::{ConvShape, Pass};
 use crate::device::{Device, cpu::InstructionSet};
-use crate::ops::Compute;
+use crate::ops::{Compute, Precision};
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,13 +47,27 @@ impl From<&Algorithm> for Packing {
     }
 }
 
-/// Everything that can compute a product here.
+impl Algorithm {
+    /// What it multiplies, whatever it is asked for.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Algorithm::GpuTiles(tile) => tile.precision,
+            Algorithm::Reference | Algorithm::CpuTiles(_) | Algorithm::Library(..) => Precision::F32,
+        }
+    }
+}
+
+/// Everything that can compute a product here, in the precision that is asked for or better.
 pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
     match &compute.device {
         Device::Cpu => InstructionSet::available().into_iter().map(Algorithm::CpuTiles).collect(),
         Device::Gpu(gpu) => {
-            let by_library = |library: &Arc<Library>| Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, pass, shape));
-            gpu_tiles::all(gpu, pass, shape).map(Algorithm::GpuTiles).chain(compute.library.as_ref().map(by_library)).collect()
+            let by_library =
+                |library: &Arc<Library>| Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, compute.precision, pass, shape));
+            gpu_tiles::all(gpu, compute.precision, pass, shape)
+                .map(Algorithm::GpuTiles)
+                .chain(compute.library.as_ref().map(by_library))
+                .collect()
         }
         Device::Reference => vec![Algorithm::Reference],
     }
@@ -63,8 +77,8 @@ pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
 pub fn choose(compute: &Compute, pass: Pass, shape: ConvShape) -> Algorithm {
     match (&compute.device, &compute.library) {
         (Device::Cpu, _) => Algorithm::CpuTiles(InstructionSet::detect()),
-        (Device::Gpu(gpu), Some(library)) => Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, pass, shape)),
-        (Device::Gpu(gpu), None) => Algorithm::GpuTiles(gpu_tiles::choose(gpu, pass, shape)),
+        (Device::Gpu(gpu), Some(library)) => Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, compute.precision, pass, shape)),
+        (Device::Gpu(gpu), None) => Algorithm::GpuTiles(gpu_tiles::choose(gpu, compute.precision, pass, shape)),
         (Device::Reference, _) => Algorithm::Reference,
     }
 }

@@ -4,6 +4,7 @@
 use super::window::{Window, phases};
 use super::{ConvShape, Pass};
 use crate::device::gpu::Gpu;
+use crate::ops::Precision;
 
 /// A kernel, and when it is used.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Tile {
     widest: usize,
     /// True if it is chosen only where its tiles are enough for all multiprocessors.
     fills: bool,
+    /// What it multiplies: f32, or on tensor cores what they read.
+    pub(super) precision: Precision,
     /// The least compute capability that it runs on.
     least: [u32; 2],
     /// Whether it can compute a window, of maps that do (or do not) lie so that four channels are read or written at once.
@@ -37,7 +40,11 @@ pub(super) const DEPTH: usize = 8;
 
 /// The kernels of the forward pass and of the gradient of the input. The most particular stands first, and the last one can compute
 /// anything.
-static WINDOWS: [Tile; 7] = [
+static WINDOWS: [Tile; 11] = [
+    Tile { widest: 16, ..tf32("conv_windows_tf32_128x16", [128, 16]) },
+    Tile { widest: 32, ..tf32("conv_windows_tf32_128x32", [128, 32]) },
+    Tile { fills: true, ..tf32("conv_windows_tf32_128x64", [128, 64]) },
+    tf32("conv_windows_tf32_64x64", [64, 64]),
     Tile { rectangle: Some([8, 32]), can: |window, _| is_image(window), ..tile("conv_windows_7x7", [256, 16]) },
     Tile { widest: 16, unit: 4, can: reads_fours, ..tile("conv_windows_256x16", [256, 16]) },
     Tile { widest: 32, unit: 4, can: reads_fours, ..tile("conv_windows_128x32", [128, 32]) },
@@ -61,7 +68,22 @@ static WEIGHTS: [Tile; 5] = [
 ];
 
 const fn tile(kernel: &'static str, size: [usize; 2]) -> Tile {
-    Tile { kernel, size, rectangle: None, unit: 1, widest: usize::MAX, fills: false, least: [5, 0], can: |_, _| true }
+    let precision = Precision::F32;
+    Tile { kernel, size, rectangle: None, unit: 1, widest: usize::MAX, fills: false, precision, least: [5, 0], can: |_, _| true }
+}
+
+/// A kernel for tensor cores that read TensorFloat-32.
+const fn tf32(kernel: &'static str, size: [usize; 2]) -> Tile {
+    Tile { precision: Precision::Tf32, least: TF32_FROM, unit: 4, can: reads_sixteens, ..tile(kernel, size) }
+}
+
+/// The least compute capability whose tensor cores read TensorFloat-32.
+pub const TF32_FROM: [u32; 2] = [8, 0];
+/// Channels that the kernels for tensor cores sum over at a time: CORE_DEPTH in kernels/conv.cu.
+const CORE_DEPTH: usize = 16;
+
+fn reads_sixteens(window: &Window, [inp, _]: InFours) -> bool {
+    inp && window.channels[0].is_multiple_of(CORE_DEPTH)
 }
 
 /// True for one channel under windows of 7 x 7 taps, a pixel apart, as in the first layer of the network.
@@ -90,10 +112,11 @@ fn both_in_fours(window: &Window, fours: InFours) -> bool {
     rows_in_fours(window, fours) && writes_fours(window, fours)
 }
 
-/// The kernels of a pass that a device has and that can compute a window.
-fn able(gpu: &Gpu, pass: Pass, window: Window, fours: InFours) -> impl Iterator<Item = &'static Tile> {
+/// The kernels of a pass that a device has and that can compute a window in a precision, or better.
+fn able(gpu: &Gpu, precision: Precision, pass: Pass, window: Window, fours: InFours) -> impl Iterator<Item = &'static Tile> {
     let (table, capability): (&'static [Tile], _) = (if pass == Pass::Weights { &WEIGHTS } else { &WINDOWS }, gpu.info().capability);
-    table.iter().filter(move |tile| tile.least <= capability && (tile.can)(&window, fours))
+    let suits = move |tile: &&'static Tile| [precision, Precision::F32].contains(&tile.precision) && tile.least <= capability;
+    table.iter().filter(suits).filter(move |tile| (tile.can)(&window, fours))
 }
 
 /// The window of a product. The gradient of the input has one for each phase; the first of them is the largest and decides.
@@ -103,23 +126,23 @@ fn window_of(pass: Pass, shape: ConvShape) -> Window {
 }
 
 /// All kernels that can compute a product of maps that lie in fours.
-pub(super) fn all(gpu: &Gpu, pass: Pass, shape: ConvShape) -> impl Iterator<Item = &'static Tile> {
-    able(gpu, pass, window_of(pass, shape), [true; 2])
+pub(super) fn all(gpu: &Gpu, precision: Precision, pass: Pass, shape: ConvShape) -> impl Iterator<Item = &'static Tile> {
+    able(gpu, precision, pass, window_of(pass, shape), [true; 2])
 }
 
 /// The best kernel for a product.
-pub(super) fn choose(gpu: &Gpu, pass: Pass, shape: ConvShape) -> &'static Tile {
+pub(super) fn choose(gpu: &Gpu, precision: Precision, pass: Pass, shape: ConvShape) -> &'static Tile {
     let window = window_of(pass, shape);
     let channels = window.channels[1];
     let blocks = |[rows, columns]: [usize; 2]| window.pixels().div_ceil(rows) * channels.div_ceil(columns);
     let fills = |tile: &Tile| !tile.fills || blocks(tile.size) >= FEW_BLOCKS * gpu.info().multiprocessors as usize;
-    let best = all(gpu, pass, shape).find(|tile| channels <= tile.widest && fills(tile));
+    let best = all(gpu, precision, pass, shape).find(|tile| channels <= tile.widest && fills(tile));
     best.unwrap_or_else(|| unreachable!("the last kernel of a table computes anything"))
 }
 
 impl Tile {
     /// This kernel, or where it cannot compute a window of maps that lie like this, the first that can.
     pub(super) fn for_maps(&'static self, gpu: &Gpu, pass: Pass, window: Window, fours: InFours) -> &'static Tile {
-        if (self.can)(&window, fours) { self } else { able(gpu, pass, window, fours).next().unwrap_or(self) }
+        if (self.can)(&window, fours) { self } else { able(gpu, Precision::F32, pass, window, fours).next().unwrap_or(self) }
     }
 }

@@ -62,7 +62,7 @@ pub struct Gradients<'a, 'b, T = f32> {
 pub fn scratch_len<T: Real>(algorithm: &Algorithm, shape: DeformConvShape) -> usize {
     match algorithm {
         Algorithm::Reference => 0,
-        Algorithm::CpuTiles(set) => cpu_scratch_len(shape, *set),
+        Algorithm::CpuTiles(set, _) => cpu_scratch_len(shape, *set),
         Algorithm::GpuTiles(_) => gpu::scratch_len::<T>(shape),
     }
 }
@@ -101,7 +101,7 @@ pub fn backward<T: Real>(
     assert!(offsets.shape() == [n, h, w, OFFSET_CHANNELS] && doffsets.shape() == offsets.shape(), "offsets of {shape:?}");
     assert!(weights.len() == co * ci * TAPS && dweights.len() == weights.len() && dbias.len() == co, "weights of {shape:?}");
     match algorithm {
-        Algorithm::CpuTiles(set) => {
+        Algorithm::CpuTiles(set, _) => {
             let Gradients { dinp, doffsets, dweights, dbias } = gradients;
             let (dinp, doffsets) = (&mut dinp.as_f32_mut(), &mut doffsets.as_f32_mut());
             let (dweights, dbias) = (&mut dweights.as_f32_mut(), &mut dbias.as_f32_mut());
@@ -109,7 +109,7 @@ pub fn backward<T: Real>(
             let kept = Kept { inp: inp.as_f32(), offsets: offsets.as_f32(), weights: weights.as_f32() };
             backward_cpu(shape, kept, dout.as_f32(), gradients, scratch.as_f32_mut().as_mut_slice(), *set);
         }
-        Algorithm::GpuTiles(reads) => gpu::launch_backward(device.gpu(), *reads, shape, kept, dout, gradients, scratch)?,
+        Algorithm::GpuTiles(tile) => gpu::launch_backward(device.gpu(), tile, shape, kept, dout, gradients, scratch)?,
         Algorithm::Reference => {
             let found = reference_backward(shape, &inp.to_vec(), &offsets.to_vec(), weights.as_slice(), &dout.to_vec());
             gradients.dinp.add(&found.0);

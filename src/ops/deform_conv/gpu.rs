@@ -1,7 +1,7 @@
 //! Launchers of the deformable convolution. Kernels: kernels/deform_conv.cu.
 
-use super::algorithm::Reads;
 use super::backward::{Gradients, Kept};
+use super::gpu_tiles::{DEPTH, Tile};
 use super::{DeformConvShape, TAPS};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{TensorMut, TensorRef};
@@ -14,24 +14,22 @@ use anyhow::Result;
 
 /// Threads of a block of the products, as the KERNEL lines say.
 const THREADS: u32 = 128;
-/// Rows and columns of a block's tile.
+/// Rows and columns of a block's tile of the gradients.
 const TILE: usize = 64;
-/// A tile is summed over this many channels at a time. Where four are read at once, it divides the channels.
-const DEPTH: usize = 8;
 
 /// The kernels' shape struct.
 fn shape_arg(DeformConvShape { n, h, w, ci, co }: DeformConvShape) -> Arg {
     kernel_struct!(DeformConvShape { n, h, w, ci, co })
 }
 
-/// Blocks of tiles over pixels in one direction.
-fn tiles(shape: DeformConvShape) -> u32 {
-    (shape.n * shape.h * shape.w).div_ceil(TILE) as u32
+/// Blocks over all pixels, each of so many.
+fn blocks(shape: DeformConvShape, pixels: usize) -> u32 {
+    (shape.n * shape.h * shape.w).div_ceil(pixels) as u32
 }
 
 pub(super) fn launch_forward<T: Real>(
     gpu: &Gpu,
-    reads: Reads,
+    tile: &'static Tile,
     shape: DeformConvShape,
     inp: TensorRef<T>,
     offsets: TensorRef<T>,
@@ -39,12 +37,11 @@ pub(super) fn launch_forward<T: Real>(
     relu: bool,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
-    let four_channels = reads == Reads::Fours && shape.ci.is_multiple_of(DEPTH) && by_four(inp);
-    check_places(inp, if four_channels { 4 } else { 1 })?;
+    let tile = tile.for_map(shape, by_four(inp));
+    check_places(inp, if tile.reads_fours { 4 } else { 1 })?;
     let four_out = shape.co.is_multiple_of(4) && by_four(out.as_ref());
     let flags = WITH_BIAS | if relu { WITH_RELU } else { 0 } | if four_out { OUT_BY_FOUR } else { 0 };
-    let name = reads.kernel(four_channels, ["deform_conv_forward_64x64", "deform_conv_forward_any_64x64"]);
-    let grid = Grid([tiles(shape), shape.co.div_ceil(TILE) as u32, 1]);
+    let grid = Grid([blocks(shape, tile.size[0]), shape.co.div_ceil(tile.size[1]) as u32, 1]);
     let [weights, weights_stride, bias] = weights.args();
     let args = [
         shape_arg(shape),
@@ -61,7 +58,7 @@ pub(super) fn launch_forward<T: Real>(
     ];
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct,
     // and the weights are packed in whole tiles.
-    unsafe { gpu.launch(name, grid, THREADS, &args) }
+    unsafe { gpu.launch(tile.kernel, grid, THREADS, &args) }
 }
 
 /// Values of the pieces of scratch memory: the largest values (4 u32), the fixed-point sums of the gradient of the input
@@ -83,7 +80,7 @@ pub(super) fn scratch_len<T: Real>(shape: DeformConvShape) -> usize {
 
 pub(super) fn launch_backward<T: Real>(
     gpu: &Gpu,
-    reads: Reads,
+    tile: &'static Tile,
     shape: DeformConvShape,
     Kept { inp, offsets, weights }: Kept<T>,
     dout: TensorRef<T>,
@@ -114,7 +111,7 @@ pub(super) fn launch_backward<T: Real>(
     }
     let packed_stride = pack_backward_rows(gpu, [ci, co, 3], weights, packed)?;
     let four_out = co.is_multiple_of(DEPTH) && by_four(dout);
-    let name = reads.kernel(four_out, ["deform_conv_backward_samples_64x64", "deform_conv_backward_samples_any_64x64"]);
+    let name = tile.of_gradients(four_out, ["deform_conv_backward_samples_64x64", "deform_conv_backward_samples_any_64x64"]);
     let args = [
         extents,
         inp_at,
@@ -132,15 +129,15 @@ pub(super) fn launch_backward<T: Real>(
     ];
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct,
     // and there is a fixed-point sum for each value of the input.
-    unsafe { gpu.launch(name, Grid([tiles(shape), TAPS as u32, 1]), THREADS, &args) }?;
+    unsafe { gpu.launch(name, Grid([blocks(shape, TILE), TAPS as u32, 1]), THREADS, &args) }?;
     let args = [extents, largest_at, fixed_at, dinp.arg(), dinp.stride_arg()];
     // SAFETY: as above.
     unsafe { gpu.launch("deform_conv_add_input", Grid::over(n * h * w * ci, MOVERS)?, MOVERS, &args) }?;
 
     let parts = weight_parts(shape);
-    let four_channels = reads == Reads::Fours && ci.is_multiple_of(4) && by_four(inp) && co.is_multiple_of(4) && by_four(dout);
+    let four_channels = tile.reads_fours && ci.is_multiple_of(4) && by_four(inp) && co.is_multiple_of(4) && by_four(dout);
     check_places(inp, if four_channels { 4 } else { 1 })?;
-    let name = reads.kernel(four_channels, ["deform_conv_weights_64x64", "deform_conv_weights_any_64x64"]);
+    let name = tile.of_gradients(four_channels, ["deform_conv_weights_64x64", "deform_conv_weights_any_64x64"]);
     let grid = Grid([(TAPS * ci.div_ceil(TILE)) as u32, co.div_ceil(TILE) as u32, parts.count as u32]);
     let part_pixels = Arg::value(parts.pixels as u32);
     let args = [extents, part_pixels, inp_at, inp_stride, offsets_at, offsets_stride, dout_at, dout_stride, values_at::<T>(sums)];

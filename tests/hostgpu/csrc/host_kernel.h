@@ -50,6 +50,35 @@ template <class T> DEVICE T host_shuffle_xor(T value, u32 mask, u32 line) { retu
 #define shuffle_down(value, distance) host_shuffle_down(value, distance, __LINE__)
 #define shuffle_xor(value, mask) host_shuffle_xor(value, mask, __LINE__)
 
+#define HAS_TF32 1
+DEVICE f64 rounded_to_tf32(f64 x) { return x; } // a proof of indices is exact
+DEVICE float rounded_to_tf32(float x) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    if ((bits >> 23 & 255) == 255) return x;
+    bits = (bits + 0x1000) & ~0x1fffu;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+template <class P> DEVICE void host_load_pieces(f32 (&to)[4], P from, u64 index, u32 line) {
+    u32 lane = thread_index() % 32;
+    for (u32 i = 0; i < 4; i++) {
+        u64 row = host_shuffle(index, 8 * i + lane / 4, line);
+        to[i] = from[row + lane % 4];
+    }
+}
+#define load_pieces(to, from, index) host_load_pieces(to, from, index, __LINE__)
+// The order of the sum is one that hardware may take; it does not say which it takes.
+DEVICE void host_multiply_pieces(f32 (&sums)[4], const f32 (&a)[4], const f32 (&b)[2], u32 line) {
+    u32 g = thread_index() % 32 / 4, t = thread_index() % 4;
+    for (u32 k = 0; k < 8; k++) {
+        f32 upper = host_shuffle(a[k / 4 * 2], g * 4 + k % 4, line), lower = host_shuffle(a[k / 4 * 2 + 1], g * 4 + k % 4, line);
+        f32 left = host_shuffle(b[k / 4], 2 * t * 4 + k % 4, line), right = host_shuffle(b[k / 4], (2 * t + 1) * 4 + k % 4, line);
+        sums[0] += upper * left, sums[1] += upper * right, sums[2] += lower * left, sums[3] += lower * right;
+    }
+}
+#define multiply_pieces(sums, a, b) host_multiply_pieces(sums, a, b, __LINE__)
+
 DEVICE u32 bits_of(float value) {
     u32 bits;
     memcpy(&bits, &value, 4);

@@ -18,7 +18,7 @@ use epicker::device::gpu::driver::{DeviceInfo, Driver, Event, Failure, Function,
 use library::{Job, Library, Parameter, Worker};
 use memory::Space;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,8 +66,6 @@ pub struct Options {
     pub threads: usize,
     /// Multiprocessors that the device says it has; 0 for as many as the host has cores.
     pub multiprocessors: u32,
-    /// True for a device that runs no kernel, and whose memory is zeros: it only says what it was asked for.
-    pub is_dry: bool,
     /// True for the kernels, by their names, that do nothing: a planted fault.
     pub skips: fn(&str) -> bool,
     /// Draws the order in which the work of all streams is done, as late as it may be; none: at once.
@@ -85,7 +83,7 @@ impl Default for Options {
     fn default() -> Self {
         // The thread sanitizer knows the executor's fibers, but not what starts and ends threads in Rust.
         let threads = if sanitizer() == Some("thread") { 1 } else { 0 };
-        Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads, multiprocessors: 0, is_dry: false, skips: |_| false, order: None, left_out_wait: None }
+        Options { build: Build::Fast, capability: [6, 0], memory: 64 << 30, seed: 0, threads, multiprocessors: 0, skips: |_| false, order: None, left_out_wait: None }
     }
 }
 
@@ -120,8 +118,6 @@ pub struct HostGpu {
     launches: AtomicU32,
     /// Waits so far.
     waits: AtomicU64,
-    /// The kernels that were launched since the last look.
-    launched: Mutex<BTreeSet<String>>,
     /// Held by the thread that does the work of streams.
     working: Mutex<()>,
     /// A number that no other device has.
@@ -205,7 +201,6 @@ impl HostGpu {
             counts: Default::default(),
             launches: AtomicU32::new(0),
             waits: AtomicU64::new(0),
-            launched: Mutex::default(),
             working: Mutex::default(),
             number: DEVICES.fetch_add(1, Ordering::Relaxed),
         })
@@ -224,11 +219,6 @@ impl HostGpu {
         let [allocations, launches, graph_launches, uploads, downloads, synchronisations] =
             self.counts.each_ref().map(|count| count.swap(0, Ordering::Relaxed));
         Calls { allocations, launches, graph_launches, uploads, downloads, synchronisations }
-    }
-
-    /// Names of the kernels that were launched since the last time this was asked, or captured.
-    pub fn take_launched(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *locked(&self.launched))
     }
 
     /// True if this thread works with this device, as a library of a GPU's maker needs it.
@@ -327,14 +317,13 @@ impl HostGpu {
             // SAFETY: as above.
             Work::Download { to, from, bytes } => unsafe { locked(&self.state).space.read(*to as *mut u8, *from, *bytes) },
             Work::Copy { to, from, bytes } => locked(&self.state).space.copy(*to, *from, *bytes),
-            Work::SetBytes { value: 0, .. } if self.options.is_dry => Ok(()), // nobody has written there
             Work::SetBytes { to, value, bytes } => locked(&self.state).space.set(*to, *value, *bytes),
         }
     }
 
     fn run_kernel(&self, function: usize, grid: [u32; 3], arguments: &[Vec<u8>]) -> Result<()> {
         let kernel = &self.library.kernels[function];
-        if self.options.is_dry || (self.options.skips)(&kernel.name) {
+        if (self.options.skips)(&kernel.name) {
             return Ok(());
         }
         let mut parameters = Vec::new();
@@ -399,17 +388,15 @@ impl Driver for HostGpu {
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
             name: format!("host executor ({:?})", self.options.build),
-            uuid: String::new(),
             capability: self.options.capability,
             memory: self.options.memory,
             multiprocessors: match self.options.multiprocessors {
                 0 => std::thread::available_parallelism().map_or(1, usize::from) as u32,
                 stated => stated,
             },
-            driver_version: 0,
-            driver_release: String::new(),
             block_threads: 1024,
             block_shared_bytes: self.shared_limit(),
+            ..DeviceInfo::default()
         }
     }
 
@@ -437,7 +424,7 @@ impl Driver for HostGpu {
         ensure!(!captures, "memory is asked for while work is captured");
         let free = self.options.memory - state.space.used();
         ensure!(bytes as u64 <= free, "out of memory: {bytes} bytes asked for, {free} of {} are free", self.options.memory);
-        Ok(state.space.allocate(bytes, self.is_checked(), self.options.is_dry))
+        Ok(state.space.allocate(bytes, self.is_checked()))
     }
 
     unsafe fn free(&self, address: u64) {
@@ -591,7 +578,6 @@ impl Driver for HostGpu {
     ) -> Result<()> {
         self.count(1);
         let kernel = &self.library.kernels[function.0 as usize];
-        locked(&self.launched).insert(kernel.name.clone());
         ensure!(threads <= 1024, "{threads} threads in a block; sm_{}{} takes 1024", self.options.capability[0], self.options.capability[1]);
         ensure!(threads == kernel.threads, "{threads} threads in a block; its KERNEL line says {}", kernel.threads);
         ensure!(shared <= self.shared_limit(), "{shared} bytes of shared memory; expected at most {}", self.shared_limit());

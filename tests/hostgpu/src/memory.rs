@@ -52,14 +52,12 @@ impl Space {
         self.used
     }
 
-    /// Memory that holds bytes which are a NaN in every type, so that whoever reads them without writing is noticed; or zeros,
-    /// which take no memory of the host's until somebody writes.
-    pub fn allocate(&mut self, bytes: usize, checked: bool, of_zeros: bool) -> u64 {
+    /// Memory that holds bytes which are a NaN in every type, so that whoever reads them without writing is noticed.
+    pub fn allocate(&mut self, bytes: usize, checked: bool) -> u64 {
         let address = self.next;
         self.next += (bytes as u64).next_multiple_of(256) + GAP;
         self.used += bytes as u64;
-        let values = bytes.div_ceil(16) + 16;
-        let memory = if of_zeros { vec![0; values] } else { vec![u128::MAX; values] };
+        let memory = vec![u128::MAX; bytes.div_ceil(16) + 16];
         let checked_bytes = if checked { bytes } else { 0 };
         let (written, words) = (vec![0; checked_bytes], vec![[0; 2]; checked_bytes.div_ceil(4)]);
         self.blocks.insert(address, Block { memory, bytes, written, words });

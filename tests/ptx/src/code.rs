@@ -83,6 +83,46 @@ pub struct Said {
     pub text: String,
     /// Its name without what follows after dots.
     pub name: String,
+    /// What it keeps busy; none if a compiler makes nothing of it, as of a copy between registers.
+    pub kind: Option<Kind>,
+}
+
+/// What instructions keep busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Multiplications and additions in f32.
+    Single,
+    /// Everything in f64.
+    Double,
+    /// Integers, logic, comparisons.
+    Integer,
+    /// Reciprocals, roots, exponentials, conversions of floats.
+    Special,
+    /// Loads and stores of any memory, and exchanges within a warp.
+    Memory,
+    /// Branches and barriers.
+    Control,
+    /// Products of matrices.
+    Matrix,
+}
+
+impl Kind {
+    /// Of an instruction by its words, such as `fma`, `rn`, `f32`.
+    pub fn of(words: &[String]) -> Option<Kind> {
+        let has = |word: &str| words.iter().any(|other| other == word);
+        match words.first()?.as_str() {
+            "mov" | "cvta" => None,
+            "ld" if has("param") => None,
+            "ld" | "st" | "atom" | "red" | "cp" | "ldmatrix" | "shfl" => Some(Kind::Memory),
+            "bra" | "bar" | "barrier" | "ret" => Some(Kind::Control),
+            "mma" => Some(Kind::Matrix),
+            _ if has("f64") => Some(Kind::Double),
+            "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "div" if has("f32") => Some(Kind::Special),
+            "cvt" if words.iter().any(|word| word.starts_with('f') || word.starts_with("bf")) => Some(Kind::Special),
+            "fma" | "add" | "sub" | "mul" if has("f32") => Some(Kind::Single),
+            _ => Some(Kind::Integer),
+        }
+    }
 }
 
 /// A parameter of a kernel, as launches are compared with it.

@@ -1,7 +1,7 @@
 //! What executed kernels cost, in things that do not depend on a clock: instructions, sectors of memory, passes of shared
 //! memory.
 
-use crate::code::{Lanes, Said};
+use crate::code::{Kind, Lanes, Said};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -44,6 +44,8 @@ pub struct Counters {
     pub blocks: u64,
     /// Instructions by their name without what follows after dots, but for those that begin with `cp.async`.
     pub instructions: BTreeMap<String, Executed>,
+    /// Instructions by what they keep busy, by warps.
+    pub kinds: BTreeMap<Kind, u64>,
     /// Loads from the device's memory, those of asynchronous copies too.
     pub loads: Traffic,
     /// Stores to it, and atomics.
@@ -82,6 +84,11 @@ impl Counters {
             .fold(Executed::default(), |sum, one| Executed { warps: sum.warps + one.warps, lanes: sum.lanes + one.lanes })
     }
 
+    /// Executions by warps of the instructions that keep something busy.
+    pub fn of_kind(&self, kind: Kind) -> u64 {
+        self.kinds.get(&kind).copied().unwrap_or_default()
+    }
+
     /// Adds what other launches cost.
     pub fn add(&mut self, other: &Counters) {
         self.launches += other.launches;
@@ -90,6 +97,9 @@ impl Counters {
             let sum = self.instructions.entry(name.clone()).or_default();
             sum.warps += executed.warps;
             sum.lanes += executed.lanes;
+        }
+        for (&kind, warps) in &other.kinds {
+            *self.kinds.entry(kind).or_default() += warps;
         }
         for (sum, other) in [(&mut self.loads, other.loads), (&mut self.stores, other.stores)] {
             sum.add(other);
@@ -181,8 +191,12 @@ impl Counts {
         for ((said, &whole), part) in said.iter().zip(&self.whole).zip(&self.parts) {
             if whole > 0 || part.warps > 0 {
                 let sum = counters.instructions.entry(said.name.clone()).or_default();
-                sum.warps += whole * threads.div_ceil(32) as u64 + part.warps;
+                let warps = whole * threads.div_ceil(32) as u64 + part.warps;
+                sum.warps += warps;
                 sum.lanes += whole * threads as u64 + part.lanes;
+                if let Some(kind) = said.kind {
+                    *counters.kinds.entry(kind).or_default() += warps;
+                }
             }
         }
         counters

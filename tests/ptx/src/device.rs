@@ -1,7 +1,7 @@
 //! The device without a driver's trait around it: memory, modules, launches, counters.
 
 use crate::block::Launch;
-use crate::code::Program;
+use crate::code::{Parameter, Program};
 use crate::counters::Counters;
 use crate::global::Space;
 use crate::{forms, launch, parse};
@@ -210,6 +210,14 @@ impl Device {
             }
         }
         Ok(Prepared { program, grid, threads, shared, parameters, addresses })
+    }
+
+    /// (bytes, whether it is an address) of a kernel's parameters, in order; none if there is no such kernel. What nobody uses is taken
+    /// for no address, since nothing can be asked of it.
+    pub fn parameters(&self, function: u64) -> Option<Vec<(usize, bool)>> {
+        let program = locked(&self.state).functions.get(usize::try_from(function).ok()?)?.clone();
+        let parameter = |parameter: &Parameter| (parameter.bytes as usize, parameter.is_address.unwrap_or(false));
+        Some(program.parameters.iter().map(parameter).collect())
     }
 
     /// Executes a launch.

@@ -154,11 +154,9 @@ impl Driver for PtxGpu {
             capability: options.capability,
             memory: options.memory,
             multiprocessors: options.multiprocessors,
-            driver_release: String::new(),
-            uuid: String::new(),
-            driver_version: 0,
             block_threads: 1024,
             block_shared_bytes: shared_limits(options.capability)[0],
+            ..DeviceInfo::default()
         }
     }
 

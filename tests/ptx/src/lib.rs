@@ -27,6 +27,7 @@ mod parse;
 mod shared;
 mod tokens;
 
+pub use code::Kind;
 pub use counters::{Counters, Executed, Passes, Traffic};
 pub use device::{Argument, Device, Options, Prepared, kernels};
 pub use driver::{Calls, PtxGpu, images};

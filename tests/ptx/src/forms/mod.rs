@@ -15,7 +15,7 @@ mod memory;
 mod real;
 mod warp;
 
-use crate::code::{Code, Guard, Mark, Op, Parameter, Program, Pure, Row, Rows, Said};
+use crate::code::{Kind, Code, Guard, Mark, Op, Parameter, Program, Pure, Row, Rows, Said};
 use crate::flow::{Flow, flow};
 use crate::lanewise::{self, Value};
 use crate::parse::{Base, Class, Instruction, Kernel, Operand, Special};
@@ -108,7 +108,7 @@ impl<'k> Builder<'k> {
                 "cp" => instruction.words.join("."),
                 word => word.to_string(),
             };
-            Said { line: instruction.line, text: instruction.text.clone(), name }
+            Said { line: instruction.line, text: instruction.text.clone(), name, kind: Kind::of(&instruction.words) }
         };
         let parameter = |(i, parameter): (usize, &crate::parse::Parameter)| Parameter {
             offset: parameter.offset,

@@ -1,0 +1,95 @@
+//! How long each part of picking takes on a GPU: by the model of `device::gpu::predict`, for a GPU that need not be here, and by the
+//! clock of one that is.
+
+use crate::compat::Compat;
+use crate::device::Device;
+use crate::device::gpu::driver::DeviceInfo;
+use crate::device::gpu::paper::Paper;
+use crate::device::gpu::predict::{self, Predicted};
+use crate::device::gpu::{Gpu, Moment};
+use crate::formats::image::{Micrograph, Orientation, Pixels, Samples};
+use crate::net::inference::peaks::Part;
+use crate::net::inference::plan::StepSummary;
+use crate::net::{Model, PeakFinder, PeakFinderOptions};
+use crate::ops::{Compute, Precision};
+use crate::preprocess::gpu::Preprocessor;
+use anyhow::Result;
+
+/// What every part of finding the peaks of an image should take on a GPU that the model knows.
+///
+/// Errors: the model lacks a tensor, the frame is no multiple of 32, or nobody has counted what a kernel costs.
+pub fn predicted(info: &DeviceInfo, precision: Precision, model: &Model, options: PeakFinderOptions) -> Result<Vec<(Part, Predicted)>> {
+    let (gpu, paper) = Paper::gpu(info.clone())?;
+    let compute = Compute { precision, ..Compute::from(&Device::Gpu(gpu)) };
+    let mut finder = PeakFinder::new(&compute, model, options)?;
+    let steps = finder.plan().summary();
+    let bytes = |step: &StepSummary| (step.input_bytes + step.output_bytes + step.weight_bytes) as u64;
+    paper.take_launches(); // weights are packed once
+    let mut parts = Vec::new();
+    finder.put_parts(&mut |part| {
+        let bytes = if let Part::Step(i) = part { Some(bytes(&steps[i])) } else { None };
+        parts.push((part, predict::of_launches(info, &paper.take_launches(), bytes)?));
+        Ok(())
+    })?;
+    Ok(parts)
+}
+
+/// What the preparation of a micrograph of `nx` x `ny` pixels of four bytes should take on a GPU that the model knows, by kernel, in
+/// the order of their first launches: name, launches, time.
+///
+/// Errors: the sizes do not fit, or nobody has counted what a kernel costs.
+pub fn predicted_preparation(info: &DeviceInfo, [nx, ny]: [usize; 2], frame: usize) -> Result<Vec<(String, usize, Predicted)>> {
+    let (gpu, paper) = Paper::gpu(info.clone())?;
+    let mut preprocessor = Preprocessor::<f32>::new(&gpu)?;
+    let micrograph = Micrograph {
+        nx,
+        ny,
+        sections: 1,
+        pixels: Pixels::F32(Samples::from(vec![0.0; nx * ny])),
+        pixel_size_angstrom: None,
+        orientation: Orientation::Array,
+        warnings: Vec::new(),
+    };
+    preprocessor.start(&gpu, &micrograph, frame, &Compat::default())?;
+    let mut kernels: Vec<(String, usize, Predicted)> = Vec::new();
+    for launch in paper.take_launches() {
+        let one = predict::of_launch(info, &launch, None)?;
+        match kernels.iter_mut().find(|(kernel, ..)| *kernel == launch.kernel) {
+            Some((_, launches, sum)) => {
+                *launches += 1;
+                sum.seconds += one.seconds;
+            }
+            None => kernels.push((launch.kernel, 1, one)),
+        }
+    }
+    Ok(kernels)
+}
+
+/// Milliseconds that every part of finding the peaks of an image takes on the finder's GPU, the median of some runs. Marks between the
+/// parts take a little time themselves, and the parts are not launched as one graph, so the sum is more than a run takes.
+///
+/// Errors: a launch fails on the device.
+pub fn measured(finder: &mut PeakFinder, gpu: &Gpu, runs: usize) -> Result<Vec<(Part, f64)>> {
+    let mut times: Vec<(Part, Vec<f64>)> = Vec::new();
+    for _ in 0..runs {
+        let mut marks: Vec<Moment> = vec![gpu.record()?];
+        let mut parts = Vec::new();
+        finder.put_parts(&mut |part| {
+            parts.push(part);
+            marks.push(gpu.record()?);
+            Ok(())
+        })?;
+        gpu.synchronize()?;
+        for (i, part) in parts.into_iter().enumerate() {
+            if times.len() == i {
+                times.push((part, Vec::new()));
+            }
+            times[i].1.push(f64::from(marks[i + 1].ms_since(&marks[i])?));
+        }
+    }
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    Ok(times.into_iter().map(|(part, all)| (part, median(all))).collect())
+}
