@@ -203,6 +203,8 @@ fn gpus_are_listed_with_what_they_are() {
         "capability: [8, 6]",
         "memory: 8589934592",
         "multiprocessors: 108",
+        "clock: 1410000000",
+        "memory_bandwidth: 1555200000000",
         "driver_version: 12040",
     ] {
         assert!(words.contains(part), "{part}: {words}");
@@ -247,4 +249,43 @@ fn work() -> Result<String> {
     ensure!(gpu.driver().memory_info()? == [1 << 30, 8 << 30], "memory info");
     values.iter_mut().for_each(|value| *value += 1.0);
     Ok(format!("{values:?} after {} ms", end.ms_since(&start)?))
+}
+
+/// Picks of the sample micrograph on a device, as the program writes them; the folder has what was asked for before.
+fn picked_by_the_program(folder: &Path, gpu: &str, library: &Path) -> String {
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/blobs_1100x1000.mrc.gz");
+    let output = folder.join(gpu);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_epicker"));
+    program.args(["pick", "--frame", "256", "--conv", "native", "--output_type", "star", "--load_model", "particle", "--gpus", gpu]);
+    program.arg("--data").arg(at);
+    program.arg("--output").arg(&output).env("LD_LIBRARY_PATH", library).env("XDG_CACHE_HOME", folder);
+    let result = program.output().unwrap();
+    assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+    let text = String::from_utf8_lossy(&result.stdout).into_owned();
+    assert_eq!(text.contains("GPU 0: GPU that executes PTX (sm_80, 16.0 GiB), kernels as PTX for compute_80"), gpu == "0", "{text}");
+    std::fs::read_to_string(output.join("blobs_1100x1000.star")).unwrap()
+}
+
+/// The program as a user has it, from its command line to its files, through the calls of the driver, on the PTX that it carries.
+#[test]
+fn the_program_picks_on_a_gpu_that_executes_ptx() {
+    // `cargo test` builds the library, and `cargo test --test gpu` does not.
+    let library = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/libcuda_ptx.so");
+    if !library.exists() || ptxgpu::images(80).unwrap().is_none() {
+        println!("{} is not there, or no PTX is in the program: `cargo build --example cuda_ptx` makes the library", library.display());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so.1")).unwrap();
+    std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so")).unwrap();
+    let numbers = |text: &str| -> Vec<Vec<f64>> {
+        let rows = text.lines().map(|line| line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>());
+        rows.filter_map(Result::ok).filter(|row| row.len() > 2).collect()
+    };
+    let [cpu, gpu] = ["-1", "0"].map(|gpu| numbers(&picked_by_the_program(folder.path(), gpu, folder.path())));
+    assert!(cpu.len() > 3 && cpu.len() == gpu.len(), "{} and {} picks", cpu.len(), gpu.len());
+    for row in &cpu {
+        let near = |other: &&Vec<f64>| (other[0] - row[0]).abs() <= 1.0 && (other[1] - row[1]).abs() <= 1.0;
+        assert!(gpu.iter().any(|other| near(&other)), "{row:?} was not picked");
+    }
 }
