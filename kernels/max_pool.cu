@@ -18,14 +18,31 @@ DEVICE u32 max_pool_first(MaxPoolShape s, u32 out) {
     return (image * s.h + y * s.window) * s.w + x * s.window;
 }
 
-KERNEL(256, 4) max_pool_forward(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f32) out, u32 out_stride) {
-    FOR_EACH(i, s.n * max_pool_out_h(s) * max_pool_out_w(s) * s.c) {
-        u32 ch = i % s.c, pixel = i / s.c, first = max_pool_first(s, pixel);
-        f32 most = inp[(u64)first * inp_stride + ch];
-        for (u32 k = 1; k < s.window * s.window; k++) {
-            most = larger(most, inp[(u64)(first + k / s.window * s.w + k % s.window) * inp_stride + ch]);
+template <u32 COUNT>
+DEVICE void max_pool_rows(MaxPoolShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f32) out, u32 out_stride) {
+    u32 oh = max_pool_out_h(s), ow = max_pool_out_w(s), groups = s.c / COUNT;
+    u32 row = block_y(), item = block_x() * block_threads() + thread_index();
+    if (item >= ow * groups) return;
+    u32 x = item / groups, ch = (item - x * groups) * COUNT;
+    u32 first = (row / oh * s.h + row % oh * s.window) * s.w + x * s.window;
+    Lanes<COUNT> most = load_lanes<COUNT>(inp, (u64)first * inp_stride + ch);
+    for (u32 i = 0; i < s.window; i++) {
+        for (u32 j = 0; j < s.window; j++) {
+            Lanes<COUNT> value = load_lanes<COUNT>(inp, (u64)(first + i * s.w + j) * inp_stride + ch);
+            UNROLL
+            for (u32 k = 0; k < COUNT; k++) most.at[k] = larger(most.at[k], value.at[k]);
         }
-        out[(u64)pixel * out_stride + ch] = most;
+    }
+    store_lanes<COUNT>(out, (u64)(row * ow + x) * out_stride + ch, most);
+}
+
+// Grid: y counts rows of the output, through all images; x counts its pixels and groups of channels.
+KERNEL(256, 4)
+max_pool_forward(MaxPoolShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f32) out, u32 out_stride) {
+    if (group == 4) {
+        max_pool_rows<4>(s, inp, inp_stride, out, out_stride);
+    } else {
+        max_pool_rows<1>(s, inp, inp_stride, out, out_stride);
     }
 }
 

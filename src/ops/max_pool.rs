@@ -6,6 +6,7 @@
 //! Backward: `dout` is added to the first pixel of the window, row by row, that holds the maximum.
 //! Source: docs/network.md, section 1.2 (Tree).
 
+use super::launch::lanes;
 use super::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::InstructionSet};
@@ -60,9 +61,12 @@ fn shape_arg(MaxPoolShape { n, h, w, c, window }: MaxPoolShape) -> Arg {
 }
 
 fn launch_forward<T: Real>(gpu: &Gpu, shape: MaxPoolShape, inp: TensorRef<T>, out: &mut TensorMut<T>) -> Result<()> {
-    let args = [shape_arg(shape), inp.arg(), inp.stride_arg(), out.arg(), out.stride_arg()];
+    let group = lanes(shape.c, &[inp, out.as_ref()]);
+    let [n, oh, ow, c] = shape.out();
+    let args = [shape_arg(shape), Arg::value(group), inp.arg(), inp.stride_arg(), out.arg(), out.stride_arg()];
+    let grid = Grid::of_rows(n * oh, ow * c / group as usize, THREADS)?;
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of both maps were checked against the shape struct.
-    unsafe { gpu.launch("max_pool_forward", Grid::over(out.len(), THREADS)?, THREADS, &args) }
+    unsafe { gpu.launch("max_pool_forward", grid, THREADS, &args) }
 }
 
 fn forward_cpu(shape: MaxPoolShape, inp: TensorRef, out: &mut TensorMut) {

@@ -94,11 +94,6 @@ fn shape_arg(UpConvShape { n, h, w, c, factor }: UpConvShape) -> Arg {
     kernel_struct!(UpConvShape { n, h, w, c, factor })
 }
 
-/// How far apart taps and channels of the weights are.
-fn weight_strides(shape: UpConvShape) -> [Arg; 2] {
-    [Arg::value(1_u32), Arg::value(4 * (shape.factor * shape.factor) as u32)]
-}
-
 fn launch_forward<T: Real>(
     gpu: &Gpu,
     shape: UpConvShape,
@@ -108,8 +103,8 @@ fn launch_forward<T: Real>(
     out: &mut TensorMut<T>,
 ) -> Result<()> {
     let group = lanes(shape.c, &[inp, out.as_ref(), skip.unwrap_or(inp)]);
-    let grid = Grid::over(out.len() / group as usize, THREADS)?;
-    let [taps_apart, channels_apart] = weight_strides(shape);
+    let [n, oh, ow, c] = shape.out();
+    let grid = Grid::of_rows(n * oh, ow * c / group as usize, THREADS)?;
     let (skip_at, skip_stride) = skip.map_or((Arg::null(), Arg::value(0_u32)), |skip| (skip.arg(), skip.stride_arg()));
     let args = [
         shape_arg(shape),
@@ -117,8 +112,6 @@ fn launch_forward<T: Real>(
         inp.arg(),
         inp.stride_arg(),
         weights.arg(),
-        taps_apart,
-        channels_apart,
         Arg::value(u32::from(skip.is_some())),
         skip_at,
         skip_stride,
@@ -283,12 +276,12 @@ fn launch_backward<T: Real>(
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     assert!(scratch.len() >= gpu_scratch_len(shape), "{} values of scratch memory for {shape:?}", scratch.len());
-    let ([taps_apart, channels_apart], extents) = (weight_strides(shape), shape_arg(shape));
+    let extents = shape_arg(shape);
     let ([inp_at, inp_stride], [dout_at, dout_stride]) = ([inp.arg(), inp.stride_arg()], [dout.arg(), dout.stride_arg()]);
     let group = lanes(shape.c, &[dout, dinp.as_ref()]);
     let grid = Grid::over(inp.len() / group as usize, THREADS)?;
     let (weights, dinp_stride) = (weights.arg(), dinp.stride_arg());
-    let args = [extents, Arg::value(group), weights, taps_apart, channels_apart, dout_at, dout_stride, dinp.arg(), dinp_stride];
+    let args = [extents, Arg::value(group), weights, dout_at, dout_stride, dinp.arg(), dinp_stride];
     // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
     unsafe { gpu.launch("up_conv_backward_data", grid, THREADS, &args) }?;
 
@@ -298,7 +291,7 @@ fn launch_backward<T: Real>(
     let args = [extents, Arg::value(group), Arg::value(part_pixels as u32), inp_at, inp_stride, dout_at, dout_stride, scratch.arg()];
     // SAFETY: as above; the parts fit into the scratch memory.
     unsafe { gpu.launch("up_conv_backward_weights", grid, THREADS, &args) }?;
-    let args = [extents, Arg::value(parts as u32), scratch.arg(), dweights.arg(), taps_apart, channels_apart];
+    let args = [extents, Arg::value(parts as u32), scratch.arg(), dweights.arg()];
     // SAFETY: as above; there are as many weights as the shape says.
     unsafe { gpu.launch("up_conv_add_parts", Grid::over(taps * shape.c, THREADS)?, THREADS, &args) }
 }

@@ -4,7 +4,7 @@
 use crate::compat::Compat;
 use crate::device::Device;
 use crate::device::gpu::driver::DeviceInfo;
-use crate::device::gpu::paper::Paper;
+use crate::device::gpu::paper::{Launch, Paper};
 use crate::device::gpu::predict::{self, Predicted};
 use crate::device::gpu::{Gpu, Moment};
 use crate::formats::image::{Micrograph, Orientation, Pixels, Samples};
@@ -34,12 +34,11 @@ pub fn predicted(info: &DeviceInfo, precision: Precision, model: &Model, options
     Ok(parts)
 }
 
-/// What the preparation of a micrograph of `nx` x `ny` pixels of four bytes should take on a GPU that the model knows, by kernel, in
-/// the order of their first launches: name, launches, time.
+/// What the preparation of a micrograph of `nx` x `ny` pixels of four bytes launches; it is the same on every GPU.
 ///
-/// Errors: the sizes do not fit, or nobody has counted what a kernel costs.
-pub fn predicted_preparation(info: &DeviceInfo, [nx, ny]: [usize; 2], frame: usize) -> Result<Vec<(String, usize, Predicted)>> {
-    let (gpu, paper) = Paper::gpu(info.clone())?;
+/// Errors: the sizes do not fit.
+pub fn preparation([nx, ny]: [usize; 2], frame: usize) -> Result<Vec<Launch>> {
+    let (gpu, paper) = Paper::gpu(DeviceInfo::default())?;
     let mut preprocessor = Preprocessor::<f32>::new(&gpu)?;
     let micrograph = Micrograph {
         nx,
@@ -51,15 +50,22 @@ pub fn predicted_preparation(info: &DeviceInfo, [nx, ny]: [usize; 2], frame: usi
         warnings: Vec::new(),
     };
     preprocessor.start(&gpu, &micrograph, frame, &Compat::default())?;
+    Ok(paper.take_launches())
+}
+
+/// What launches should take on a GPU that the model knows, by kernel, in the order of their first launches: name, launches, time.
+///
+/// Errors: nobody has counted what a kernel costs.
+pub fn predicted_by_kernel(info: &DeviceInfo, launches: &[Launch]) -> Result<Vec<(String, usize, Predicted)>> {
     let mut kernels: Vec<(String, usize, Predicted)> = Vec::new();
-    for launch in paper.take_launches() {
-        let one = predict::of_launch(info, &launch, None)?;
+    for launch in launches {
+        let one = predict::of_launch(info, launch, None)?;
         match kernels.iter_mut().find(|(kernel, ..)| *kernel == launch.kernel) {
             Some((_, launches, sum)) => {
                 *launches += 1;
                 sum.seconds += one.seconds;
             }
-            None => kernels.push((launch.kernel, 1, one)),
+            None => kernels.push((launch.kernel.clone(), 1, one)),
         }
     }
     Ok(kernels)

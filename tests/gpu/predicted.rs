@@ -64,7 +64,7 @@ const KERNELS: [(&str, Grows, f64); 32] = [
     ("deform_conv_forward_tf32_128x64", Grows::BlocksAndWith(&[Blocks, Word(0, 3)]), 0.1),
     ("deform_conv_forward_tf32_128x32", Grows::BlocksAndWith(&[Blocks, Word(0, 3)]), 0.1),
     ("deform_conv_forward_tf32_128x16", Grows::BlocksAndWith(&[Blocks, Word(0, 3)]), 0.1),
-    ("max_pool_forward", Grows::With(&[Word(0, 0), Word(0, 1), Word(0, 2), Word(0, 3)]), 0.1),
+    ("max_pool_forward", Grows::With(&[Word(0, 0), Word(0, 1), Word(0, 2), Word(0, 3)]), 0.2),
     ("up_conv_forward", Grows::With(&[Word(0, 0), Word(0, 1), Word(0, 2), Word(0, 3), Word(0, 4), Word(0, 4)]), 0.2),
     ("heat_map_peaks", Grows::Blocks, 0.2),
     ("heat_map_select", Grows::BlocksAndWith(&[Word(1, 0)]), 0.5),
@@ -382,6 +382,7 @@ fn table(title: &str, precision: Precision, model: &Model, frame: usize) -> Stri
         });
         rows[place].1[gpu] += 1e3 * seconds;
     };
+    let preparation = parts::preparation([4096, 4096], frame).unwrap();
     for (gpu, known) in KNOWN.iter().enumerate() {
         if precision == Precision::Tf32 && known.info().capability < TF32_FROM {
             continue;
@@ -390,7 +391,7 @@ fn table(title: &str, precision: Precision, model: &Model, frame: usize) -> Stri
             add(group(part, &finder), gpu, predicted.seconds);
             add("all of it", gpu, predicted.seconds);
         }
-        let preparation = parts::predicted_preparation(&known.info(), [4096, 4096], frame).unwrap();
+        let preparation = parts::predicted_by_kernel(&known.info(), &preparation).unwrap();
         add("a micrograph's copy", gpu, known.copy(4 * 4096 * 4096));
         add("its preparation", gpu, preparation.iter().map(|(.., predicted)| predicted.seconds).sum());
     }

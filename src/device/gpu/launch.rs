@@ -18,6 +18,14 @@ impl Grid {
         Ok(Grid([count.div_ceil(threads as usize).min(MOST) as u32, 1, 1]))
     }
 
+    /// Enough blocks of `threads` threads for `count` things in each of some rows: x counts along a row, y counts rows.
+    ///
+    /// Errors: there are more rows than a grid has.
+    pub fn of_rows(rows: usize, count: usize, threads: u32) -> Result<Self> {
+        ensure!(rows < 1 << 16, "{rows} rows in one launch; expected less than 65536: use a smaller frame or batch");
+        Ok(Grid([count.div_ceil(threads as usize) as u32, rows as u32, 1]))
+    }
+
     /// Blocks in a row.
     pub fn of(blocks: usize) -> Result<Self> {
         ensure!(blocks < 1 << 31, "{blocks} blocks in one launch; expected less than 2^31: use a smaller frame or batch");
