@@ -22,6 +22,7 @@ for set in "$@"; do
         # shellcheck disable=SC2086
         rm -rf "$at" && "$epicker" pick --data "$data" --load_model "$model" --mode "$mode" --precision "$precision" --gpus -1 --edge 0 \
             --output "$at" $options > "$at.txt" 2>&1
+        # Fibers are judged by length, and have no average precision.
         value() { sed -n "s/.*\"$1\":\([0-9.eE+-]*\).*/\1/p" "$at.json"; }
         for candidates in "$out/$name-fp32/candidates"/*.star; do
             awk -v place="$(basename "$candidates")" '
@@ -39,8 +40,9 @@ for set in "$@"; do
                             print best <= 0.25, e
                         }
                 }' "$candidates" "$at/candidates/$(basename "$candidates")"
-        done | awk -v set="$name" -v what="$precision" -v ap="$(value ap)" -v f1="$(value f1_best)" '
+        done | awk -v set="$name" -v what="$precision" -v ap="$(value ap)" -v f1="$(value f1_best)" -v length_f1="$(value length_f1)" '
+            BEGIN { if (length_f1 != "") { f1 = length_f1; ap = "-" } }
             { picks++; if ($1) { same++; if ($2 > most) most = $2 } }
-            END { printf "%-22s %-5s %8.4f %8.4f %9d %8.2f%% %12.1e\n", set, what, ap, f1, picks / 2, picks ? 100 * same / picks : 100, most }'
+            END { printf "%-22s %-5s %8s %8.4f %9d %8.2f%% %12.1e\n", set, what, ap == "-" ? ap : sprintf("%.4f", ap), f1, picks / 2, picks ? 100 * same / picks : 100, most }'
     done
 done
