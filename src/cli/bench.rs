@@ -78,7 +78,8 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     let mut finder = PeakFinder::new(&chosen.compute, &model, options).or_usage()?;
     let network_ms = network_ms(&mut finder, frame, args.runs)?;
     let parts = part_times(&mut finder, args.precision, &model, options, args.runs)?;
-    let multiply_adds = finder.plan().multiply_adds();
+    let (multiply_adds, arena_bytes) = (finder.plan().multiply_adds(), finder.plan().arena_bytes());
+    drop(finder); // the pipeline plans a network of its own
     // A multiplication and an addition are two operations.
     let gflop_per_second = 2.0 * multiply_adds as f64 / (network_ms * 1e6);
     // The outputs go to a temporary folder, which would stay behind if a signal ended the program at once.
@@ -102,7 +103,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             "multiply_adds": multiply_adds,
             "gflop_per_second": gflop_per_second,
             "parts": parts.iter().map(PartTime::to_json).collect::<Vec<_>>(),
-            "arena_bytes": finder.plan().arena_bytes(),
+            "arena_bytes": arena_bytes,
             "micrographs": pipeline.as_ref().map(|pipeline| pipeline.micrographs),
             "micrograph_ms": pipeline.as_ref().map(|pipeline| pipeline.micrograph_ms),
         });
@@ -112,7 +113,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     print(&format!("model {}, frame {frame}, {}", model.name(), chosen.compute.device.describe()));
     print(&format!("network and peaks  {network_ms:.1} ms (median of {})", args.runs));
     print(&format!("multiply-adds      {:.2} G, {gflop_per_second:.1} GFLOP/s", multiply_adds as f64 / 1e9));
-    print(&format!("arena              {:.1} MiB", finder.plan().arena_bytes() as f64 / f64::from(1 << 20)));
+    print(&format!("arena              {:.1} MiB", arena_bytes as f64 / f64::from(1 << 20)));
     if let Some(Pipeline { micrographs, micrograph_ms, .. }) = pipeline {
         print(&format!("whole way          {micrograph_ms:.1} ms per micrograph ({micrographs} of them)"));
     }

@@ -4,7 +4,7 @@
 use crate::compat::Compat;
 use crate::device::gpu::Gpu;
 use crate::device::{Device, Tensor};
-use crate::formats::image::{Micrograph, Orientation, Pixels, Samples};
+use crate::formats::image::{Micrograph, Pixels, Samples};
 use crate::net::inference::peaks::UnderWay;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, fresh};
 use crate::ops::heat_map::Peak;
@@ -23,11 +23,6 @@ use half::f16;
 /// Width of the frames here.
 const FRAME: usize = 64;
 
-fn micrograph(nx: usize, ny: usize, pixels: Pixels) -> Micrograph {
-    let (sections, pixel_size_angstrom, orientation) = (1, None, Orientation::Array);
-    Micrograph { nx, ny, sections, pixels, pixel_size_angstrom, orientation, warnings: Vec::new() }
-}
-
 /// Noise on a slope: every grey level occurs.
 fn values(nx: usize, ny: usize, seed: u64) -> Vec<f32> {
     noise(nx * ny, seed).iter().enumerate().map(|(i, x)| 60.0 * x + 0.2 * (i % nx) as f32 + 40.0).collect()
@@ -35,7 +30,7 @@ fn values(nx: usize, ny: usize, seed: u64) -> Vec<f32> {
 
 /// Every type, with rows and columns of both parities, equal, narrow and high micrographs.
 fn micrographs() -> Vec<Micrograph> {
-    let made = |nx: usize, ny: usize, wrap: fn(Vec<f32>) -> Pixels| micrograph(nx, ny, wrap(values(nx, ny, (nx * ny) as u64)));
+    let made = |nx: usize, ny: usize, wrap: fn(Vec<f32>) -> Pixels| Micrograph::of_pixels(nx, ny, wrap(values(nx, ny, (nx * ny) as u64)));
     let mut hot = values(130, 77, 1);
     (hot[500], hot[7000]) = (1e6, -30000.0);
     let mut bad = values(120, 100, 2);
@@ -49,9 +44,9 @@ fn micrographs() -> Vec<Micrograph> {
         made(97, 97, |values| Pixels::F16(Samples::from(values.iter().map(|&x| f16::from_f32(x)).collect::<Vec<f16>>()))),
         made(40, 51, |values| Pixels::F32(Samples::from(values))),
         made(41, 30, |values| Pixels::F32(Samples::from(values.iter().map(|x| x + 1e5).collect::<Vec<f32>>()))),
-        micrograph(130, 77, Pixels::F32(Samples::from(hot))),
-        micrograph(120, 100, Pixels::F32(Samples::from(bad))),
-        micrograph(70, 50, Pixels::I16(Samples::from(vec![-7; 3500]))),
+        Micrograph::of_pixels(130, 77, Pixels::F32(Samples::from(hot))),
+        Micrograph::of_pixels(120, 100, Pixels::F32(Samples::from(bad))),
+        Micrograph::of_pixels(70, 50, Pixels::I16(Samples::from(vec![-7; 3500]))),
     ]
 }
 
@@ -166,7 +161,8 @@ pub fn compare_batch(gpu: &Gpu) -> Result<Vec<Agreement>> {
     let model = Model::from_state(&fresh::state_dict(NETWORK, 5), "a new network".to_owned(), String::new())?;
     let device = Device::Gpu(gpu.clone());
     let finder = || PeakFinder::new(&device, &model, PeakFinderOptions { frame: FRAME, sizes: true, k: 20 });
-    let micrographs: Vec<Micrograph> = (1..=5).map(|seed| micrograph(70, 60, Pixels::F32(Samples::from(values(70, 60, seed))))).collect();
+    let micrographs: Vec<Micrograph> =
+        (1..=5).map(|seed| Micrograph::of_pixels(70, 60, Pixels::F32(Samples::from(values(70, 60, seed))))).collect();
     let prepare = |slots: &std::sync::Arc<Slots>, i: usize| slots.prepare(&micrographs[i], FRAME, &Compat::default(), false);
     let alone = (0..micrographs.len()).map(|i| Ok(prepare(&Slots::new(gpu, 2)?, i)?.peaks(&mut finder()?)?.1));
     let alone = alone.collect::<Result<Vec<Vec<Peak>>>>()?;

@@ -259,6 +259,14 @@ pub struct Micrograph {
     pub warnings: Vec<String>,
 }
 
+impl Micrograph {
+    /// A micrograph of one section of which only the pixels are known, nx * ny of them.
+    pub fn of_pixels(nx: usize, ny: usize, pixels: Pixels) -> Self {
+        let (sections, pixel_size_angstrom, orientation) = (1, None, Orientation::Array);
+        Micrograph { nx, ny, sections, pixels, pixel_size_angstrom, orientation, warnings: Vec::new() }
+    }
+}
+
 /// What a file says of itself; known without reading the pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageInfo {

@@ -27,6 +27,11 @@ impl Precision {
         }
     }
 
+    /// True if who asks for this precision may get what is multiplied in that one: the same, or f32.
+    pub fn allows(self, that: Precision) -> bool {
+        [self, Precision::F32].contains(&that)
+    }
+
     /// Rounds a number to the nearest that can be stored.
     ///
     /// Source: PTX ISA, `cvt.rna.tf32.f32` (ties away from zero) and `cvt.rn.f16.f32` (ties to even).
@@ -38,6 +43,11 @@ impl Precision {
             Precision::Tf32 => value,
             Precision::F16 => half::f16::from_f32(value).to_f32(),
         }
+    }
+
+    /// All of some numbers, rounded.
+    pub fn all_rounded(self, values: &[f32]) -> Vec<f32> {
+        values.iter().map(|&value| self.rounded(value)).collect()
     }
 
     /// True if a finite number is beyond what can be stored.
@@ -67,6 +77,11 @@ impl Compute {
     pub fn with_library(device: &Device, library: Arc<Library>) -> Self {
         assert_eq!(device.value_bytes(), 4, "a library computes in f32");
         Compute { library: Some(library), ..Compute::from(device) }
+    }
+
+    /// The precision that is tried by rounding every map and weight: on the CPU any but f32. A GPU's kernels round by themselves.
+    pub fn tried_precision(&self) -> Option<Precision> {
+        (self.precision != Precision::F32 && matches!(self.device, Device::Cpu)).then_some(self.precision)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How an op is proven: on a device against its f64 reference, and the gradients of the reference against finite
 //! differences of its forward pass.
 
-use super::{Real, noise, real::convert, splitmix64};
+use super::{Compute, Precision, Real, noise, real::convert, splitmix64};
 use crate::device::tensor::Layout;
 use crate::device::{Device, Tensor, TensorMut};
 use anyhow::Result;
@@ -34,11 +34,9 @@ impl Agreement {
         Agreement { case, error: largest_difference(found, exact), bound, bits }
     }
 
-    /// The same with a bound for f32 that follows from how numbers are rounded on the way.
-    pub fn within<T: Real>(case: String, found: &[T], exact: &[f64], bound: f64) -> Self {
-        let plain: Vec<f32> = exact.iter().map(|&value| value as f32).collect();
-        let agreement = Self::of(case, found, &plain, exact);
-        if size_of::<T>() == 8 { agreement } else { Agreement { bound, ..agreement } }
+    /// The same with another bound for f32, if one follows from how numbers are rounded on the way.
+    pub fn within<T: Real>(self, bound: Option<f64>) -> Self {
+        Agreement { bound: bound.filter(|_| size_of::<T>() == 4).unwrap_or(self.bound), ..self }
     }
 
     /// True if the op is as exact as asked.
@@ -119,4 +117,15 @@ pub fn differences<const N: usize>(
         bound = 1e-7;
     }
     Agreement { case: format!("differences of {case}"), error, bound, bits: 0 }
+}
+
+/// Compares an op in f32, and by what multiplies in tf32, where a device has that.
+///
+/// Errors: those of `compare`.
+pub fn in_each_precision(device: &Device, compare: impl Fn(&Compute) -> Result<Vec<Agreement>>) -> Result<Vec<Agreement>> {
+    let mut agreements = Vec::new();
+    for precision in [Precision::F32, Precision::Tf32] {
+        agreements.extend(compare(&Compute { precision, ..device.into() })?);
+    }
+    Ok(agreements)
 }

@@ -7,7 +7,7 @@ use crate::device::gpu::driver::DeviceInfo;
 use crate::device::gpu::paper::{Launch, Paper};
 use crate::device::gpu::predict::{self, Predicted};
 use crate::device::gpu::{Gpu, Moment};
-use crate::formats::image::{Micrograph, Orientation, Pixels, Samples};
+use crate::formats::image::{Micrograph, Pixels, Samples};
 use crate::net::inference::peaks::Part;
 use crate::net::inference::plan::StepSummary;
 use crate::net::{Model, PeakFinder, PeakFinderOptions};
@@ -40,15 +40,7 @@ pub fn predicted(info: &DeviceInfo, precision: Precision, model: &Model, options
 pub fn preparation([nx, ny]: [usize; 2], frame: usize) -> Result<Vec<Launch>> {
     let (gpu, paper) = Paper::gpu(DeviceInfo::default())?;
     let mut preprocessor = Preprocessor::<f32>::new(&gpu)?;
-    let micrograph = Micrograph {
-        nx,
-        ny,
-        sections: 1,
-        pixels: Pixels::F32(Samples::from(vec![0.0; nx * ny])),
-        pixel_size_angstrom: None,
-        orientation: Orientation::Array,
-        warnings: Vec::new(),
-    };
+    let micrograph = Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(vec![0.0; nx * ny])));
     preprocessor.start(&gpu, &micrograph, frame, &Compat::default())?;
     Ok(paper.take_launches())
 }

@@ -3,11 +3,11 @@
 //!
 //! tests/kernels/budgets.txt says what they may cost. `EPICKER_WRITE_COSTS=1 cargo test --test gpu costs` writes docs/gpu-costs.txt.
 
-use super::stages::{micrograph, values};
+use super::stages::values;
 use epicker::compat::Compat;
 use epicker::device::gpu::Gpu;
 use epicker::device::{Device, Tensor};
-use epicker::formats::image::{Pixels, Samples};
+use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::ops::conv::{self, ConvShape, Epilogue, Pass, algorithm};
 use epicker::ops::deform_conv::{self, DeformConvShape, OFFSET_CHANNELS};
 use epicker::ops::{Compute, Precision};
@@ -108,7 +108,7 @@ fn deformable_convolutions(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
 /// A micrograph whose extents suit nobody in particular.
 fn preprocessing(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
     let mut preprocessor = Preprocessor::<f32>::new(gpu).unwrap();
-    let micrograph = micrograph(576, 409, Pixels::F32(Samples::from(values(576, 409, 1))));
+    let micrograph = Micrograph::of_pixels(576, 409, Pixels::F32(Samples::from(values(576, 409, 1))));
     taken(driver, "", &mut Vec::new());
     preprocessor.start(gpu, &micrograph, 256, &Compat::default()).unwrap();
     taken(driver, "576 x 409 to 256", costs);

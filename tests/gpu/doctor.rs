@@ -1,6 +1,5 @@
 //! The doctor finds what is right on the CPU and on kernels executed on the host, says it, and remembers it.
 
-use super::stages::micrograph;
 use crate::common::program::epicker;
 use epicker::compat::Compat;
 use epicker::device::Device;
@@ -10,7 +9,7 @@ use epicker::device::gpu::paper::Paper;
 use epicker::doctor::stages::compare_batch;
 use epicker::doctor::{Way, before_first_use, checks};
 use epicker::formats::coordinates::Kind;
-use epicker::formats::image::{Pixels, Samples};
+use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::io::kept::Kept;
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, fresh};
 use epicker::ops::losses::HeatMapLoss;
@@ -77,7 +76,7 @@ fn pick(gpu: &Gpu, architecture: Architecture, frame: usize) {
     let mut finder = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame, sizes: true, k: 2000 }).unwrap();
     let slots = Slots::new(gpu, 3).unwrap();
     for _ in 0..3 {
-        let micrograph = micrograph(2 * frame, 2 * frame, Pixels::U8(Samples::from(vec![7; 4 * frame * frame])));
+        let micrograph = Micrograph::of_pixels(2 * frame, 2 * frame, Pixels::U8(Samples::from(vec![7; 4 * frame * frame])));
         let _ = slots.prepare(&micrograph, frame, &Compat::default(), true).unwrap().peaks(&mut finder);
     }
 }

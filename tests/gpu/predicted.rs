@@ -4,14 +4,14 @@
 //! `EPICKER_WRITE_COSTS=1 cargo test --test gpu predicted` writes src/device/gpu/costs.txt; after that
 //! `EPICKER_WRITE_COSTS=1 cargo test --test gpu predicted::times` writes docs/gpu-predicted.txt from it.
 
-use super::stages::{micrograph, values};
+use super::stages::values;
 use epicker::compat::Compat;
 use epicker::device::gpu::Gpu;
 use epicker::device::gpu::driver::DeviceInfo;
 use epicker::device::gpu::paper::{Launch, Paper};
 use epicker::device::gpu::predict::{self, Cost, Counts, Factor, KNOWN, Known};
 use epicker::device::{Buffer, Device, Tensor};
-use epicker::formats::image::{Pixels, Samples};
+use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::io::model_source::ModelSource;
 use epicker::net::inference::peaks::Part;
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
@@ -210,7 +210,7 @@ impl Devices {
     }
 
     fn preparation(&self, samples: &mut Vec<Sample>, [nx, ny]: [usize; 2], frame: usize) {
-        let micrograph = micrograph(nx, ny, Pixels::F32(Samples::from(values(nx, ny, 1))));
+        let micrograph = Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, 1))));
         self.sample(
             samples,
             |gpu| Preprocessor::<f32>::new(gpu).unwrap(),

@@ -5,7 +5,7 @@ use epicker::compat::Compat;
 use epicker::device::gpu::Gpu;
 use epicker::device::{Device, Tensor};
 use epicker::doctor::stages::{compare_preprocess, compare_targets};
-use epicker::formats::image::{Micrograph, Orientation, Pixels, Samples};
+use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::ops::heat_map::PeakMemory;
 use epicker::ops::{Agreement, Real, gather, heat_map, largest_difference, map};
 use epicker::preprocess::gpu::Preprocessor;
@@ -17,11 +17,6 @@ const BUILDS: [Build; 3] = [Build::Fast, Build::F64, Build::Checked];
 
 fn gpu(build: Build) -> Gpu {
     HostGpu::gpu(Options { build, ..Options::default() }).unwrap().0
-}
-
-pub(super) fn micrograph(nx: usize, ny: usize, pixels: Pixels) -> Micrograph {
-    let (sections, pixel_size_angstrom, orientation) = (1, None, Orientation::Array);
-    Micrograph { nx, ny, sections, pixels, pixel_size_angstrom, orientation, warnings: Vec::new() }
 }
 
 /// Noise on a slope: every grey level occurs.
@@ -52,7 +47,7 @@ fn a_micrograph_of_nan_is_refused() {
     let mut preprocessor = Preprocessor::<f32>::new(&gpu).unwrap();
     let mut pixels = values(64, 64, 1);
     pixels[..41].fill(f32::NAN);
-    let micrograph = micrograph(64, 64, Pixels::F32(Samples::from(pixels)));
+    let micrograph = Micrograph::of_pixels(64, 64, Pixels::F32(Samples::from(pixels)));
     preprocessor.start(&gpu, &micrograph, 64, &Compat::default()).unwrap();
     let message = format!("{:#}", preprocessor.finish(&gpu).unwrap_err());
     assert_eq!(message, format!("{:#}", preprocess(&micrograph, 64, &Compat::default()).unwrap_err()));

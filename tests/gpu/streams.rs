@@ -2,7 +2,7 @@
 //! has to wait for gives the same bits in every order, and a wait that is left out is noticed.
 
 use super::network::{FRAME, TRAIN_CASES, batch, golden, trainer};
-use super::stages::{micrograph, values};
+use super::stages::values;
 use anyhow::{Result, ensure};
 use epicker::compat::Compat;
 use epicker::device::Device;
@@ -37,7 +37,7 @@ fn picks(gpu: &Gpu) -> Result<Vec<Picked>> {
     let mut picker = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8 })?;
     let slots = Slots::new(gpu, 3)?;
     let sizes = [[70, 60]; DROPPED + 1].into_iter().chain([[90, 80]; 2]);
-    let of_size = |([nx, ny], seed): ([usize; 2], u64)| micrograph(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));
+    let of_size = |([nx, ny], seed): ([usize; 2], u64)| Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));
     let micrographs: Vec<Micrograph> = sizes.zip(1..).map(of_size).collect();
     let prepare = |i: usize| slots.prepare(&micrographs[i], PICKED, &Compat::default(), i == 1);
     let (mut next, mut before, mut found) = (Some(prepare(0)?), None, Vec::new());

@@ -1,7 +1,7 @@
 //! From a micrograph to the network's input, against what the original's own code makes of the same micrographs.
 
 use epicker::compat::{Compat, Fault};
-use epicker::formats::image::{Micrograph, Orientation, Pixels};
+use epicker::formats::image::{Micrograph, Pixels};
 use epicker::net::formula::fnv1a64;
 use epicker::preprocess::fourier_crop::crop;
 use epicker::preprocess::geometry::Geometry;
@@ -82,7 +82,7 @@ fn case_pixels(name: &str, case: &Value) -> Pixels {
 
 fn micrograph(nx: usize, ny: usize, pixels: Pixels) -> Micrograph {
     assert_eq!(pixels.len(), nx * ny);
-    Micrograph { nx, ny, sections: 1, pixels, pixel_size_angstrom: None, orientation: Orientation::Array, warnings: Vec::new() }
+    Micrograph::of_pixels(nx, ny, pixels)
 }
 
 fn prepare_f32(nx: usize, ny: usize, values: Vec<f32>, compat: &[Fault]) -> Prepared {

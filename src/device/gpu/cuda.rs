@@ -106,7 +106,7 @@ pub fn open_as(index: usize, form: Option<Form>) -> Result<(Gpu, String)> {
             (Err(_), first) => refused = first,
         }
     }
-    Err(refused.map_or_else(|| anyhow!("no kernels in this form are for this GPU and its driver"), |(_, error)| error))
+    Err(refused.map_or_else(|| anyhow!("no form of the kernels that was asked for is for this GPU"), |(_, error)| error))
 }
 
 /// What GPUs there are, in the driver's order.

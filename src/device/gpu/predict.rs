@@ -3,7 +3,7 @@
 //! first-level caches keep, what a map costs that is still in the second-level cache, and clocks that fall under load.
 //!
 //! What a block of a kernel costs (instructions, sectors of 32 bytes, passes through the banks of shared memory) was counted while
-//! its PTX was executed on a host; costs.txt has the numbers. `EPICKER_WRITE_COSTS=1 cargo test --test gpu costs` writes that file,
+//! its PTX was executed on a host; costs.txt has the numbers. `EPICKER_WRITE_COSTS=1 cargo test --test gpu predicted` writes that file,
 //! and without the variable the test holds it against the kernels.
 //!
 //! Sources: NVIDIA, CUDA C++ Programming Guide, throughput of native arithmetic instructions (results a clock and

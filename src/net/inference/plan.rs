@@ -6,11 +6,11 @@ use crate::device::{Buffer, Device, TensorMut, TensorRef};
 use crate::net::arena::{Lifetimes, Place, Placed};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::model::Model;
+use crate::ops::Compute;
 use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};
 use crate::ops::up_conv::{self, UpConvShape};
-use crate::ops::{Compute, Precision};
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -232,10 +232,7 @@ impl Plan {
 /// Rounds a map to the precision that products are multiplied in, if that is not f32. A map with a number beyond what can be stored
 /// stays as it is, and is counted.
 fn round(compute: &Compute, map: &TensorMut) {
-    let precision = compute.precision;
-    if precision == Precision::F32 || !matches!(compute.device, Device::Cpu) {
-        return;
-    }
+    let Some(precision) = compute.tried_precision() else { return };
     let pixels = map.layout().pixels();
     // SAFETY: one task for each pixel, and the caller has the only view of the map.
     let of_pixel = |pixel: usize| unsafe { map.pixel_mut(pixel) };
@@ -246,13 +243,9 @@ fn round(compute: &Compute, map: &TensorMut) {
     (0..pixels).into_par_iter().for_each(|pixel| of_pixel(pixel).iter_mut().for_each(|value| *value = precision.rounded(*value)));
 }
 
-/// Weights as the precision has them: rounded on the CPU. On a GPU the kernels' own packing does it.
+/// Weights as the precision has them.
 fn rounded<'a>(compute: &Compute, weights: &'a [f32]) -> Cow<'a, [f32]> {
-    let precision = compute.precision;
-    if precision == Precision::F32 || !matches!(compute.device, Device::Cpu) {
-        return Cow::Borrowed(weights);
-    }
-    Cow::Owned(weights.iter().map(|weight| precision.rounded(*weight)).collect())
+    compute.tried_precision().map_or(Cow::Borrowed(weights), |precision| Cow::Owned(precision.all_rounded(weights)))
 }
 
 fn work(compute: &Compute, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {

@@ -115,7 +115,7 @@ fn both_in_fours(window: &Window, fours: InFours) -> bool {
 /// The kernels of a pass that a device has and that can compute a window in a precision, or better.
 fn able(gpu: &Gpu, precision: Precision, pass: Pass, window: Window, fours: InFours) -> impl Iterator<Item = &'static Tile> {
     let (table, capability): (&'static [Tile], _) = (if pass == Pass::Weights { &WEIGHTS } else { &WINDOWS }, gpu.info().capability);
-    let suits = move |tile: &&'static Tile| [precision, Precision::F32].contains(&tile.precision) && tile.least <= capability;
+    let suits = move |tile: &&'static Tile| precision.allows(tile.precision) && tile.least <= capability;
     table.iter().filter(suits).filter(move |tile| (tile.can)(&window, fours))
 }
 

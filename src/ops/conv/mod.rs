@@ -297,14 +297,11 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 }
 
 fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
-    let in_f32 = compare_by::<T>(&device.into(), |_| true)?;
-    let on_tensor_cores = Compute { precision: Precision::Tf32, ..device.into() };
-    let in_tf32 = compare_by::<T>(&on_tensor_cores, |algorithm| algorithm.precision() == Precision::Tf32)?;
-    Ok(in_f32.into_iter().chain(in_tf32).collect())
+    proof::in_each_precision(device, |compute| compare_by::<T>(compute, |algorithm| algorithm.precision() == compute.precision))
 }
 
 /// Runs all cases forward by the algorithms that are wanted.
-fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
+fn compare_by<T: Real>(compute: &Compute, wanted: impl Fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
     let device = &compute.device;
     let mut agreements = Vec::new();
     for (i, shape) in CASES.into_iter().enumerate() {
@@ -312,9 +309,8 @@ fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Res
             continue;
         }
         let seed = i as u64;
-        let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| compute.precision.rounded(value)).collect() };
-        let inp = rounded(noise(shape.n * shape.h * shape.w * shape.ci, seed));
-        let weights = rounded(noise(shape.weights_len(), seed + 100));
+        let inp = compute.precision.all_rounded(&noise(shape.n * shape.h * shape.w * shape.ci, seed));
+        let weights = compute.precision.all_rounded(&noise(shape.weights_len(), seed + 100));
         let bias = noise(shape.co, seed + 200);
         let residual = (i % 2 == 1).then(|| noise(shape.out().iter().product(), seed + 300));
         let relu = i % 3 != 0;
@@ -324,17 +320,13 @@ fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Res
         let most = most_summed(compute.precision, shape, &inp, &weights);
         let inp = Tensor::on(device, [shape.n, shape.h, shape.w, shape.ci], convert::<T>(&inp))?;
         let residual = residual.map(|values| Tensor::on(device, shape.out(), convert::<T>(&values))).transpose()?;
-        for algorithm in algorithm::all(compute, Pass::Forward, shape).into_iter().filter(wanted) {
+        for algorithm in algorithm::all(compute, Pass::Forward, shape).into_iter().filter(&wanted) {
             let case = format!("{shape:?} {algorithm}");
             let weights = Weights::pack(device, algorithm, shape.extents(), &weights, &bias)?;
             let mut out = Tensor::on(device, shape.out(), vec![T::from_f64(f64::NAN); exact.len()])?;
             let epilogue = Epilogue { residual: residual.as_ref().map(Tensor::view), relu };
             forward(device, shape, inp.view(), &weights, epilogue, &mut out.view_mut())?;
-            let out = out.to_vec()?;
-            agreements.push(match most {
-                None => Agreement::of(case, &out, &plain, &exact),
-                Some(most) => Agreement::within(case, &out, &exact, most),
-            });
+            agreements.push(Agreement::of(case, &out.to_vec()?, &plain, &exact).within::<T>(most));
         }
     }
     Ok(agreements)

@@ -21,6 +21,8 @@ pub struct Tile {
     pub(super) reads_fours: bool,
     /// What it multiplies: f32, or on tensor cores what they read.
     pub(super) precision: Precision,
+    /// The least compute capability that it runs on.
+    least: [u32; 2],
 }
 
 /// A tile is summed over this many channels at a time: DEPTH in the kernels.
@@ -38,21 +40,18 @@ static TILES: [Tile; 7] = [
 ];
 
 const fn tile(name: &'static str, kernel: &'static str, size: [usize; 2]) -> Tile {
-    Tile { name, kernel, size, widest: usize::MAX, reads_fours: true, precision: Precision::F32 }
+    Tile { name, kernel, size, widest: usize::MAX, reads_fours: true, precision: Precision::F32, least: [5, 0] }
 }
 
 const fn tf32(name: &'static str, kernel: &'static str, size: [usize; 2]) -> Tile {
-    Tile { precision: Precision::Tf32, ..tile(name, kernel, size) }
+    Tile { precision: Precision::Tf32, least: TF32_FROM, ..tile(name, kernel, size) }
 }
 
 /// All kernels that can compute a shape in maps that lie so that four channels are read at once, in a precision or better.
 pub(super) fn all(gpu: &Gpu, precision: Precision, shape: DeformConvShape) -> impl Iterator<Item = &'static Tile> {
-    let has = move |wanted: Precision| match wanted {
-        Precision::F32 => true,
-        Precision::Tf32 => precision == Precision::Tf32 && gpu.info().capability >= TF32_FROM,
-        Precision::F16 => false,
-    };
-    TILES.iter().filter(move |tile| has(tile.precision) && (!tile.reads_fours || has_fours(shape)))
+    let capability = gpu.info().capability;
+    let suits = move |tile: &&'static Tile| precision.allows(tile.precision) && tile.least <= capability;
+    TILES.iter().filter(suits).filter(move |tile| !tile.reads_fours || has_fours(shape))
 }
 
 /// The best kernel for a shape.

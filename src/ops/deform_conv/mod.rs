@@ -385,14 +385,11 @@ pub fn compare(device: &Device) -> Result<Vec<Agreement>> {
 }
 
 fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
-    let in_f32 = compare_by::<T>(&device.into(), |_| true)?;
-    let on_tensor_cores = Compute { precision: Precision::Tf32, ..device.into() };
-    let in_tf32 = compare_by::<T>(&on_tensor_cores, |algorithm| algorithm.precision() == Precision::Tf32)?;
-    Ok(in_f32.into_iter().chain(in_tf32).collect())
+    proof::in_each_precision(device, |compute| compare_by::<T>(compute, |algorithm| algorithm.precision() == compute.precision))
 }
 
 /// Runs all cases by the algorithms that are wanted.
-fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
+fn compare_by<T: Real>(compute: &Compute, wanted: impl Fn(&Algorithm) -> bool) -> Result<Vec<Agreement>> {
     let device = &compute.device;
     let mut agreements = Vec::new();
     for (i, (shape, reach)) in CASES.into_iter().enumerate() {
@@ -401,9 +398,8 @@ fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Res
         }
         let DeformConvShape { n, h, w, ci, co } = shape;
         let seed = i as u64;
-        let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| compute.precision.rounded(value)).collect() };
-        let inp = rounded(noise(n * h * w * ci, seed));
-        let weights = rounded(noise(co * ci * TAPS, seed + 100));
+        let inp = compute.precision.all_rounded(&noise(n * h * w * ci, seed));
+        let weights = compute.precision.all_rounded(&noise(co * ci * TAPS, seed + 100));
         let bias = noise(co, seed + 200);
         let mut offsets = noise(n * h * w * OFFSET_CHANNELS, seed + 300);
         // Positions in sixteenths of a pixel, exact in f32, so that no rounding decides between two pixels.
@@ -414,16 +410,12 @@ fn compare_by<T: Real>(compute: &Compute, wanted: fn(&Algorithm) -> bool) -> Res
         let most = most_summed(compute.precision, shape, &inp, &offsets, &weights);
         let inp = Tensor::on(device, [n, h, w, ci], convert::<T>(&inp))?;
         let offsets = Tensor::on(device, [n, h, w, OFFSET_CHANNELS], convert::<T>(&offsets))?;
-        for algorithm in algorithm::all(compute, shape).into_iter().filter(wanted) {
+        for algorithm in algorithm::all(compute, shape).into_iter().filter(&wanted) {
             let case = format!("{shape:?} {algorithm}");
             let packed = Weights::pack(device, algorithm, [ci, co, 3], &weights, &bias)?;
             let mut out = Tensor::on(device, [n, h, w, co], vec![T::from_f64(f64::NAN); exact.len()])?;
             forward(device, shape, inp.view(), offsets.view(), &packed, relu, &mut out.view_mut())?;
-            let out = out.to_vec()?;
-            agreements.push(match most {
-                None => Agreement::of(case, &out, &plain, &exact),
-                Some(most) => Agreement::within(case, &out, &exact, most),
-            });
+            agreements.push(Agreement::of(case, &out.to_vec()?, &plain, &exact).within::<T>(most));
         }
     }
     Ok(agreements)

@@ -15,7 +15,7 @@ mod memory;
 mod real;
 mod warp;
 
-use crate::code::{Kind, Code, Guard, Mark, Op, Parameter, Program, Pure, Row, Rows, Said};
+use crate::code::{Code, Guard, Kind, Mark, Op, Parameter, Program, Pure, Row, Rows, Said};
 use crate::flow::{Flow, flow};
 use crate::lanewise::{self, Value};
 use crate::parse::{Base, Class, Instruction, Kernel, Operand, Special};
