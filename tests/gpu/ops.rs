@@ -52,11 +52,17 @@ fn tensor_cores_are_fed_as_they_want_it() {
 
 /// Small integers have no rounding in any order of summing, so tensor cores give the bits of the formula.
 pub fn integers_are_exact(what: &str, device: &Device) {
+    let wrong = kernels_that_miss_the_formula(device);
+    assert!(wrong.is_empty(), "{what}: {wrong:?}");
+}
+
+/// The algorithms of tensor cores that do not give the formula's bits for small integers.
+pub fn kernels_that_miss_the_formula(device: &Device) -> BTreeSet<String> {
     let integers = |count: usize, most: u64, seed: u64| -> Vec<f32> {
         (0..count as u64).map(|i| (splitmix64(seed + i) % (2 * most + 1)) as f32 - most as f32).collect()
     };
     let compute = Compute { precision: Precision::Tf32, ..Compute::from(device) };
-    let mut kernels = BTreeSet::new();
+    let (mut kernels, mut wrong) = (BTreeSet::new(), BTreeSet::new());
     for (co, side, kernel) in [(64, 16, 3), (27, 16, 3), (16, 17, 3), (48, 13, 1)] {
         let shape = ConvShape { n: 1, h: side, w: side, ci: 32, co, kernel, stride: 1 };
         let (inp, weights, bias) =
@@ -69,7 +75,9 @@ pub fn integers_are_exact(what: &str, device: &Device) {
                 let packed = conv::Weights::pack(device, algorithm.clone(), shape.extents(), &weights, &bias).unwrap();
                 let mut out = Tensor::on(device, shape.out(), vec![f32::NAN; expected.len()]).unwrap();
                 conv::forward(device, shape, inp.view(), &packed, Epilogue::default(), &mut out.view_mut()).unwrap();
-                assert!(out.to_vec().unwrap() == expected, "{what}, {algorithm}, {shape:?}");
+                if out.to_vec().unwrap() != expected {
+                    wrong.insert(algorithm.to_string());
+                }
             }
         }
     }
@@ -87,11 +95,14 @@ pub fn integers_are_exact(what: &str, device: &Device) {
                 let packed = deform_conv::Weights::pack(device, algorithm.clone(), [16, co, 3], &weights, &bias).unwrap();
                 let mut out = Tensor::on(device, [1, 13, 12, co], vec![f32::NAN; expected.len()]).unwrap();
                 deform_conv::forward(device, shape, inp.view(), offsets.view(), &packed, false, &mut out.view_mut()).unwrap();
-                assert!(out.to_vec().unwrap() == expected, "{what}, {algorithm}, {shape:?}");
+                if out.to_vec().unwrap() != expected {
+                    wrong.insert(algorithm.to_string());
+                }
             }
         }
     }
     assert_eq!(kernels.len(), 7, "{kernels:?}");
+    wrong
 }
 
 mod forward {

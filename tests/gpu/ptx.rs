@@ -70,6 +70,52 @@ fn tensor_cores_give_the_bits_of_the_formula_for_integers() {
     }
 }
 
+/// Two rows of a fragment change places at one line of a kernel. The comparison with integers names the kernel, and what was
+/// multiplied at each line names the line.
+#[test]
+fn swapped_rows_of_a_fragment_are_found_by_kernel_and_line() {
+    let Some(images) = ptxgpu::images(80).unwrap() else {
+        return println!("this build has no PTX for compute_80");
+    };
+    let options = Options { capability: [8, 0], arch: 80, ..Options::default() };
+    let (gpu, sound) = PtxGpu::with(options.clone(), &images).unwrap();
+    ops::integers_are_exact("sound", &Device::Gpu(gpu));
+    let mut seen = 0;
+    for (file, image) in &images {
+        let text = String::from_utf8(image.strip_suffix(&[0]).unwrap_or(image).to_vec()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let begins = |line: &str| line.split_once(".entry ").map(|(_, rest)| rest.trim_end_matches(['(', ')']).to_string());
+        let starts: Vec<(usize, String)> = lines.iter().enumerate().filter_map(|(i, line)| Some((i, begins(line)?))).collect();
+        for (k, (start, kernel)) in starts.iter().enumerate() {
+            let end = starts.get(k + 1).map_or(lines.len(), |(next, _)| *next);
+            let products: Vec<usize> = (*start..end).filter(|&i| lines[i].trim_start().starts_with("mma.")).collect();
+            let Some(&planted) = products.get(products.len() / 2) else { continue };
+            // The second of four sources' groups: rows 8 to 15 of the left fragment before rows 0 to 7.
+            let groups: Vec<&str> = lines[planted].split(['{', '}']).collect();
+            let registers: Vec<&str> = groups[3].split(", ").collect();
+            let swapped = [1, 0, 3, 2].map(|i| registers[i]).join(", ");
+            let mut changed = lines.clone();
+            let line = lines[planted].replacen(groups[3], &swapped, 1);
+            changed[planted] = &line;
+            let mut images = images.clone();
+            images.iter_mut().find(|(name, _)| name == file).unwrap().1 = (changed.join("\n") + "\n\0").into_bytes();
+            let (gpu, driver) = PtxGpu::with(options.clone(), &images).unwrap();
+            let wrong = ops::kernels_that_miss_the_formula(&Device::Gpu(gpu));
+            println!("{kernel}, line {}: {wrong:?}", planted + 1);
+            assert!(wrong.len() == 1, "{kernel}: {wrong:?}");
+            let [expected, found] = [&sound, &driver].map(|driver| driver.counters(kernel).unwrap().multiplied);
+            assert_eq!(expected.len(), products.len());
+            let other: Vec<u32> = expected.iter().filter(|(line, bits)| found[line] != **bits).map(|(line, _)| *line).collect();
+            assert_eq!(other, [planted as u32 + 1], "{kernel}");
+            for name in driver.launched().iter().filter(|name| *name != kernel) {
+                assert!(driver.counters(name).unwrap().multiplied == sound.counters(name).unwrap().multiplied, "{name}");
+            }
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 7);
+}
+
 #[test]
 fn micrographs_of_every_type_are_prepared_as_on_the_cpu() {
     gpus().iter().for_each(|(name, gpu, _)| stages::holds(compare_preprocess::<f32>(gpu), name));

@@ -2,6 +2,7 @@
 //! memory.
 
 use crate::code::{Kind, Lanes, Said};
+use epicker::random::splitmix64;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -54,6 +55,9 @@ pub struct Counters {
     pub shared_loads: Passes,
     /// Stores to it, atomics, and asynchronous copies.
     pub shared_stores: Passes,
+    /// A fingerprint of all that was multiplied with matrices at each line of the PTX, in which order ever. Where a line of
+    /// another text of the kernel has another one, that line is the first to have got other fragments.
+    pub multiplied: BTreeMap<u32, u64>,
 }
 
 impl Counters {
@@ -107,7 +111,15 @@ impl Counters {
         for (sum, other) in [(&mut self.shared_loads, other.shared_loads), (&mut self.shared_stores, other.shared_stores)] {
             sum.add(other);
         }
+        for (&line, fingerprint) in &other.multiplied {
+            add_fingerprint(&mut self.multiplied, line, *fingerprint);
+        }
     }
+}
+
+fn add_fingerprint(fingerprints: &mut BTreeMap<u32, u64>, line: u32, fingerprint: u64) {
+    let sum = fingerprints.entry(line).or_default();
+    *sum = sum.wrapping_add(fingerprint);
 }
 
 impl Traffic {
@@ -159,6 +171,8 @@ pub struct Counts {
     pub whole: Vec<u64>,
     /// Executions by some of them.
     parts: Vec<Executed>,
+    /// Of each instruction that multiplies matrices, what it multiplied.
+    multiplied: BTreeMap<usize, u64>,
     pub loads: Traffic,
     pub stores: Traffic,
     pub shared_loads: Passes,
@@ -177,6 +191,14 @@ impl Counts {
         let part = &mut self.parts[place];
         part.warps += warps as u64;
         part.lanes += active.len() as u64;
+    }
+
+    /// A warp multiplies these fragments; registers and lanes in one order.
+    pub fn multiplies(&mut self, place: usize, fragments: &[u32]) {
+        let fingerprint = fragments.iter().fold(0, |bits, &word| splitmix64(bits ^ u64::from(word)));
+        let sum = self.multiplied.entry(place).or_default();
+        // Warps and blocks come in any order.
+        *sum = sum.wrapping_add(fingerprint);
     }
 
     /// The sum, by names.
@@ -198,6 +220,9 @@ impl Counts {
                     *counters.kinds.entry(kind).or_default() += warps;
                 }
             }
+        }
+        for (&place, &fingerprint) in &self.multiplied {
+            add_fingerprint(&mut counters.multiplied, said[place].line, fingerprint);
         }
         counters
     }

@@ -104,6 +104,13 @@ impl PtxGpu {
         let Some(images) = images(arch)? else {
             bail!("this program has no PTX for compute_{arch}; it has {}", Images::of_program()?.describe())
         };
+        PtxGpu::with(options, &images)
+    }
+
+    /// The same with other kernels: those of [`images`] after a test has changed their text.
+    ///
+    /// Errors: one is missing, or something in them is not known.
+    pub fn with(options: Options, images: &[(String, Vec<u8>)]) -> Result<(Gpu, Arc<PtxGpu>)> {
         let driver = Arc::new(PtxGpu::new(options));
         let images: Vec<&[u8]> = images.iter().map(|(_, image)| &image[..]).collect();
         Ok((Gpu::new(driver.clone(), &images)?, driver))

@@ -152,6 +152,12 @@ struct Multiply {
 }
 
 impl Multiply {
+    /// Registers of the left and of the right fragment.
+    fn registers(&self) -> [usize; 2] {
+        let values = if self.kind == Kind::Tf32 { 1 } else { 2 };
+        [self.depth / 2 / values, self.depth / 4 / values]
+    }
+
     fn pair(&self, bits: u32) -> [f64; 2] {
         match self.kind {
             Kind::F16 => [bits as u16, (bits >> 16) as u16].map(|half| f64::from(f32_of_f16(half))),
@@ -171,22 +177,23 @@ impl Effect for Multiply {
             let mut left = [[0.0_f64; 16]; 16];
             let mut right = [[0.0_f64; 8]; 16];
             let mut sums = [[0.0_f64; 8]; 16];
+            let [of_left, of_right] = self.registers();
             for lane in 0..32 {
                 let (group, within) = (lane / 4, lane % 4);
                 if self.kind == Kind::Tf32 {
-                    for (k, &row) in self.left.iter().enumerate().take(self.depth / 2) {
+                    for (k, &row) in self.left.iter().enumerate().take(of_left) {
                         left[group + k % 2 * 8][within + k / 2 * 4] = f32_of_tf32(value(row, lane)).into();
                     }
-                    for (k, &row) in self.right.iter().enumerate().take(self.depth / 4) {
+                    for (k, &row) in self.right.iter().enumerate().take(of_right) {
                         right[within + 4 * k][group] = f32_of_tf32(value(row, lane)).into();
                     }
                 } else {
-                    for (k, &row) in self.left.iter().enumerate().take(self.depth / 4) {
+                    for (k, &row) in self.left.iter().enumerate().take(of_left) {
                         let column = 2 * within + k / 2 * 8;
                         let [low, high] = self.pair(value(row, lane));
                         (left[group + k % 2 * 8][column], left[group + k % 2 * 8][column + 1]) = (low, high);
                     }
-                    for (k, &row) in self.right.iter().enumerate().take(self.depth / 8) {
+                    for (k, &row) in self.right.iter().enumerate().take(of_right) {
                         let [low, high] = self.pair(value(row, lane));
                         (right[2 * within + 8 * k][group], right[2 * within + 8 * k + 1][group]) = (low, high);
                     }
@@ -194,6 +201,15 @@ impl Effect for Multiply {
                 for (k, &row) in self.sums.iter().enumerate() {
                     sums[group + k / 2 * 8][2 * within + k % 2] = f32::from_bits(value(row, lane)).into();
                 }
+            }
+            let words: Vec<u32> = if block.launch.counts {
+                let rows = self.left[..of_left].iter().chain(&self.right[..of_right]);
+                rows.flat_map(|&row| (0..32).map(move |lane| value(row, lane))).collect()
+            } else {
+                Vec::new()
+            };
+            if !words.is_empty() {
+                block.counts.multiplies(block.place, &words);
             }
             for (sums, left) in sums.iter_mut().zip(&left) {
                 for (left, right) in left.iter().zip(&right).take(self.depth) {
