@@ -256,6 +256,70 @@ KERNEL(256, 4) preprocess_add_parts(u32 count, u32 parts, GLOBAL(const f32) part
     }
 }
 
+// The ground is what a wide Gaussian leaves of frame D: the means of cells, blurred along rows and columns, and between the cells'
+// centres a plane through each four. Host side: src/preprocess/ground.rs.
+struct PreprocessCells {
+    u32 width, height; // pixels of frame D
+    u32 across, down;  // cells
+    u32 reach;         // the last of the weights, in cells
+};
+
+constexpr u32 PREPROCESS_CELL = 8;
+
+// Writes the mean of each cell, [down][across].
+// Grid: x counts the width of a block in pixels, y counts rows of cells. A thread adds a column of a cell, then eight columns are added.
+KERNEL(256, 4) preprocess_cells(PreprocessCells s, GLOBAL(const f32) image, GLOBAL(f32) out) {
+    SHARED(f32, columns, PREPROCESS_THREADS);
+    u32 thread = thread_index(), x = block_x() * PREPROCESS_THREADS + thread, y0 = block_y() * PREPROCESS_CELL;
+    u32 rows = smaller(PREPROCESS_CELL, s.height - y0);
+    f32 sum = 0;
+    for (u32 y = 0; y < rows; y++) sum += x < s.width ? image[(u64)(y0 + y) * s.width + x] : 0;
+    columns[thread] = sum;
+    block_sync();
+    u32 cell = block_x() * (PREPROCESS_THREADS / PREPROCESS_CELL) + thread;
+    if (thread >= PREPROCESS_THREADS / PREPROCESS_CELL || cell >= s.across) return; // no barrier follows
+    f32 all = 0;
+    for (u32 k = 0; k < PREPROCESS_CELL; k++) all += columns[thread * PREPROCESS_CELL + k];
+    out[(u64)block_y() * s.across + cell] = all / (f32)(rows * smaller(PREPROCESS_CELL, s.width - cell * PREPROCESS_CELL));
+}
+
+// Replaces each cell by the mean of its neighbours by weight: those of its row or, if `down`, of its column.
+KERNEL(256, 4) preprocess_blur(PreprocessCells s, u32 down, GLOBAL(const f32) weights, GLOBAL(const f32) cells, GLOBAL(f32) out) {
+    FOR_EACH(i, s.across * s.down) {
+        u32 at = down ? i / s.across : i % s.across, count = down ? s.down : s.across, stride = down ? s.across : 1;
+        u32 from = at > s.reach ? at - s.reach : 0, to = smaller(at + s.reach + 1, count);
+        f32 sum = 0, all = 0;
+        for (u32 k = from; k < to; k++) {
+            f32 weight = weights[k < at ? at - k : k - at];
+            sum = multiply_add(weight, cells[i + (u64)k * stride - (u64)at * stride], sum);
+            all += weight;
+        }
+        out[i] = sum / all;
+    }
+}
+
+// Between which cells a pixel lies, and how far it is from the centre of the first to that of the second.
+DEVICE f32 preprocess_between(u32 pixel, u32 cells, u32& first, u32& second) {
+    f32 at = ((f32)pixel + (f32)0.5) / (f32)PREPROCESS_CELL - (f32)0.5;
+    at = smaller(larger(at, (f32)0), (f32)(cells - 1));
+    first = (u32)at;
+    second = smaller(first + 1, cells - 1);
+    return at - (f32)first;
+}
+
+// Takes the ground away.
+KERNEL(256, 4) preprocess_take_ground(PreprocessCells s, GLOBAL(const f32) cells, GLOBAL(f32) image) {
+    FOR_EACH(i, s.width * s.height) {
+        u32 left, right, above, below;
+        f32 x = preprocess_between(i % s.width, s.across, left, right);
+        f32 y = preprocess_between(i / s.width, s.down, above, below);
+        f32 first = cells[(u64)above * s.across + left], second = cells[(u64)above * s.across + right];
+        first = multiply_add(y, cells[(u64)below * s.across + left] - first, first);
+        second = multiply_add(y, cells[(u64)below * s.across + right] - second, second);
+        image[i] = image[i] - multiply_add(x, second - first, first);
+    }
+}
+
 // Writes the smallest and the largest value of each block, [block][2].
 KERNEL(256, 4) preprocess_extremes(u32 count, GLOBAL(const f32) image, GLOBAL(f64) partial) {
     SHARED(f64, scratch, PREPROCESS_THREADS);

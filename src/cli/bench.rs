@@ -18,6 +18,7 @@ use crate::ops::{Compute, Precision};
 use crate::pick::parts;
 use crate::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
 use crate::pick::settings::{Settings, WrittenSide};
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{FixedBy, Scale};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -245,6 +246,7 @@ fn pipeline(compute: &Compute, model: &Model, args: &BenchArgs, frame: usize) ->
         side_n_px: 19.0,
         written_side: WrittenSide::OfNetwork,
         read: Default::default(),
+        ground: Ground::wanted_by(model.facts()),
         floor: 0.0,
         cap: most_peaks(4000, frame),
         suffix: String::new(),

@@ -12,6 +12,7 @@ use crate::formats::state_dict::ModelFacts;
 use crate::io::write::write_whole;
 use crate::pick::draw;
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::Ground;
 use crate::train::cache::ImageCache;
 use crate::train::labels::{self, Labelled, gather};
 use crate::train::mirror::{MirrorTest, Verdict};
@@ -69,7 +70,7 @@ pub fn run(args: &CheckArgs) -> Result<u8> {
         std::fs::create_dir_all(&args.output).with_context(failed).or_usage()?;
     }
     let frame = args.labels.frame(&gathered, &ModelFacts::default()).or_usage()?;
-    let cache = ImageCache::new(None, 0, frame, Default::default(), Compat::default())?;
+    let cache = ImageCache::new(None, 0, frame, Default::default(), Ground::Kept, Compat::default())?;
     let mut test = MirrorTest::default();
     let mut failures = gathered.unreadable.len();
     for one in &gathered.labelled {

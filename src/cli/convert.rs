@@ -12,6 +12,7 @@ use crate::formats::pth::{self, Checkpoint, WriteOptions};
 use crate::formats::safetensors_file;
 use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::write::write_whole;
+use crate::preprocess::ground::Ground;
 
 /// Converts a model between PyTorch's .pth and .safetensors, and says what it holds
 #[derive(clap::Args, Debug, Clone, Default)]
@@ -31,6 +32,10 @@ pub struct ConvertArgs {
     /// Score above which peaks are picks unless `pick --vis_thresh` says otherwise, 0 to 1: kept in the model
     #[arg(long, value_name = "SCORE", value_parser = super::values::score)]
     pub threshold: Option<f32>,
+    /// The model's micrographs lose their uneven ground: what a Gaussian of this deviation, pixels of the network's image, leaves of
+    /// them; 0 leaves them as they are. Kept in the model
+    #[arg(long, value_name = "PIXELS", value_parser = super::values::length)]
+    pub ground: Option<f64>,
     /// Leave OUT alone if it exists
     #[arg(long)]
     pub no_clobber: bool,
@@ -60,6 +65,9 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
     }
     if let Some(threshold) = args.threshold {
         ModelFacts { threshold: Some(threshold.into()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
+    }
+    if let Some(ground) = args.ground {
+        ModelFacts::set_ground(Ground::of(Some(ground)).sigma_px(), &mut checkpoint.state.metadata);
     }
     let bytes = match format {
         ModelFormat::Safetensors => safetensors_file::write(&checkpoint.state)?,

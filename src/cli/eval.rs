@@ -30,6 +30,7 @@ use crate::net::Model;
 use crate::ops::{Compute, Precision};
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, gather, pair, read_sources};
 use crate::words::counted;
@@ -454,7 +455,7 @@ impl EvalArgs {
             distance_sides: asked.distance_sides(&scale),
             compat: self.compat.clone(),
         };
-        let sight = Sight { read: &read, scale: &scale, compat: &self.compat, is_shown: false };
+        let sight = Sight { read: &read, scale: &scale, ground: Ground::wanted_by(model.facts()), compat: &self.compat, is_shown: false };
         let (mut told, mut all) = (None, Vec::with_capacity(inputs.len()));
         run::each(Micrographs::list(&inputs, &|| false), &mut worker, sight, |input, seen| match seen {
             Ok(Seen { ready, peaks, .. }) => {

@@ -8,6 +8,7 @@ use crate::eval::features::select_by_features;
 use crate::formats::label_file::Family;
 use crate::io::model_source::ModelSource;
 use crate::net::model::Model;
+use crate::preprocess::ground::Ground;
 use crate::train::cache::ImageCache;
 use crate::train::exemplar::{Exemplar, Origin, hour_stamp, select_by_coverage, select_first};
 use crate::train::labels::{self, boxes_d, gather};
@@ -106,7 +107,7 @@ fn create(args: &ExemplarArgs) -> Result<u8> {
     let facts = model.as_ref().map(|model| model.facts().clone()).unwrap_or_default();
     let (side, frame) = (args.labels.side(), args.labels.frame(&gathered, &facts).or_usage()?);
     let boxes = |i: usize| boxes_d(&gathered.labelled[i], args.labels.mode, frame, side, &args.compat);
-    let cache = ImageCache::new(None, 0, frame, Default::default(), args.compat.clone())?;
+    let cache = ImageCache::new(None, 0, frame, Default::default(), Ground::of(facts.ground_px), args.compat.clone())?;
     let image = |i: usize| cache.get(&gathered.labelled[i].path, &mut Vec::new());
     let counts: Vec<usize> = gathered.labelled.iter().map(|one| one.coordinates.points.len()).collect();
     let chosen = match &model {

@@ -24,6 +24,7 @@ use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading, Part};
 use crate::pick::run::{self, Source, Worker};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use crate::words::counted;
@@ -381,6 +382,7 @@ impl PickArgs {
             side_n_px: asked.side_n_px,
             written_side: asked.written_side,
             read: asked.read,
+            ground: Ground::wanted_by(model.facts()),
             floor: limits.vis_thresh.min(0.01),
             cap: asked.cap,
             model: ModelName { name: model.name().to_string(), sha256: model.sha256().to_string() },

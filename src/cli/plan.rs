@@ -13,6 +13,7 @@ use crate::net::inference::peaks::Part;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
 use crate::ops::{Compute, Precision};
 use crate::pick::parts;
+use crate::preprocess::ground::Ground;
 use crate::train::{TrainerOptions, TrainingMemory};
 use anyhow::Result;
 
@@ -105,7 +106,8 @@ fn training_text(compute: &Compute, args: &PlanArgs, architecture: Architecture)
 fn predicted_text(known: &Known, args: &PlanArgs, model: &Model, options: PeakFinderOptions) -> Result<String> {
     let (info, [nx, ny]) = (known.info(), args.micrograph);
     let parts = parts::predicted(&info, args.precision, model, options)?;
-    let preparation = parts::predicted_by_kernel(&info, &parts::preparation(args.micrograph, args.frame)?)?;
+    let preparation =
+        parts::predicted_by_kernel(&info, &parts::preparation(args.micrograph, args.frame, Ground::wanted_by(model.facts()))?)?;
     let compute = Compute { precision: args.precision, ..Compute::from(&Device::Gpu(Paper::gpu(info)?.0)) };
     let finder = PeakFinder::new(&compute, model, options)?;
     let steps: Vec<Predicted> = parts.iter().filter(|(part, _)| matches!(part, Part::Step(_))).map(|(_, predicted)| *predicted).collect();

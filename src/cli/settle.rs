@@ -11,6 +11,7 @@ use crate::pick::filter::DISTANCE_SIDES;
 use crate::pick::folder::KeptScale;
 use crate::pick::run::{Input, Worker};
 use crate::pick::seek_scale::{Sought, samples, seek};
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use anyhow::Result;
@@ -116,7 +117,13 @@ impl Asked<'_> {
         if !looking.may_try {
             return Ok(given);
         }
-        let sought = seek(worker.finders(), &samples(looking.inputs, looking.read, looking.compat), side_n_px, looking.compat)?;
+        let sought = seek(
+            worker.finders(),
+            &samples(looking.inputs, looking.read, looking.compat),
+            side_n_px,
+            Ground::wanted_by(self.model.facts()),
+            looking.compat,
+        )?;
         sought.iter().for_each(|sought| voice.say(&sought.text()));
         let own = sought.as_ref().map(|sought| sought.diameter);
         let Some(folder) = looking.folder else { return Ok(Scale::sought(own, side_n_px)) };
@@ -166,7 +173,7 @@ impl Asked<'_> {
 
     fn try_one(&self, input: &Input, looking: Looking, worker: &mut Worker) -> Result<Option<Sought>> {
         let one = samples(std::slice::from_ref(input), looking.read, looking.compat);
-        seek(worker.finders(), &one, self.side_n_px(), looking.compat)
+        seek(worker.finders(), &one, self.side_n_px(), Ground::wanted_by(self.model.facts()), looking.compat)
     }
 
     /// The least distance of two particles, in sides of their box. It is known only if the scale is that of the particles: then

@@ -51,7 +51,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 
     settings.make_folder(args.overwrite)?;
     let images = Some(settings.folder.join("images"));
-    let cache = ImageCache::new(images, (args.cache * 1e9) as u64, settings.frame, Default::default(), args.compat.clone())?;
+    let cache =
+        ImageCache::new(images, (args.cache * 1e9) as u64, settings.frame, Default::default(), settings.ground, args.compat.clone())?;
     let cache = || anyhow::Ok(cache.clone());
     let Readable { parts, training, left_out, warnings } = read_all(&settings, &cache()?)?;
     warnings.iter().for_each(|line| said.warning(line));

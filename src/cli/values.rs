@@ -43,6 +43,12 @@ pub fn positive(text: &str) -> Result<f64, String> {
     value.filter(|value| *value > 0.0 && value.is_finite()).ok_or_else(|| "expected a number above 0".to_string())
 }
 
+/// A length that may be 0.
+pub fn length(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.trim().parse().ok();
+    value.filter(|value| *value >= 0.0 && value.is_finite()).ok_or_else(|| "expected 0 or a number above it".to_string())
+}
+
 /// A whole number of at least 1.
 pub fn count(text: &str) -> Result<usize, String> {
     text.trim().parse().ok().filter(|&value| value >= 1).ok_or_else(|| "expected a whole number from 1".to_string())

@@ -14,6 +14,7 @@ use crate::pick::slots::{InSlot, Slots};
 use crate::preprocess::fourier_crop::crop;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::Preprocessor;
+use crate::preprocess::ground::{self, Ground};
 use crate::preprocess::{Normalisation, Prepared, equalise, letterbox, normalise, preprocess, quantise, survey};
 use crate::random::noise;
 use crate::train::targets::{Labels, Targets, gpu::DeviceTargets};
@@ -22,6 +23,8 @@ use half::f16;
 
 /// Width of the frames here.
 const FRAME: usize = 64;
+/// Deviation of the Gaussian that leaves the ground: three cells.
+const GROUND_PX: f64 = 24.0;
 
 /// Noise on a slope: every grey level occurs.
 fn values(nx: usize, ny: usize, seed: u64) -> Vec<f32> {
@@ -62,16 +65,17 @@ fn exact(case: String, wrong: usize) -> Agreement {
 pub fn compare_preprocess<T: Real>(gpu: &Gpu) -> Result<Vec<Agreement>> {
     let mut preprocessor = Preprocessor::<T>::new(gpu)?;
     let mut agreements = Vec::new();
-    for micrograph in micrographs() {
-        let case = format!("{} x {} of {}", micrograph.nx, micrograph.ny, micrograph.pixels.type_name());
-        let expected = preprocess(&micrograph, FRAME, &Compat::default())?;
-        preprocessor.start(gpu, &micrograph, FRAME, &Compat::default())?;
+    let grounds = [Ground::Levelled { sigma_px: GROUND_PX }, Ground::Kept];
+    for (micrograph, ground) in micrographs().iter().flat_map(|micrograph| grounds.map(|ground| (micrograph, ground))) {
+        let case = format!("{} x {} of {}, ground {ground:?}", micrograph.nx, micrograph.ny, micrograph.pixels.type_name());
+        let expected = preprocess(micrograph, FRAME, ground, &Compat::default())?;
+        preprocessor.start(gpu, micrograph, FRAME, ground, &Compat::default())?;
         let found = preprocessor.finish(gpu)?;
         let facts = |prepared: &Prepared| (prepared.geometry, prepared.constant, prepared.warnings.clone());
         let levels = preprocessor.levels(gpu)?;
         let mut wrong = usize::from(facts(&found) != facts(&expected));
         if !expected.constant {
-            wrong += wrong_levels(&micrograph, &levels, size_of::<T>() == 8)?;
+            wrong += wrong_levels(micrograph, ground, &levels, size_of::<T>() == 8)?;
         }
         // From there on nothing is rounded.
         wrong += usize::from(found.equalised != equalise(&levels));
@@ -84,10 +88,13 @@ pub fn compare_preprocess<T: Real>(gpu: &Gpu) -> Result<Vec<Agreement>> {
 }
 
 /// How many grey levels are not those of the CPU, but for values within rounding of a level's border.
-fn wrong_levels(micrograph: &Micrograph, found: &[u8], in_f64: bool) -> Result<usize> {
+fn wrong_levels(micrograph: &Micrograph, ground: Ground, found: &[u8], in_f64: bool) -> Result<usize> {
     let geometry = Geometry::new(micrograph.nx, micrograph.ny, FRAME);
     let adjust = survey(&micrograph.pixels, true, &mut Vec::new())?.adjust;
-    let image_d = crop(&micrograph.pixels, &geometry, adjust, false)?;
+    let mut image_d = crop(&micrograph.pixels, &geometry, adjust, false)?;
+    if let Ground::Levelled { sigma_px } = ground {
+        ground::level(&mut image_d, FRAME, sigma_px);
+    }
     let expected = quantise(&image_d, &micrograph.pixels, false);
     let (min, max) = image_d.iter().fold((f64::MAX, f64::MIN), |(min, max), &x| (min.min(x), max.max(x)));
     let mean = image_d.iter().sum::<f64>() / image_d.len() as f64;
@@ -163,7 +170,7 @@ pub fn compare_batch(gpu: &Gpu) -> Result<Vec<Agreement>> {
     let finder = || PeakFinder::new(&device, &model, PeakFinderOptions { frame: FRAME, sizes: true, k: 20 });
     let micrographs: Vec<Micrograph> =
         (1..=5).map(|seed| Micrograph::of_pixels(70, 60, Pixels::F32(Samples::from(values(70, 60, seed))))).collect();
-    let prepare = |slots: &std::sync::Arc<Slots>, i: usize| slots.prepare(&micrographs[i], FRAME, &Compat::default(), false);
+    let prepare = |slots: &std::sync::Arc<Slots>, i: usize| slots.prepare(&micrographs[i], FRAME, Ground::Kept, &Compat::default(), false);
     let alone = (0..micrographs.len()).map(|i| Ok(prepare(&Slots::new(gpu, 2)?, i)?.peaks(&mut finder()?)?.1));
     let alone = alone.collect::<Result<Vec<Vec<Peak>>>>()?;
     let (slots, mut finder) = (Slots::new(gpu, 3)?, finder()?);

@@ -153,6 +153,9 @@ pub struct ModelFacts {
     pub diameter_angstrom: Option<f64>,
     /// Frame it was trained with, where the particles' size is not known (`epicker.frame`).
     pub frame: Option<usize>,
+    /// Uneven ground is taken away from its images: the deviation of the Gaussian that leaves the ground, pixels of frame D
+    /// (`epicker.ground_px`).
+    pub ground_px: Option<f64>,
     /// Score above which peaks are picks, unless the command line says otherwise (`epicker.threshold`).
     pub threshold: Option<f64>,
     /// One line for each training, oldest first (`epicker.history`).
@@ -167,6 +170,7 @@ const PARTICLE_SIZE: &str = "epicker.particle_size";
 const NORMALISATION: &str = "epicker.normalisation";
 const DIAMETER: &str = "epicker.diameter_angstrom";
 const FRAME: &str = "epicker.frame";
+const GROUND: &str = "epicker.ground_px";
 const THRESHOLD: &str = "epicker.threshold";
 const HISTORY: &str = "epicker.history";
 
@@ -223,9 +227,16 @@ impl ModelFacts {
             normalisation,
             diameter_angstrom: above_0(DIAMETER)?,
             frame,
+            ground_px: above_0(GROUND)?,
             threshold: number(THRESHOLD)?,
             history: history.unwrap_or_default(),
         })
+    }
+
+    /// Puts the deviation that leaves the ground into a file's metadata, or takes it out.
+    pub fn set_ground(sigma_px: Option<f64>, metadata: &mut BTreeMap<String, String>) {
+        metadata.remove(GROUND);
+        ModelFacts { ground_px: sigma_px, ..ModelFacts::default() }.write_to(metadata);
     }
 
     /// Puts the facts into a file's metadata; other keys, and facts that are absent here, stay as they are.
@@ -243,6 +254,7 @@ impl ModelFacts {
         put(NORMALISATION, self.normalisation.as_ref().map(|pair| join(pair)));
         put(DIAMETER, self.diameter_angstrom.map(|diameter| diameter.to_string()));
         put(FRAME, self.frame.map(|frame| frame.to_string()));
+        put(GROUND, self.ground_px.map(|sigma| sigma.to_string()));
         put(THRESHOLD, self.threshold.map(|threshold| threshold.to_string()));
         put(HISTORY, Some(&self.history).filter(|lines| !lines.is_empty()).map(|lines| serde_json::Value::from(lines.clone()).to_string()));
     }

@@ -13,6 +13,7 @@ use crate::net::inference::plan::StepSummary;
 use crate::net::{Model, PeakFinder, PeakFinderOptions};
 use crate::ops::{Compute, Precision};
 use crate::preprocess::gpu::Preprocessor;
+use crate::preprocess::ground::Ground;
 use anyhow::Result;
 
 /// What every part of finding the peaks of an image should take on a GPU that the model knows.
@@ -37,11 +38,11 @@ pub fn predicted(info: &DeviceInfo, precision: Precision, model: &Model, options
 /// What the preparation of a micrograph of `nx` x `ny` pixels of four bytes launches; it is the same on every GPU.
 ///
 /// Errors: the sizes do not fit.
-pub fn preparation([nx, ny]: [usize; 2], frame: usize) -> Result<Vec<Launch>> {
+pub fn preparation([nx, ny]: [usize; 2], frame: usize, ground: Ground) -> Result<Vec<Launch>> {
     let (gpu, paper) = Paper::gpu(DeviceInfo::default())?;
     let mut preprocessor = Preprocessor::<f32>::new(&gpu)?;
     let micrograph = Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(vec![0.0; nx * ny])));
-    preprocessor.start(&gpu, &micrograph, frame, &Compat::default())?;
+    preprocessor.start(&gpu, &micrograph, frame, ground, &Compat::default())?;
     Ok(paper.take_launches())
 }
 

@@ -419,12 +419,12 @@ pub fn prepare(input: &Input, sight: Sight, slots: Option<&Arc<Slots>>) -> Resul
     let reason = sight.scale.reason(frame, size, pixel_size_angstrom);
     // A frame above ALWAYS_WHOLE may be cut into tiles, and tiles are cut from an image in the host's memory.
     let in_slot = match slots.filter(|_| frame <= ALWAYS_WHOLE && suits(&micrograph.pixels, sight.compat)) {
-        Some(slots) => Some(slots.prepare(&micrograph, frame, sight.compat, sight.is_shown).with_context(name)?),
+        Some(slots) => Some(slots.prepare(&micrograph, frame, sight.ground, sight.compat, sight.is_shown).with_context(name)?),
         None => None,
     };
     let prepared = match &in_slot {
         Some(in_slot) => Prepared::to_come(in_slot.geometry()),
-        None => preprocess(&micrograph, frame, sight.compat).with_context(name)?,
+        None => preprocess(&micrograph, frame, sight.ground, sight.compat).with_context(name)?,
     };
     let mut facts = Facts::default();
     facts.set(key::MICROGRAPH, &input.name);

@@ -13,6 +13,7 @@ use crate::pick::decode::{candidates, side_n_to_m};
 use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
 use crate::pick::run::Input;
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::preprocess;
 use crate::preprocess::scale::{Diameter, FixedBy, ORIGINAL_FRAME, Scale};
 use anyhow::{Context, Result};
@@ -87,7 +88,7 @@ const MOST_TRIED: usize = 8;
 pub fn samples(inputs: &[Input], read: &ReadOptions, compat: &Compat) -> Vec<Sample> {
     let sample = |input: &Input| {
         let micrograph = read_micrograph(&input.path, &ReadOptions { sections: input.sections, ..*read }).ok()?;
-        let prepared = preprocess(&micrograph, FRAMES[0], compat).ok()?;
+        let prepared = preprocess(&micrograph, FRAMES[0], Ground::Kept, compat).ok()?;
         let pixel_size_angstrom = input.pixel_size_angstrom(micrograph.pixel_size_angstrom);
         (!prepared.constant).then_some(Sample { micrograph, pixel_size_angstrom })
     };
@@ -100,7 +101,7 @@ pub fn samples(inputs: &[Input], read: &ReadOptions, compat: &Compat) -> Vec<Sam
 ///
 /// Deterministic: the same samples in the same order give the same bits.
 /// Errors: the network cannot run.
-pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, compat: &Compat) -> Result<Option<Sought>> {
+pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, ground: Ground, compat: &Compat) -> Result<Option<Sought>> {
     let Some(first) = samples.first() else { return Ok(None) };
     let in_angstrom = samples.iter().all(|sample| sample.pixel_size_angstrom.is_some());
     let longer = first.micrograph.nx.max(first.micrograph.ny);
@@ -111,7 +112,7 @@ pub fn seek(pickers: &mut PeakFinders, samples: &[Sample], side_n_px: f64, compa
         let scale = Scale::OfParticles { side_n_px, diameter: diameter(value) };
         let (mut squares, mut cubes) = (0.0, 0.0);
         for sample in samples {
-            for score in scores(pickers, sample, &scale, side_n_px, compat)? {
+            for score in scores(pickers, sample, &scale, side_n_px, ground, compat)? {
                 squares += score * score;
                 cubes += score * score * score;
             }
@@ -152,11 +153,11 @@ fn vertex(tried: &[(f64, f64)], at: usize) -> f64 {
 }
 
 /// The scores of the picks that the network finds in a sample at a scale.
-fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: f64, compat: &Compat) -> Result<Vec<f64>> {
+fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: f64, ground: Ground, compat: &Compat) -> Result<Vec<f64>> {
     let Micrograph { nx, ny, .. } = sample.micrograph;
     // A sample that has no frame at this scale shows nothing there.
     let Ok(frame) = scale.frame([nx, ny], sample.pixel_size_angstrom) else { return Ok(Vec::new()) };
-    let Ok(prepared) = preprocess(&sample.micrograph, frame, compat) else { return Ok(Vec::new()) };
+    let Ok(prepared) = preprocess(&sample.micrograph, frame, ground, compat) else { return Ok(Vec::new()) };
     let geometry: &Geometry = &prepared.geometry;
     let peaks = pickers.get(frame).and_then(|picker| picker.run(&prepared.image)).context("seeking the scale")?;
     let found = candidates(&peaks, geometry, compat);

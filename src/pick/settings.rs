@@ -7,6 +7,7 @@ use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::{Limits, sides_as_distance};
 use crate::pick::output::{self, OutputRule};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::Scale;
 use anyhow::{Context, Result};
 
@@ -31,6 +32,8 @@ pub struct Settings {
     pub written_side: WrittenSide,
     /// How micrographs are read.
     pub read: ReadOptions,
+    /// What is done about the ground of micrographs, as the model wants it.
+    pub ground: Ground,
     /// Candidates at this score or below are not kept.
     pub floor: f32,
     /// The most peaks that the network is asked for.
@@ -115,6 +118,8 @@ pub struct Sight<'a> {
     pub read: &'a ReadOptions,
     /// What gives its frame.
     pub scale: &'a Scale,
+    /// What is done about the ground.
+    pub ground: Ground,
     /// Faults of the original to repeat.
     pub compat: &'a Compat,
     /// True if somebody will look at the small image.
@@ -124,7 +129,7 @@ pub struct Sight<'a> {
 impl Settings {
     /// The part that decides how the network sees a micrograph.
     pub fn sight(&self) -> Sight<'_> {
-        Sight { read: &self.read, scale: &self.scale, compat: &self.rule.compat, is_shown: self.is_shown }
+        Sight { read: &self.read, scale: &self.scale, ground: self.ground, compat: &self.rule.compat, is_shown: self.is_shown }
     }
 
     /// What a pick of this micrograph must pass.

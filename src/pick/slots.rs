@@ -10,6 +10,7 @@ use crate::ops::heat_map::Peak;
 use crate::preprocess::Prepared;
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::Preprocessor;
+use crate::preprocess::ground::Ground;
 use anyhow::{Context, Result};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -58,7 +59,14 @@ impl Slots {
     /// Waits for a free place, and puts all work of pre-processing into the stream. `is_shown`: frame D comes back, too.
     ///
     /// Errors: as `Preprocessor::start`.
-    pub fn prepare(self: &Arc<Self>, micrograph: &Micrograph, frame: usize, compat: &Compat, is_shown: bool) -> Result<InSlot> {
+    pub fn prepare(
+        self: &Arc<Self>,
+        micrograph: &Micrograph,
+        frame: usize,
+        ground: Ground,
+        compat: &Compat,
+        is_shown: bool,
+    ) -> Result<InSlot> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = loop {
             match free.pop() {
@@ -70,7 +78,7 @@ impl Slots {
         let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
         let mut in_slot = InSlot { slots: self.clone(), slot: Some(slot), geometry, is_shown, is_under_way: None };
         if let Some(slot) = &mut in_slot.slot {
-            slot.preprocessor.start(&self.gpu, micrograph, frame, compat)?;
+            slot.preprocessor.start(&self.gpu, micrograph, frame, ground, compat)?;
             self.gpu.record_again(&slot.ready)?;
         }
         Ok(in_slot)

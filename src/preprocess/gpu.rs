@@ -14,6 +14,7 @@ use crate::kernel_struct;
 use crate::ops::Real;
 use crate::preprocess::fourier_crop::operators::{Operators, RANK};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::{self, CELL, Ground};
 use anyhow::{Result, ensure};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,10 +57,13 @@ fn words(pixels: &Pixels) -> Option<(u32, &[u8])> {
     })
 }
 
-/// What depends on the geometry alone.
+/// What depends on the geometry and on the model alone.
 #[derive(Debug)]
 struct Fixed<T: Real> {
     geometry: Geometry,
+    ground: Ground,
+    /// Weights of the Gaussian that leaves the ground, where it is taken away.
+    weights: Option<Buffer<T>>,
     rows: Buffer<T>,
     columns_re: Buffer<T>,
     columns_im: Buffer<T>,
@@ -70,7 +74,7 @@ struct Fixed<T: Real> {
 }
 
 impl<T: Real> Fixed<T> {
-    fn new(gpu: &Gpu, geometry: Geometry) -> Result<Self> {
+    fn new(gpu: &Gpu, geometry: Geometry, ground: Ground) -> Result<Self> {
         let Operators { rows, columns_re, columns_im, vectors } = Operators::new(&geometry);
         let on = |values: Vec<T>| Buffer::of(&Device::Gpu(gpu.clone()), values);
         let list = |values: Vec<i32>| -> Result<Memory> {
@@ -79,8 +83,11 @@ impl<T: Real> Fixed<T> {
             Ok(memory)
         };
         let [columns_n, rows_n] = letterbox_positions(&geometry);
+        let weights = ground.sigma_px().map(|sigma| ground::weights(sigma).into_iter().map(T::from_f64).collect());
         Ok(Fixed {
             geometry,
+            ground,
+            weights: weights.map(on).transpose()?,
             rows: on(rows)?,
             columns_re: on(columns_re)?,
             columns_im: on(columns_im)?,
@@ -104,6 +111,8 @@ pub struct Preprocessor<T: Real = f32> {
     parts: GrowingMemory,
     /// Frame D, before and after equalising.
     image_d: GrowingMemory,
+    /// Means of cells of frame D, and these blurred.
+    cells: GrowingMemory,
     levels: GrowingMemory,
     equalised: GrowingMemory,
     /// The survey, the range, and parts of sums: f64.
@@ -136,6 +145,7 @@ impl<T: Real> Preprocessor<T> {
             middle: GrowingMemory::default(),
             parts: GrowingMemory::default(),
             image_d: GrowingMemory::default(),
+            cells: GrowingMemory::default(),
             levels: GrowingMemory::default(),
             equalised: GrowingMemory::default(),
             numbers: Memory::new(gpu, 8 * (SURVEY + 3 + 5 * MOST_PARTS))?,
@@ -158,15 +168,15 @@ impl<T: Real> Preprocessor<T> {
     }
 
     /// The operators of a geometry: those of the last few are kept.
-    fn fixed(&self, gpu: &Gpu, geometry: Geometry) -> Result<Arc<Fixed<T>>> {
+    fn fixed(&self, gpu: &Gpu, geometry: Geometry, ground: Ground) -> Result<Arc<Fixed<T>>> {
         let mut cache = self.fixed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fixed) = cache.iter().find(|fixed| fixed.geometry == geometry) {
+        if let Some(fixed) = cache.iter().find(|fixed| fixed.geometry == geometry && fixed.ground == ground) {
             return Ok(Arc::clone(fixed));
         }
         if cache.len() == CACHED {
             cache.remove(0);
         }
-        let fixed = Arc::new(Fixed::new(gpu, geometry)?);
+        let fixed = Arc::new(Fixed::new(gpu, geometry, ground)?);
         cache.push(Arc::clone(&fixed));
         Ok(fixed)
     }
@@ -175,7 +185,7 @@ impl<T: Real> Preprocessor<T> {
     ///
     /// Shapes: nx x ny pixels of frame M into `frame` x `frame` of frame N.
     /// Errors: the micrograph does not suit the GPU (see `suits`), its sizes do not fit, or a launch fails.
-    pub fn start(&mut self, gpu: &Gpu, micrograph: &Micrograph, frame: usize, compat: &Compat) -> Result<()> {
+    pub fn start(&mut self, gpu: &Gpu, micrograph: &Micrograph, frame: usize, ground: Ground, compat: &Compat) -> Result<()> {
         if self.is_under_way {
             gpu.synchronize()?; // the pinned memory is written below
         }
@@ -190,7 +200,7 @@ impl<T: Real> Preprocessor<T> {
         let Some((kind, bytes)) = words(&micrograph.pixels).filter(|_| suits(&micrograph.pixels, compat)) else {
             anyhow::bail!("pixels of {}: not prepared on the GPU; expected what `suits` says", micrograph.pixels.type_name());
         };
-        let fixed = self.fixed(gpu, geometry)?;
+        let fixed = self.fixed(gpu, geometry, ground)?;
         let staging = Pinned::grown(&mut self.staging, gpu, bytes.len())?;
         staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         self.is_under_way = true;
@@ -216,6 +226,12 @@ impl<T: Real> Preprocessor<T> {
         let image_d = argument(self.image_d.of(gpu, value * height_d * frame)?, 0);
         work.product([height_d, frame, ny + RANK], fixed.rows.view().arg(), middle, image_d)?;
 
+        if let Some(weights) = &fixed.weights {
+            let cells = height_d.div_ceil(CELL) * frame.div_ceil(CELL);
+            let ground = self.cells.of(gpu, 2 * value * cells)?;
+            let (ground, blurred) = (argument(ground, 0), argument(ground, value * cells));
+            work.level([height_d, frame], weights, image_d, [ground, blurred])?;
+        }
         let cells = height_d * frame;
         let (levels, equalised) = (argument(self.levels.of(gpu, cells)?, 0), argument(self.equalised.of(gpu, cells)?, 0));
         let (histogram, table) = (argument(&self.histogram, 0), argument(&self.histogram, 4 * 256));
@@ -382,6 +398,22 @@ impl Work<'_> {
             self.gpu.launch("preprocess_vectors", grid, THREADS, &[shape, count(PART_ROWS), v, b, partial])?;
             let grid = Grid::over(RANK * columns, THREADS)?;
             self.gpu.launch("preprocess_add_parts", grid, THREADS, &[count(RANK * columns), count(parts), partial, out])
+        }
+    }
+
+    /// Takes the ground away from frame D. `scratch`: two memories with a value for each cell.
+    fn level<T: Real>(&self, [height, width]: [usize; 2], weights: &Buffer<T>, image: Arg, scratch: [Arg; 2]) -> Result<()> {
+        let (down, across) = (height.div_ceil(CELL), width.div_ceil(CELL));
+        let shape = kernel_struct!(PreprocessCells { width, height, across, down, reach: weights.len() - 1 });
+        let (weights, [means, blurred]) = (weights.view().arg(), scratch);
+        let grid = Grid([across.div_ceil(THREADS as usize / CELL) as u32, down as u32, 1]);
+        // SAFETY: the arguments of the KERNEL lines, in their order; the memories have a value for each pixel and for each cell.
+        unsafe {
+            self.gpu.launch("preprocess_cells", grid, THREADS, &[shape, image, means])?;
+            let over = Grid::over(across * down, THREADS)?;
+            self.gpu.launch("preprocess_blur", over, THREADS, &[shape, Arg::value(0_u32), weights, means, blurred])?;
+            self.gpu.launch("preprocess_blur", over, THREADS, &[shape, Arg::value(1_u32), weights, blurred, means])?;
+            self.gpu.launch("preprocess_take_ground", Grid::over(width * height, THREADS)?, THREADS, &[shape, means, image])
         }
     }
 

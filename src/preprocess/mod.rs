@@ -1,18 +1,20 @@
 //! From a micrograph (frame M) to the network's input (frame N), stage by stage:
-//! **adjust -> crop -> quantise -> equalise -> letterbox -> normalise**.
+//! **adjust -> crop -> level -> quantise -> equalise -> letterbox -> normalise**.
 //!
 //! Every stage gives the bits that the original gives with NumPy 1 and OpenCV 4.5, because published models were trained
-//! on them. Source: docs/formats.md, "Frames".
+//! on them. To level is ours alone: it is done for models that ask for it. Source: docs/formats.md, "Frames".
 
 pub mod fourier_crop; // frame M to frame D
 pub mod geometry; //   the frames M, D, N, H and their sizes
 pub mod gpu; //        the same stages on a GPU
+pub mod ground; //     carbon, thick ice and whatever else lies under the particles
 pub mod scale; //      how wide the image is that the network sees
 
 use crate::compat::{Compat, Fault};
 use crate::formats::image::{Micrograph, Pixels, Sample};
 use crate::preprocess::fourier_crop::{Adjust, crop};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::Ground;
 use crate::with_pixels;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
@@ -64,7 +66,7 @@ impl Normalisation {
 /// Shapes: nx x ny pixels of frame M into `frame` x `frame` of frame N.
 /// Errors: 1 % or more of the pixels are no numbers, or the micrograph is more than 32 times as high as wide, or so
 /// low that frame D has no row.
-pub fn preprocess(micrograph: &Micrograph, frame: usize, compat: &Compat) -> Result<Prepared> {
+pub fn preprocess(micrograph: &Micrograph, frame: usize, ground: Ground, compat: &Compat) -> Result<Prepared> {
     let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
     let mut warnings = Vec::new();
     let Survey { adjust, constant } = survey(&micrograph.pixels, !compat.has(Fault::HotPixel), &mut warnings)?;
@@ -72,7 +74,10 @@ pub fn preprocess(micrograph: &Micrograph, frame: usize, compat: &Compat) -> Res
         warnings.push(CONSTANT_WARNING.to_owned());
         vec![0; frame * geometry.height_d]
     } else {
-        let image_d = crop(&micrograph.pixels, &geometry, adjust, compat.has(Fault::Narrow))?;
+        let mut image_d = crop(&micrograph.pixels, &geometry, adjust, compat.has(Fault::Narrow))?;
+        if let Ground::Levelled { sigma_px } = ground {
+            ground::level(&mut image_d, frame, sigma_px);
+        }
         quantise(&image_d, &micrograph.pixels, compat.has(Fault::IntCast))
     };
     let equalised = equalise(&quantised);

@@ -7,6 +7,7 @@
 use crate::compat::{Compat, FAULTS, Fault};
 use crate::formats::image::{self, Micrograph, Pixels, ReadOptions};
 use crate::io::write::write_whole;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::preprocess;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
@@ -30,25 +31,26 @@ pub struct ImageCache {
     cap_bytes: u64,
     frame: usize,
     read: ReadOptions,
+    ground: Ground,
     compat: Compat,
     /// Bytes of the images in the folder, as far as this cache and its clones know; `None` until it has been listed.
     used_bytes: Arc<Mutex<Option<u64>>>,
 }
 
 /// A part of every fingerprint. It is raised whenever images are prepared in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl ImageCache {
     /// A cache in `folder` of at most `cap_bytes`. Without a folder, or with a cap of 0, nothing is kept.
     ///
     /// Errors: the folder cannot be made.
-    pub fn new(folder: Option<PathBuf>, cap_bytes: u64, frame: usize, read: ReadOptions, compat: Compat) -> Result<Self> {
+    pub fn new(folder: Option<PathBuf>, cap_bytes: u64, frame: usize, read: ReadOptions, ground: Ground, compat: Compat) -> Result<Self> {
         let folder = folder.filter(|_| cap_bytes > 0);
         if let Some(folder) = &folder {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("{}: the folder cannot be made; check the rights above it", folder.display()))?;
         }
-        Ok(ImageCache { folder, cap_bytes, frame, read, compat, used_bytes: Arc::default() })
+        Ok(ImageCache { folder, cap_bytes, frame, read, ground, compat, used_bytes: Arc::default() })
     }
 
     /// The image of a micrograph, from the cache or made anew. Only when it is made there may be warnings.
@@ -91,7 +93,7 @@ impl ImageCache {
     }
 
     fn prepare(&self, micrograph: &Micrograph) -> Result<ImageD> {
-        let prepared = preprocess(micrograph, self.frame, &self.compat)?;
+        let prepared = preprocess(micrograph, self.frame, self.ground, &self.compat)?;
         Ok(ImageD { size: [prepared.geometry.height_d, prepared.geometry.frame], levels: prepared.equalised })
     }
 
@@ -102,7 +104,8 @@ impl ImageCache {
         let matters = [Fault::Narrow, Fault::IntCast, Fault::HotPixel];
         let faults: Vec<&str> =
             FAULTS.iter().filter(|(_, fault)| matters.contains(fault) && self.compat.has(*fault)).map(|(name, _)| *name).collect();
-        let depends_on = format!("{VERSION} {whole:?} {} {changed:?} {} {:?} {faults:?}", metadata.len(), self.frame, self.read);
+        let depends_on =
+            format!("{VERSION} {whole:?} {} {changed:?} {} {:?} {:?} {faults:?}", metadata.len(), self.frame, self.read, self.ground);
         let digest = Sha256::digest(depends_on.as_bytes());
         let fingerprint: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let stem: String = crate::io::names::micrograph_stem(path).text.chars().take(100).collect();

@@ -113,6 +113,37 @@ fn a_general_model_serves_every_command() {
     assert!(told.contains("particle: 374 of 374 tensors taken"), "{told}");
 }
 
+/// What is done about the ground stands in the model: picking looks at it, and a training passes it on unless it is told otherwise.
+#[test]
+fn a_models_ground_is_taken_away_and_passed_on() {
+    let place = Place::new();
+    place.micrograph("a.mrc", [160, 128]);
+    let picks = |model: &str| {
+        is_done(&place.pick(&["--load_model", model, "--frame", "128", "--vis_thresh", "0"]));
+        place.text("output/a.thi")
+    };
+    place.general("particle", &facts("particle"));
+    let kept = place.path("share/epicker/weights/particle.safetensors").display().to_string();
+    is_done(&place.run(&["convert", &kept, "levelled.safetensors", "--ground", "16"]));
+    is_done(&place.run(&["convert", "levelled.safetensors", "back.safetensors", "--ground", "0"]));
+    let even = picks("back.safetensors");
+    assert_eq!(even, picks("particle"));
+    assert_ne!(even, picks("levelled.safetensors"));
+
+    fs::create_dir(place.path("labels")).unwrap();
+    fs::write(place.path("labels/a.box"), "40\t40\t20\t20\n90\t60\t20\t20\n").unwrap();
+    let train = |folder: &str, more: &[&str]| {
+        let of_labels = ["train", "--data", "mics", "--label", "labels", "--frame", "64", "--gpus", "-1", "--exp_id", folder];
+        let short = ["--num_epochs", "1", "--num_iters", "1", "--batch_size", "1", "--train_pct", "100"];
+        is_done(&place.run(&[&of_labels[..], &short, more].concat()));
+        is_done(&place.run(&["convert", &format!("{folder}/model_last.safetensors")]))
+    };
+    assert!(train("inherits", &["--load_model", "levelled.safetensors"]).contains("epicker.ground_px: 16"));
+    assert!(train("told", &["--load_model", "levelled.safetensors", "--ground", "24"]).contains("epicker.ground_px: 24"));
+    assert!(!train("without", &["--load_model", "levelled.safetensors", "--ground", "0"]).contains("ground_px"));
+    is_refused(&place.run(&["convert", &kept, "x.safetensors", "--ground", "-1"]), "expected 0 or a number above it");
+}
+
 /// A model that knows particles of 24 network pixels.
 pub fn knows_size() -> ModelFacts {
     ModelFacts { particle_size_h_px: Some(6.0), ..facts("particle") }

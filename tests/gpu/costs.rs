@@ -12,6 +12,7 @@ use epicker::ops::conv::{self, ConvShape, Epilogue, Pass, algorithm};
 use epicker::ops::deform_conv::{self, DeformConvShape, OFFSET_CHANNELS};
 use epicker::ops::{Compute, Precision};
 use epicker::preprocess::gpu::Preprocessor;
+use epicker::preprocess::ground::Ground;
 use epicker::random::noise;
 use ptxgpu::{Counters, Options, Passes, PtxGpu, Traffic};
 use std::fmt::Write;
@@ -110,7 +111,7 @@ fn preprocessing(gpu: &Gpu, driver: &PtxGpu, costs: &mut Vec<Cost>) {
     let mut preprocessor = Preprocessor::<f32>::new(gpu).unwrap();
     let micrograph = Micrograph::of_pixels(576, 409, Pixels::F32(Samples::from(values(576, 409, 1))));
     taken(driver, "", &mut Vec::new());
-    preprocessor.start(gpu, &micrograph, 256, &Compat::default()).unwrap();
+    preprocessor.start(gpu, &micrograph, 256, Ground::Levelled { sigma_px: 24.0 }, &Compat::default()).unwrap();
     taken(driver, "576 x 409 to 256", costs);
 }
 

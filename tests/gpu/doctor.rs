@@ -14,6 +14,7 @@ use epicker::io::kept::Kept;
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, fresh};
 use epicker::ops::losses::HeatMapLoss;
 use epicker::pick::slots::Slots;
+use epicker::preprocess::ground::Ground;
 use epicker::train::targets::Labels;
 use epicker::train::{Continual, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, HostGpu, Options};
@@ -77,7 +78,8 @@ fn pick(gpu: &Gpu, architecture: Architecture, frame: usize) {
     let slots = Slots::new(gpu, 3).unwrap();
     for _ in 0..3 {
         let micrograph = Micrograph::of_pixels(2 * frame, 2 * frame, Pixels::U8(Samples::from(vec![7; 4 * frame * frame])));
-        let _ = slots.prepare(&micrograph, frame, &Compat::default(), true).unwrap().peaks(&mut finder);
+        let _ =
+            slots.prepare(&micrograph, frame, Ground::Levelled { sigma_px: 24.0 }, &Compat::default(), true).unwrap().peaks(&mut finder);
     }
 }
 

@@ -26,6 +26,7 @@ use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
 use epicker::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
 use epicker::pick::settings::{Settings, WrittenSide};
 use epicker::pick::slots::Slots;
+use epicker::preprocess::ground::Ground;
 use epicker::preprocess::scale::{FixedBy, Scale};
 use epicker::random::noise;
 use epicker::train::TrainingMemory;
@@ -464,6 +465,7 @@ fn settings() -> Settings {
         compat: Compat::default(),
     };
     Settings {
+        ground: Ground::Levelled { sigma_px: 24.0 },
         limits,
         distance_sides: None,
         in_angstrom: Default::default(),

@@ -24,6 +24,7 @@ use epicker::ops::up_conv::{self, UpConvShape};
 use epicker::ops::{Compute, Precision};
 use epicker::pick::parts;
 use epicker::preprocess::gpu::Preprocessor;
+use epicker::preprocess::ground::Ground;
 use epicker::random::noise;
 use ptxgpu::{Counters, Kind, Options, PtxGpu};
 use std::fmt::Write;
@@ -81,8 +82,14 @@ const KERNELS: [(&str, Grows, f64); 32] = [
     ("preprocess_equalise_table", Grows::Blocks, 0.3),
 ];
 /// More of them; a list of 34 in one piece would be hard to read.
-const LEVELS: [(&str, Grows, f64); 2] =
-    [("preprocess_equalise", Grows::With(&[Word(0, 0)]), 0.3), ("preprocess_letterbox", Grows::With(&[Word(0, 0), Word(0, 0)]), 0.2)];
+const LEVELS: [(&str, Grows, f64); 5] = [
+    ("preprocess_cells", Grows::BlocksAndWith(&[Word(0, 0), Word(0, 1)]), 0.3),
+    // Near the border a cell has fewer neighbours.
+    ("preprocess_blur", Grows::With(&[Word(0, 2), Word(0, 3), Word(0, 4)]), 0.5),
+    ("preprocess_take_ground", Grows::With(&[Word(0, 0), Word(0, 1)]), 0.2),
+    ("preprocess_equalise", Grows::With(&[Word(0, 0)]), 0.3),
+    ("preprocess_letterbox", Grows::With(&[Word(0, 0), Word(0, 0)]), 0.2),
+];
 
 /// A device that executes PTX, and one on paper, which says what is launched.
 struct Devices {
@@ -211,13 +218,20 @@ impl Devices {
 
     fn preparation(&self, samples: &mut Vec<Sample>, [nx, ny]: [usize; 2], frame: usize) {
         let micrograph = Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, 1))));
-        self.sample(
-            samples,
-            |gpu| Preprocessor::<f32>::new(gpu).unwrap(),
-            |gpu, preprocessor| {
-                preprocessor.start(gpu, &micrograph, frame, &Compat::default()).unwrap();
-            },
-        );
+        let prepared = |ground: Ground| {
+            let mut samples = Vec::new();
+            self.sample(
+                &mut samples,
+                |gpu| Preprocessor::<f32>::new(gpu).unwrap(),
+                |gpu, preprocessor| preprocessor.start(gpu, &micrograph, frame, ground, &Compat::default()).unwrap(),
+            );
+            samples
+        };
+        let kept = prepared(Ground::Kept);
+        // What is left without the ground has other grey levels, and the kernels after it other costs.
+        let of_the_ground = |sample: &Sample| kept.iter().all(|other| other.kernel != sample.kernel);
+        samples.extend(prepared(Ground::Levelled { sigma_px: 24.0 }).into_iter().filter(of_the_ground));
+        samples.extend(kept);
     }
 }
 
@@ -240,7 +254,7 @@ fn samples() -> Vec<Sample> {
     for (side, c, k) in [(64, 64, 500), (128, 32, 500), (96, 64, 400)] {
         devices.peaks(&mut samples, side, c, k);
     }
-    for (extent, frame) in [([576, 409], 256), ([800, 700], 256), ([1000, 600], 320)] {
+    for (extent, frame) in [([576, 409], 256), ([800, 700], 288), ([1000, 600], 320)] {
         devices.preparation(&mut samples, extent, frame);
     }
     samples
@@ -381,7 +395,7 @@ fn table(title: &str, precision: Precision, model: &Model, frame: usize) -> Stri
         });
         rows[place].1[gpu] += 1e3 * seconds;
     };
-    let preparation = parts::preparation([4096, 4096], frame).unwrap();
+    let preparation = parts::preparation([4096, 4096], frame, Ground::wanted_by(model.facts())).unwrap();
     for (gpu, known) in KNOWN.iter().enumerate() {
         if precision == Precision::Tf32 && known.info().capability < TF32_FROM {
             continue;

@@ -9,6 +9,7 @@ use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::ops::heat_map::PeakMemory;
 use epicker::ops::{Agreement, Real, gather, heat_map, largest_difference, map};
 use epicker::preprocess::gpu::Preprocessor;
+use epicker::preprocess::ground::Ground;
 use epicker::preprocess::preprocess;
 use epicker::random::noise;
 use hostgpu::{Build, HostGpu, Options};
@@ -48,9 +49,9 @@ fn a_micrograph_of_nan_is_refused() {
     let mut pixels = values(64, 64, 1);
     pixels[..41].fill(f32::NAN);
     let micrograph = Micrograph::of_pixels(64, 64, Pixels::F32(Samples::from(pixels)));
-    preprocessor.start(&gpu, &micrograph, 64, &Compat::default()).unwrap();
+    preprocessor.start(&gpu, &micrograph, 64, Ground::Kept, &Compat::default()).unwrap();
     let message = format!("{:#}", preprocessor.finish(&gpu).unwrap_err());
-    assert_eq!(message, format!("{:#}", preprocess(&micrograph, 64, &Compat::default()).unwrap_err()));
+    assert_eq!(message, format!("{:#}", preprocess(&micrograph, 64, Ground::Kept, &Compat::default()).unwrap_err()));
 }
 
 /// The peaks of large maps are those of the CPU. Returns all of them.

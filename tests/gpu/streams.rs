@@ -13,6 +13,7 @@ use epicker::net::{Model, PeakFinder, PeakFinderOptions};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::slots::{InSlot, Slots};
 use epicker::preprocess::Prepared;
+use epicker::preprocess::ground::Ground;
 use epicker::train::Losses;
 use hostgpu::{HostGpu, Options};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ fn picks(gpu: &Gpu) -> Result<Vec<Picked>> {
     let sizes = [[70, 60]; DROPPED + 1].into_iter().chain([[90, 80]; 2]);
     let of_size = |([nx, ny], seed): ([usize; 2], u64)| Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));
     let micrographs: Vec<Micrograph> = sizes.zip(1..).map(of_size).collect();
-    let prepare = |i: usize| slots.prepare(&micrographs[i], PICKED, &Compat::default(), i == 1);
+    let prepare = |i: usize| slots.prepare(&micrographs[i], PICKED, Ground::Levelled { sigma_px: 24.0 }, &Compat::default(), i == 1);
     let (mut next, mut before, mut found) = (Some(prepare(0)?), None, Vec::new());
     let mut keep = |(prepared, peaks): (Prepared, Vec<Peak>)| {
         let shown = prepared.equalised.iter().map(|&level| u64::from(level)).sum::<u64>();

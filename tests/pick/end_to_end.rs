@@ -39,6 +39,7 @@ fn job(path: PathBuf, output: PathBuf) -> Job {
 fn settings(run: &Run, compat: Compat) -> Settings {
     let value = |name: &str, default: f64| run.value(name).map_or(default, |text| text.parse().unwrap());
     Settings {
+        ground: Default::default(),
         limits: Limits {
             k: value("--K", 2000.0) as usize,
             vis_thresh: value("--vis_thresh", 0.0) as f32,

@@ -5,6 +5,7 @@ use epicker::formats::image::{Micrograph, Pixels};
 use epicker::net::formula::fnv1a64;
 use epicker::preprocess::fourier_crop::crop;
 use epicker::preprocess::geometry::Geometry;
+use epicker::preprocess::ground::Ground;
 use epicker::preprocess::{
     Normalisation, Prepared, equalise, equalise_table, letterbox, normalise, normalise_table, preprocess, quantise, warp_affine,
 };
@@ -86,7 +87,7 @@ fn micrograph(nx: usize, ny: usize, pixels: Pixels) -> Micrograph {
 }
 
 fn prepare_f32(nx: usize, ny: usize, values: Vec<f32>, compat: &[Fault]) -> Prepared {
-    preprocess(&micrograph(nx, ny, Pixels::F32(values.into())), FRAME, &Compat::only(compat)).unwrap()
+    preprocess(&micrograph(nx, ny, Pixels::F32(values.into())), FRAME, Ground::Kept, &Compat::only(compat)).unwrap()
 }
 
 /// The values of `image` (FRAME wide) at every `step`th row and column.
@@ -169,7 +170,7 @@ fn every_stage_equals_the_original() {
             let image = normalise(&image_n, Normalisation::Picking);
             assert!(is("sha256_norm_f32", bytemuck::cast_slice(&image)), "{name}: normalise");
             let whole = Compat::only(&[Fault::Narrow, Fault::IntCast, Fault::HotPixel]);
-            let prepared = preprocess(&micrograph(geometry.nx, geometry.ny, pixels), FRAME, &whole).unwrap();
+            let prepared = preprocess(&micrograph(geometry.nx, geometry.ny, pixels), FRAME, Ground::Kept, &whole).unwrap();
             assert_eq!(prepared.image, image, "{name}: all stages together");
             assert_eq!(prepared.constant, kind == "const", "{name}");
         }
@@ -196,11 +197,11 @@ fn narrow_micrographs_are_interpolated_unless_the_original_is_asked_for() {
         let (differing, of) = cases.levels_differing(&format!("{name}/zeropad_quant_strided"), &quantised, 16);
         assert!(differing.len() * 10_000 <= of, "{name}: {differing:?} of {of}");
         let micrograph = micrograph(nx, ny, pixels);
-        let mended = preprocess(&micrograph, FRAME, &Compat::default()).unwrap();
+        let mended = preprocess(&micrograph, FRAME, Ground::Kept, &Compat::default()).unwrap();
         assert_eq!(mended.equalised, equalise(&quantised), "{name}: the mended way is the default");
         // 1023 columns and 700 rows become 1024 x 700: the rows stay, and both ways agree.
         if name != "p_i16_1023x700" {
-            let original = preprocess(&micrograph, FRAME, &Compat::only(&[Fault::Narrow])).unwrap();
+            let original = preprocess(&micrograph, FRAME, Ground::Kept, &Compat::only(&[Fault::Narrow])).unwrap();
             assert_ne!(mended.equalised, original.equalised, "{name}");
         }
     }
@@ -249,8 +250,8 @@ fn integers_lose_nothing_unless_the_original_is_asked_for() {
         prepared.equalised.iter().for_each(|&level| seen[usize::from(level)] = true);
         seen.iter().filter(|&&seen| seen).count()
     };
-    let mended = preprocess(&image, FRAME, &Compat::default()).unwrap();
-    let original = preprocess(&image, FRAME, &Compat::only(&[Fault::IntCast])).unwrap();
+    let mended = preprocess(&image, FRAME, Ground::Kept, &Compat::default()).unwrap();
+    let original = preprocess(&image, FRAME, Ground::Kept, &Compat::only(&[Fault::IntCast])).unwrap();
     assert!(levels(&mended) > 100, "{}", levels(&mended));
     assert!(levels(&original) < 10, "{}", levels(&original));
     // Mended, integers are what the same values as floats are.
@@ -321,7 +322,7 @@ fn a_few_bad_pixels_become_the_mean_and_many_are_refused() {
     sorted.dedup();
     assert!(sorted.len() > 50 && prepared.image.iter().all(|value| value.is_finite()));
     values[..11_000].fill(f32::NAN);
-    let error = preprocess(&micrograph(1100, 1000, Pixels::F32(values.into())), FRAME, &Compat::default()).unwrap_err();
+    let error = preprocess(&micrograph(1100, 1000, Pixels::F32(values.into())), FRAME, Ground::Kept, &Compat::default()).unwrap_err();
     // Pixel 5 and pixel 6000 lie among them.
     assert!(error.to_string().starts_with("pixels: 11000 of 1100000 are NaN or infinite; expected less than 1 %"), "{error}");
 }
@@ -329,7 +330,7 @@ fn a_few_bad_pixels_become_the_mean_and_many_are_refused() {
 #[test]
 fn a_constant_micrograph_is_told_and_black() {
     for pixels in [Pixels::F64(vec![0.1; 1100 * 50].into()), Pixels::U8(vec![7; 1100 * 50].into())] {
-        let prepared = preprocess(&micrograph(1100, 50, pixels), FRAME, &Compat::default()).unwrap();
+        let prepared = preprocess(&micrograph(1100, 50, pixels), FRAME, Ground::Kept, &Compat::default()).unwrap();
         assert!(prepared.constant);
         assert_eq!(prepared.warnings, ["all pixels are equal; no picks"]);
         let black = normalise_table(Normalisation::Picking)[0];
@@ -354,7 +355,7 @@ fn frames_of_other_sizes_and_odd_shapes_work() {
         [(256, 300, 200), (256, 100, 77), (512, 2000, 1999), (2048, 700, 500), (64, 1, 2), (96, 97, 2), (1024, 256, 1), (32, 1, 32)]
     {
         let values: Vec<f32> = integer_image("shape", nx, ny).iter().map(|&value| value as f32).collect();
-        let prepared = preprocess(&micrograph(nx, ny, Pixels::F32(values.into())), frame, &Compat::default()).unwrap();
+        let prepared = preprocess(&micrograph(nx, ny, Pixels::F32(values.into())), frame, Ground::Kept, &Compat::default()).unwrap();
         assert_eq!(prepared.image.len(), frame * frame);
         assert_eq!(prepared.equalised.len(), frame * (frame * ny / nx));
         assert!(prepared.image.iter().all(|value| value.is_finite()), "{frame} {nx} {ny}");
@@ -365,7 +366,7 @@ fn frames_of_other_sizes_and_odd_shapes_work() {
 fn shapes_that_leave_nothing_are_refused() {
     for (nx, ny) in [(5000, 4), (1, 40)] {
         let pixels = Pixels::U8((0..nx * ny).map(|i| i as u8).collect::<Vec<u8>>().into());
-        let error = preprocess(&micrograph(nx, ny, pixels), FRAME, &Compat::default()).unwrap_err().to_string();
+        let error = preprocess(&micrograph(nx, ny, pixels), FRAME, Ground::Kept, &Compat::default()).unwrap_err().to_string();
         assert!(error.starts_with("crop: ") && error.contains("expected 1 to"), "{error}");
     }
 }
@@ -398,4 +399,29 @@ fn training_may_normalise_as_the_original_does() {
     assert_eq!(picking[0], -1.735_405_9);
     assert_eq!(training[255], (1.0 - 0.508145_f32) / 0.288813);
     assert_eq!(training[0], -0.508145_f32 / 0.288813);
+}
+
+#[test]
+fn beside_a_film_the_hole_keeps_its_grey_levels_without_the_ground() {
+    // A slope and a carbon film beside a hole, far darker than what lies in the hole.
+    let (nx, ny) = (2 * FRAME, 2 * FRAME);
+    let values: Vec<f32> = epicker::random::noise(nx * ny, 7)
+        .iter()
+        .enumerate()
+        .map(|(i, x)| x - if i % nx < nx * 2 / 3 { 12.0 } else { 0.0 } + 0.01 * (i / nx) as f32)
+        .collect();
+    let image = micrograph(nx, ny, Pixels::F32(values.into()));
+    // The share of grey levels that the pixels far inside the hole have between their lower and their upper tenth.
+    let spread = |ground: Ground| {
+        let Prepared { equalised, .. } = preprocess(&image, FRAME, ground, &Compat::default()).unwrap();
+        let inside = |(i, level): (usize, &u8)| (i % FRAME > FRAME - 30).then_some(*level);
+        let mut levels: Vec<u8> = equalised.iter().enumerate().filter_map(inside).collect();
+        levels.sort();
+        (levels[levels.len() * 9 / 10] - levels[levels.len() / 10]) as f64 / 255.0
+    };
+    let (kept, levelled) = (spread(Ground::Kept), spread(Ground::Levelled { sigma_px: 24.0 }));
+    assert!(kept < 0.5 && levelled > 0.75, "{kept}, {levelled}");
+    // What is equal everywhere stays a micrograph without picks.
+    let flat = micrograph(nx, ny, Pixels::F32(vec![3.0; nx * ny].into()));
+    assert!(preprocess(&flat, FRAME, Ground::Levelled { sigma_px: 24.0 }, &Compat::default()).unwrap().constant);
 }

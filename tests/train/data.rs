@@ -9,6 +9,7 @@ use epicker::formats::label_file;
 use epicker::formats::safetensors_file;
 use epicker::io::pairing::Name;
 use epicker::net::{Architecture, fresh};
+use epicker::preprocess::ground::Ground;
 use epicker::train::augment::CornersD;
 use epicker::train::cache::{ImageCache, grey_png, read_grey};
 use epicker::train::exemplar::Exemplar;
@@ -217,8 +218,10 @@ fn the_cache_gives_the_same_image_and_stays_below_its_size() {
     for (i, path) in micrographs.iter().enumerate() {
         write_mrc(path, [80 + i, 60], &[[30, 30]]);
     }
-    let cache = |cap, compat: &str| ImageCache::new(Some(kept.clone()), cap, 64, Default::default(), compat.parse().unwrap()).unwrap();
-    let without = ImageCache::new(None, 0, 64, Default::default(), Compat::default()).unwrap();
+    let cache = |cap, compat: &str| {
+        ImageCache::new(Some(kept.clone()), cap, 64, Default::default(), Ground::Kept, compat.parse().unwrap()).unwrap()
+    };
+    let without = ImageCache::new(None, 0, 64, Default::default(), Ground::Kept, Compat::default()).unwrap();
     let mut warnings = Vec::new();
     let files = || std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let size = || files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();

@@ -10,6 +10,7 @@ use epicker::formats::state_dict::StateDict;
 use epicker::io::model_source::ModelSource;
 use epicker::net::{Architecture, Model, fresh};
 use epicker::preprocess::Normalisation;
+use epicker::preprocess::ground::Ground;
 use epicker::train::cache::{ImageCache, grey_png};
 use epicker::train::checkpoint;
 use epicker::train::data::{Data, DataOptions, Draw, TrainingImage};
@@ -42,7 +43,7 @@ fn data(folder: &Path, count: usize, seed: u64) -> Data {
         let at = 8.0 + 5.0 * i as f32;
         TrainingImage { path, boxes: vec![[at, at, at + 19.0, at + 19.0]] }
     };
-    let cache = ImageCache::new(None, 0, SIDE, Default::default(), Compat::default()).unwrap();
+    let cache = ImageCache::new(None, 0, SIDE, Default::default(), Ground::Kept, Compat::default()).unwrap();
     Data::of_micrographs((0..count).map(image).collect(), cache, options(seed))
 }
 

@@ -6,6 +6,7 @@ use crate::eval::page::{Shown, shown};
 use crate::formats::coordinates::Kind;
 use crate::pick::report::{self, Entry, Heading, Part};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::cache::ImageCache;
 use crate::train::labels::Labelled;
@@ -43,7 +44,7 @@ fn parts<'a>(
     all: &'a [Shown],
     range: [f32; 2],
 ) -> Result<impl Iterator<Item = Result<Part>>> {
-    let cache = ImageCache::new(None, 0, SHOWN_WIDTH, Default::default(), args.compat.clone())?;
+    let cache = ImageCache::new(None, 0, SHOWN_WIDTH, Default::default(), Ground::Kept, args.compat.clone())?;
     let count = micrographs.len();
     let part = move |(one, shown): (&&Labelled, &Shown)| -> Result<Part> {
         let image = cache.get(&one.path, &mut Vec::new()).context("--report")?; // its warnings were told before

@@ -99,6 +99,11 @@ pub struct TrainArgs {
     /// Box of the particles, heat-map pixels; given, it is the size by which the model knows particles [default: 4.75]
     #[arg(long = "particle_size", value_name = "PIXELS", value_parser = values::positive)]
     pub(super) particle_size: Option<f64>,
+    /// Take the uneven ground away from micrographs: what a Gaussian of this deviation, pixels of the network's image, leaves of
+    /// them, say three particles' diameters; 0 leaves it. Kept in the model [default: as in the model that the training starts
+    /// from, else 0]
+    #[arg(long = "ground", value_name = "PIXELS", value_parser = values::length)]
+    pub(super) ground: Option<f64>,
     /// Pixel size, angstrom, whatever the micrographs say
     #[arg(long = "angpix", value_name = "ANGSTROM", value_parser = values::positive)]
     pub(super) angpix: Option<f64>,

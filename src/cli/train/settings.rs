@@ -17,6 +17,7 @@ use crate::ops::Compute;
 use crate::ops::losses::HeatMapLoss;
 use crate::pick::filter::DISTANCE_SIDES;
 use crate::preprocess::Normalisation;
+use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::checkpoint::{Resumed, Terms};
 use crate::train::data::{DataOptions, TrainingImage};
@@ -74,6 +75,8 @@ pub(super) struct Settings {
     /// Exemplars of earlier data sets, where they are to be replayed.
     pub(super) exemplars: Option<Exemplar>,
     pub(super) continual: Option<Continual>,
+    /// What is done about the ground of micrographs.
+    pub(super) ground: Ground,
     /// Images of a step.
     pub(super) batch: usize,
     pub(super) replay: Replay,
@@ -163,6 +166,7 @@ impl Settings {
             gathered,
             parts,
             training,
+            ground: Ground::of(args.ground.or(start.facts.ground_px)),
             start,
             exemplars,
             continual,
@@ -223,6 +227,9 @@ impl Settings {
             Order::Endless => schedule.to_text(),
         };
         let mut text = format!("{:?} {:?} {stems:?} {rates}", self.data, self.trainer);
+        if self.ground != Ground::Kept {
+            text.push_str(&format!(" {:?}", self.ground));
+        }
         if let Some(continual) = &self.continual {
             text.push_str(&format!(" {:?} {} {}", self.replay, continual.feature_weight, continual.pull_weight));
         }
@@ -260,6 +267,7 @@ impl Settings {
             normalisation: Some(self.data.normalisation.pair()),
             diameter_angstrom: self.diameter_angstrom,
             frame: (!self.tells_size).then_some(self.frame),
+            ground_px: self.ground.sigma_px(),
             threshold: None,
             history,
         }

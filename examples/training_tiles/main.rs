@@ -2,6 +2,9 @@
 //! and makes each tile worse in ways in which micrographs differ: noise, blur, an uneven ground, clipped grey levels. The
 //! general models are trained on such tiles (weights/README.md).
 //!
+//! `--contrast 1.05,2.6` brings each tile to a contrast between these by noise: the variance of the pixels at particles over that of the
+//! pixels between them (examples/contrast.rs measures it). `--decoys 0.5` draws dirt into half of the tiles.
+//!
 //! ```text
 //! cargo run --release --example training_tiles -- MICROGRAPHS OUTPUT [--labels FOLDER] [--diameter PIXELS --to 17,32] ...
 //! ```
@@ -9,6 +12,8 @@
 //! The same options make the same bytes. Without `--diameter` the micrographs keep their scale. Files are
 //! `NAME_VERSION_TILE.mrc` with `.thi` (vesicles, fibers) or `.star` beside them. Micrographs smaller than a tile are
 //! continued by their mirror images, and so are their labels.
+
+mod decoys;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -47,6 +52,12 @@ struct Args {
     /// Versions of each micrograph, each at its own size; every tile is in a condition of its own
     #[arg(long, default_value_t = 1)]
     versions: u64,
+    /// Least and largest contrast of a tile, instead of any amount of noise; takes labels with sizes, or --diameter
+    #[arg(long, value_delimiter = ',')]
+    contrast: Option<Vec<f64>>,
+    /// Share of the tiles that get decoys; takes labels with sizes, or --diameter
+    #[arg(long, default_value_t = 0.0)]
+    decoys: f64,
     /// Leave pixels as they are
     #[arg(long)]
     plain: bool,
@@ -60,6 +71,8 @@ fn main() -> Result<()> {
     ensure!(args.tile >= 64 && args.tile.is_multiple_of(32), "--tile {}: expected a multiple of 32, 64 or more", args.tile);
     let range = |to: &Vec<f64>| to.len() == 2 && to[0] >= 4.0 && to[0] <= to[1];
     ensure!(args.to.as_ref().is_none_or(range), "--to {:?}: expected the least and the largest diameter, pixels", args.to);
+    let contrast = |range: &Vec<f64>| range.len() == 2 && range[0] > 1.0 && range[0] <= range[1];
+    ensure!(args.contrast.as_ref().is_none_or(contrast), "--contrast {:?}: expected two numbers above 1", args.contrast);
     let gathered = labels::gather(&args.micrographs, args.labels.as_ref().unwrap_or(&args.micrographs), &labels::Options::default())?;
     std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
     let counts: Vec<[usize; 2]> =
@@ -78,7 +91,7 @@ fn tiles(args: &Args, index: u64, one: &Labelled) -> Result<[usize; 2]> {
         let image = Image::of(&micrograph, one, args, &mut random)?;
         for (number, (corner, mut tile)) in image.cut(args.tile).into_iter().enumerate() {
             if !args.plain {
-                worsen(&mut tile, &mut random).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
+                worsen(&mut tile, args, &mut random).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
             }
             let stem = args.output.join(format!("{}_{version}_{number}", one.stem));
             tile.save(&stem, args.tile).with_context(|| format!("{}: tile at {corner:?}", one.path.display()))?;
@@ -97,6 +110,12 @@ struct Image {
 }
 
 impl Image {
+    /// Diameter of the particles, pixels of this image; none where no label has a size.
+    fn diameter(&self) -> Option<f64> {
+        let sizes: Vec<f64> = self.truth.points.iter().filter_map(|point| point.size).map(|size| size.width.max(size.height)).collect();
+        (!sizes.is_empty()).then(|| sizes.iter().sum::<f64>() / sizes.len() as f64)
+    }
+
     /// The micrograph at the size that is drawn for this version.
     fn of(micrograph: &Micrograph, one: &Labelled, args: &Args, random: &mut Random) -> Result<Image> {
         let pixel_size = one.pixel_size_angstrom.unwrap_or(1.0);
@@ -113,7 +132,7 @@ impl Image {
         let scale = frame as f64 / micrograph.nx as f64;
         let moved = |point: &Coordinate| {
             let [x, y] = geometry.m_to_d([point.x, point.y]);
-            let size = point.size.map(|size| Size { width: size.width * scale, height: size.height * scale });
+            let size = Some(Size { width: diameter * scale, height: diameter * scale });
             Coordinate { x, y, size, estimated_size: None, ..*point }
         };
         Ok(Image {
@@ -179,10 +198,67 @@ impl Image {
 }
 
 /// Changes an image into one that another camera, program or condition might have given.
-fn worsen(image: &mut Image, random: &mut Random) -> Result<()> {
+fn worsen(image: &mut Image, args: &Args, random: &mut Random) -> Result<()> {
     let spread = standard(&mut image.pixels);
     ensure!(spread > 0.0, "all pixels are equal; nothing can be learnt from that");
-    if random.chance(0.5) {
+    let diameter = image.diameter();
+    if random.chance(args.decoys)
+        && let Some(diameter) = diameter.or(args.to.as_ref().map(|to| to[0]))
+    {
+        // Contrast is measured before dirt makes every variance large.
+        let noise = noise_for_contrast(image, args, random);
+        decoys::draw(image, diameter, random)?;
+        return finish(image, noise, random);
+    }
+    let noise = noise_for_contrast(image, args, random);
+    finish(image, noise, random)
+}
+
+/// The deviation of the noise that gives the tile a contrast drawn from the wanted range; none where there are no particles, nothing
+/// between them, or less contrast already, or where no range is wanted.
+fn noise_for_contrast(image: &Image, args: &Args, random: &mut Random) -> Option<f64> {
+    let range = args.contrast.as_ref()?;
+    let wanted = decoys::evenly_in_logarithm([range[0], range[1]], random);
+    let radius = image.diameter()? / 2.0;
+    let [height, width] = image.size;
+    // How far the nearest particle is, as far as that matters, in its radii.
+    let mut nearest = vec![f64::INFINITY; width * height];
+    let reach = 1.2 * radius;
+    for point in &image.truth.points {
+        let rows = (point.y - reach).max(0.0) as usize..((point.y + reach + 1.0).max(0.0) as usize).min(height);
+        for y in rows {
+            for x in (point.x - reach).max(0.0) as usize..((point.x + reach + 1.0).max(0.0) as usize).min(width) {
+                let distance = (point.x - x as f64).hypot(point.y - y as f64);
+                nearest[y * width + x] = nearest[y * width + x].min(distance);
+            }
+        }
+    }
+    let those = |holds: &dyn Fn(f64) -> bool| -> Vec<f32> {
+        image.pixels.iter().zip(&nearest).filter(|(_, distance)| holds(**distance)).map(|(value, _)| *value).collect()
+    };
+    let (mut within, mut between) = (those(&|distance| distance <= radius), those(&|distance| distance > reach));
+    let enough = |values: &[f32]| values.len() >= 200;
+    if !enough(&within) || !enough(&between) {
+        return None;
+    }
+    let (at, beside) = (standard(&mut within).powi(2), standard(&mut between).powi(2));
+    // (at + noise) / (beside + noise) is what is wanted.
+    let noise = (at - wanted * beside) / (wanted - 1.0);
+    (noise > 0.0).then(|| noise.sqrt().min(LARGEST_NOISE))
+}
+
+/// Deviations of the tile. A tile of which more noise were asked shows nothing at all.
+const LARGEST_NOISE: f64 = 6.0;
+
+/// Noise of this deviation or, if none is told, of any; blur, an uneven ground, clipped grey levels.
+fn finish(image: &mut Image, noise: Option<f64>, random: &mut Random) -> Result<()> {
+    if let Some(deviation) = noise {
+        let colour = 0.9 * random.unit();
+        let mut noise: Vec<f32> = (0..image.pixels.len()).map(|_| random.normal() as f32).collect();
+        spectrum::filter(&mut noise, image.size, |kx, ky| gaussian(kx, ky, colour))?;
+        standard(&mut noise);
+        image.pixels.iter_mut().zip(noise).for_each(|(value, noise)| *value += deviation as f32 * noise);
+    } else if random.chance(0.5) {
         // The noise that is added has up to eight times the variance of the image.
         let noise = 2.8 * random.unit();
         image.pixels.iter_mut().for_each(|value| *value += (noise * random.normal()) as f32);
