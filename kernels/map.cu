@@ -1,8 +1,9 @@
-// What training does to maps and weights between its ops: it adds maps, and lets one channel stand for several equal ones.
+// What is done to maps and weights between the ops: maps are added, one channel stands for several equal ones, and maps are turned.
 // Host side: src/ops/map.rs.
 //   add            to += from
 //   sum copies     out[o, tap] = sum over k < copies of weights[o, k, tap]
 //   spread copies  to[o, k, tap] += from[o, tap] for every k
+//   turn           to[y, x] = share from[y', x'], or += it, with y' = y or h-1-y and x' = x or w-1-x
 #include "kernel.h"
 
 struct MapShape {
@@ -42,4 +43,19 @@ KERNEL(256, 4) map_sum_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32)
 // Adds to `count` values of `to`.
 KERNEL(256, 4) map_spread_copies(u32 count, u32 copies, u32 taps, GLOBAL(const f32) from, GLOBAL(f32) to) {
     FOR_EACH(i, count) to[i] = to[i] + from[i / (copies * taps) * taps + i % taps];
+}
+
+struct TurnShape {
+    u32 h, w;
+    u32 rows, columns; // 1: they change places
+    u32 adds;          // 1: to what is there
+};
+
+KERNEL(256, 4) map_turn(TurnShape s, raw_f32 share, GLOBAL(const f32) from, u32 from_stride, GLOBAL(f32) to, u32 to_stride) {
+    FOR_EACH(i, s.h * s.w) {
+        u32 y = i / s.w, x = i % s.w;
+        u32 source = (s.rows ? s.h - 1 - y : y) * s.w + (s.columns ? s.w - 1 - x : x);
+        f32 value = (f32)share * from[(u64)source * from_stride];
+        to[(u64)i * to_stride] = s.adds ? to[(u64)i * to_stride] + value : value;
+    }
 }

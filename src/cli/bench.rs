@@ -13,7 +13,7 @@ use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::inference::frames::most_peaks;
 use crate::net::inference::peaks::Part;
-use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
+use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, Views, formula};
 use crate::ops::{Compute, Precision};
 use crate::pick::parts;
 use crate::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
@@ -75,7 +75,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
     chosen.lines.iter().for_each(|line| status::say(line, true));
     let frame = Scale::choose(args.frame, None, model.facts(), false).frame([0; 2], None)?;
     let k = most_peaks(4000, frame);
-    let options = PeakFinderOptions { frame, sizes: false, k };
+    let options = PeakFinderOptions { frame, sizes: false, k, views: Default::default() };
     let mut finder = PeakFinder::new(&chosen.compute, &model, options).or_usage()?;
     let network_ms = network_ms(&mut finder, frame, args.runs)?;
     let parts = part_times(&mut finder, args.precision, &model, options, args.runs)?;
@@ -160,6 +160,7 @@ fn part_times(
     let part_time = |(i, (part, measured_ms)): (usize, (Part, f64))| {
         let (name, algorithm) = match part {
             Part::Step(i) => (steps[i].name.clone(), steps[i].algorithm.clone()),
+            Part::Turn => ("view turned".to_string(), String::new()),
             Part::Peaks => ("peaks".to_string(), String::new()),
             Part::Heads => ("heads at the peaks".to_string(), String::new()),
         };
@@ -247,6 +248,7 @@ fn pipeline(compute: &Compute, model: &Model, args: &BenchArgs, frame: usize) ->
         written_side: WrittenSide::OfNetwork,
         read: Default::default(),
         ground: Ground::wanted_by(model.facts()),
+        views: Views::One,
         floor: 0.0,
         cap: most_peaks(4000, frame),
         suffix: String::new(),

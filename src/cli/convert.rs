@@ -12,6 +12,7 @@ use crate::formats::pth::{self, Checkpoint, WriteOptions};
 use crate::formats::safetensors_file;
 use crate::formats::state_dict::{ModelFacts, StateDict};
 use crate::io::write::write_whole;
+use crate::net::Views;
 use crate::preprocess::ground::Ground;
 
 /// Converts a model between PyTorch's .pth and .safetensors, and says what it holds
@@ -36,6 +37,9 @@ pub struct ConvertArgs {
     /// them; 0 leaves them as they are. Kept in the model
     #[arg(long, value_name = "PIXELS", value_parser = super::values::length)]
     pub ground: Option<f64>,
+    /// Views of each micrograph that are averaged unless `pick --average` says otherwise: 1, 2 or 4. Kept in the model
+    #[arg(long, value_name = "VIEWS", value_parser = super::values::views)]
+    pub average: Option<Views>,
     /// Leave OUT alone if it exists
     #[arg(long)]
     pub no_clobber: bool,
@@ -62,6 +66,9 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
     if args.half {
         checkpoint.state = checkpoint.state.to_half().with_context(|| args.input.display().to_string())?;
         checkpoint.optimizer = None;
+    }
+    if let Some(views) = args.average {
+        ModelFacts { average: Some(views.count()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
     }
     if let Some(threshold) = args.threshold {
         ModelFacts { threshold: Some(threshold.into()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);

@@ -26,7 +26,7 @@ use crate::io::model_source::ModelSource;
 use crate::io::pairing::{Name, distinct, refuse_twins};
 use crate::io::sources::Source;
 use crate::io::write::write_whole;
-use crate::net::Model;
+use crate::net::{Model, Views};
 use crate::ops::{Compute, Precision};
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
 use crate::pick::settings::Sight;
@@ -132,6 +132,10 @@ pub struct EvalArgs {
     /// that costs, and save no time
     #[arg(long = "precision", value_name = "NAME", default_value = "fp32", value_parser = values::precision)]
     precision: Precision,
+    /// Views of each micrograph whose heat maps are averaged: 1, 2 (and turned by half a turn) or 4 (and mirrored) [default: the
+    /// model's, else 1]
+    #[arg(long = "average", value_name = "VIEWS", value_parser = values::views)]
+    average: Option<Views>,
     /// Threads [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
@@ -438,10 +442,10 @@ impl EvalArgs {
         let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
         let [in_angstrom, in_px] = self.diameters(i);
         let diameter = in_px.map(Diameter::Pixels).or(in_angstrom.map(Diameter::Angstrom));
-        let asked = Asked { model, kind, frame: self.frame, diameter };
+        let asked = Asked { model, kind, frame: self.frame, diameter, views: self.average };
         let (inputs, read) = (data_set.inputs(), ReadOptions::default());
         let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat, folder: None, may_try: true };
-        let mut worker = Worker::new(compute, model, kind == Kind::Vesicle, self.k)?;
+        let mut worker = Worker::new(compute, model, kind == Kind::Vesicle, self.k)?.averaging(asked.views());
         let given = asked.scale_given(looking, &mut worker).or_usage()?;
         for one in &data_set.micrographs {
             given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;

@@ -12,6 +12,7 @@ pub mod exemplar; //    labelled images kept for later trainings
 pub mod interrupt; //   Ctrl-C, SIGTERM and SIGHUP
 pub mod label_args; // options shared by `check` and `exemplar`
 pub mod limits; //      options shared by `pick` and `rethreshold`
+pub mod merge; //       what several runs picked into one folder
 pub mod pick;
 pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod print; //       lines on standard output and standard error, without a panic
@@ -50,6 +51,8 @@ enum Command {
     Pick(Box<pick::PickArgs>),
     /// Write the outputs of an earlier run again with other thresholds, without the network
     Rethreshold(Box<rethreshold::RethresholdArgs>),
+    /// Join what several runs picked into one folder: lists, the page, and what is missing
+    Merge(merge::MergeArgs),
     /// Convert coordinate files from any format to any other
     Coords(Box<coords::CoordsArgs>),
     /// Compare picks with labels: average precision, recall, centre error, and more
@@ -119,6 +122,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Pick(args) => pick::run(*args),
         Command::Rethreshold(args) => rethreshold::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Coords(args) => coords::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Exemplar(args) => exemplar::run(&args),

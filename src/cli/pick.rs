@@ -15,7 +15,8 @@ use crate::formats::coordinates::Kind;
 use crate::formats::image::{Mode0, ReadOptions, Sections};
 use crate::io::lists::{self, Listed};
 use crate::io::model_source::ModelSource;
-use crate::net::Model;
+use crate::io::shard::Shard;
+use crate::net::{Model, Views};
 use crate::ops::{Precision, heat_map};
 use crate::pick::filter::Limits;
 use crate::pick::folder::{Covered, write_covering};
@@ -89,9 +90,17 @@ pub struct PickArgs {
     /// them, where it says so; else 1024]
     #[arg(long = "frame", value_name = "PIXELS", value_parser = values::frame)]
     frame: Option<usize>,
+    /// Views of each micrograph whose heat maps are averaged: 1, 2 (and turned by half a turn) or 4 (and mirrored); each takes the
+    /// network's time once more [default: the model's, else 1]
+    #[arg(long = "average", value_name = "VIEWS", value_parser = values::views)]
+    average: Option<Views>,
     /// Threads; the result is the same for every number [default: all cores]
     #[arg(long = "threads", value_name = "COUNT", value_parser = values::count)]
     threads: Option<usize>,
+    /// Pick only a share of the micrographs: K/N, such as 2/4, or slurm, which asks the job array or srun. Which share a micrograph
+    /// belongs to follows from its name alone
+    #[arg(long = "shard", value_name = "SHARE", value_parser = values::shard)]
+    shard: Option<Shard>,
     /// Go on with a batch: leave micrographs alone whose output is there, complete, and made as this run would make it
     #[arg(long = "skip-done")]
     skip_done: bool,
@@ -187,7 +196,8 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
     let chosen = device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
-    let mut worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let mut worker = worker.averaging(asked.of_model.views());
     let looking = batch.looking(&asked);
     let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
     batch.make_folder().or_usage()?;
@@ -288,6 +298,7 @@ fn write_record(settings: &Settings, batch: &Batch) -> Result<()> {
     record.add("micrographs", format!("{} to pick, {} done before", batch.jobs.len(), batch.skipped));
     record.add("mode", rule.kind);
     record.add("scale", settings.scale);
+    record.add("average", settings.views.count());
     record.add("K", limits.k);
     record.add("threshold", limits.vis_thresh);
     record.add("edge", length(limits.edge, in_angstrom.edge));
@@ -332,7 +343,8 @@ impl PickArgs {
 
     fn asked<'a>(&self, model: &'a Model, is_relion: bool) -> Result<Asked<'a>> {
         let kind = settle::kind(self.mode, model)?.unwrap_or_default();
-        let of_model = settle::Asked { model, kind, frame: self.frame, diameter: self.diameter.map(Diameter::Angstrom) };
+        let of_model =
+            settle::Asked { model, kind, frame: self.frame, diameter: self.diameter.map(Diameter::Angstrom), views: self.average };
         let facts = model.facts();
         let base = default_rule(kind);
         let k = self.limits.k();
@@ -383,6 +395,7 @@ impl PickArgs {
             written_side: asked.written_side,
             read: asked.read,
             ground: Ground::wanted_by(model.facts()),
+            views: asked.of_model.views(),
             floor: limits.vis_thresh.min(0.01),
             cap: asked.cap,
             model: ModelName { name: model.name().to_string(), sha256: model.sha256().to_string() },

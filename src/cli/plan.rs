@@ -67,7 +67,7 @@ pub fn run(args: &PlanArgs) -> Result<u8> {
         Some(source) => source.load(Model::from_state).or_usage()?,
         None => formula::model(Architecture::DLA34)?,
     };
-    let options = PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k };
+    let options = PeakFinderOptions { frame: args.frame, sizes: args.sizes, k: args.k, views: Default::default() };
     if let Some(known) = args.gpu_model {
         device::refuse_precision(args.precision, &known.info()).or_usage()?;
         print::text(&predicted_text(known, args, &model, options)?);

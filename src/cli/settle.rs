@@ -5,7 +5,7 @@
 use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
 use crate::formats::image::{ImageInfo, ReadOptions, read_info};
-use crate::net::Model;
+use crate::net::{Model, Views};
 use crate::ops::heat_map;
 use crate::pick::filter::DISTANCE_SIDES;
 use crate::pick::folder::KeptScale;
@@ -28,6 +28,8 @@ pub struct Asked<'a> {
     pub frame: Option<usize>,
     /// Diameter of the particles, if the command line gives one.
     pub diameter: Option<Diameter>,
+    /// Views that are averaged, if the command line says how many.
+    pub views: Option<Views>,
 }
 
 /// The micrographs that a scale is for, and how they are read.
@@ -75,6 +77,11 @@ impl Asked<'_> {
     /// The size at which the network knows its particles, network pixels.
     pub fn side_n_px(&self) -> f64 {
         heat_map::STRIDE as f64 * self.model.facts().particle_size_h_px.unwrap_or(ORIGINAL_SIDE_H_PX)
+    }
+
+    /// The views of each micrograph that are averaged: as many as are asked for, else as the model wants.
+    pub fn views(&self) -> Views {
+        self.views.or_else(|| self.model.facts().average.and_then(Views::of)).unwrap_or_default()
     }
 
     /// The model's own threshold, else 0, which every pick passes.

@@ -3,6 +3,8 @@
 
 use crate::device::gpu::pack::Form;
 use crate::device::gpu::predict::{KNOWN, Known};
+use crate::io::shard::Shard;
+use crate::net::Views;
 use crate::ops::Precision;
 
 /// A number in a range. NaN lies in no range, so it is refused, too.
@@ -47,6 +49,16 @@ pub fn positive(text: &str) -> Result<f64, String> {
 pub fn length(text: &str) -> Result<f64, String> {
     let value: Option<f64> = text.trim().parse().ok();
     value.filter(|value| *value >= 0.0 && value.is_finite()).ok_or_else(|| "expected 0 or a number above it".to_string())
+}
+
+/// A share of a batch.
+pub fn shard(text: &str) -> Result<Shard, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
+}
+
+/// How many views of a micrograph are averaged.
+pub fn views(text: &str) -> Result<Views, String> {
+    text.trim().parse().ok().and_then(Views::of).ok_or_else(|| "expected 1, 2 or 4".to_string())
 }
 
 /// A whole number of at least 1.

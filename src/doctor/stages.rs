@@ -167,7 +167,7 @@ pub fn compare_batch(gpu: &Gpu) -> Result<Vec<Agreement>> {
     const NETWORK: Architecture = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 };
     let model = Model::from_state(&fresh::state_dict(NETWORK, 5), "a new network".to_owned(), String::new())?;
     let device = Device::Gpu(gpu.clone());
-    let finder = || PeakFinder::new(&device, &model, PeakFinderOptions { frame: FRAME, sizes: true, k: 20 });
+    let finder = || PeakFinder::new(&device, &model, PeakFinderOptions { frame: FRAME, sizes: true, k: 20, views: Default::default() });
     let micrographs: Vec<Micrograph> =
         (1..=5).map(|seed| Micrograph::of_pixels(70, 60, Pixels::F32(Samples::from(values(70, 60, seed))))).collect();
     let prepare = |slots: &std::sync::Arc<Slots>, i: usize| slots.prepare(&micrographs[i], FRAME, Ground::Kept, &Compat::default(), false);

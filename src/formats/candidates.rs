@@ -109,6 +109,8 @@ pub mod key {
     pub const MODEL_NAME: &str = "ModelName";
     /// The model's fingerprint.
     pub const MODEL_SHA256: &str = "ModelSha256";
+    /// How many views of the micrograph were averaged; absent for one.
+    pub const AVERAGE: &str = "Average";
     /// Candidates at this score or below were not kept.
     pub const FLOOR: &str = "Floor";
     /// 1 if the network may have found more candidates than were kept.

@@ -156,6 +156,8 @@ pub struct ModelFacts {
     /// Uneven ground is taken away from its images: the deviation of the Gaussian that leaves the ground, pixels of frame D
     /// (`epicker.ground_px`).
     pub ground_px: Option<f64>,
+    /// How many views of an image are averaged, unless the command line says otherwise: 1, 2 or 4 (`epicker.average`).
+    pub average: Option<usize>,
     /// Score above which peaks are picks, unless the command line says otherwise (`epicker.threshold`).
     pub threshold: Option<f64>,
     /// One line for each training, oldest first (`epicker.history`).
@@ -171,6 +173,7 @@ const NORMALISATION: &str = "epicker.normalisation";
 const DIAMETER: &str = "epicker.diameter_angstrom";
 const FRAME: &str = "epicker.frame";
 const GROUND: &str = "epicker.ground_px";
+const AVERAGE: &str = "epicker.average";
 const THRESHOLD: &str = "epicker.threshold";
 const HISTORY: &str = "epicker.history";
 
@@ -216,6 +219,8 @@ impl ModelFacts {
             let is_frame = (32..=16_384).contains(&frame) && frame.is_multiple_of(32);
             ensure!(is_frame, wrong(FRAME, &metadata[FRAME], "a multiple of 32 from 32 to 16384"));
         }
+        let average = metadata.get(AVERAGE).map(|text| count(AVERAGE, text)).transpose()?;
+        ensure!(average.is_none_or(|views| [1, 2, 4].contains(&views)), wrong(AVERAGE, &metadata[AVERAGE], "1, 2 or 4"));
         let history =
             metadata.get(HISTORY).map(|text| serde_json::from_str(text).with_context(|| format!("metadata {HISTORY}"))).transpose()?;
         Ok(ModelFacts {
@@ -228,6 +233,7 @@ impl ModelFacts {
             diameter_angstrom: above_0(DIAMETER)?,
             frame,
             ground_px: above_0(GROUND)?,
+            average,
             threshold: number(THRESHOLD)?,
             history: history.unwrap_or_default(),
         })
@@ -255,6 +261,7 @@ impl ModelFacts {
         put(DIAMETER, self.diameter_angstrom.map(|diameter| diameter.to_string()));
         put(FRAME, self.frame.map(|frame| frame.to_string()));
         put(GROUND, self.ground_px.map(|sigma| sigma.to_string()));
+        put(AVERAGE, self.average.map(|views| views.to_string()));
         put(THRESHOLD, self.threshold.map(|threshold| threshold.to_string()));
         put(HISTORY, Some(&self.history).filter(|lines| !lines.is_empty()).map(|lines| serde_json::Value::from(lines.clone()).to_string()));
     }

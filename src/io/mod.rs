@@ -7,5 +7,6 @@ pub mod lists; //   lists of files: merge_results.thi, autopick.star, and where 
 pub mod model_source; // a model's file, or a general model by its name
 pub mod names; //   stems, and what outputs are called
 pub mod pairing; // which coordinates belong to which micrograph
+pub mod shard; //   a share of a batch, for several nodes
 pub mod sources; // which coordinates a path, folder or list means
 pub mod write; //   temporary name, fsync, rename

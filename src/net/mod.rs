@@ -19,5 +19,5 @@ pub mod training; //  steps forward and backward
 
 pub use dla::Architecture;
 pub use inference::frames::PeakFinders;
-pub use inference::peaks::{PeakFinder, PeakFinderOptions};
+pub use inference::peaks::{PeakFinder, PeakFinderOptions, Views};
 pub use model::Model;

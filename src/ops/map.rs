@@ -1,10 +1,11 @@
-//! What is done to maps and weights between the ops of training: the sum of two maps, and one channel that stands for
-//! several equal ones.
+//! What is done to maps and weights between the ops: the sum of two maps, one channel that stands for several equal ones, and maps
+//! turned, so that what a network says of an image and of its mirror images can be averaged.
 //!
 //! ```text
 //! add              to += from
 //! sum_copies       out[o, tap] = sum over k < copies of weights[o, k, tap]
 //! spread_copies    to[o, k, tap] += from[o, tap] for every k: equal channels have equal gradients
+//! turn             to[y, x] = share from[y', x'], or += it, with y' = y or h-1-y and x' = x or w-1-x
 //! ```
 //! There is no backward pass, because these are steps of the gradient themselves.
 //! Source: docs/network.md, section 1.1 (the image's channels are equal).
@@ -97,6 +98,53 @@ pub fn spread_copies<T: Real>(device: &Device, from: TensorRef<T>, [copies, taps
     }
 }
 
+/// A way to turn a map; each undoes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Rows change places: above is below.
+    pub rows: bool,
+    /// Columns change places: left is right.
+    pub columns: bool,
+}
+
+impl Turn {
+    /// As it is.
+    pub const NONE: Turn = Turn { rows: false, columns: false };
+
+    /// Where the value of pixel `i` comes from.
+    fn source(self, i: usize, [h, w]: [usize; 2]) -> usize {
+        let (y, x) = (i / w, i % w);
+        let y = if self.rows { h - 1 - y } else { y };
+        y * w + if self.columns { w - 1 - x } else { x }
+    }
+}
+
+/// Turns a map of one channel, and writes a share of it or adds it to what is there.
+///
+/// Shapes: both (1, h, w, 1), packed.
+/// Errors: the launch fails on the device. Shapes that differ are a programming error and panic.
+/// Source: the formula above.
+pub fn turn<T: Real>(device: &Device, turn: Turn, share: f32, adds: bool, from: TensorRef<T>, to: &mut TensorMut<T>) -> Result<()> {
+    let [n, h, w, c] = from.shape();
+    assert!(n == 1 && c == 1 && from.shape() == to.shape(), "{:?} into {:?}", from.shape(), to.shape());
+    match device {
+        Device::Cpu | Device::Reference => {
+            let share = T::from_f64(f64::from(share));
+            to.as_mut_slice().iter_mut().enumerate().for_each(|(i, to)| {
+                let value = share * from.pixel(turn.source(i, [h, w]))[0];
+                *to = if adds { *to + value } else { value };
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let shape = kernel_struct!(TurnShape { h, w, rows: turn.rows, columns: turn.columns, adds });
+            let args = [shape, Arg::value(share), from.arg(), from.stride_arg(), to.arg(), to.stride_arg()];
+            // SAFETY: the arguments of the KERNEL line, in its order; both maps have this shape.
+            unsafe { gpu.launch("map_turn", Grid::over(h * w, THREADS)?, THREADS, &args) }
+        }
+    }
+}
+
 fn reference_sum<T: Real>(weights: &[T], [copies, taps]: [usize; 2]) -> Vec<T> {
     let sum = |o: usize, tap: usize| (0..copies).map(|k| weights[(o * copies + k) * taps + tap].to_f64()).sum::<f64>();
     (0..weights.len() / copies).map(|i| T::from_f64(sum(i / taps, i % taps))).collect()
@@ -132,6 +180,22 @@ fn compare_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         spread_copies(device, out.view(), [copies, taps], &mut to.view_mut())?;
         let spread = |i: usize| exact[i / (copies * taps) * taps + i % taps] + T::from_f64(f64::from(weights[i]));
         check(format!("spread to {copies} copies"), &to.to_vec()?, (0..weights.len()).map(spread).collect());
+    }
+    for [h, w] in [[1, 1], [5, 8], [32, 32]] {
+        let (from, before) = (noise(h * w, 4), noise(h * w, 5));
+        for (k, turned) in [(false, false), (true, false), (false, true), (true, true)].into_iter().enumerate() {
+            let (turned, adds) = (Turn { rows: turned.0, columns: turned.1 }, k % 2 == 1);
+            let map = |values: &[f32]| Tensor::on(device, [1, h, w, 1], convert::<T>(values));
+            let (from_map, mut to) = (map(&from)?, map(&before)?);
+            turn(device, turned, 0.25, adds, from_map.view(), &mut to.view_mut())?;
+            let wide = |x: f32| T::from_f64(f64::from(x));
+            let value = |i: usize| {
+                let (y, x) = (if turned.rows { h - 1 - i / w } else { i / w }, if turned.columns { w - 1 - i % w } else { i % w });
+                let value = wide(0.25) * wide(from[y * w + x]);
+                if adds { wide(before[i]) + value } else { value }
+            };
+            check(format!("{turned:?} of {h} x {w}"), &to.to_vec()?, (0..h * w).map(value).collect());
+        }
     }
     for [c, stride] in MAPS {
         let layout = Layout { shape: [2, 3, 5, c], pixel_stride: stride, channel_offset: stride - c };

@@ -41,6 +41,7 @@ pub struct Picked {
     diameter: Option<String>,
     model: ModelName,
     kind: Kind,
+    average: usize,
     k: usize,
     vis_thresh: f32,
     edge: f64,
@@ -117,6 +118,7 @@ impl Picked {
             diameter: facts.get(key::DIAMETER).map(str::to_string),
             model: ModelName { name: text(key::MODEL_NAME), sha256: facts.need(key::MODEL_SHA256)? },
             kind: facts.need(key::MODE)?,
+            average: facts.get(key::AVERAGE).map_or(Ok(1), |_| facts.need(key::AVERAGE))?,
             k: facts.need(key::K)?,
             vis_thresh: facts.need(key::VIS_THRESH)?,
             edge: facts.need(key::EDGE)?,
@@ -129,6 +131,43 @@ impl Picked {
     pub fn has_changed(&self, micrograph: &Path) -> bool {
         let now = FileState::of(micrograph);
         self.state.as_ref().zip(now.as_ref()).is_some_and(|(then, now)| then != now)
+    }
+
+    /// What was looked for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The model's name.
+    pub fn model_name(&self) -> &str {
+        &self.model.name
+    }
+
+    /// The threshold of the picks.
+    pub fn threshold(&self) -> f32 {
+        self.vis_thresh
+    }
+
+    /// Refuses to join these picks with others that were made in another way.
+    ///
+    /// Errors: model, mode, views, limits or the type of the output differ.
+    pub fn refuse_another_way(&self, other: &Picked) -> Result<()> {
+        let of = |picked: &Picked| -> [String; 7] {
+            let model = format!("model {} ({:.12})", picked.model.name, picked.model.sha256);
+            let output = format!("--output_type {}", picked.output_type.name());
+            let (threshold, k) = (format!("--vis_thresh {}", picked.vis_thresh), format!("--K {}", picked.k));
+            let (average, edge) = (format!("--average {}", picked.average), format!("--edge {}", picked.edge));
+            [model, format!("mode {}", picked.kind), output, threshold, k, average, edge]
+        };
+        let (own, others) = (of(self), of(other));
+        if let Some((own, others)) = own.iter().zip(&others).find(|(own, others)| own != others) {
+            bail!(
+                "{} was picked with {own}, and {} with {others}; expected one way in a folder; pick again, or write all anew with                  epicker rethreshold",
+                self.micrograph.display(),
+                other.micrograph.display()
+            );
+        }
+        Ok(())
     }
 
     /// Refuses to leave these picks beside those of a run with such settings, because one folder has one scale.
@@ -174,6 +213,13 @@ impl Picked {
             self.kind == kind,
             "{name}: was picked with --mode {}, not {kind}; expected one mode in a folder; {}",
             self.kind,
+            &again[3..]
+        );
+        ensure!(
+            self.average == settings.views.count(),
+            "{name}: was picked with --average {}, not {}; expected the same for all in a folder; {}",
+            self.average,
+            settings.views.count(),
             &again[3..]
         );
         self.refuse_other_scale(settings, pixel_size_angstrom)?;

@@ -13,7 +13,7 @@ use crate::formats::pixel_size::{Evidence, PixelSize};
 use crate::io::write::write_whole;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::inference::peaks::UnderWay;
-use crate::net::{Model, PeakFinder, PeakFinders};
+use crate::net::{Model, PeakFinder, PeakFinders, Views};
 use crate::ops::Compute;
 use crate::ops::heat_map::{self, Peak};
 use crate::pick::decode::{boxes_d, candidates as candidates_of};
@@ -137,6 +137,11 @@ impl<'a> Worker<'a> {
             Device::Gpu(gpu) => Some(Slots::new(gpu, loaders + 2)?),
         };
         Ok(Worker { finders: PeakFinders::new(compute, model, sizes, cap), slots, loaders })
+    }
+
+    /// The same with several views of each micrograph, whose heat maps are averaged.
+    pub fn averaging(self, views: Views) -> Self {
+        Worker { finders: self.finders.averaging(views), ..self }
     }
 
     /// The networks, one for each frame.

@@ -3,6 +3,7 @@
 use crate::compat::{Compat, Fault};
 use crate::formats::candidates::{Facts, key};
 use crate::formats::image::ReadOptions;
+use crate::net::Views;
 use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::{Limits, sides_as_distance};
 use crate::pick::output::{self, OutputRule};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub floor: f32,
     /// The most peaks that the network is asked for.
     pub cap: usize,
+    /// How many views of each micrograph are averaged.
+    pub views: Views,
     /// The model, as candidates name it.
     pub model: ModelName,
     /// True if somebody will look at the micrographs: then a GPU brings the small image back, too.
@@ -171,6 +174,9 @@ impl Settings {
         facts.set(key::MODEL_SHA256, &self.model.sha256);
         facts.set(key::MODEL_NAME, &self.model.name);
         self.scale.diameter().iter().for_each(|diameter| facts.set(key::DIAMETER, diameter));
+        if self.views != Views::One {
+            facts.set(key::AVERAGE, self.views.count());
+        }
         facts.set(key::FLOOR, self.floor);
         facts.set("Cap", self.cap);
         facts.set(key::K, limits.k);

@@ -219,6 +219,79 @@ fn shards_and_restarts_share_one_scale_and_give_the_bytes_of_one_run() {
     is_refused(&other, "one scale in a folder");
 }
 
+/// Four shares of a folder, by number and by Slurm's variables; one is killed in the middle and started again. What is joined is
+/// what one run writes.
+#[test]
+fn shares_of_a_batch_are_joined_to_what_one_run_writes() {
+    let names: Vec<String> = (0..16).map(|i| format!("m{i:02}.mrc")).collect();
+    let place = place_with(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let pick = |output: &str, more: &[&str]| {
+        let mut command = Command::new(place.path("bin/epicker"));
+        command.args(["pick", "--gpus", "-1", "--threads", "1", "--data", "mics", "--output", output, "--report"]).args(SIZE).args(more);
+        command.current_dir(place.path("")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+    };
+    assert!(pick("run_alone", &[]).status().unwrap().success());
+    let by_number = ["1/4", "2/4", "3/4"].map(|shard| pick("run_joined", &["--shard", shard]).spawn().unwrap());
+    by_number.into_iter().for_each(|mut run| assert!(run.wait().unwrap().success()));
+    let before = listed(&place, "run_joined/merge_results.thi");
+    assert!(before.len() > 6 && before.len() < 16, "{before:?}");
+    // What is missing is said by name, with status 1.
+    let incomplete = place.run(&["merge", "run_joined", "--data", "mics"]);
+    assert_eq!(incomplete.status.code(), Some(1));
+    let missing: Vec<&String> = names.iter().filter(|name| !before.contains(&name.replace(".mrc", ""))).collect();
+    assert!(missing.iter().all(|name| told(&incomplete).contains(&format!("mics/{name}"))), "{}", told(&incomplete));
+
+    let array = [("SLURM_ARRAY_TASK_ID", "13"), ("SLURM_ARRAY_TASK_MIN", "10"), ("SLURM_ARRAY_TASK_COUNT", "4")];
+    let mut last = pick("run_joined", &["--shard", "slurm"]).envs(array).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let _ = last.kill();
+    let _ = last.wait();
+    assert!(pick("run_joined", &["--shard", "slurm", "--skip-done"]).envs(array).status().unwrap().success());
+    // A killed run writes no lists; merge does, from what lies there.
+    for name in ["merge_results.thi", "report.html"] {
+        fs::remove_file(place.path("run_joined").join(name)).unwrap();
+    }
+    let text = is_done(&place.run(&["merge", "run_joined", "--data", "mics"]));
+    assert!(text.contains("run_joined: lists of 16 micrographs") && !text.contains("missing"), "{text}");
+    let of_page = |name: &str| place.text(&format!("{name}/report.html")).replace(name, "FOLDER");
+    assert!(of_page("run_joined") == of_page("run_alone"), "the pages differ");
+    let but_page = |folder: &str| -> Vec<(String, Vec<u8>)> {
+        contents(&place.path(folder)).into_iter().filter(|(name, _)| name != "report.html").collect()
+    };
+    assert!(but_page("run_joined") == but_page("run_alone"));
+
+    // Picks of two ways are not joined.
+    assert!(pick("run_joined", &["--shard", "1/4", "--vis_thresh", "0.5"]).status().unwrap().success());
+    is_refused(&place.run(&["merge", "run_joined"]), "expected one way in a folder");
+    is_refused(&place.run(&["merge", "mics"]), "nothing was picked into it");
+    is_refused(&place.run(&["pick", "--data", "mics", "--shard", "5/4"]), "share 5 of 4");
+    is_refused(&place.run(&["pick", "--data", "mics", "--shard", "slurm"]), "Slurm says of no share");
+}
+
+/// Views are averaged as asked for, else as the model says, and one folder has one number of them.
+#[test]
+fn views_are_as_many_as_asked_for_else_as_the_model_says() {
+    let place = place_with(&["a.mrc"]);
+    let with = |more: &[&str]| is_done(&pick(&place, &[&SIZE[..], more].concat())).len();
+    let picks = || place.text("output/a.thi");
+    let candidates = || place.text("output/candidates/a.star");
+    with(&[]);
+    let one = picks();
+    assert!(!candidates().contains("Average"));
+    with(&["--average", "4"]);
+    let four = picks();
+    assert!(four != one && candidates().contains("Average 4"), "{}", candidates());
+    is_refused(&pick(&place, &[&SIZE[..], &["--skip-done"]].concat()), "was picked with --average 4, not 1");
+    let model = place.path("share/epicker/weights/particle.safetensors").display().to_string();
+    is_done(&place.run(&["convert", &model, "turned.safetensors", "--average", "4"]));
+    with(&["--load_model", "turned.safetensors"]);
+    assert_eq!(picks(), four);
+    with(&["--load_model", "turned.safetensors", "--average", "1"]);
+    assert_eq!(picks(), one);
+    is_refused(&pick(&place, &["--average", "3"]), "expected 1, 2 or 4");
+}
+
 #[test]
 fn a_report_covers_what_was_picked_with_it_and_says_what_was_not() {
     let place = place_with(&["a.mrc", "b.mrc"]);

@@ -232,7 +232,7 @@ fn every_command_line_of_the_page_on_recovery_is_understood() {
         assert_eq!(understood(&line), Ok(()), "{line}");
     }
     for command in
-        ["pick", "rethreshold", "coords", "train", "eval", "check", "exemplar", "simulate", "demo", "convert", "bench", "doctor", "plan"]
+        ["pick", "rethreshold", "merge", "coords", "train", "eval", "check", "exemplar", "simulate", "demo", "convert", "bench", "doctor", "plan"]
     {
         assert!(text.contains(&format!("| {command}")), "{command} is not told");
     }

@@ -229,6 +229,7 @@ fn the_facts_of_a_model_survive_and_nonsense_is_refused() {
         diameter_angstrom: Some(152.5),
         frame: Some(768),
         ground_px: Some(72.0),
+        average: Some(2),
         threshold: Some(0.3),
         history: vec!["2026-01-02 particle, 12 micrographs".into(), "quotes \" and, commas".into()],
     };
@@ -249,6 +250,7 @@ fn the_facts_of_a_model_survive_and_nonsense_is_refused() {
         ("epicker.diameter_angstrom", "-3"),
         ("epicker.frame", "1000"),
         ("epicker.ground_px", "-1"),
+        ("epicker.average", "3"),
         ("epicker.history", "[1]"),
     ] {
         let error = ModelFacts::from_metadata(&BTreeMap::from([(key.to_owned(), text.to_owned())])).unwrap_err();

@@ -11,7 +11,7 @@ use epicker::doctor::{Way, before_first_use, checks};
 use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::io::kept::Kept;
-use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, fresh};
+use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, Views, fresh};
 use epicker::ops::losses::HeatMapLoss;
 use epicker::pick::slots::Slots;
 use epicker::preprocess::ground::Ground;
@@ -74,7 +74,8 @@ fn a_batch_whose_streams_do_not_wait_for_each_other_is_found() {
 /// Picks as `epicker pick` does, on a device that computes nothing: what it says of the micrographs is of no interest.
 fn pick(gpu: &Gpu, architecture: Architecture, frame: usize) {
     let model = Model::from_state(&fresh::state_dict(architecture, 1), String::new(), String::new()).unwrap();
-    let mut finder = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame, sizes: true, k: 2000 }).unwrap();
+    let mut finder =
+        PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame, sizes: true, k: 2000, views: Views::Four }).unwrap();
     let slots = Slots::new(gpu, 3).unwrap();
     for _ in 0..3 {
         let micrograph = Micrograph::of_pixels(2 * frame, 2 * frame, Pixels::U8(Samples::from(vec![7; 4 * frame * frame])));

@@ -11,6 +11,7 @@ use epicker::formats::coordinates::Kind;
 use epicker::formats::image::{ReadOptions, Sections};
 use epicker::formats::model_file::load_model_file;
 use epicker::io::model_source::ModelSource;
+use epicker::net::Views;
 use epicker::net::graph::NodeId;
 use epicker::net::inference::plan::Plan;
 use epicker::net::parameters::{NetworkMemory, NetworkState, ParameterLayout};
@@ -127,9 +128,9 @@ fn the_full_networks_maps_are_the_cpus() {
 
 /// The peaks that the tiny network finds on a device are those of the CPU. Returns the finder, which has seen one micrograph, that
 /// micrograph, and its peaks.
-pub fn finds_the_cpus_peaks(device: &Device) -> (PeakFinder, Vec<f32>, Vec<Peak>) {
+pub fn finds_the_cpus_peaks(device: &Device, views: Views) -> (PeakFinder, Vec<f32>, Vec<Peak>) {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let options = PeakFinderOptions { frame: 128, sizes: true, k: 30 };
+    let options = PeakFinderOptions { frame: 128, sizes: true, k: 30, views };
     let mut cpu = PeakFinder::new(&Device::Cpu, &model, options).unwrap();
     let mut gpu = PeakFinder::new(device, &model, options).unwrap();
     let image = image(1, [128, 128]);
@@ -150,7 +151,8 @@ pub fn finds_the_cpus_peaks(device: &Device) -> (PeakFinder, Vec<f32>, Vec<Peak>
 #[test]
 fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
     let (device, host) = host(Build::Fast);
-    let (mut gpu, image, first) = finds_the_cpus_peaks(&device);
+    finds_the_cpus_peaks(&device, Views::Two);
+    let (mut gpu, image, first) = finds_the_cpus_peaks(&device, Views::Four);
     // The first micrograph goes step by step, the second is captured; the third is one launch.
     let other: Vec<f32> = image.iter().map(|x| 0.5 * x).collect();
     assert!(gpu.run(&other).unwrap() != first);
@@ -166,7 +168,7 @@ fn picked_peaks_are_the_cpus_and_a_micrograph_costs_one_launch() {
 #[test]
 fn more_peaks_than_go_through_a_head_at_once_are_found() {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let options = PeakFinderOptions { frame: 256, sizes: false, k: 4096 };
+    let options = PeakFinderOptions { frame: 256, sizes: false, k: 4096, views: Default::default() };
     let image = noise(256 * 256, 5);
     let expected = PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
     let found = PeakFinder::new(&device(Build::Fast), &model, options).unwrap().run(&image).unwrap();
@@ -466,6 +468,7 @@ fn settings() -> Settings {
     };
     Settings {
         ground: Ground::Levelled { sigma_px: 24.0 },
+        views: Default::default(),
         limits,
         distance_sides: None,
         in_angstrom: Default::default(),
@@ -489,7 +492,8 @@ type Picked = Result<(Vec<Candidate>, Vec<String>), String>;
 /// What every micrograph gives above 0.3, the way of `epicker pick`.
 fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
     let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
-    let mut picker = PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let mut picker =
+        PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500, views: Default::default() }).unwrap();
     let slots = picker.gpu().map(|gpu| Slots::new(gpu, 2).unwrap());
     let (settings, mut all) = (settings(), Vec::new());
     ahead(
@@ -537,7 +541,12 @@ fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
     }
     // A stopped batch leaves no place taken: whoever waits for one goes on.
     let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
-    let picker = PeakFinder::new(&device(Build::Fast), &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500 }).unwrap();
+    let picker = PeakFinder::new(
+        &device(Build::Fast),
+        &model,
+        PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500, views: Default::default() },
+    )
+    .unwrap();
     let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
     let prepare = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots)).map(|_| ());
     ahead(&jobs, 1, |job| prepare(job), |next| if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
@@ -642,7 +651,8 @@ fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
     let job = &micrographs(folder.path())[0];
     let (device, host) = host(Build::Fast);
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let mut picker = PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100 }).unwrap();
+    let mut picker =
+        PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100, views: Default::default() }).unwrap();
     let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
     let mut one = || {
         let mut ready = run::prepare(&job.input, settings().sight(), Some(&slots)).unwrap();

@@ -384,7 +384,7 @@ fn group(part: Part, finder: &PeakFinder) -> &'static str {
 
 /// Milliseconds on every known GPU, by group, of a model at a frame, and of the preparation of a micrograph of 4096 x 4096.
 fn table(title: &str, precision: Precision, model: &Model, frame: usize) -> String {
-    let options = PeakFinderOptions { frame, sizes: false, k: 2000 };
+    let options = PeakFinderOptions { frame, sizes: false, k: 2000, views: Default::default() };
     let on_paper = |info: DeviceInfo| PeakFinder::new(&Device::Gpu(Paper::gpu(info).unwrap().0), model, options).unwrap();
     let finder = on_paper(KNOWN[0].info());
     let mut rows: Vec<(&'static str, Vec<f64>)> = Vec::new();

@@ -6,6 +6,7 @@ use crate::{network, ops, stages};
 use epicker::device::Device;
 use epicker::device::gpu::Gpu;
 use epicker::doctor::stages::{compare_batch, compare_preprocess, compare_targets};
+use epicker::net::Views;
 use epicker::ops::conv::TF32_FROM;
 use epicker::ops::largest_difference;
 use hostgpu::HostGpu;
@@ -157,7 +158,7 @@ fn the_full_networks_maps_are_the_cpus() {
 #[test]
 fn picked_peaks_are_the_cpus_and_a_graph_finds_them_again() {
     for_each_device(|name, device| {
-        let (mut finder, image, first) = network::finds_the_cpus_peaks(device);
+        let (mut finder, image, first) = network::finds_the_cpus_peaks(device, Views::Two);
         // Step by step, then captured, then as a graph.
         for _ in 0..2 {
             assert!(finder.run(&image).unwrap() == first, "{name}");

@@ -9,7 +9,7 @@ use epicker::device::Device;
 use epicker::device::gpu::{Gpu, Memory, Pinned};
 use epicker::formats::image::{Micrograph, Pixels, Samples};
 use epicker::io::model_source::ModelSource;
-use epicker::net::{Model, PeakFinder, PeakFinderOptions};
+use epicker::net::{Model, PeakFinder, PeakFinderOptions, Views};
 use epicker::ops::heat_map::Peak;
 use epicker::pick::slots::{InSlot, Slots};
 use epicker::preprocess::Prepared;
@@ -35,7 +35,8 @@ type Picked = (Vec<String>, Vec<Peak>);
 /// any more once it is on its way; its place is taken at once by a larger one, for which pinned memory is given back and asked for.
 fn picks(gpu: &Gpu) -> Result<Vec<Picked>> {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state)?;
-    let mut picker = PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8 })?;
+    let mut picker =
+        PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8, views: Views::Two })?;
     let slots = Slots::new(gpu, 3)?;
     let sizes = [[70, 60]; DROPPED + 1].into_iter().chain([[90, 80]; 2]);
     let of_size = |([nx, ny], seed): ([usize; 2], u64)| Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));

@@ -3,7 +3,7 @@
 
 use epicker::device::Device;
 use epicker::io::model_source::ModelSource;
-use epicker::net::{Architecture, Model, formula, graph::NodeId, inference::plan::Plan, reference};
+use epicker::net::{Architecture, Model, Views, formula, graph::NodeId, inference::plan::Plan, reference};
 use epicker::ops::{Compute, Precision, heat_map};
 use epicker::random::splitmix64;
 use safetensors::SafeTensors;
@@ -168,7 +168,7 @@ fn picked_peaks_are_the_originals_detections() {
     let bytes = std::fs::read(golden("network/tiny_256x256.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let image: Vec<f32> = values(&file, "input").1.iter().map(|&x| x as f32).collect();
-    let options = epicker::net::PeakFinderOptions { frame: 256, sizes: true, k: 100 };
+    let options = epicker::net::PeakFinderOptions { frame: 256, sizes: true, k: 100, views: Default::default() };
     let peaks = epicker::net::PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
     let expected = values(&file, "det_vesicle").1; // x1 y1 x2 y2 score class, heat map pixels
     let indices = values(&file, "top_inds").1;
@@ -185,6 +185,38 @@ fn picked_peaks_are_the_originals_detections() {
             assert!((f64::from(size[axis]) - (row[axis + 2] - row[axis])).abs() < 1e-3);
         }
     }
+}
+
+/// Several views: the mean of what the network says of the image and of the image turned, turned back. Each is computed here by
+/// itself.
+#[test]
+fn views_are_averaged_as_if_each_had_been_turned_by_hand() {
+    const SIDE: usize = 128;
+    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
+    let image = epicker::random::noise(SIDE * SIDE, 11);
+    let graph = model.architecture().graph();
+    let wanted = [graph.outputs().heat_map];
+    let mut plan = Plan::new(&Device::Cpu, &graph, &model, 1, [SIDE, SIDE], &wanted).unwrap();
+    let turned = |values: &[f32], side: usize, [rows, columns]: [bool; 2]| -> Vec<f32> {
+        let at = |i: usize, turns: bool| if turns { side - 1 - i } else { i };
+        (0..side * side).map(|i| values[at(i / side, rows) * side + at(i % side, columns)]).collect()
+    };
+    let mut logits = |how: [bool; 2]| -> Vec<f32> {
+        plan.run(&turned(&image, SIDE, how)).unwrap();
+        turned(&plan.read(wanted[0]).unwrap(), SIDE / 4, how)
+    };
+    let all = [[false, false], [true, true], [true, false], [false, true]].map(&mut logits);
+    for (views, few) in [(Views::One, &all[..1]), (Views::Two, &all[..2]), (Views::Four, &all[..])] {
+        let options = epicker::net::PeakFinderOptions { frame: SIDE, sizes: true, k: 60, views };
+        let peaks = epicker::net::PeakFinder::new(&Device::Cpu, &model, options).unwrap().run(&image).unwrap();
+        assert_eq!(peaks.len(), 60);
+        for peak in &peaks {
+            let mean = few.iter().map(|logits| f64::from(logits[peak.index as usize])).sum::<f64>() / few.len() as f64;
+            let score = 1.0 / (1.0 + (-mean).exp());
+            assert!((f64::from(peak.score) - score).abs() < 1e-6, "{views:?}: {peak:?}, expected {score}");
+        }
+    }
+    assert!(all[1..].iter().all(|other| *other != all[0]));
 }
 
 /// The 256x256 test image of the full network: noise of 64 levels with 24 paraboloids, normalised.

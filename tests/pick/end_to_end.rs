@@ -40,6 +40,7 @@ fn settings(run: &Run, compat: Compat) -> Settings {
     let value = |name: &str, default: f64| run.value(name).map_or(default, |text| text.parse().unwrap());
     Settings {
         ground: Default::default(),
+        views: Default::default(),
         limits: Limits {
             k: value("--K", 2000.0) as usize,
             vis_thresh: value("--vis_thresh", 0.0) as f32,
@@ -78,7 +79,9 @@ fn picked() -> &'static BTreeMap<String, Picked> {
         let model = ModelSource::file(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth")))
             .load(Model::from_state)
             .unwrap();
-        let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
+        let mut picker =
+            PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000, views: Default::default() })
+                .unwrap();
         let any_run = runs().runs.values().next().unwrap();
         let pick = |(letter, recipe): (&String, &crate::common::fixtures::MicrographRecipe)| {
             let bytes = micrographs::of_recipe(recipe);
@@ -151,7 +154,8 @@ fn a_constant_of_100_sigma_changes_no_pick() {
     let model = ModelSource::file(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth")))
         .load(Model::from_state)
         .unwrap();
-    let mut picker = PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000 }).unwrap();
+    let mut picker =
+        PeakFinder::new(&Device::Cpu, &model, PeakFinderOptions { frame: 1024, sizes: true, k: 2000, views: Default::default() }).unwrap();
     let mut bytes = micrographs::of_recipe(&runs().micrographs["c"]);
     let folder = tempfile::tempdir().unwrap();
     let mut picks = |bytes: &[u8]| {

@@ -92,6 +92,12 @@ impl Batch {
             picked_into(&self.folder)?.into_iter().map(|picked| (picked.candidates.clone(), picked)).collect();
         let (mut clobbered, mut changed, mut unknown) = (None, 0, 0);
         for (job, candidates) in jobs {
+            // The scale is that of all micrographs, so that every share comes to the same.
+            self.inputs.push(job.input.clone());
+            if args.shard.is_some_and(|shard| !shard.holds(&micrograph_stem(&job.input.path).text)) {
+                picked.remove(&candidates).into_iter().for_each(|picked| self.others.push(picked));
+                continue;
+            }
             let exists = job.output.exists();
             let earlier = picked.remove(&candidates);
             let mut is_done = args.skip_done && exists && is_complete(&job.output, self.output_type);
@@ -112,7 +118,6 @@ impl Batch {
                 earlier,
                 pixel_size_angstrom: job.input.stated_pixel_size_angstrom(),
             });
-            self.inputs.push(job.input.clone());
             if is_done {
                 self.skipped += 1;
                 continue;
@@ -137,7 +142,8 @@ impl Batch {
                 counted(unknown, "output")
             ));
         }
-        self.others = picked.into_values().filter(|picked| picked.output.exists()).collect();
+        self.others.extend(picked.into_values());
+        self.others.retain(|picked| picked.output.exists());
         self.others.sort_by(|a, b| a.candidates.cmp(&b.candidates));
         Ok(())
     }

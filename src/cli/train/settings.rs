@@ -268,6 +268,7 @@ impl Settings {
             diameter_angstrom: self.diameter_angstrom,
             frame: (!self.tells_size).then_some(self.frame),
             ground_px: self.ground.sigma_px(),
+            average: None,
             threshold: None,
             history,
         }

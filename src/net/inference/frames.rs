@@ -1,7 +1,7 @@
 //! One peak finder for each frame: the micrographs of a batch may need networks of different extents, and some frames are too large
 //! to be shown to a network in one piece.
 
-use super::peaks::{PeakFinder, PeakFinderOptions};
+use super::peaks::{PeakFinder, PeakFinderOptions, Views};
 use super::plan::Plan;
 use super::tiles::{OVERLAP, Tiles};
 use crate::net::model::Model;
@@ -23,6 +23,7 @@ pub struct PeakFinders<'a> {
     model: &'a Model,
     sizes: bool,
     k: usize,
+    views: Views,
     most_whole: Option<usize>,
     /// By frame, the latest last.
     kept: Vec<(usize, FramePeakFinder)>,
@@ -31,12 +32,17 @@ pub struct PeakFinders<'a> {
 impl<'a> PeakFinders<'a> {
     /// Peak finders of a model on a device. `sizes`: peaks get a size; `k`: most peaks of an image.
     pub fn new(compute: impl Into<Compute>, model: &'a Model, sizes: bool, k: usize) -> Self {
-        PeakFinders { compute: compute.into(), model, sizes, k, most_whole: None, kept: Vec::new() }
+        PeakFinders { compute: compute.into(), model, sizes, k, views: Views::One, most_whole: None, kept: Vec::new() }
     }
 
     /// The same, cutting every frame that is wider than this into tiles, whatever the memory.
     pub fn cutting_above(self, most_whole: usize) -> Self {
         PeakFinders { most_whole: Some(most_whole), ..self }
+    }
+
+    /// The same with several views of each image, whose heat maps are averaged.
+    pub fn averaging(self, views: Views) -> Self {
+        PeakFinders { views, ..self }
     }
 
     /// The peak finder for a frame.
@@ -51,7 +57,7 @@ impl<'a> PeakFinders<'a> {
                 }
                 let tiles = Tiles::new(frame, self.most_whole(frame)?, OVERLAP);
                 let side = tiles.as_ref().map_or(frame, Tiles::side);
-                let options = PeakFinderOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side) };
+                let options = PeakFinderOptions { frame: side, sizes: self.sizes, k: most_peaks(self.k, side), views: self.views };
                 let finder = PeakFinder::new(&self.compute, self.model, options)?;
                 self.kept.push((frame, FramePeakFinder { finder, tiles, k: most_peaks(self.k, frame) }));
                 self.kept.len() - 1

@@ -9,6 +9,7 @@ use crate::net::graph::Graph;
 use crate::net::model::Model;
 use crate::ops::conv::{self, ConvShape, Epilogue};
 use crate::ops::heat_map::{self, Peak, PeakMemory};
+use crate::ops::map::{self, Turn};
 use crate::ops::{Compute, gather};
 use anyhow::{Context, Result, ensure};
 
@@ -21,6 +22,52 @@ pub struct PeakFinderOptions {
     pub sizes: bool,
     /// Most peaks of an image.
     pub k: usize,
+    /// How many views of the image are averaged.
+    pub views: Views,
+}
+
+/// Views of an image whose heat maps are averaged. A network finds a particle and its mirror image alike, but for chance; the mean of
+/// what it says of several views depends less on chance. Sizes and offsets are those of the image as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Views {
+    /// The image as it is.
+    #[default]
+    One,
+    /// And turned by half a turn.
+    Two,
+    /// And both of its mirror images besides.
+    Four,
+}
+
+impl Views {
+    /// The turns, the image as it is last: its maps are then still there for the other heads.
+    fn turns(self) -> &'static [Turn] {
+        const ALL: [Turn; 4] =
+            [Turn { rows: true, columns: false }, Turn { rows: false, columns: true }, Turn { rows: true, columns: true }, Turn::NONE];
+        match self {
+            Views::One => &ALL[3..],
+            Views::Two => &ALL[2..],
+            Views::Four => &ALL,
+        }
+    }
+
+    /// By their number: 1, 2 or 4.
+    pub fn of(count: usize) -> Option<Views> {
+        [Views::One, Views::Two, Views::Four].into_iter().find(|views| views.count() == count)
+    }
+
+    /// How many there are.
+    pub fn count(self) -> usize {
+        self.turns().len()
+    }
+}
+
+/// What several views are averaged in.
+struct Averaging {
+    /// The image as it is.
+    image: Tensor,
+    /// The mean of the logits.
+    logits: Tensor,
 }
 
 /// Peaks that go through a head at once: bounds the memory whatever K is.
@@ -35,8 +82,10 @@ struct HeadAtPeaks {
 /// A part of the work for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A step of the network: its place in the plan's summary.
+    /// A step of the network: its place in the plan's summary. Every view takes all of them.
     Step(usize),
+    /// A view was turned, or its heat map turned back and added.
+    Turn,
     /// The peaks of the heat map.
     Peaks,
     /// The heads that are evaluated at the peaks alone.
@@ -50,6 +99,9 @@ pub struct PeakFinder {
     graph: Graph,
     plan: Plan,
     k: usize,
+    views: Views,
+    /// Where there are several views.
+    averaging: Option<Averaging>,
     offset: HeadAtPeaks,
     size: Option<HeadAtPeaks>,
     neighbourhoods: Tensor,
@@ -64,7 +116,7 @@ impl PeakFinder {
     pub fn new(compute: impl Into<Compute>, model: &Model, options: PeakFinderOptions) -> Result<Self> {
         let compute = compute.into();
         let device = &compute.device;
-        let PeakFinderOptions { frame, sizes, k } = options;
+        let PeakFinderOptions { frame, sizes, k, views } = options;
         ensure!(k > 0, "no peak is asked for (K is 0); expected at least 1");
         let graph = model.architecture().graph();
         let outputs = graph.outputs();
@@ -72,6 +124,11 @@ impl PeakFinder {
         let (c, head) = (graph.node(outputs.up).channels, model.architecture().head);
         let rows = k.min(CHUNK);
         let tensor = |c: usize| Tensor::on(device, [1, 1, rows, c], vec![0.0; rows * c]);
+        let map = |side: usize| Tensor::on(device, [1, side, side, 1], vec![0.0; side * side]);
+        let averaging = match views {
+            Views::One => None,
+            Views::Two | Views::Four => Some(Averaging { image: map(frame)?, logits: map(frame / heat_map::STRIDE)? }),
+        };
         let gpu = match device {
             Device::Cpu | Device::Reference => None,
             Device::Gpu(gpu) => Some(GpuWork::new(gpu, [frame / heat_map::STRIDE; 2], k, sizes, frame * frame)?),
@@ -80,6 +137,8 @@ impl PeakFinder {
             gpu,
             plan,
             k,
+            views,
+            averaging,
             offset: HeadAtPeaks::new(&compute, model, "reg", c, rows)?,
             size: if sizes { Some(HeadAtPeaks::new(&compute, model, "wh", c, rows)?) } else { None },
             neighbourhoods: tensor(9 * c)?,
@@ -106,9 +165,10 @@ impl PeakFinder {
 
     fn run_on_cpu(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
         let device = &self.plan.device().clone();
-        self.plan.run(image)?;
+        self.plan.image_mut().as_mut_slice().copy_from_slice(image);
+        self.run_views(device, &mut |_| Ok(()))?;
         let outputs = self.graph.outputs();
-        let found = heat_map::peaks(device, self.plan.map(outputs.heat_map), self.k)?;
+        let found = heat_map::peaks(device, self.logits(), self.k)?;
         let mut peaks: Vec<Peak> = found.iter().map(|&(index, score)| Peak { index, score, offset: [0.0; 2], size: None }).collect();
         let up = self.plan.map(outputs.up);
         for chunk in peaks.chunks_mut(CHUNK) {
@@ -126,6 +186,32 @@ impl PeakFinder {
             }
         }
         Ok(peaks)
+    }
+
+    /// Runs the network on all views of the image that lies in the plan.
+    fn run_views(&mut self, device: &Device, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
+        let heat_map = self.graph.outputs().heat_map;
+        let Some(Averaging { image, logits }) = &mut self.averaging else {
+            return self.plan.run_each(|i| after(Part::Step(i)));
+        };
+        map::turn(device, Turn::NONE, 1.0, false, self.plan.image_mut().as_ref(), &mut image.view_mut())?;
+        let share = 1.0 / self.views.count() as f32;
+        for (i, &turn) in self.views.turns().iter().enumerate() {
+            map::turn(device, turn, 1.0, false, image.view(), &mut self.plan.image_mut())?;
+            after(Part::Turn)?;
+            self.plan.run_each(|i| after(Part::Step(i)))?;
+            map::turn(device, turn, share, i > 0, self.plan.map(heat_map), &mut logits.view_mut())?;
+            after(Part::Turn)?;
+        }
+        Ok(())
+    }
+
+    /// The logits that peaks are found in.
+    fn logits(&self) -> TensorRef<'_> {
+        match &self.averaging {
+            Some(averaging) => averaging.logits.view(),
+            None => self.plan.map(self.graph.outputs().heat_map),
+        }
     }
 
     /// Puts the work for an image into the stream of the finder's GPU; the image is there when the stream comes to it. Nobody waits:
@@ -203,10 +289,9 @@ impl PeakFinder {
     /// Network, peaks, heads at the peaks, and the copy of what was found.
     fn put_work(&mut self, gpu: &Gpu, on: &mut GpuWork, place: usize, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
         let device = Device::Gpu(gpu.clone());
-        self.plan.run_each(|i| after(Part::Step(i)))?;
-        let outputs = self.graph.outputs();
-        let (logits, up) = (self.plan.map(outputs.heat_map), self.plan.map(outputs.up));
-        on.peaks.find(gpu, logits)?;
+        self.run_views(&device, after)?;
+        let up = self.plan.map(self.graph.outputs().up);
+        on.peaks.find(gpu, self.logits())?;
         after(Part::Peaks)?;
         let k = on.peaks.k();
         for first in (0..k).step_by(CHUNK) {
