@@ -40,6 +40,9 @@ pub struct ConvertArgs {
     /// Views of each micrograph that are averaged unless `pick --average` says otherwise: 1, 2 or 4. Kept in the model
     #[arg(long, value_name = "VIEWS", value_parser = super::values::views)]
     pub average: Option<Views>,
+    /// The threshold is sought on the data unless `pick --vis_thresh` says one: this share of the picks may be found in noise, above 0
+    #[arg(long, value_name = "SHARE", value_parser = super::values::positive)]
+    pub noise_share: Option<f64>,
     /// Leave OUT alone if it exists
     #[arg(long)]
     pub no_clobber: bool,
@@ -69,6 +72,9 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
     }
     if let Some(views) = args.average {
         ModelFacts { average: Some(views.count()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
+    }
+    if args.noise_share.is_some() {
+        ModelFacts { noise_share: args.noise_share, ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
     }
     if let Some(threshold) = args.threshold {
         ModelFacts { threshold: Some(threshold.into()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);

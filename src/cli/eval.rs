@@ -29,6 +29,7 @@ use crate::io::write::write_whole;
 use crate::net::{Model, Views};
 use crate::ops::{Compute, Precision};
 use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
+use crate::pick::seek_threshold::Threshold;
 use crate::pick::settings::Sight;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
@@ -88,9 +89,9 @@ pub struct EvalArgs {
     /// Labels and picks within this many radii of the border do not count
     #[arg(long = "ignore-border", value_name = "RADII", default_value_t = 1.0, value_parser = values::distance)]
     ignore_border: f64,
-    /// Threshold with which the picks are shipped [default: the model's, else 0]
+    /// Threshold with which the picks are shipped; auto, for a model: as epicker pick would seek it [default: the model's, else 0]
     #[arg(long = "vis_thresh", visible_alias = "threshold", value_name = "SCORE")]
-    vis_thresh: Option<f32>,
+    vis_thresh: Option<Threshold>,
     /// Rounds of resampling the micrographs for the intervals; 0 leaves them out
     #[arg(long = "bootstrap", value_name = "ROUNDS", default_value_t = 1000)]
     bootstrap: usize,
@@ -181,6 +182,9 @@ fn reports_of(judged: Vec<JudgedSet>) -> Vec<Report> {
 ///
 /// Errors: wrong usage, no label, nothing matches, or a label file cannot be read.
 pub fn run(args: &EvalArgs) -> Result<u8> {
+    if args.vis_thresh == Some(Threshold::Auto) && args.load_model.is_none() {
+        return Err(Usage::because("--vis_thresh auto: is sought with a model; expected --load_model, or a score".to_string()).into());
+    }
     super::threads::start(args.threads)?;
     args.check().or_usage()?;
     let say: &(dyn Fn(&str) + Sync) = &|line| status::say(line, args.json);
@@ -368,10 +372,10 @@ impl EvalArgs {
     fn reports(&self, data_sets: &[DataSet], whose: &Whose, say: &(dyn Fn(&str) + Sync)) -> Result<(Vec<JudgedSet>, usize)> {
         let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
-            let (found, kind, model, scale) = match whose {
+            let (found, kind, model, settled) = match whose {
                 Whose::Model(model, compute) => {
-                    let (found, kind, scale) = self.picks_of_model(model, compute, (i, data_set), say)?;
-                    (found, Some(kind), Some(*model), Some(scale))
+                    let (found, kind, settled) = self.picks_of_model(model, compute, (i, data_set), say)?;
+                    (found, Some(kind), Some(*model), Some(settled))
                 }
                 Whose::Files(picks, format) => {
                     let found = self.picks_of_files(&picks[i], *format, data_set, say).or_usage()?;
@@ -397,14 +401,16 @@ impl EvalArgs {
                 let empty = format!("{}: all labels are empty; expected at least one; check --label", self.label[i].display());
                 return Err(Usage::because(empty).into());
             }
-            let settings = self.settings(i, model, &items);
+            let (scale, threshold) = settled.unzip();
+            let threshold = threshold.or(self.vis_thresh.and_then(Threshold::score));
+            let settings = self.settings(i, model, threshold, &items);
             let report = evaluate(&items, &settings).or_usage()?;
             reports.push(JudgedSet { judged, scale, items, settings, report });
         }
         Ok((reports, failures))
     }
 
-    fn settings(&self, data_set: usize, model: Option<&Model>, items: &[Item]) -> Settings {
+    fn settings(&self, data_set: usize, model: Option<&Model>, shipped_threshold: Option<f32>, items: &[Item]) -> Settings {
         let facts = model.map(|model| model.facts().clone()).unwrap_or_default();
         let [diameter_angstrom, diameter_px] = self.diameters(data_set);
         let asked = diameter_angstrom.is_some() || diameter_px.is_some();
@@ -423,7 +429,7 @@ impl EvalArgs {
                 model_side_h_px: model_side,
                 own_first: is_vesicle && !asked,
             },
-            shipped_threshold: self.vis_thresh.or(model.map(|_| facts.threshold.unwrap_or(0.0) as f32)),
+            shipped_threshold,
             bootstrap: self.bootstrap,
             seed: self.seed,
             coco: self.coco,
@@ -438,7 +444,7 @@ impl EvalArgs {
         compute: &Compute,
         (i, data_set): (usize, &DataSet),
         say: &(dyn Fn(&str) + Sync),
-    ) -> Result<(Vec<Option<Picked>>, Kind, Scale)> {
+    ) -> Result<(Vec<Option<Picked>>, Kind, (Scale, f32))> {
         let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
         let [in_angstrom, in_px] = self.diameters(i);
         let diameter = in_px.map(Diameter::Pixels).or(in_angstrom.map(Diameter::Angstrom));
@@ -451,10 +457,11 @@ impl EvalArgs {
             given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
         }
         let scale = asked.scale(given, looking, &mut worker, &Lines(say))?;
+        let threshold = asked.threshold(self.vis_thresh, &scale, looking, &mut worker, &Lines(say))?;
         let options = ModelOptions {
             k: self.k,
             kind,
-            fiber_threshold: self.vis_thresh.unwrap_or(asked.threshold()),
+            fiber_threshold: threshold,
             side_n_px: asked.side_n_px(),
             distance_sides: asked.distance_sides(&scale),
             compat: self.compat.clone(),
@@ -476,7 +483,7 @@ impl EvalArgs {
                 all.push(None);
             }
         })?;
-        Ok((all, kind, scale))
+        Ok((all, kind, (scale, threshold)))
     }
 
     fn picks_of_files(

@@ -5,6 +5,7 @@ use crate::compat::Compat;
 use crate::formats::coordinates::Kind;
 use crate::pick::filter::Limits;
 use crate::pick::output::{Helix, OutputRule, OutputType, Tracer};
+use crate::pick::seek_threshold::Threshold;
 use crate::pick::settings::InAngstrom;
 use crate::preprocess::scale::Scale;
 use anyhow::{Result, ensure};
@@ -56,9 +57,10 @@ pub struct LimitArgs {
     /// Peaks taken from the heat map before any other test, 1 to 65536 [default: 2000]
     #[arg(long = "K", value_name = "COUNT", value_parser = values::count)]
     pub k: Option<usize>,
-    /// Keep picks with a score above it, 0 to 1 [default: the model's own, else 0]
-    #[arg(long = "vis_thresh", visible_alias = "threshold", value_name = "SCORE", value_parser = values::score)]
-    pub vis_thresh: Option<f32>,
+    /// Keep picks with a score above it, 0 to 1; auto looks for it on a few micrographs [default: auto where the model says so, else
+    /// the model's own, else 0]
+    #[arg(long = "vis_thresh", visible_alias = "threshold", value_name = "SCORE")]
+    pub vis_thresh: Option<Threshold>,
     /// Clear margin between a pick's box and the border, pixels of the 1024-wide image, 0 to 511, or angstrom as in 30A [default: 25;
     /// 0 where the scale is that of the particles]
     #[arg(long = "edge", value_name = "PIXELS", value_parser = edge)]
@@ -106,7 +108,7 @@ impl LimitArgs {
     pub fn limits(&self, base: Limits) -> Limits {
         Limits {
             k: self.k.map_or(base.k, |k| k.min(MOST_PEAKS)),
-            vis_thresh: self.vis_thresh.unwrap_or(base.vis_thresh),
+            vis_thresh: self.vis_thresh.and_then(Threshold::score).unwrap_or(base.vis_thresh),
             edge: self.edge.and_then(Length::pixels).unwrap_or(base.edge),
             min_distance: self.min_distance.and_then(Length::pixels).unwrap_or(base.min_distance),
         }

@@ -205,7 +205,8 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let mut told = Teller::new(args, &batch);
     told.beginning(args, &asked, &batch, &chosen);
     let scale = asked.of_model.scale(given, looking, &mut worker, &told)?;
-    let settings = args.settings(asked, scale, &batch);
+    let threshold = asked.of_model.threshold(args.limits.vis_thresh, &scale, looking, &mut worker, &told)?;
+    let settings = args.settings(asked, (scale, threshold), &batch);
     batch.refuse_mixture(&settings).or_usage()?;
     told.judge(write_record(&settings, &batch));
     let is_stopped = || stop.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
@@ -382,8 +383,8 @@ impl PickArgs {
     }
 
     /// The settings of the run, which nothing changes afterwards.
-    fn settings(&self, asked: Asked, scale: Scale, batch: &Batch) -> Settings {
-        let limits = self.limits.limits(Limits { vis_thresh: asked.of_model.threshold(), ..limits_at(&scale) });
+    fn settings(&self, asked: Asked, (scale, threshold): (Scale, f32), batch: &Batch) -> Settings {
+        let limits = self.limits.limits(Limits { vis_thresh: threshold, ..limits_at(&scale) });
         let model = asked.of_model.model;
         Settings {
             limits,

@@ -15,6 +15,7 @@ use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::Limits;
 use crate::pick::output::{self, OutputRule, OutputType, Tracer};
 use crate::pick::run::picks_of;
+use crate::pick::seek_threshold::Threshold;
 use crate::pick::settings::Sides;
 use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, bail, ensure};
@@ -60,6 +61,10 @@ struct Task {
 ///
 /// Errors: wrong usage, before any file is written.
 pub fn run(args: &RethresholdArgs) -> Result<u8> {
+    if args.limits.vis_thresh == Some(Threshold::Auto) {
+        let reason = "--vis_thresh auto: is found by looking at micrographs; expected a score; epicker pick takes auto";
+        return Err(Usage::because(reason.to_string()).into());
+    }
     super::threads::start(args.threads)?;
     let folder = args.data.join("candidates");
     let sources = lists::files_below(&folder, "star")

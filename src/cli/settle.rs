@@ -8,9 +8,10 @@ use crate::formats::image::{ImageInfo, ReadOptions, read_info};
 use crate::net::{Model, Views};
 use crate::ops::heat_map;
 use crate::pick::filter::DISTANCE_SIDES;
-use crate::pick::folder::KeptScale;
+use crate::pick::folder::{KeptScale, KeptThreshold};
 use crate::pick::run::{Input, Worker};
 use crate::pick::seek_scale::{Sought, samples, seek};
+use crate::pick::seek_threshold::{self, How, Threshold, USUAL_SHARE};
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
@@ -85,8 +86,54 @@ impl Asked<'_> {
     }
 
     /// The model's own threshold, else 0, which every pick passes.
-    pub fn threshold(&self) -> f32 {
+    pub fn usual_threshold(&self) -> f32 {
         self.model.facts().threshold.map_or(0.0, |threshold| threshold as f32)
+    }
+
+    /// The share of noise with which the threshold is sought, if it is to be sought: because it is asked for, or because the model says
+    /// so and no score is given.
+    pub fn noise_share(&self, given: Option<Threshold>) -> Option<f64> {
+        let of_model = self.model.facts().noise_share;
+        match given {
+            Some(Threshold::Score(_)) => None,
+            Some(Threshold::Auto) => Some(of_model.unwrap_or(USUAL_SHARE)),
+            None => of_model,
+        }
+    }
+
+    /// The threshold of the whole run: the one that is given, or the model's own; or, where it is to be sought, the one that the
+    /// output folder keeps from an earlier run, or the one that a look at a few micrographs finds.
+    ///
+    /// Errors: the network cannot run, or what the folder keeps cannot be read or written.
+    pub fn threshold(
+        &self,
+        given: Option<Threshold>,
+        scale: &Scale,
+        looking: Looking,
+        worker: &mut Worker,
+        voice: &dyn Voice,
+    ) -> Result<f32> {
+        let usual = given.and_then(Threshold::score).unwrap_or(self.usual_threshold());
+        let Some(share) = self.noise_share(given) else { return Ok(usual) };
+        let (model_sha256, views) = (self.model.sha256(), self.views().count());
+        let kept = looking.folder.map(|folder| KeptThreshold { folder, model_sha256, views, share });
+        if let Some(kept) = &kept
+            && let Some(threshold) = kept.read()?
+        {
+            voice.say(&format!("{}: threshold {threshold:.3}, which an earlier run sought", kept.folder.display()));
+            return Ok(threshold);
+        }
+        if !looking.may_try {
+            return Ok(usual);
+        }
+        let ground = Ground::wanted_by(self.model.facts());
+        let how = How { read: looking.read, scale, side_n_px: self.side_n_px(), ground, compat: looking.compat, share };
+        let Some(sought) = seek_threshold::seek(worker.finders(), looking.inputs, &how)? else { return Ok(usual) };
+        voice.say(&sought.text());
+        match kept.filter(|kept| kept.folder.is_dir()) {
+            Some(kept) => kept.keep(&sought),
+            None => Ok(sought.threshold),
+        }
     }
 
     /// The scale as far as it is known without trying: that of the command line, else that of the model. If the frame is the

@@ -160,6 +160,9 @@ pub struct ModelFacts {
     pub average: Option<usize>,
     /// Score above which peaks are picks, unless the command line says otherwise (`epicker.threshold`).
     pub threshold: Option<f64>,
+    /// The threshold is sought: picks of copies without particles that are allowed, as a share of those of micrographs
+    /// (`epicker.noise_share`).
+    pub noise_share: Option<f64>,
     /// One line for each training, oldest first (`epicker.history`).
     pub history: Vec<String>,
 }
@@ -175,6 +178,7 @@ const FRAME: &str = "epicker.frame";
 const GROUND: &str = "epicker.ground_px";
 const AVERAGE: &str = "epicker.average";
 const THRESHOLD: &str = "epicker.threshold";
+const NOISE_SHARE: &str = "epicker.noise_share";
 const HISTORY: &str = "epicker.history";
 
 impl ModelFacts {
@@ -235,6 +239,7 @@ impl ModelFacts {
             ground_px: above_0(GROUND)?,
             average,
             threshold: number(THRESHOLD)?,
+            noise_share: above_0(NOISE_SHARE)?,
             history: history.unwrap_or_default(),
         })
     }
@@ -263,6 +268,7 @@ impl ModelFacts {
         put(GROUND, self.ground_px.map(|sigma| sigma.to_string()));
         put(AVERAGE, self.average.map(|views| views.to_string()));
         put(THRESHOLD, self.threshold.map(|threshold| threshold.to_string()));
+        put(NOISE_SHARE, self.noise_share.map(|share| share.to_string()));
         put(HISTORY, Some(&self.history).filter(|lines| !lines.is_empty()).map(|lines| serde_json::Value::from(lines.clone()).to_string()));
     }
 }

@@ -10,6 +10,7 @@ use crate::io::lists::{self, Listed};
 use crate::io::write::temporary_in;
 use crate::pick::output::OutputType;
 use crate::pick::seek_scale::Sought;
+use crate::pick::seek_threshold;
 use crate::pick::settings::{ModelName, Settings};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::scale::Diameter;
@@ -267,11 +268,7 @@ impl KeptScale {
     /// Errors: the file cannot be read, or holds something else.
     pub fn read(folder: &Path) -> Result<Option<KeptScale>> {
         let path = folder.join(SCALE_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
-        };
+        let Some(text) = kept(&path)? else { return Ok(None) };
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
         let number = |key: &str| value[key].as_f64().filter(|number| number.is_finite() && *number > 0.0);
         let diameter = number("diameter_angstrom").map(Diameter::Angstrom).or(number("diameter_px").map(Diameter::Pixels));
@@ -290,16 +287,95 @@ impl KeptScale {
     /// Errors: the file cannot be written.
     pub fn keep(folder: &Path, sought: Option<&Sought>) -> Result<KeptScale> {
         let path = folder.join(SCALE_FILE);
-        let text = format!("{:#}\n", kept_text(sought));
-        let name = || format!("{}: cannot be written; check the folder's rights and the free space", path.display());
-        let mut file = temporary_in(folder).with_context(name)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(name)?;
-        match file.persist_noclobber(&path) {
-            Ok(_) => {}
-            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error.error).with_context(name),
+        keep_first(folder, &path, &kept_text(sought))?;
+        KeptScale::read(folder)?.with_context(|| was_removed(&path))
+    }
+}
+
+/// The text of a file that a folder keeps; none if it is not there.
+fn kept(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot be read", path.display())),
+    }
+}
+
+/// Writes a file that a folder keeps, unless it is there already.
+fn keep_first(folder: &Path, path: &Path, value: &Value) -> Result<()> {
+    let name = || format!("{}: cannot be written; check the folder's rights and the free space", path.display());
+    let mut file = temporary_in(folder).with_context(name)?;
+    file.write_all(format!("{value:#}\n").as_bytes()).and_then(|()| file.as_file().sync_all()).with_context(name)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.error).with_context(name),
+    }
+}
+
+fn was_removed(path: &Path) -> String {
+    format!("{}: was removed while this run was reading it; start it again", path.display())
+}
+
+/// The file that keeps the threshold of a folder.
+const THRESHOLD_FILE: &str = "threshold.json";
+
+/// The threshold that a folder keeps, once a run had to seek it. It belongs to one model, so another model seeks its own.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptThreshold<'a> {
+    /// The output folder.
+    pub folder: &'a Path,
+    /// The model's fingerprint.
+    pub model_sha256: &'a str,
+    /// How many views are averaged.
+    pub views: usize,
+    /// The share of noise that is allowed.
+    pub share: f64,
+}
+
+impl KeptThreshold<'_> {
+    fn path(&self) -> PathBuf {
+        self.folder.join(THRESHOLD_FILE)
+    }
+
+    /// What the folder keeps for this model; none if no run has sought a threshold for it.
+    ///
+    /// Errors: the file cannot be read.
+    pub fn read(&self) -> Result<Option<f32>> {
+        let Some(text) = kept(&self.path())? else { return Ok(None) };
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let is_ours = value["model_sha256"] == json!(self.model_sha256)
+            && value["average"] == json!(self.views)
+            && value["noise_share"] == json!(self.share);
+        let threshold = value["threshold"].as_f64().filter(|threshold| (0.0..=1.0).contains(threshold));
+        Ok(threshold.filter(|_| is_ours).map(|threshold| threshold as f32))
+    }
+
+    /// Keeps what was found for all later runs into the folder, unless another run has kept its own meanwhile. What the folder keeps
+    /// then is returned.
+    ///
+    /// Errors: the file cannot be written.
+    pub fn keep(&self, sought: &seek_threshold::Sought) -> Result<f32> {
+        let path = self.path();
+        if self.read()?.is_none() {
+            // What another model left there is of no use any more.
+            let _ = std::fs::remove_file(&path);
         }
-        KeptScale::read(folder)?.with_context(|| format!("{}: was removed while this run was reading it; start it again", path.display()))
+        let about = "The threshold that epicker pick sought for this folder. Later runs into it with the same model take the same; remove \
+                     the file to have it sought again.";
+        let seek_threshold::Sought { threshold, picks, of_noise, samples } = sought;
+        let value = json!({
+            "about": about,
+            "threshold": (f64::from(*threshold) * 1e3).round() / 1e3,
+            "noise_share": self.share,
+            "model_sha256": self.model_sha256,
+            "average": self.views,
+            "samples": samples,
+            "picks": picks,
+            "picks_of_noise": of_noise,
+        });
+        keep_first(self.folder, &path, &value)?;
+        self.read()?.with_context(|| was_removed(&path))
     }
 }
 

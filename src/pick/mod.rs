@@ -11,6 +11,7 @@ pub mod relion; //     an External job of RELION
 pub mod report; //     the page of --report
 pub mod run; //        the loop over a batch: reading ahead, and all files of a micrograph
 pub mod seek_scale; // which scale, where no diameter is known
+pub mod seek_threshold; // how high a score must be, by what noise of the same kind gets
 pub mod settings; //   what holds for every micrograph of a batch
 pub mod slots; //      micrographs on their way through a GPU
 pub mod trace; //      picks linked to fibers by the lines around them

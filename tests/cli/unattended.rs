@@ -269,6 +269,58 @@ fn shares_of_a_batch_are_joined_to_what_one_run_writes() {
     is_refused(&place.run(&["pick", "--data", "mics", "--shard", "slurm"]), "Slurm says of no share");
 }
 
+/// The threshold is sought where the model says so or where it is asked for; the folder keeps it, for this model alone.
+#[test]
+fn a_threshold_is_sought_on_the_data_and_kept_by_the_folder() {
+    let place = place_with(&["a.mrc", "b.mrc", "c.mrc"]);
+    let model = place.path("share/epicker/weights/particle.safetensors").display().to_string();
+    is_done(&place.run(&["convert", &model, "auto.safetensors", "--noise_share", "0.7"]));
+    let with = |more: &[&str]| is_done(&pick(&place, &[&SIZE[..], more].concat()));
+    let kept = || -> serde_json::Value { serde_json::from_str(&place.text("output/threshold.json")).unwrap() };
+    let of_run = || {
+        let text = place.text("output/candidates/a.star");
+        let line = text.lines().find(|line| line.contains("VisThresh")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let text = with(&["--load_model", "auto.safetensors"]);
+    assert!(text.contains("threshold to be sought") && text.contains("on copies of the same power"), "{text}");
+    let first = kept();
+    assert!((of_run() - first["threshold"].as_f64().unwrap()).abs() < 1e-6 && first["samples"] == 3, "{first}");
+    // A later run takes what the folder keeps, whichever micrographs it has, and on any number of threads.
+    fs::write(
+        place.path("output/threshold.json"),
+        place.text("output/threshold.json").replace(&format!("\"threshold\": {}", first["threshold"]), "\"threshold\": 0.123"),
+    )
+    .unwrap();
+    let text = with(&["--load_model", "auto.safetensors"]);
+    assert!(text.contains("threshold 0.123, which an earlier run sought") && (of_run() - 0.123).abs() < 1e-6, "{text}");
+    for threads in ["1", "2"] {
+        fs::remove_file(place.path("output/threshold.json")).unwrap();
+        with(&["--load_model", "auto.safetensors", "--threads", threads]);
+        assert_eq!(kept(), first);
+    }
+    // A score that is given is taken, and auto works for any model, whose threshold replaces that of another.
+    with(&["--load_model", "auto.safetensors", "--vis_thresh", "0.25"]);
+    assert_eq!(of_run(), 0.25);
+    with(&["--vis_thresh", "auto"]);
+    assert_ne!(kept()["model_sha256"], first["model_sha256"]);
+    is_refused(&place.run(&["rethreshold", "--data", "output", "--vis_thresh", "auto"]), "is found by looking at micrographs");
+    is_refused(&pick(&place, &["--vis_thresh", "automatic"]), "expected a number from 0 to 1, or auto");
+
+    // An evaluation ships with what picking would take.
+    fs::create_dir(place.path("labels")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(place.path(&format!("labels/{name}.box")), "40\t40\t20\t20\n90\t60\t20\t20\n").unwrap();
+    }
+    let eval =
+        ["eval", "--data", "mics", "--label", "labels", "--gpus", "-1", "--diameter", "80", "--angpix", "2", "--bootstrap", "0", "--json"];
+    let judged = place.run(&[&eval[..], &["--load_model", "auto.safetensors"]].concat());
+    let json: serde_json::Value =
+        serde_json::from_slice(judged.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    assert!((json["threshold_shipped"].as_f64().unwrap() - first["threshold"].as_f64().unwrap()).abs() < 1e-6, "{json}");
+    is_refused(&place.run(&["eval", "--label", "labels", "--picks", "labels", "--vis_thresh", "auto"]), "--load_model");
+}
+
 /// Views are averaged as asked for, else as the model says, and one folder has one number of them.
 #[test]
 fn views_are_as_many_as_asked_for_else_as_the_model_says() {

@@ -231,9 +231,22 @@ fn every_command_line_of_the_page_on_recovery_is_understood() {
         let line = words.collect::<Vec<_>>().join(" ");
         assert_eq!(understood(&line), Ok(()), "{line}");
     }
-    for command in
-        ["pick", "rethreshold", "merge", "coords", "train", "eval", "check", "exemplar", "simulate", "demo", "convert", "bench", "doctor", "plan"]
-    {
+    for command in [
+        "pick",
+        "rethreshold",
+        "merge",
+        "coords",
+        "train",
+        "eval",
+        "check",
+        "exemplar",
+        "simulate",
+        "demo",
+        "convert",
+        "bench",
+        "doctor",
+        "plan",
+    ] {
         assert!(text.contains(&format!("| {command}")), "{command} is not told");
     }
     for status in [0, 1, 2, 129, 130, 137, 143] {

@@ -230,6 +230,7 @@ fn the_facts_of_a_model_survive_and_nonsense_is_refused() {
         frame: Some(768),
         ground_px: Some(72.0),
         average: Some(2),
+        noise_share: Some(0.7),
         threshold: Some(0.3),
         history: vec!["2026-01-02 particle, 12 micrographs".into(), "quotes \" and, commas".into()],
     };

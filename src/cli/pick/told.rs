@@ -9,6 +9,7 @@ use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::pick::output::{Helix, what_is_lost};
 use crate::pick::run::{Found, Job, Seen, Told};
+use crate::pick::seek_threshold::Threshold;
 use crate::pick::settings::Settings;
 use crate::words::{agreeing, counted};
 use anyhow::Result;
@@ -113,14 +114,18 @@ impl Teller {
             Device::Cpu => "CPU".to_string(),
             other => other.describe(),
         };
-        let threshold = match (args.limits.vis_thresh, model.facts().threshold) {
-            (None, Some(_)) => " (the model's own)",
-            _ => "",
+        let given = args.limits.vis_thresh;
+        let known = given.and_then(Threshold::score).unwrap_or(asked.of_model.usual_threshold());
+        let vis_thresh = asked.of_model.noise_share(given).is_none().then_some(known);
+        let threshold = match (vis_thresh, given, model.facts().threshold) {
+            (None, ..) => "to be sought".to_string(),
+            (_, None, Some(_)) => format!("{known} (the model's own)"),
+            _ => known.to_string(),
         };
-        let (threads, vis_thresh) = (rayon::current_num_threads(), args.limits.vis_thresh.unwrap_or(asked.of_model.threshold()));
+        let threads = rayon::current_num_threads();
         let counts = format!("{}, {} done before", counted(batch.jobs.len(), "micrograph"), batch.skipped);
         progress.say(&format!(
-            "model {}, mode {kind}, threshold {vis_thresh}{threshold}, fp32, {device}, {}; {counts}",
+            "model {}, mode {kind}, threshold {threshold}, fp32, {device}, {}; {counts}",
             model.name(),
             counted(threads, "thread"),
         ));

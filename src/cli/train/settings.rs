@@ -269,6 +269,7 @@ impl Settings {
             frame: (!self.tells_size).then_some(self.frame),
             ground_px: self.ground.sigma_px(),
             average: None,
+            noise_share: None,
             threshold: None,
             history,
         }
