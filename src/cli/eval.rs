@@ -263,6 +263,16 @@ struct Picked {
     frame: Option<usize>,
 }
 
+/// What a model found in a data set.
+struct OfModel {
+    /// None for a micrograph that failed.
+    found: Vec<Option<Picked>>,
+    kind: Kind,
+    scale: Scale,
+    /// The threshold with which `epicker pick` would ship.
+    threshold: f32,
+}
+
 impl EvalArgs {
     fn check(&self) -> Result<()> {
         ensure!(
@@ -374,8 +384,8 @@ impl EvalArgs {
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind, model, settled) = match whose {
                 Whose::Model(model, compute) => {
-                    let (found, kind, settled) = self.picks_of_model(model, compute, (i, data_set), say)?;
-                    (found, Some(kind), Some(*model), Some(settled))
+                    let OfModel { found, kind, scale, threshold } = self.picks_of_model(model, compute, (i, data_set), say)?;
+                    (found, Some(kind), Some(*model), Some((scale, threshold)))
                 }
                 Whose::Files(picks, format) => {
                     let found = self.picks_of_files(&picks[i], *format, data_set, say).or_usage()?;
@@ -444,7 +454,7 @@ impl EvalArgs {
         compute: &Compute,
         (i, data_set): (usize, &DataSet),
         say: &(dyn Fn(&str) + Sync),
-    ) -> Result<(Vec<Option<Picked>>, Kind, (Scale, f32))> {
+    ) -> Result<OfModel> {
         let kind = settle::kind(self.mode, model).or_usage()?.unwrap_or_else(|| data_set.kind());
         let [in_angstrom, in_px] = self.diameters(i);
         let diameter = in_px.map(Diameter::Pixels).or(in_angstrom.map(Diameter::Angstrom));
@@ -483,7 +493,7 @@ impl EvalArgs {
                 all.push(None);
             }
         })?;
-        Ok((all, kind, (scale, threshold)))
+        Ok(OfModel { found: all, kind, scale, threshold })
     }
 
     fn picks_of_files(

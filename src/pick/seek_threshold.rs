@@ -216,8 +216,10 @@ mod tests {
     #[test]
     fn copies_have_the_power_of_the_image_and_nothing_of_its_form() {
         let size = [48, 60];
-        let levels: Vec<u8> =
-            (0..size[0] * size[1]).map(|i| if (i % 60) / 6 % 2 == 0 { 200 } else { (splitmix64(i as u64) % 90) as u8 }).collect();
+        // A square on noise.
+        let is_square = |i: usize| (20..32).contains(&(i / 60)) && (10..22).contains(&(i % 60));
+        let level = |i: usize| if is_square(i) { 220 } else { (splitmix64(i as u64) % 90) as u8 };
+        let levels: Vec<u8> = (0..size[0] * size[1]).map(level).collect();
         let copy = with_other_phases(&levels, size, &mut Random::new(1, &[]));
         let power = |values: Vec<f32>| -> Vec<f32> {
             let mut values: Vec<Complex<f32>> = values.into_iter().map(|value| Complex::new(value, 0.0)).collect();
@@ -239,8 +241,8 @@ mod tests {
     #[test]
     fn the_threshold_is_the_least_at_which_noise_has_its_share_or_less() {
         // Scores of particles from .4 on, of noise up to .5.
-        let particles: Vec<f32> = (0..60).map(|i| 0.4 + 0.005 * i as f32).collect();
-        let noise: Vec<f32> = (0..100).map(|i| 0.005 * i as f32).collect();
+        let particles: Vec<f32> = (0..30).map(|i| 0.4025 + 0.005 * i as f32).collect();
+        let noise: Vec<f32> = (0..100).map(|i| 0.0025 + 0.005 * i as f32).collect();
         let both = [&particles[..], &noise].concat();
         let threshold = least_threshold(&both, &noise, 0.7);
         let above = |scores: &[f32]| scores.iter().filter(|score| **score >= threshold).count() as f64;
