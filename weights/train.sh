@@ -137,6 +137,9 @@ mix fiber fibers
 learn fiber fiber 512 2 --mode fiber --load_model runs/narrow/model_last.safetensors --particle_size 3 --lr 1e-3 --num_epochs 6 --lr_step 4 --num_iters 100
 
 # The thresholds were chosen on validation micrographs: weights/README.md.
+# particle also asks for level ground, two views and a threshold that is sought: weights/README.md.
 for model in particle:0.35 vesicle:0.3 fiber:0.25; do
-    "$EPICKER" convert "runs/${model%:*}/model_last.safetensors" "${model%:*}.safetensors" --half --threshold "${model#*:}"
+    more=()
+    [ "$model" = particle:0.35 ] && more=(--ground 72 --average 2 --noise_share 0.7)
+    "$EPICKER" convert "runs/${model%:*}/model_last.safetensors" "${model%:*}.safetensors" --half --threshold "${model#*:}" "${more[@]}"
 done

@@ -84,13 +84,11 @@ pub struct Sought {
 impl Sought {
     /// What was found, as a line for the user.
     pub fn text(&self) -> String {
-        let Sought { threshold, picks, of_noise, samples } = self;
-        let on = if *samples == 1 { "a micrograph".to_string() } else { format!("{samples} micrographs") };
+        let Sought { threshold, picks, samples, .. } = self;
+        let on =
+            if *samples == 1 { "a micrograph and a copy of it".to_string() } else { format!("{samples} micrographs and copies of them") };
         let hardly = if *picks < 2 * samples { "; there seem to be no particles here, or hardly any" } else { "" };
-        format!(
-            "threshold {threshold:.3}: {picks} picks above it on {on}, {of_noise} on copies of the same power in which nothing can be \
-             seen{hardly}; give --vis_thresh if you know better"
-        )
+        format!("threshold {threshold:.3}, sought on {on} in which nothing can be seen{hardly}; give --vis_thresh if you know better")
     }
 }
 

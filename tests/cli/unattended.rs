@@ -283,7 +283,10 @@ fn a_threshold_is_sought_on_the_data_and_kept_by_the_folder() {
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     let text = with(&["--load_model", "auto.safetensors"]);
-    assert!(text.contains("threshold to be sought") && text.contains("on copies of the same power"), "{text}");
+    assert!(
+        text.contains("threshold to be sought") && text.contains("sought on 3 micrographs and copies of them in which nothing can be seen"),
+        "{text}"
+    );
     let first = kept();
     assert!((of_run() - first["threshold"].as_f64().unwrap()).abs() < 1e-6 && first["samples"] == 3, "{first}");
     // A later run takes what the folder keeps, whichever micrographs it has, and on any number of threads.
