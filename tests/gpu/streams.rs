@@ -36,7 +36,7 @@ type Picked = (Vec<String>, Vec<Peak>);
 fn picks(gpu: &Gpu) -> Result<Vec<Picked>> {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state)?;
     let mut picker =
-        PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8, views: Views::Two })?;
+        PeakFinder::new(&Device::Gpu(gpu.clone()), &model, PeakFinderOptions { frame: PICKED, sizes: true, k: 8, views: Views::One })?;
     let slots = Slots::new(gpu, 3)?;
     let sizes = [[70, 60]; DROPPED + 1].into_iter().chain([[90, 80]; 2]);
     let of_size = |([nx, ny], seed): ([usize; 2], u64)| Micrograph::of_pixels(nx, ny, Pixels::F32(Samples::from(values(nx, ny, seed))));
