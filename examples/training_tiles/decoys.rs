@@ -1,6 +1,7 @@
-//! What is no particle but looks a little like one: balls of ice, flakes and dirt of about a particle's size, filaments. (Heaps of
-//! particles were tried, too: a network that learnt to leave them alone found fewer particles in crowds.) They are drawn into tiles, over particles whose labels are then taken away, so that a network learns to leave such
-//! things alone. All lengths are in pixels of the tile, all strengths in standard deviations of its pixels.
+//! What is no particle but looks a little like one: balls of ice, flakes and dirt of about a particle's size, filaments. They are
+//! drawn into tiles, over particles whose labels are then taken away, so that a network learns to leave such things alone. Heaps
+//! of particles are not among them: a network that learnt to leave these alone found fewer particles in crowds. All lengths are in
+//! pixels of the tile, all strengths in standard deviations of its pixels.
 
 use super::Image;
 use anyhow::Result;

@@ -201,16 +201,12 @@ impl Image {
 fn worsen(image: &mut Image, args: &Args, random: &mut Random) -> Result<()> {
     let spread = standard(&mut image.pixels);
     ensure!(spread > 0.0, "all pixels are equal; nothing can be learnt from that");
-    let diameter = image.diameter();
-    if random.chance(args.decoys)
-        && let Some(diameter) = diameter.or(args.to.as_ref().map(|to| to[0]))
-    {
-        // Contrast is measured before dirt makes every variance large.
-        let noise = noise_for_contrast(image, args, random);
-        decoys::draw(image, diameter, random)?;
-        return finish(image, noise, random);
-    }
+    let is_soiled = random.chance(args.decoys);
+    // Contrast is measured before dirt makes every variance large.
     let noise = noise_for_contrast(image, args, random);
+    if is_soiled && let Some(diameter) = image.diameter().or(args.to.as_ref().map(|to| to[0])) {
+        decoys::draw(image, diameter, random)?;
+    }
     finish(image, noise, random)
 }
 

@@ -70,15 +70,13 @@ pub fn run(args: &ConvertArgs) -> Result<u8> {
         checkpoint.state = checkpoint.state.to_half().with_context(|| args.input.display().to_string())?;
         checkpoint.optimizer = None;
     }
-    if let Some(views) = args.average {
-        ModelFacts { average: Some(views.count()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
-    }
-    if args.noise_share.is_some() {
-        ModelFacts { noise_share: args.noise_share, ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
-    }
-    if let Some(threshold) = args.threshold {
-        ModelFacts { threshold: Some(threshold.into()), ..ModelFacts::default() }.write_to(&mut checkpoint.state.metadata);
-    }
+    let asked = ModelFacts {
+        average: args.average.map(Views::count),
+        noise_share: args.noise_share,
+        threshold: args.threshold.map(f64::from),
+        ..ModelFacts::default()
+    };
+    asked.write_to(&mut checkpoint.state.metadata);
     if let Some(ground) = args.ground {
         ModelFacts::set_ground(Ground::of(Some(ground)).sigma_px(), &mut checkpoint.state.metadata);
     }

@@ -8,9 +8,9 @@ use crate::io::find::find_all;
 use crate::io::lists::{self, Listed};
 use crate::pick::folder::{Covered, Picked, picked_into, write_covering};
 use crate::pick::output::OutputType;
-use crate::pick::report::{self, Heading, Part};
+use crate::pick::report::{self, Heading};
 use crate::words::counted;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -64,17 +64,13 @@ pub fn run(args: &MergeArgs) -> Result<u8> {
     let is_star = first.output_type == OutputType::Star;
     write_covering(covered, |covered| {
         let listed: Vec<Listed> = covered.iter().map(|covered| covered.listed.clone()).collect();
-        if is_star {
-            lists::write_coordinate_files(folder, &listed)?;
-        }
-        lists::write_merge_results(folder, &listed)?;
+        lists::write_lists(folder, &listed, is_star)?;
         let parts: Vec<&Covered> = covered.iter().filter(|covered| covered.entry.is_file()).collect();
         if parts.is_empty() {
             return Ok(());
         }
-        let part = |path: &Path| std::fs::read_to_string(path).context("cannot be read").and_then(Part::parse);
-        let part = |covered: &&Covered| part(&covered.entry).with_context(|| covered.entry.display().to_string());
-        report::write(&folder.join("report.html"), &heading(folder, first, parts.len()), false, parts.iter().map(part))
+        let heading = Heading::of_picks(folder, first.kind(), first.model_name(), first.threshold(), parts.len());
+        report::write(&folder.join("report.html"), &heading, false, parts.iter().map(|covered| covered.part()))
     })?;
 
     let (count, absent) = (counted(picked.len(), "micrograph"), missing.len());
@@ -90,19 +86,4 @@ pub fn run(args: &MergeArgs) -> Result<u8> {
         }
     }
     Ok(if missing.is_empty() { status::DONE } else { status::FAILED })
-}
-
-/// What the page says above the micrographs.
-fn heading(folder: &Path, first: &Picked, micrographs: usize) -> Heading {
-    let about = format!(
-        "{}, mode {}, model {}, epicker {}",
-        counted(micrographs, "micrograph"),
-        first.kind(),
-        first.model_name(),
-        env!("CARGO_PKG_VERSION")
-    );
-    let note = "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
-    let folder = folder.display().to_string();
-    let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
-    Heading { about, note, command, threshold: Some(first.threshold()), ..Heading::default() }
 }

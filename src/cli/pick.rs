@@ -22,7 +22,7 @@ use crate::pick::filter::Limits;
 use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
 use crate::pick::relion::{Ending, RelionJob, Version};
-use crate::pick::report::{self, Heading, Part};
+use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Source, Worker};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
 use crate::preprocess::ground::Ground;
@@ -240,10 +240,7 @@ fn write_lists(covered: &[Covered], settings: &Settings, relion: Option<&RelionJ
     if let Some(job) = relion {
         return job.write_lists(&listed, settings.rule.writes_start_end());
     }
-    if settings.rule.output_type == OutputType::Star {
-        lists::write_coordinate_files(folder, &listed)?;
-    }
-    lists::write_merge_results(folder, &listed)
+    lists::write_lists(folder, &listed, settings.rule.output_type == OutputType::Star)
 }
 
 /// Writes the page of all micrographs of the folder that have a part of it.
@@ -252,8 +249,7 @@ fn write_report(args: &PickArgs, settings: &Settings, batch: &Batch, told: &Tell
     let look = || batch.covered(&told.finished, &told.failed, settings);
     write_covering(look, |covered| {
         let (with, without): (Vec<_>, Vec<_>) = covered.iter().partition(|covered| covered.entry.is_file());
-        let part = |path: &Path| std::fs::read_to_string(path).context("cannot be read").and_then(Part::parse);
-        let parts = with.iter().map(|covered| part(&covered.entry).with_context(|| covered.entry.display().to_string()));
+        let parts = with.iter().map(|covered| covered.part());
         report::write(&path, &heading(args, settings, &batch.folder, with.len()), false, parts)?;
         if !without.is_empty() {
             let (was, is) = if without.len() == 1 { ("was", "is") } else { ("were", "are") };
@@ -268,19 +264,11 @@ fn write_report(args: &PickArgs, settings: &Settings, batch: &Batch, told: &Tell
 
 /// What the page of `--report` says above the micrographs.
 fn heading(args: &PickArgs, settings: &Settings, folder: &Path, micrographs: usize) -> Heading {
-    let (kind, model) = (settings.rule.kind, &settings.model.name);
-    let micrographs = counted(micrographs, "micrograph");
-    let about = format!("{micrographs}, mode {kind}, model {model}, epicker {}", env!("CARGO_PKG_VERSION"));
-    let mut note = "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
-    if kind == Kind::Fiber {
-        note.push_str(" Circles are the points that fibers are traced through.");
-    }
+    let mut heading = Heading::of_picks(folder, settings.rule.kind, &settings.model.name, settings.limits.vis_thresh, micrographs);
     if args.no_candidates {
-        note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
+        heading.note.push_str(" This run kept no candidates (--no-candidates), so the command needs another run.");
     }
-    let folder = folder.display().to_string();
-    let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
-    Heading { about, note, command, threshold: Some(settings.limits.vis_thresh), ..Heading::default() }
+    heading
 }
 
 /// Leaves a record of this run in the folder: its command line, and what was settled.

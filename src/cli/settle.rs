@@ -130,7 +130,7 @@ impl Asked<'_> {
         let how = How { read: looking.read, scale, side_n_px: self.side_n_px(), ground, compat: looking.compat, share };
         let Some(sought) = seek_threshold::seek(worker.finders(), looking.inputs, &how)? else { return Ok(usual) };
         voice.say(&sought.text());
-        match kept.filter(|kept| kept.folder.is_dir()) {
+        match kept {
             Some(kept) => kept.keep(&sought),
             None => Ok(sought.threshold),
         }

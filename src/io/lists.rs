@@ -17,6 +17,16 @@ pub struct Listed {
     pub coordinates: PathBuf,
 }
 
+/// Writes the lists of a folder: `merge_results.thi`, and `autopick.star` for STAR files.
+///
+/// Errors: as [`write_merge_results`] and [`write_coordinate_files`].
+pub fn write_lists(folder: &Path, listed: &[Listed], is_star: bool) -> Result<()> {
+    if is_star {
+        write_coordinate_files(folder, listed)?;
+    }
+    write_merge_results(folder, listed)
+}
+
 /// Writes `merge_results.thi` (absolute paths) into `folder`.
 ///
 /// Errors: the file cannot be written, or the working folder is gone.

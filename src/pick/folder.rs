@@ -9,6 +9,7 @@ use crate::formats::coordinates::Kind;
 use crate::io::lists::{self, Listed};
 use crate::io::write::temporary_in;
 use crate::pick::output::OutputType;
+use crate::pick::report::Part;
 use crate::pick::seek_scale::Sought;
 use crate::pick::seek_threshold;
 use crate::pick::settings::{ModelName, Settings};
@@ -399,6 +400,16 @@ pub struct Covered {
     pub listed: Listed,
     /// Its part of the page of `--report`, which may not be there.
     pub entry: PathBuf,
+}
+
+impl Covered {
+    /// Its part of the page of `--report`.
+    ///
+    /// Errors: the file cannot be read, or holds something else.
+    pub fn part(&self) -> Result<Part> {
+        let text = std::fs::read_to_string(&self.entry).context("cannot be read");
+        text.and_then(Part::parse).with_context(|| self.entry.display().to_string())
+    }
 }
 
 impl From<Picked> for Covered {

@@ -74,9 +74,9 @@ impl Scale {
     }
 }
 
-/// Which of `count` micrographs are samples: spread evenly.
-pub fn sample_indices(count: usize) -> Vec<usize> {
-    let samples = count.min(MOST_SAMPLES);
+/// Which of `count` micrographs are samples, at most so many: spread evenly.
+pub fn sample_indices(count: usize, most: usize) -> Vec<usize> {
+    let samples = count.min(most);
     (0..samples).map(|i| (2 * i + 1) * count / (2 * samples)).collect()
 }
 
@@ -92,7 +92,7 @@ pub fn samples(inputs: &[Input], read: &ReadOptions, compat: &Compat) -> Vec<Sam
         let pixel_size_angstrom = input.pixel_size_angstrom(micrograph.pixel_size_angstrom);
         (!prepared.constant).then_some(Sample { micrograph, pixel_size_angstrom })
     };
-    let places = sample_indices(inputs.len());
+    let places = sample_indices(inputs.len(), MOST_SAMPLES);
     let ends = places.iter().skip(1).copied().chain([inputs.len()]);
     places.iter().zip(ends).filter_map(|(&from, end)| inputs[from..end].iter().take(MOST_TRIED).find_map(sample)).collect()
 }
@@ -158,14 +158,22 @@ fn scores(pickers: &mut PeakFinders, sample: &Sample, scale: &Scale, side_n_px: 
     // A sample that has no frame at this scale shows nothing there.
     let Ok(frame) = scale.frame([nx, ny], sample.pixel_size_angstrom) else { return Ok(Vec::new()) };
     let Ok(prepared) = preprocess(&sample.micrograph, frame, ground, compat) else { return Ok(Vec::new()) };
-    let geometry: &Geometry = &prepared.geometry;
-    let peaks = pickers.get(frame).and_then(|picker| picker.run(&prepared.image)).context("seeking the scale")?;
+    let found = scores_of(pickers, &prepared.image, &prepared.geometry, side_n_px, compat).context("seeking the scale")?;
+    Ok(found.into_iter().map(f64::from).collect())
+}
+
+/// The scores of all picks that the network finds in an image, whatever their score; of picks nearer than half a particle to a better
+/// one there is none.
+///
+/// Errors: the network cannot run.
+pub fn scores_of(pickers: &mut PeakFinders, image: &[f32], geometry: &Geometry, side_n_px: f64, compat: &Compat) -> Result<Vec<f32>> {
+    let peaks = pickers.get(geometry.frame)?.run(image)?;
     let found = candidates(&peaks, geometry, compat);
     let side_m_px = side_n_to_m(side_n_px, geometry);
-    let min_distance = sides_as_distance(DISTANCE_SIDES, side_m_px, nx);
+    let min_distance = sides_as_distance(DISTANCE_SIDES, side_m_px, geometry.nx);
     let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: 0.0, min_distance };
-    let kept = filter(&found, &limits, [nx, ny], side_m_px, compat);
-    Ok(kept.into_iter().map(|i| f64::from(found[i].score)).collect())
+    let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, compat);
+    Ok(kept.into_iter().map(|i| found[i].score).collect())
 }
 
 #[cfg(test)]
@@ -174,11 +182,11 @@ mod tests {
 
     #[test]
     fn samples_are_spread_over_the_batch() {
-        assert_eq!(sample_indices(0), [0; 0]);
-        assert_eq!(sample_indices(1), [0]);
-        assert_eq!(sample_indices(2), [0, 1]);
-        assert_eq!(sample_indices(3), [0, 1, 2]);
-        assert_eq!(sample_indices(100), [16, 50, 83]);
+        assert_eq!(sample_indices(0, MOST_SAMPLES), [0; 0]);
+        assert_eq!(sample_indices(1, MOST_SAMPLES), [0]);
+        assert_eq!(sample_indices(2, MOST_SAMPLES), [0, 1]);
+        assert_eq!(sample_indices(3, MOST_SAMPLES), [0, 1, 2]);
+        assert_eq!(sample_indices(100, MOST_SAMPLES), [16, 50, 83]);
     }
 
     #[test]

@@ -14,10 +14,8 @@
 use crate::compat::Compat;
 use crate::formats::image::{Micrograph, ReadOptions, read_micrograph};
 use crate::net::PeakFinders;
-use crate::pick::decode::{candidates, side_n_to_m};
-use crate::pick::filter::{DISTANCE_SIDES, Limits, filter, sides_as_distance};
 use crate::pick::run::Input;
-use crate::preprocess::geometry::Geometry;
+use crate::pick::seek_scale::{sample_indices, scores_of};
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::Scale;
 use crate::preprocess::{equalise, network_input, preprocess, quantise_f32};
@@ -116,9 +114,7 @@ pub struct How<'a> {
 /// Source: the formula above.
 pub fn seek(pickers: &mut PeakFinders, inputs: &[Input], how: &How) -> Result<Option<Sought>> {
     let (mut picks, mut of_noise, mut samples) = (Vec::new(), Vec::new(), 0);
-    let most = inputs.len().min(MOST_SAMPLES);
-    let places: Vec<usize> = (0..most).map(|i| (2 * i + 1) * inputs.len() / (2 * most)).collect();
-    for place in places {
+    for place in sample_indices(inputs.len(), MOST_SAMPLES) {
         let input = &inputs[place];
         // A micrograph that cannot be used fails when its turn comes.
         let Ok(micrograph) = read_micrograph(&input.path, &ReadOptions { sections: input.sections, ..*how.read }) else { continue };
@@ -134,8 +130,9 @@ pub fn seek(pickers: &mut PeakFinders, inputs: &[Input], how: &How) -> Result<Op
         let mut random = Random::new(SEED, &[place as u64]);
         let copy = with_other_phases(&prepared.equalised, [geometry.height_d, geometry.frame], &mut random);
         let copy = network_input(&equalise(&quantise_f32(&copy)), geometry);
-        picks.extend(scores(pickers, &prepared.image, geometry, how)?);
-        of_noise.extend(scores(pickers, &copy, geometry, how)?);
+        let mut scores = |image: &[f32]| scores_of(pickers, image, geometry, how.side_n_px, how.compat).context("seeking the threshold");
+        picks.extend(scores(&prepared.image)?);
+        of_noise.extend(scores(&copy)?);
         samples += 1;
     }
     Ok((samples > 0).then(|| {
@@ -143,17 +140,6 @@ pub fn seek(pickers: &mut PeakFinders, inputs: &[Input], how: &How) -> Result<Op
         let above = |scores: &[f32]| scores.iter().filter(|score| **score > threshold).count();
         Sought { threshold, picks: above(&picks), of_noise: above(&of_noise), samples }
     }))
-}
-
-/// The scores of all picks that the network finds in an image.
-fn scores(pickers: &mut PeakFinders, image: &[f32], geometry: &Geometry, how: &How) -> Result<Vec<f32>> {
-    let peaks = pickers.get(geometry.frame).and_then(|picker| picker.run(image)).context("seeking the threshold")?;
-    let found = candidates(&peaks, geometry, how.compat);
-    let side_m_px = side_n_to_m(how.side_n_px, geometry);
-    let min_distance = sides_as_distance(DISTANCE_SIDES, side_m_px, geometry.nx);
-    let limits = Limits { k: found.len(), vis_thresh: 0.0, edge: 0.0, min_distance };
-    let kept = filter(&found, &limits, [geometry.nx, geometry.ny], side_m_px, how.compat);
-    Ok(kept.into_iter().map(|i| found[i].score).collect())
 }
 
 /// The least threshold by the formula above.

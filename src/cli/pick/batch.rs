@@ -95,7 +95,6 @@ impl Batch {
             // The scale is that of all micrographs, so that every share comes to the same.
             self.inputs.push(job.input.clone());
             if args.shard.is_some_and(|shard| !shard.holds(&micrograph_stem(&job.input.path).text)) {
-                picked.remove(&candidates).into_iter().for_each(|picked| self.others.push(picked));
                 continue;
             }
             let exists = job.output.exists();
@@ -142,8 +141,7 @@ impl Batch {
                 counted(unknown, "output")
             ));
         }
-        self.others.extend(picked.into_values());
-        self.others.retain(|picked| picked.output.exists());
+        self.others = picked.into_values().filter(|picked| picked.output.exists()).collect();
         self.others.sort_by(|a, b| a.candidates.cmp(&b.candidates));
         Ok(())
     }

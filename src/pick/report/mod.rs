@@ -3,9 +3,11 @@
 //! The page holds a small picture of each micrograph and its peaks down to a low score, so the slider counts and
 //! draws at once; the files themselves change only by the `epicker rethreshold` command that the page shows.
 
+use crate::formats::coordinates::Kind;
 use crate::io::write::write_whole_by;
 use crate::pick::output::Pick;
 use crate::preprocess::geometry::Geometry;
+use crate::words::counted;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -101,6 +103,22 @@ pub struct Heading {
 impl Default for Heading {
     fn default() -> Self {
         Heading { about: String::new(), note: String::new(), command: Vec::new(), threshold: None, range: [0.0, 1.0] }
+    }
+}
+
+impl Heading {
+    /// That of a folder of picks.
+    pub fn of_picks(folder: &Path, kind: Kind, model: &str, threshold: f32, micrographs: usize) -> Heading {
+        let micrographs = counted(micrographs, "micrograph");
+        let about = format!("{micrographs}, mode {kind}, model {model}, epicker {}", env!("CARGO_PKG_VERSION"));
+        let mut note =
+            "Circles have the written size; blue is a low score, red a high one. The files change only by the command.".to_string();
+        if kind == Kind::Fiber {
+            note.push_str(" Circles are the points that fibers are traced through.");
+        }
+        let folder = folder.display().to_string();
+        let command = ["epicker", "rethreshold", "--data", &folder, "--vis_thresh"].map(str::to_string).to_vec();
+        Heading { about, note, command, threshold: Some(threshold), ..Heading::default() }
     }
 }
 
