@@ -35,6 +35,8 @@ pub mod eval; // picks against labels
 
 pub mod simulate; // micrographs with known truth
 
+pub mod view; // a workbench in the browser: label, correct, learn
+
 // What several of them need.
 pub mod ahead; // the next one is prepared while this one is worked on
 pub mod compat; // the original's faults that can be asked for by name

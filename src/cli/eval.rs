@@ -568,6 +568,9 @@ impl DataSet {
             (Some(Kind::Particle), Kind::Vesicle) => labels.kind = Kind::Particle,
             _ => {}
         }
+        let mut picks = picks;
+        one.leave_out_areas(&mut labels);
+        one.leave_out_areas(&mut picks);
         Item {
             stem: one.stem.clone(),
             size: self.has_images.then_some(one.size),
@@ -592,6 +595,7 @@ fn without_image(source: Source, stem: String, given: Option<f64>, remarks: &mut
         label: source.path,
         format: source.format,
         outside: 0,
+        marks: None,
     })
 }
 

@@ -26,6 +26,7 @@ pub mod status; //      exit status
 pub mod threads; //     how many
 pub mod train;
 pub mod values; //      numbers with their allowed range
+pub mod view; //        the workbench in a browser
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use status::{Usage, status_of};
@@ -55,6 +56,8 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Convert coordinate files from any format to any other
     Coords(Box<coords::CoordsArgs>),
+    /// Label and correct micrographs in a browser, and learn from that
+    View(Box<view::ViewArgs>),
     /// Compare picks with labels: average precision, recall, centre error, and more
     Eval(Box<eval::EvalArgs>),
     /// Look at labels before training: matches, counts, pictures, and whether y is mirrored
@@ -124,6 +127,7 @@ fn run_with(args: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Rethreshold(args) => rethreshold::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Coords(args) => coords::run(&args),
+        Command::View(args) => view::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Exemplar(args) => exemplar::run(&args),
         Command::Train(args) => train::run(&args),

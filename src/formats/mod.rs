@@ -24,6 +24,7 @@ pub mod cbox;
 pub mod coord;
 pub mod eman_json;
 pub mod imod; //        contours as model2point prints them
+pub mod marks; //       what is left out, where nothing is, whether all is labelled
 pub mod star;
 pub mod thi;
 pub mod topaz;

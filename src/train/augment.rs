@@ -127,6 +127,18 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// Moves the centre of the sample to one of these places, frame D, and from there by at most `reach` pixels along each axis. Without a
+    /// place the sample stays where it is, and nothing is drawn.
+    pub fn focus(&mut self, random: &mut Random, places: &[[f64; 2]], reach: f64) {
+        if places.is_empty() {
+            return;
+        }
+        let place = places[((random.unit() * places.len() as f64) as usize).min(places.len() - 1)];
+        self.centre_d = place.map(|at| at + (2.0 * random.unit() - 1.0) * reach);
+    }
+}
+
 /// Centres keep this far from the border, D pixels.
 const MARGIN: usize = 128;
 

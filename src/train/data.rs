@@ -4,7 +4,8 @@
 use super::augment::{self, CornersD, Crop, Sample};
 use super::cache::{ImageCache, ImageD};
 use super::exemplar::Exemplar;
-use super::targets::Targets;
+use super::targets::{Mark, Targets};
+use crate::formats::marks::Shape;
 use crate::ops::heat_map;
 use crate::preprocess::{Normalisation, normalise};
 use crate::random::Random;
@@ -19,6 +20,37 @@ pub struct TrainingImage {
     pub path: PathBuf,
     /// Boxes of the labels, frame D.
     pub boxes: Vec<CornersD>,
+    /// What else is known of it.
+    pub marks: MarksD,
+}
+
+/// What is known of an image beside its labels. Frame D.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MarksD {
+    /// Areas that are left out: neither what is found there nor what is missed counts.
+    pub areas: Vec<Shape>,
+    /// Places where nothing is that is looked for.
+    pub nothing: Vec<[f64; 2]>,
+    /// Where samples are drawn, if not everywhere: around what somebody has looked at, in an image that is not finished.
+    pub focus: Vec<[f64; 2]>,
+}
+
+impl MarksD {
+    /// Draws the marks into the targets of a sample whose heat map has `side_h` rows; `radius_d` is that of the labels.
+    fn draw(&self, targets: &mut Targets, side_h: usize, to_h: &dyn Fn([f64; 2]) -> [f64; 2], (radius_d, scale_h): (f64, f64)) {
+        let all = |points: &[[f64; 2]]| points.iter().map(|point| to_h(*point)).collect();
+        for at in &self.nothing {
+            targets.mark(0, [side_h; 2], &Shape::Brush((radius_d * scale_h).max(1.0), vec![to_h(*at)]), Mark::Nothing);
+        }
+        for area in &self.areas {
+            let area = match area {
+                Shape::Region(outline) => Shape::Region(all(outline)),
+                Shape::Brush(half_width, path) => Shape::Brush(half_width * scale_h, all(path)),
+                other => other.clone(),
+            };
+            targets.mark(0, [side_h; 2], &area, Mark::LeftOut);
+        }
+    }
 }
 
 /// How samples are made.
@@ -103,7 +135,11 @@ impl Data {
 
     /// The exemplars of earlier data sets.
     pub fn of_exemplars(exemplar: Exemplar, options: DataOptions) -> Self {
-        let image = |entry: &super::exemplar::Entry| TrainingImage { path: entry.file.clone().into(), boxes: entry.corners() };
+        let image = |entry: &super::exemplar::Entry| TrainingImage {
+            path: entry.file.clone().into(),
+            boxes: entry.corners(),
+            marks: MarksD::default(),
+        };
         Data { images: exemplar.entries.iter().map(image).collect(), source: Source::Exemplars(exemplar), options }
     }
 
@@ -150,12 +186,20 @@ impl Data {
                 let image = self.image(i)?;
                 let crop = Crop::new(image.size, self.options.frame, side_n);
                 let mut random = Random::new(self.options.seed, &[SAMPLE, epoch, pass, i as u64]);
-                let sample = Sample::draw(&mut random, image.size, &self.options.augment);
+                let mut sample = Sample::draw(&mut random, image.size, &self.options.augment);
+                let TrainingImage { boxes, marks, .. } = &self.images[i];
+                sample.focus(&mut random, &marks.focus, side_n as f64 / crop.scale / 4.0);
                 let input = normalise(&crop.image(&image.levels, image.size, &sample), normalisation);
                 let mut targets = Targets::new([1, side_h, side_h]);
-                for corners in &self.images[i].boxes {
+                for corners in boxes {
                     targets.add(0, [side_h; 2], crop.corners_h(*corners, image.size, &sample), clip);
                 }
+                let to_h = |[x, y]: [f64; 2]| {
+                    let [x, y, ..] = crop.corners_h([x as f32, y as f32, x as f32, y as f32], image.size, &sample);
+                    [f64::from(x), f64::from(y)]
+                };
+                let radius_d = boxes.first().map_or(0.0, |[x1, _, x2, _]| f64::from(x2 - x1) / 4.0);
+                marks.draw(&mut targets, side_h, &to_h, (radius_d, crop.scale / heat_map::STRIDE as f64));
                 Ok((input, targets))
             })
             .collect::<Result<_>>()?;

@@ -3,12 +3,15 @@
 //! The labels of a training, the labels of an evaluation and the picks that are evaluated are all found here.
 
 use super::augment::CornersD;
+use super::data::MarksD;
 use crate::compat::{Compat, Fault};
 use crate::formats::coordinates::{Coordinate, Coordinates, Kind, Warnings};
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::image;
 use crate::formats::label_file;
+use crate::formats::marks::{Item, Marks, Shape};
 use crate::formats::pixel_size::Evidence;
+use crate::formats::regular;
 use crate::io::find::find_micrographs;
 use crate::io::pairing::{Name, distinct, match_names, refuse_twins};
 use crate::io::sources::{self, Source, Unreadable};
@@ -64,6 +67,18 @@ pub struct Labelled {
     pub coordinates: Coordinates,
     /// How many points have their centre outside of the image, whether they were dropped or not.
     pub outside: usize,
+    /// What the file of marks beside the coordinates says; none where there is no such file.
+    pub marks: Option<Marks>,
+}
+
+impl Labelled {
+    /// Drops the points that lie in an area that is left out, labels and picks alike, so that neither counts. Fibers stay as they are,
+    /// because a part of one is another fiber.
+    pub fn leave_out_areas(&self, coordinates: &mut Coordinates) {
+        if let Some(marks) = self.marks.as_ref().filter(|_| coordinates.kind != Kind::Fiber) {
+            coordinates.points.retain(|point| !marks.items.iter().any(|item| item.shape.holds([point.x, point.y])));
+        }
+    }
 }
 
 /// What was found, and what there is to say about it.
@@ -75,6 +90,8 @@ pub struct Gathered {
     pub lone_micrographs: Vec<String>,
     /// Coordinate files without a micrograph.
     pub lone_labels: Vec<String>,
+    /// Stems of micrographs that their marks exclude.
+    pub excluded: Vec<String>,
     /// For each micrograph that was left out because it cannot be read: a line that says why.
     pub unreadable: Vec<String>,
     /// How names were matched, and other things to know, a line each.
@@ -121,6 +138,11 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
             list: one.pixel_size,
             header: info.pixel_size_angstrom,
         };
+        let marks = marks_beside(&source.path)?;
+        if marks.as_ref().is_some_and(|marks| marks.excluded) {
+            gathered.excluded.push(stems[i].clone());
+            continue;
+        }
         let mut coordinates = source.placed(&evidence, &mut remarks)?;
         let outside = drop_outside(&mut coordinates, [info.nx, info.ny])?;
         gathered.labelled.push(Labelled {
@@ -133,8 +155,14 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
             format: source.format,
             coordinates,
             outside,
+            marks,
         });
     }
+    ensure!(
+        !gathered.labelled.is_empty() || !gathered.unreadable.is_empty(),
+        "{}: all micrographs with coordinates are marked as excluded; expected one that is not; take the mark away",
+        data.display()
+    );
     ensure!(
         !gathered.labelled.is_empty(),
         "{}: none of the {} micrographs with coordinates can be read; the first: {}",
@@ -144,6 +172,20 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     );
     gathered.warnings.extend(remarks.into_messages());
     Ok(gathered)
+}
+
+/// The marks that lie beside a coordinate file.
+///
+/// Errors: there is such a file, but it cannot be read or understood.
+pub fn marks_beside(coordinates: &Path) -> Result<Option<Marks>> {
+    let path = Marks::beside(coordinates);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let name = || path.display().to_string();
+    let bytes = regular::read(&path)?;
+    let text = std::str::from_utf8(&bytes).context("not text; expected marks of epicker view").with_context(name)?;
+    Marks::read(text).map(Some).with_context(name)
 }
 
 /// Pairs micrographs with coordinates; returns the indices of both, in the order of the micrographs. `gathered` learns what is
@@ -278,6 +320,27 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
     points.iter().map(corner).collect()
 }
 
+/// The marks of a micrograph in frame D, where there are any; `boxes` are those of its labels.
+pub fn marks_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> MarksD {
+    let Some(marks) = &labelled.marks else { return MarksD::default() };
+    let geometry = Geometry::new(labelled.size[0], labelled.size[1], frame);
+    let to_d = frame as f64 / labelled.size[0] as f64;
+    let all = |points: &[[f64; 2]]| points.iter().map(|point| geometry.m_to_d(*point)).collect();
+    let area = |item: &Item| match &item.shape {
+        Shape::Region(outline) => Some(Shape::Region(all(outline))),
+        Shape::Brush(half_width, path) => Some(Shape::Brush(half_width * to_d, all(path))),
+        _ => None,
+    };
+    let nothing = |item: &Item| match item.shape {
+        Shape::Nothing(at) => Some(geometry.m_to_d(at)),
+        _ => None,
+    };
+    let nothing: Vec<[f64; 2]> = marks.items.iter().filter_map(nothing).collect();
+    let middle = |[x1, y1, x2, y2]: &CornersD| [f64::from(x1 + x2) / 2.0, f64::from(y1 + y2) / 2.0];
+    let focus = if marks.finished { Vec::new() } else { boxes.iter().map(middle).chain(nothing.iter().copied()).collect() };
+    MarksD { areas: marks.items.iter().filter_map(area).collect(), nothing, focus }
+}
+
 /// Points along each fiber that are no farther apart than `step_m_px` (micrograph pixels). Every vertex is among them once.
 ///
 /// Errors: a point belongs to no fiber.
@@ -335,6 +398,10 @@ pub fn leftovers(gathered: &Gathered) -> Vec<String> {
         let names = &gathered.lone_micrographs;
         let [has, is] = [agreeing(names.len(), "has", "have"), agreeing(names.len(), "is", "are")];
         lines.push(format!("{} {has} no label file and {is} left out: {}", counted(names.len(), "micrograph"), told(names)));
+    }
+    if !gathered.excluded.is_empty() {
+        let names = &gathered.excluded;
+        lines.push(format!("{} marked as excluded and left out: {}", counted(names.len(), "micrograph"), told(names)));
     }
     if !gathered.lone_labels.is_empty() {
         let names = &gathered.lone_labels;

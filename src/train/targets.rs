@@ -5,6 +5,8 @@
 
 pub mod gpu;
 
+use crate::formats::marks::Shape;
+
 /// One labelled object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
@@ -28,6 +30,21 @@ pub struct Targets {
     /// The labels of all objects, if all targets were drawn from labels. A GPU then draws the targets itself.
     pub labels: Option<Labels>,
 }
+
+/// What is said of an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It does not count, whatever the network says there.
+    LeftOut,
+    /// Nothing is there that is looked for.
+    Nothing,
+}
+
+/// The target of cells that do not count. All losses weigh a cell below 1 by (1 - y)^4, so that what is just below 1 weighs nothing.
+const LEFT_OUT: f32 = 1.0 - f32::EPSILON;
+/// The target of cells where nothing is. It weighs as 0 does; but where some objects have no label, the sparse loss takes a high score at
+/// 0 for one of these, and not here.
+const SURELY_NOTHING: f32 = 1e-6;
 
 /// A box on the heat map: left, top, right and bottom, heat-map pixels.
 pub type CornersH = [f32; 4];
@@ -72,6 +89,25 @@ impl Targets {
         self.objects.push(Object { image, index: row * w + column, offset, size });
         self.add_labels(Some(label));
         true
+    }
+
+    /// Draws an area of an image of the batch, whose heat map is `[h, w]`; the area is in frame H. Cells of labels stay as they are, and
+    /// what is left out stays left out.
+    pub fn mark(&mut self, image: usize, [h, w]: [usize; 2], area: &Shape, mark: Mark) {
+        let map = &mut self.heat_map[image * h * w..(image + 1) * h * w];
+        for (i, cell) in map.iter_mut().enumerate() {
+            // A cell is asked by its middle.
+            let middle = [(i % w) as f64 + 0.5, (i / w) as f64 + 0.5];
+            let is_free = match mark {
+                Mark::LeftOut => *cell != 1.0,
+                Mark::Nothing => *cell < SURELY_NOTHING,
+            };
+            if is_free && area.holds(middle) {
+                *cell = if mark == Mark::LeftOut { LEFT_OUT } else { SURELY_NOTHING };
+            }
+        }
+        // A GPU draws labels alone, so these targets go there as they are.
+        self.labels = None;
     }
 
     /// Appends the targets of another batch. `n` is the number of images that the targets so far belong to.

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod browser;
 mod coords;
 mod demo;
 mod eval;
@@ -21,3 +22,4 @@ mod streams;
 mod tutorial;
 mod unattended;
 mod usage;
+mod view;

@@ -84,7 +84,7 @@ impl Running {
         }
     }
 
-    /// Sends a signal: `INT`, `TERM` or `HUP`.
+    /// Sends a signal: `INT`, `TERM`, `HUP` or `KILL`.
     pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap().success());
     }

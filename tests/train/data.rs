@@ -43,6 +43,7 @@ fn labelled_of(name: &str) -> Labelled {
         format: file.format,
         coordinates: sets.remove(0).coordinates,
         outside: 0,
+        marks: None,
     }
 }
 

@@ -41,7 +41,7 @@ fn data(folder: &Path, count: usize, seed: u64) -> Data {
         let levels: Vec<u8> = epicker::random::noise(SIDE * SIDE, i as u64).iter().map(|x| (128.0 + 200.0 * x) as u8).collect();
         std::fs::write(&path, grey_png(&levels, [SIDE, SIDE]).unwrap()).unwrap();
         let at = 8.0 + 5.0 * i as f32;
-        TrainingImage { path, boxes: vec![[at, at, at + 19.0, at + 19.0]] }
+        TrainingImage { path, boxes: vec![[at, at, at + 19.0, at + 19.0]], marks: Default::default() }
     };
     let cache = ImageCache::new(None, 0, SIDE, Default::default(), Ground::Kept, Compat::default()).unwrap();
     Data::of_micrographs((0..count).map(image).collect(), cache, options(seed))

@@ -138,8 +138,10 @@ impl<'a> TrainHooks<'a> {
         let mut items = Vec::with_capacity(labelled.len());
         for one in labelled {
             let image = self.cache.get(&one.path, &mut Vec::new())?;
-            let picks = picker.picks(&image, one.size)?;
+            let mut picks = picker.picks(&image, one.size)?;
             let mut labels = one.coordinates.clone();
+            one.leave_out_areas(&mut labels);
+            one.leave_out_areas(&mut picks);
             labels.kind = kind;
             if kind != Kind::Vesicle {
                 labels.points.iter_mut().for_each(|point| point.size = None); // all particles have the size that was trained

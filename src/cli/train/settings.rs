@@ -19,14 +19,16 @@ use crate::pick::filter::DISTANCE_SIDES;
 use crate::preprocess::Normalisation;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
+use crate::train::augment::CornersD;
 use crate::train::checkpoint::{Resumed, Terms};
 use crate::train::data::{DataOptions, TrainingImage};
 use crate::train::exemplar::Exemplar;
-use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather, reference};
+use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather, marks_d, reference};
 use crate::train::run::RunOptions;
 use crate::train::schedule::{self, Asked, Beginning, GUIDE_RATE, Order, Recipe, Replay, Schedule};
 use crate::train::split::{Shares, Split, split};
 use crate::train::{Continual, FeatureScale, LossWeights, TrainerOptions, TrainingMemory, augment};
+use crate::words::counted;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
@@ -127,7 +129,10 @@ impl Settings {
         let sizes = args.sizes(&gathered, source.as_ref(), interrupted.as_ref(), &mut lines, &mut warnings)?;
         let parts = split(gathered.labelled.len(), shares, args.seed);
         let boxes = parts::boxes(&gathered, &parts.train, |one| boxes_d(one, args.mode, sizes.frame, sizes.side, &args.compat))?;
-        let image = |(&i, boxes): (&usize, _)| TrainingImage { path: gathered.labelled[i].path.clone(), boxes };
+        let image = |(&i, boxes): (&usize, Vec<CornersD>)| {
+            let one = &gathered.labelled[i];
+            TrainingImage { path: one.path.clone(), marks: marks_d(one, sizes.frame, &boxes), boxes }
+        };
         let training = parts.train.iter().zip(boxes).map(image).collect();
 
         let start = Start::load(args, source, interrupted, &mut lines)?;
@@ -139,7 +144,14 @@ impl Settings {
         if keeps_statistics {
             lines.push("the norms keep the model's statistics; --norm_statistics move lets them follow the crops".to_owned());
         }
-        let trainer = args.trainer_options(sizes.side_n, batch, keeps_statistics);
+        let unfinished = args.unfinished(&gathered);
+        if unfinished > 0 {
+            let micrographs = counted(unfinished, "micrograph");
+            lines.push(format!(
+                "{micrographs} not marked as finished, so what has no label there may be a particle (--heat_map_loss sparse)"
+            ));
+        }
+        let trainer = args.trainer_options(sizes.side_n, batch, keeps_statistics, unfinished > 0);
         let available = compute.device.available_memory().unwrap_or(usize::MAX);
         let memory = TrainingMemory::check(compute, start.architecture, &trainer, continual.is_some(), available)?;
         let recorded = recorded.and_then(|terms| terms.schedule.clone());
@@ -429,9 +441,16 @@ impl TrainArgs {
         }
     }
 
-    fn trainer_options(&self, side_n: usize, batch: usize, keeps_statistics: bool) -> TrainerOptions {
+    /// How many micrographs are marked, but not as finished, where the command line does not say how the heat map is compared.
+    fn unfinished(&self, gathered: &Gathered) -> usize {
+        let is_unfinished = |one: &&Labelled| one.marks.as_ref().is_some_and(|marks| !marks.finished);
+        if self.heat_map_loss.is_some() || self.sparse_anno { 0 } else { gathered.labelled.iter().filter(is_unfinished).count() }
+    }
+
+    fn trainer_options(&self, side_n: usize, batch: usize, keeps_statistics: bool, is_unfinished: bool) -> TrainerOptions {
+        let is_sparse = self.sparse_anno || is_unfinished;
         TrainerOptions {
-            heat_map_loss: self.heat_map_loss.unwrap_or(match (self.sparse_anno, self.compat.has(Fault::SparseOriginal)) {
+            heat_map_loss: self.heat_map_loss.unwrap_or(match (is_sparse, self.compat.has(Fault::SparseOriginal)) {
                 (false, _) => HeatMapLoss::Focal,
                 (true, true) => HeatMapLoss::SparseOriginal,
                 (true, false) => HeatMapLoss::Sparse(Default::default()),
