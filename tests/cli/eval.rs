@@ -495,6 +495,8 @@ fn the_page_of_fibers_counts_their_length() {
     let share = found / shown.truth.labels.len() as f64;
     assert!((share - 0.5).abs() < 0.03, "{share} of the length");
     assert!(shown.truth.fates.iter().all(|fate| *fate == epicker::pick::report::Fate::Right));
+    let places: Vec<[u16; 2]> = shown.marks.iter().map(|mark| mark.along.unwrap()).collect();
+    assert!(places.iter().enumerate().all(|(i, along)| *along == [1, i as u16]), "the points of one fiber, in order: {places:?}");
 }
 
 #[test]
