@@ -174,7 +174,7 @@ What was done
 
 Look at it
   {folder}/eval/report.html            right and false picks, missed labels, and a threshold to move: open it in a browser
-  {folder}/eval/PR.png                 precision over recall
+  {folder}/eval/PR.svg                 precision over recall
   {folder}/picks/particle_0001.png     a micrograph with its picks
   {folder}/picks/particle_0001.thi     their coordinates
   {folder}/micrographs/truth           what should have been found (thi, star, box)

@@ -113,7 +113,7 @@ pub struct EvalArgs {
     /// Repeat faults of the original (docs/options.md)
     #[arg(long = "compat", value_name = "NAMES", default_value = "")]
     compat: Compat,
-    /// Folder for eval.json, pr.csv, PR.svg and PR.png
+    /// Folder for eval.json, pr.csv and PR.svg
     #[arg(long = "output", short = 'o', value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// Write one page to look at, report.html in the output folder: all micrographs with right and false picks and missed
@@ -662,7 +662,6 @@ fn write_output(folder: &Path, data_sets: &[DataSet], now: &[Report], before: Op
     write_whole(&folder.join("eval.json"), format!("{json:#}\n").as_bytes())?;
     let chart = pr_chart(data_sets.iter().zip(now).map(|(data_set, report)| (data_set.name.as_str(), report)), before);
     write_whole(&folder.join("PR.svg"), chart.svg().as_bytes())?;
-    write_whole(&folder.join("PR.png"), &chart.png()?)?;
     let mut csv = String::from("data,score,picks,hits,precision,recall\n");
     for (data_set, report) in data_sets.iter().zip(now) {
         let name = data_set.name.replace('"', "\"\"");

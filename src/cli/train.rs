@@ -4,6 +4,7 @@
 //! result is, judge it on the test part, and with `--continual` keep exemplars for the next time.
 
 mod args;
+mod curves;
 mod folder;
 mod forecast;
 mod hooks;
@@ -129,8 +130,7 @@ fn judge_at_the_end(settings: &Settings, parts: &Split, model: &std::path::Path,
     json["verdict"] = verdict.json();
     write_whole(&settings.folder.join("eval.json"), format!("{json:#}\n").as_bytes())?;
     let chart = pr_chart([("test", &report)].into_iter(), None);
-    write_whole(&settings.folder.join("PR.svg"), chart.svg().as_bytes())?;
-    write_whole(&settings.folder.join("PR.png"), &chart.png()?)
+    write_whole(&settings.folder.join("PR.svg"), chart.svg().as_bytes())
 }
 
 impl Settings {

@@ -1,17 +1,31 @@
-//! Curves as pictures: SVG for people, PNG for where SVG is not shown.
+//! Curves as SVG: text that a browser shows, a screen reader reads aloud, and a script can take apart.
 
 use super::report::Report;
-use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
 
 /// One line of a chart.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// Name in the legend. The SVG shows every letter of it, the PNG only plain letters and digits.
+    /// Name in the legend.
     pub name: String,
     /// Points (x, y).
     pub points: Vec<[f64; 2]>,
+    /// Around the line: x, and the least and the greatest y that are plausible there. Empty where nobody knows them.
+    pub band: Vec<[f64; 3]>,
+    /// Points of the line that mean something, each with its words.
+    pub marks: Vec<([f64; 2], String)>,
+}
+
+/// One axis of a chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Axis {
+    /// Words beside it.
+    pub label: String,
+    /// Its ends.
+    pub range: [f64; 2],
+    /// It counts things, so no number between two whole ones stands on it.
+    pub whole: bool,
 }
 
 /// A chart of lines.
@@ -19,276 +33,281 @@ pub struct Series {
 pub struct Chart {
     /// Above the chart.
     pub title: String,
-    /// Below the x axis.
-    pub x_label: String,
-    /// Beside the y axis.
-    pub y_label: String,
-    /// Ends of the x axis.
-    pub x: [f64; 2],
-    /// Ends of the y axis.
-    pub y: [f64; 2],
+    /// Across the chart.
+    pub x: Axis,
+    /// Up the chart.
+    pub y: Axis,
     /// The lines.
     pub series: Vec<Series>,
+    /// Where something happens to all lines: x, and its words.
+    pub rules: Vec<(f64, String)>,
 }
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 480.0;
+const WIDTH: f64 = 720.0;
+/// Height without the legend.
+const HEIGHT: f64 = 440.0;
+/// A row of the legend.
+const ROW: f64 = 20.0;
 /// Left, top, right and bottom margin.
-const MARGINS: [f64; 4] = [64.0, 36.0, 20.0, 52.0];
-const TICKS: u32 = 5;
-/// Colours that tell lines apart. Source: Okabe and Ito 2008, Color Universal Design.
-const COLOURS: [[u8; 3]; 6] = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]];
+const MARGINS: [f64; 4] = [64.0, 40.0, 24.0, 52.0];
+/// About so many numbers stand at an axis.
+const TICKS: f64 = 6.0;
+/// Lines differ in dashes besides colours, so that they can be told apart without colours.
+const DASHES: [&str; 4] = ["none", "8 4", "2 3", "10 3 2 3"];
+/// Colours of lines on white and on black. Each has a contrast of 4.5 or more to its ground, and any two are a CIEDE2000 of 12
+/// or more apart, also for eyes that lack one kind of cones (Machado et al. 2009, doi:10.1109/TVCG.2009.113).
+const COLOURS: [[&str; 2]; 4] = [["#0072b2", "#56b4e9"], ["#a63d00", "#f2a65a"], ["#007a5a", "#3fcf9f"], ["#8a2f6b", "#ffd0ea"]];
+
+/// Round numbers within a range, about six, each with its text: multiples of 1, 2 or 5 times a power of ten.
+pub fn ticks([low, high]: [f64; 2], whole: bool) -> Vec<(f64, String)> {
+    let rough = (high - low) / TICKS;
+    if !(rough.is_finite() && rough > 0.0) {
+        return vec![(low, format!("{low}"))];
+    }
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= 0.999 * rough);
+    let step = step.unwrap_or(power).max(if whole { 1.0 } else { 0.0 });
+    let digits = (-step.log10() - 1e-9).ceil().max(0.0) as usize;
+    let [first, last] = [(low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64];
+    (first..=last).map(|i| i as f64 * step).map(|value| (value, format!("{value:.digits$}"))).collect()
+}
+
+impl Axis {
+    /// An axis from 0 to 1.
+    pub fn of_shares(label: &str) -> Axis {
+        Axis { label: label.to_owned(), range: [0.0, 1.0], whole: false }
+    }
+
+    /// An axis from 0 to the first round number that no value exceeds.
+    pub fn from_zero(label: &str, values: impl Iterator<Item = f64>) -> Axis {
+        let highest = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
+        let highest = if highest > 0.0 { highest } else { 1.0 };
+        let step = match ticks([0.0, highest], false).as_slice() {
+            [_, (step, _), ..] => *step,
+            _ => highest,
+        };
+        Axis { label: label.to_owned(), range: [0.0, (highest / step - 1e-9).ceil() * step], whole: false }
+    }
+
+    /// An axis over the values of something that is counted; from 0 to 1 if there is no value.
+    pub fn of_counts(label: &str, values: impl Iterator<Item = f64>) -> Axis {
+        let values = values.filter(|value| value.is_finite());
+        let [low, high] = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)]);
+        let range = match low <= high {
+            false => [0.0, 1.0],
+            true if low == high => [low - 1.0, low + 1.0],
+            true => [low, high],
+        };
+        Axis { label: label.to_owned(), range, whole: true }
+    }
+
+    fn share(&self, value: f64) -> f64 {
+        ((value - self.range[0]) / (self.range[1] - self.range[0])).clamp(0.0, 1.0)
+    }
+
+    fn ticks(&self) -> Vec<(f64, String)> {
+        ticks(self.range, self.whole)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A `text` element.
+fn put(out: &mut String, [x, y]: [f64; 2], more: &str, text: &str) {
+    let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" {more}>{}</text>", escaped(text));
+}
 
 impl Chart {
-    /// The least and the greatest value of all series along one axis (0 is x, 1 is y); 0 and 1 if there is no point.
-    pub fn range_of(series: &[Series], axis: usize) -> [f64; 2] {
-        let values = series.iter().flat_map(|one| one.points.iter().map(|point| point[axis])).filter(|value| value.is_finite());
-        let [low, high] = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)]);
-        match low <= high {
-            false => [0.0, 1.0],
-            true if low == high => [low - 0.5, high + 0.5],
-            true => [low, high],
-        }
+    /// Whether the lines need a legend: one line without a band says all by its axis.
+    fn has_legend(&self) -> bool {
+        self.series.iter().any(|one| !one.band.is_empty() || one.name != self.y.label)
+    }
+
+    fn top(&self) -> f64 {
+        MARGINS[1] + if self.has_legend() { ROW * self.series.len() as f64 + 8.0 } else { 0.0 }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT - MARGINS[1] + self.top()
     }
 
     fn place(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        let [left, top, right, bottom] = MARGINS;
-        let share = |value: f64, [low, high]: [f64; 2]| ((value - low) / (high - low)).clamp(0.0, 1.0);
-        [left + share(x, self.x) * (WIDTH - left - right), HEIGHT - bottom - share(y, self.y) * (HEIGHT - top - bottom)]
-    }
-
-    fn ticks([low, high]: [f64; 2]) -> impl Iterator<Item = (f64, String)> {
-        (0..=TICKS).map(move |i| {
-            let value = low + (high - low) * f64::from(i) / f64::from(TICKS);
-            let digits = if high - low >= 50.0 {
-                0
-            } else if high - low >= 0.5 {
-                2
-            } else {
-                4
-            };
-            (value, format!("{value:.digits$}"))
-        })
+        let [left, _, right, bottom] = MARGINS;
+        let (top, height) = (self.top(), self.height());
+        [left + self.x.share(x) * (WIDTH - left - right), height - bottom - self.y.share(y) * (height - top - bottom)]
     }
 
     /// The chart as SVG.
     pub fn svg(&self) -> String {
+        let height = self.height();
         let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"title desc\" \
+             font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<title id=\"title\">{}</title>\n<desc id=\"desc\">{}</desc>\n{}\
+             <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\"/>\n",
+            escaped(&self.title),
+            escaped(&self.told()),
+            style(),
         );
-        let mut text = |x: f64, y: f64, anchor: &str, more: &str, text: &str| {
-            let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-            let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\"{more}>{text}</text>");
-        };
-        let [left, top, right, bottom] = MARGINS;
-        let middle = [(left + WIDTH - right) / 2.0, (top + HEIGHT - bottom) / 2.0];
-        text(middle[0], 22.0, "middle", " font-size=\"15\"", &self.title);
-        text(middle[0], HEIGHT - 12.0, "middle", "", &self.x_label);
-        text(16.0, middle[1], "middle", &format!(" transform=\"rotate(-90 16 {:.1})\"", middle[1]), &self.y_label);
-        for (value, label) in Chart::ticks(self.x) {
-            text(self.place([value, self.y[0]])[0], HEIGHT - bottom + 18.0, "middle", "", &label);
-        }
-        for (value, label) in Chart::ticks(self.y) {
-            text(left - 6.0, self.place([self.x[0], value])[1] + 4.0, "end", "", &label);
-        }
-        for (i, series) in self.series.iter().enumerate() {
-            let [r, g, b] = COLOURS[i % COLOURS.len()];
-            text(WIDTH - right - 8.0, top + 18.0 + 16.0 * i as f64, "end", &format!(" fill=\"rgb({r},{g},{b})\""), &series.name);
-        }
-        for [from, to] in self.grid() {
-            let _ = writeln!(out, "<path d=\"M{:.1} {:.1}L{:.1} {:.1}\" stroke=\"#ddd\" fill=\"none\"/>", from[0], from[1], to[0], to[1]);
-        }
-        for (i, series) in self.series.iter().enumerate() {
-            let [r, g, b] = COLOURS[i % COLOURS.len()];
-            let points: Vec<String> = self.drawn(series).iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
-            let _ =
-                writeln!(out, "<polyline points=\"{}\" fill=\"none\" stroke=\"rgb({r},{g},{b})\" stroke-width=\"1.8\"/>", points.join(" "));
-        }
+        self.draw_axes(&mut out);
+        self.draw_rules(&mut out);
+        self.draw_lines(&mut out);
+        self.draw_marks(&mut out);
         out.push_str("</svg>\n");
         out
     }
 
-    fn grid(&self) -> Vec<[[f64; 2]; 2]> {
-        let upright = Chart::ticks(self.x).map(|(value, _)| [self.place([value, self.y[0]]), self.place([value, self.y[1]])]);
-        let level = Chart::ticks(self.y).map(|(value, _)| [self.place([self.x[0], value]), self.place([self.x[1], value])]);
-        upright.chain(level).collect()
-    }
-
-    /// The points in pixels of the picture. Of points that fall on the same tenth of a pixel only the first is kept.
-    fn drawn(&self, series: &Series) -> Vec<[f64; 2]> {
-        let finite = series.points.iter().filter(|point| point.iter().all(|value| value.is_finite()));
-        let mut points: Vec<[f64; 2]> = finite.map(|point| self.place(*point).map(|value| (10.0 * value).round() / 10.0)).collect();
-        points.dedup();
-        points
-    }
-
-    /// The chart as PNG.
-    ///
-    /// Errors: the picture cannot be encoded.
-    pub fn png(&self) -> Result<Vec<u8>> {
-        let mut canvas = Canvas { pixels: vec![255; (WIDTH * HEIGHT) as usize * 3] };
-        for [from, to] in self.grid() {
-            canvas.line(from, to, [221; 3], 0);
+    /// What the chart shows, for those who do not see it.
+    fn told(&self) -> String {
+        let mut out = format!("{} over {}.", self.y.label, self.x.label);
+        for series in &self.series {
+            let mut known = series.points.iter().filter(|point| point.iter().all(|value| value.is_finite()));
+            if let Some(first) = known.next() {
+                let ([x, y], [last_x, last_y]) = (first, known.next_back().unwrap_or(first));
+                let _ = write!(out, " {}: from {y:.3} at {x:.3} to {last_y:.3} at {last_x:.3}.", series.name);
+            }
+            for ([x, y], words) in &series.marks {
+                let _ = write!(out, " {words}: {y:.3} at {x:.3}.");
+            }
+            if !series.band.is_empty() {
+                out.push_str(" Shaded: 95 % of resamplings of the micrographs.");
+            }
         }
+        for (x, words) in &self.rules {
+            let _ = write!(out, " {words} at {x:.1}.");
+        }
+        out
+    }
+
+    fn draw_axes(&self, out: &mut String) {
+        let [left, _, right, bottom] = MARGINS;
+        let (top, height) = (self.top(), self.height());
+        let middle = [(left + WIDTH - right) / 2.0, (top + height - bottom) / 2.0];
+        put(out, [left, 25.0], "font-size=\"16\" font-weight=\"600\"", &self.title);
+        put(out, [middle[0], height - 12.0], "text-anchor=\"middle\"", &self.x.label);
+        let turned = format!("text-anchor=\"middle\" transform=\"rotate(-90 18 {:.1})\"", middle[1]);
+        put(out, [18.0, middle[1]], &turned, &self.y.label);
+        let mut line = |from: [f64; 2], to: [f64; 2]| {
+            let _ = writeln!(out, "<path class=\"grid\" d=\"M{:.1} {:.1}L{:.1} {:.1}\"/>", from[0], from[1], to[0], to[1]);
+        };
+        let (xs, ys) = (self.x.ticks(), self.y.ticks());
+        xs.iter().for_each(|(x, _)| line(self.place([*x, self.y.range[0]]), self.place([*x, self.y.range[1]])));
+        ys.iter().for_each(|(y, _)| line(self.place([self.x.range[0], *y]), self.place([self.x.range[1], *y])));
+        for (value, label) in xs {
+            put(out, [self.place([value, 0.0])[0], height - bottom + 18.0], "text-anchor=\"middle\"", &label);
+        }
+        for (value, label) in ys {
+            put(out, [left - 8.0, self.place([0.0, value])[1] + 4.5], "text-anchor=\"end\"", &label);
+        }
+    }
+
+    fn draw_rules(&self, out: &mut String) {
+        let (top, bottom) = (self.top(), self.height() - MARGINS[3]);
+        for (i, (x, words)) in self.rules.iter().enumerate() {
+            let x = self.place([*x, 0.0])[0];
+            let _ = writeln!(out, "<path class=\"rule\" d=\"M{x:.1} {top:.1}L{x:.1} {bottom:.1}\"/>");
+            let (anchor, aside) = if x > WIDTH * 0.7 { ("end", -5.0) } else { ("start", 5.0) };
+            // Neighbours stand in two rows, so that close ones do not cover each other's words.
+            let row = top + 14.0 + if i % 2 == 1 { 16.0 } else { 0.0 };
+            put(out, [x + aside, row], &format!("text-anchor=\"{anchor}\" class=\"aside\""), words);
+        }
+    }
+
+    fn draw_lines(&self, out: &mut String) {
         for (i, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
-            self.drawn(series).windows(2).for_each(|ends| canvas.line(ends[0], ends[1], colour, 1));
-            let width = canvas.text_width(&series.name);
-            canvas.text([WIDTH - MARGINS[2] - 8.0 - width, MARGINS[1] + 8.0 + 16.0 * i as f64], &series.name, colour);
-        }
-        let [left, top, right, bottom] = MARGINS;
-        let middle = (left + WIDTH - right) / 2.0;
-        for (text, y) in [(&self.title, 12.0), (&self.x_label, HEIGHT - 22.0)] {
-            canvas.text([middle - canvas.text_width(text) / 2.0, y], text, [0; 3]);
-        }
-        canvas.text([8.0, top - 14.0], &self.y_label, [0; 3]);
-        for (value, label) in Chart::ticks(self.x) {
-            let x = self.place([value, self.y[0]])[0] - canvas.text_width(&label) / 2.0;
-            canvas.text([x, HEIGHT - bottom + 8.0], &label, [0; 3]);
-        }
-        for (value, label) in Chart::ticks(self.y) {
-            let y = self.place([self.x[0], value])[1] - 5.0;
-            canvas.text([left - 6.0 - canvas.text_width(&label), y], &label, [0; 3]);
-        }
-        canvas.into_png()
-    }
-}
-
-struct Canvas {
-    pixels: Vec<u8>,
-}
-
-/// Letters are drawn with squares of this many pixels.
-const DOT: f64 = 2.0;
-
-impl Canvas {
-    fn set(&mut self, x: i64, y: i64, colour: [u8; 3]) {
-        if (0..WIDTH as i64).contains(&x) && (0..HEIGHT as i64).contains(&y) {
-            let start = 3 * (y as usize * WIDTH as usize + x as usize);
-            self.pixels[start..start + 3].copy_from_slice(&colour);
-        }
-    }
-
-    fn line(&mut self, from: [f64; 2], to: [f64; 2], colour: [u8; 3], thicker: i64) {
-        let steps = (2.0 * (to[0] - from[0]).hypot(to[1] - from[1])).ceil().max(1.0) as usize;
-        for i in 0..=steps {
-            let along = i as f64 / steps as f64;
-            let [x, y] = [0, 1].map(|axis| (from[axis] + along * (to[axis] - from[axis])).floor() as i64);
-            for dx in 0..=thicker {
-                (0..=thicker).for_each(|dy| self.set(x + dx, y + dy, colour));
+            let colour = i % COLOURS.len();
+            let band: Vec<[f64; 3]> = series.band.iter().copied().filter(|edge| edge.iter().all(|value| value.is_finite())).collect();
+            if band.len() > 1 {
+                let over = band.iter().map(|[x, _, high]| [*x, *high]);
+                let edge: Vec<[f64; 2]> = over.chain(band.iter().rev().map(|[x, low, _]| [*x, *low])).collect();
+                let _ = writeln!(out, "<polygon class=\"band c{colour}\" points=\"{}\"/>", self.drawn(&edge));
+            }
+            let dash = DASHES[i % DASHES.len()];
+            let shape = format!("class=\"line c{colour}\" stroke-dasharray=\"{dash}\"");
+            let _ = writeln!(out, "<polyline {shape} points=\"{}\"/>", self.drawn(&series.points));
+            if self.has_legend() {
+                let [left, y] = [MARGINS[0], MARGINS[1] + ROW * (i as f64 + 0.5)];
+                let _ = writeln!(out, "<path {shape} d=\"M{left} {y}h34\"/>");
+                put(out, [left + 42.0, y + 4.5], "", &series.name);
             }
         }
     }
 
-    fn text_width(&self, text: &str) -> f64 {
-        4.0 * DOT * text.chars().count() as f64
-    }
-
-    fn text(&mut self, [left, top]: [f64; 2], text: &str, colour: [u8; 3]) {
-        for (place, letter) in text.chars().enumerate() {
-            let rows = glyph(letter.to_ascii_uppercase());
-            for (row, bits) in rows.iter().enumerate() {
-                for column in (0..3).filter(|column| bits >> (2 - column) & 1 == 1) {
-                    let x = (left + DOT * (4 * place + column) as f64) as i64;
-                    let y = (top + DOT * row as f64) as i64;
-                    for (dx, dy) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                        self.set(x + dx, y + dy, colour);
-                    }
-                }
+    fn draw_marks(&self, out: &mut String) {
+        for (i, series) in self.series.iter().enumerate() {
+            for (at, words) in &series.marks {
+                let [x, y] = self.place(*at);
+                let _ = writeln!(out, "<circle class=\"mark c{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>", i % COLOURS.len());
+                let (anchor, aside) = if x > WIDTH / 2.0 { ("end", -9.0) } else { ("start", 9.0) };
+                // Below the point, where there is room, because curves of precision fall to the right.
+                let down = if y > self.height() - MARGINS[3] - 30.0 { -9.0 } else { 19.0 };
+                put(out, [x + aside, y + down], &format!("text-anchor=\"{anchor}\" class=\"aside\""), words);
             }
         }
     }
 
-    fn into_png(self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, WIDTH as u32, HEIGHT as u32);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header().context("chart: cannot be encoded")?;
-        writer.write_image_data(&self.pixels).context("chart: cannot be encoded")?;
-        writer.finish().context("chart: cannot be encoded")?;
-        Ok(bytes)
+    /// Points as SVG takes them. Of points that fall on the same tenth of a pixel only the first is kept.
+    fn drawn(&self, points: &[[f64; 2]]) -> String {
+        let finite = points.iter().filter(|point| point.iter().all(|value| value.is_finite()));
+        let mut words: Vec<String> = finite.map(|point| self.place(*point)).map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
+        words.dedup();
+        words.join(" ")
     }
 }
 
-/// A letter as five rows of three bits; blank for those without one.
-fn glyph(letter: char) -> [u8; 5] {
-    const DIGITS: [[u8; 5]; 10] = [
-        [7, 5, 5, 5, 7],
-        [2, 6, 2, 2, 7],
-        [7, 1, 7, 4, 7],
-        [7, 1, 7, 1, 7],
-        [5, 5, 7, 1, 1],
-        [7, 4, 7, 1, 7],
-        [7, 4, 7, 5, 7],
-        [7, 1, 2, 2, 2],
-        [7, 5, 7, 5, 7],
-        [7, 5, 7, 1, 7],
-    ];
-    const LETTERS: [[u8; 5]; 26] = [
-        [2, 5, 7, 5, 5],
-        [6, 5, 6, 5, 6],
-        [3, 4, 4, 4, 3],
-        [6, 5, 5, 5, 6],
-        [7, 4, 6, 4, 7],
-        [7, 4, 6, 4, 4],
-        [3, 4, 5, 5, 3],
-        [5, 5, 7, 5, 5],
-        [7, 2, 2, 2, 7],
-        [1, 1, 1, 5, 2],
-        [5, 5, 6, 5, 5],
-        [4, 4, 4, 4, 7],
-        [5, 7, 7, 5, 5],
-        [6, 5, 5, 5, 5],
-        [2, 5, 5, 5, 2],
-        [6, 5, 6, 4, 4],
-        [2, 5, 5, 6, 3],
-        [6, 5, 6, 5, 5],
-        [3, 4, 2, 1, 6],
-        [7, 2, 2, 2, 2],
-        [5, 5, 5, 5, 7],
-        [5, 5, 5, 5, 2],
-        [5, 5, 7, 7, 5],
-        [5, 5, 2, 5, 5],
-        [5, 5, 2, 2, 2],
-        [7, 1, 2, 4, 7],
-    ];
-    match letter {
-        '0'..='9' => DIGITS[letter as usize - '0' as usize],
-        'A'..='Z' => LETTERS[letter as usize - 'A' as usize],
-        '.' => [0, 0, 0, 0, 2],
-        ',' => [0, 0, 0, 2, 4],
-        '-' => [0, 0, 7, 0, 0],
-        '_' => [0, 0, 0, 0, 7],
-        '=' => [0, 7, 0, 7, 0],
-        '%' => [5, 1, 2, 4, 5],
-        ':' => [0, 2, 0, 2, 0],
-        '/' => [1, 1, 2, 4, 4],
-        '(' => [1, 2, 2, 2, 1],
-        ')' => [4, 2, 2, 2, 4],
-        '+' => [0, 2, 7, 2, 0],
-        _ => [0; 5],
-    }
+/// Colours by class, for light and for dark surroundings.
+fn style() -> String {
+    let sheet = |which: usize, [paper, ink, aside, grid]: [&str; 4]| {
+        let mut out = format!(
+            ".paper{{fill:{paper}}}text{{fill:{ink}}}.aside{{fill:{aside};stroke:{paper};stroke-width:3px;paint-order:stroke}}\
+             .grid{{stroke:{grid}}}.rule{{stroke:{aside}}}.mark{{stroke:{paper}}}"
+        );
+        for (i, colours) in COLOURS.iter().enumerate() {
+            let colour = colours[which];
+            let _ = write!(out, ".line.c{i}{{stroke:{colour}}}.band.c{i},.mark.c{i}{{fill:{colour}}}");
+        }
+        out
+    };
+    format!(
+        "<style>{}.line,.grid,.rule{{fill:none}}.line{{stroke-width:2}}.rule{{stroke-dasharray:4 3}}.band{{fill-opacity:.22}}.mark{{\
+         stroke-width:2}}@media(prefers-color-scheme:dark){{{}}}</style>\n",
+        sheet(0, LIGHT),
+        sheet(1, DARK)
+    )
 }
 
-/// Precision over recall.
+/// Ground, words, words within the chart, and grid.
+const LIGHT: [&str; 4] = ["#ffffff", "#1b1f24", "#4d555f", "#dde1e6"];
+const DARK: [&str; 4] = ["#14171b", "#e8ebee", "#aeb6c0", "#333a42"];
+
+/// Precision over recall, with the point of the threshold that each report was shipped with.
 pub fn pr_chart<'a>(now: impl Iterator<Item = (&'a str, &'a Report)>, before: Option<&[Report]>) -> Chart {
-    let points = |report: &Report| report.curve.iter().map(|point| [point.recall, point.precision]).collect();
     let mut series: Vec<Series> = Vec::new();
+    let line = |name: &str, report: &Report, more: &str| {
+        let interval = report.intervals.as_ref().map_or(String::new(), |all| format!(" [{:.3}, {:.3}]", all.ap[0], all.ap[1]));
+        let (threshold, point) = report.shipped;
+        // Without a threshold of their own, all picks are shipped.
+        let is_all = report.curve.last().is_some_and(|last| last.picks <= point.picks);
+        let words = if is_all { "all picks".to_owned() } else { format!("threshold {threshold}") };
+        let mark = ([point.recall, point.precision], words);
+        Series {
+            name: format!("{name}{more}: AP {:.3}{interval}", report.main_number()),
+            points: report.curve.iter().map(|point| [point.recall, point.precision]).collect(),
+            band: report.intervals.as_ref().map_or(Vec::new(), |all| all.precision.clone()),
+            marks: if point.picks > 0.0 { vec![mark] } else { Vec::new() },
+        }
+    };
     for (i, (name, report)) in now.enumerate() {
         let name = Path::new(name).file_name().map_or(name.to_owned(), |name| name.to_string_lossy().into_owned());
-        series.push(Series { name: format!("{name} AP {:.3}", report.main_number()), points: points(report) });
-        if let Some(before) = before.and_then(|before| before.get(i)) {
-            series.push(Series { name: format!("{name} before AP {:.3}", before.main_number()), points: points(before) });
-        }
+        series.push(line(&name, report, ""));
+        series.extend(before.and_then(|before| before.get(i)).map(|before| line(&name, before, " before")));
     }
     Chart {
         title: "Precision and recall".to_owned(),
-        x_label: "recall".to_owned(),
-        y_label: "precision".to_owned(),
-        x: [0.0, 1.0],
-        y: [0.0, 1.0],
+        x: Axis::of_shares("recall"),
+        y: Axis::of_shares("precision"),
         series,
+        rules: Vec::new(),
     }
 }

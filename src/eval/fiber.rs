@@ -1,7 +1,7 @@
 //! How well fibers were found, by length: how much of the labelled length was picked, and how much of the picked length
 //! is labelled.
 
-use crate::formats::coordinates::{Coordinates, Kind};
+use crate::formats::coordinates::{Coordinate, Coordinates, Kind};
 use crate::train::labels::along_fibers;
 use anyhow::Result;
 use std::collections::HashMap;
@@ -73,33 +73,48 @@ pub struct Judged {
     pub score: f32,
     /// The best score of the other side's points within reach; none if there is none.
     pub near: Option<f32>,
+    /// The number of its fiber, from 1, and its place on the path. A point that belongs to no fiber has the number 0.
+    pub along: [u16; 2],
 }
+
+/// A place on a fiber, its score, and its fiber and place as in [`Judged`].
+type Sample = ([f64; 2], f32, [u16; 2]);
 
 /// Points every `step_px` along the labelled and along the picked fibers of one micrograph, each with what is near it.
 ///
 /// Errors: some of the points belong to a fiber and some do not.
 pub fn judge(labels: &Coordinates, picks: &Coordinates, reach_px: f64, step_px: f64) -> Result<[Vec<Judged>; 2]> {
-    let sampled = |coordinates: &Coordinates| -> Result<Vec<([f64; 2], f32)>> {
+    let sampled = |coordinates: &Coordinates| -> Result<Vec<Sample>> {
         let points = match coordinates.kind {
             Kind::Fiber => along_fibers(coordinates, step_px)?,
             _ => coordinates.points.clone(),
         };
-        Ok(points.iter().map(|point| ([point.x, point.y], point.score.unwrap_or(1.0))).collect())
+        let (mut along, mut group) = ([0u16, 0], None);
+        let sample = |point: &Coordinate| {
+            along = match point.group {
+                None => [0, 0],
+                same if same == group => [along[0], along[1].saturating_add(1)],
+                _ => [along[0].saturating_add(1), 0],
+            };
+            group = point.group;
+            ([point.x, point.y], point.score.unwrap_or(1.0), along)
+        };
+        Ok(points.iter().map(sample).collect())
     };
     let (labels, picks) = (sampled(labels)?, sampled(picks)?);
-    let judged = |points: &[([f64; 2], f32)], others: &[([f64; 2], f32)]| -> Vec<Judged> {
+    let judged = |points: &[Sample], others: &[Sample]| -> Vec<Judged> {
         // The other side's points are a step apart, so that one lies within half a step of every place along it.
         let reach = reach_px.hypot(step_px / 2.0);
-        let mut cells: HashMap<[i64; 2], Vec<([f64; 2], f32)>> = HashMap::new();
+        let mut cells: HashMap<[i64; 2], Vec<Sample>> = HashMap::new();
         let cell = |at: [f64; 2]| at.map(|value| (value / reach.max(STEP_PX)).floor() as i64);
         others.iter().for_each(|other| cells.entry(cell(other.0)).or_default().push(*other));
         let near = |at: [f64; 2]| {
             let [cx, cy] = cell(at);
             let around = (-1..=1).flat_map(|dx| (-1..=1).map(move |dy| [cx + dx, cy + dy]));
             let found = around.filter_map(|cell| cells.get(&cell)).flatten();
-            found.filter(|(other, _)| (other[0] - at[0]).hypot(other[1] - at[1]) <= reach).map(|(_, score)| *score).reduce(f32::max)
+            found.filter(|(other, _, _)| (other[0] - at[0]).hypot(other[1] - at[1]) <= reach).map(|(_, score, _)| *score).reduce(f32::max)
         };
-        points.iter().map(|&(at, score)| Judged { at, score, near: near(at) }).collect()
+        points.iter().map(|&(at, score, along)| Judged { at, score, near: near(at), along }).collect()
     };
     Ok([judged(&labels, &picks), judged(&picks, &labels)])
 }

@@ -122,7 +122,7 @@ impl Pooled {
         self.curve().iter().take_while(|point| point.picks - point.hits <= most).last().map_or(0.0, |point| point.recall)
     }
 
-    /// Average precision and best F1, each with the interval that holds the middle 95 % of what resampling the
+    /// Average precision, best F1 and the curve, each with the interval that holds the middle 95 % of what resampling the
     /// micrographs gives. The same for the same seed.
     /// Source: Efron 1979, doi:10.1214/aos/1176344552 (percentile intervals).
     pub fn bootstrap(&self, rounds: usize, seed: u64) -> Option<Intervals> {
@@ -136,21 +136,45 @@ impl Pooled {
             (0..count).for_each(|_| weights[random.below(count)] += 1.0);
             let drawn: f64 = self.labels.iter().zip(&weights).map(|(labels, weight)| *labels as f64 * weight).sum();
             let curve = self.weighted_curve(&weights);
-            (drawn > 0.0).then(|| (average_precision(&curve), best_f1(&curve).map_or(0.0, |point| point.f1())))
+            (drawn > 0.0).then(|| (average_precision(&curve), best_f1(&curve).map_or(0.0, |point| point.f1()), precisions(&curve)))
         };
         // Each round draws from its own stream, so threads change nothing.
-        let (aps, f1s) = (0..rounds as u64).into_par_iter().filter_map(round).unzip();
-        Some(Intervals { ap: middle(aps), f1_best: middle(f1s) })
+        let all: Vec<(f64, f64, Vec<f64>)> = (0..rounds as u64).into_par_iter().filter_map(round).collect();
+        let ap = middle(all.iter().map(|(ap, _, _)| *ap).collect());
+        let f1_best = middle(all.iter().map(|(_, f1, _)| *f1).collect());
+        let precision = (0..RECALLS).map_while(|i| {
+            let reached: Vec<f64> = all.iter().filter_map(|(_, _, precisions)| precisions.get(i).copied()).collect();
+            // Where many rounds end before this recall, the rest of them would look better than all.
+            let is_enough = !reached.is_empty() && reached.len() as f64 >= 0.975 * all.len() as f64;
+            let [low, high] = middle(reached);
+            is_enough.then_some([recall_of(i), low, high])
+        });
+        Some(Intervals { ap, f1_best, precision: precision.collect() })
     }
 }
 
+/// At so many recalls the interval of the precision is known.
+const RECALLS: usize = 101;
+
+fn recall_of(i: usize) -> f64 {
+    i as f64 / (RECALLS - 1) as f64
+}
+
+/// The precision at each of the recalls that the curve reaches.
+fn precisions(curve: &[Point]) -> Vec<f64> {
+    let at = |i: usize| curve.get(curve.partition_point(|point| point.recall < recall_of(i))).map(|point| point.precision);
+    (0..RECALLS).map_while(at).collect()
+}
+
 /// Intervals of 95 %.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intervals {
     /// Of the average precision.
     pub ap: [f64; 2],
     /// Of the best F1.
     pub f1_best: [f64; 2],
+    /// Of the precision: a recall, and the ends of the interval there; as far as nearly all resamplings come.
+    pub precision: Vec<[f64; 3]>,
 }
 
 fn middle(mut values: Vec<f64>) -> [f64; 2] {

@@ -13,7 +13,7 @@ use anyhow::Result;
 /// The picks of one micrograph, and the truth about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
-    /// The picks; a fiber is shown as points along it.
+    /// The picks; a fiber is judged as points along it.
     pub marks: Vec<Mark>,
     /// What should have been found, and what became of each pick.
     pub truth: Truth,
@@ -27,8 +27,18 @@ pub fn shown(item: &Item, settings: &Settings) -> Result<Shown> {
         let reach = fiber_reach(item, settings);
         let [labels, picks] = fiber::judge(&item.labels, &item.picks, reach, reach)?;
         let fates = picks.iter().map(|pick| if pick.near.is_some() { Fate::Right } else { Fate::Wrong }).collect();
-        let label = |label: &fiber::Judged| Label { centre: label.at, radius: reach / 2.0, found_by: label.near, ignored: false };
-        let mark = |pick: &fiber::Judged| Mark { centre: pick.at, radius: reach / 2.0, score: pick.score };
+        // Points that no file links to fibers stay points on the page.
+        let is_linked = |side: &[fiber::Judged]| side.iter().all(|point| point.along[0] > 0);
+        let is_traced = is_linked(&labels) && is_linked(&picks);
+        let along = |point: &fiber::Judged| is_traced.then_some(point.along);
+        let label = |label: &fiber::Judged| Label {
+            centre: label.at,
+            radius: reach / 2.0,
+            found_by: label.near,
+            ignored: false,
+            along: along(label),
+        };
+        let mark = |pick: &fiber::Judged| Mark { centre: pick.at, radius: reach / 2.0, score: pick.score, along: along(pick) };
         return Ok(Shown { marks: picks.iter().map(mark).collect(), truth: Truth { labels: labels.iter().map(label).collect(), fates } });
     }
     let matching = match_item(item, settings)?;
@@ -50,12 +60,14 @@ pub fn shown(item: &Item, settings: &Settings) -> Result<Shown> {
         radius: disc.radius,
         found_by: *found_by,
         ignored: *ignored,
+        along: None,
     };
     let own_size = settings.size.own_first;
     let mark = |pick: &super::matching::Candidate| Mark {
         centre: [pick.x, pick.y],
         radius: pick.radius.filter(|_| own_size).unwrap_or(matching.typical),
         score: pick.score,
+        along: None,
     };
     Ok(Shown { marks: matching.picks.iter().map(mark).collect(), truth: Truth { labels: labels.map(label).collect(), fates } })
 }

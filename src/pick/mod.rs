@@ -1,5 +1,6 @@
 //! From a micrograph to picks, around the network: **(preprocess -> network) -> decode -> filter -> link**.
 
+pub mod colour; //     colours of scores, and halos around them
 pub mod decode; //     peaks of the heat map (frame H) to detections in frames D and M
 pub mod draw; //       the picture of --visual
 pub mod fiber; //      picks linked to fibers

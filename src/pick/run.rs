@@ -517,7 +517,8 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
             // Everything down to the lowest score that is kept, because the page has its own threshold.
             let limits = Limits { vis_thresh: settings.floor, ..limits };
             let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
-            let entry = Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, count)?;
+            let written = (&traced.coordinates, settings.limits.vis_thresh);
+            let entry = Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, written, count)?;
             write_in_folder(path, entry.to_part(false).json.as_bytes())?;
         }
         // What an earlier run left there shows other picks. Most often there is nothing.

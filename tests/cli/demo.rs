@@ -24,7 +24,7 @@ fn the_demo_finds_particles_it_has_never_seen_and_shows_them() {
     // Every file that the summary names, or that stands for many.
     for name in [
         "eval/report.html",
-        "eval/PR.png",
+        "eval/PR.svg",
         "eval/pr.csv",
         "picks/report.html",
         "picks/particle_0001.png",

@@ -1,7 +1,7 @@
 //! Evaluation: matching and average precision against other programs and against plain loops, and the command.
 
 use crate::common::program::{epicker, is_refused};
-use epicker::eval::chart::{Chart, Series};
+use epicker::eval::chart::{Axis, Chart, Series, ticks};
 use epicker::eval::coco::{self, Boxes};
 use epicker::eval::fiber;
 use epicker::eval::matching::{Candidate, Disc, Outcome, Rule, match_picks};
@@ -267,7 +267,11 @@ fn intervals_hold_the_value_and_repeat_with_the_seed() {
     let ap = average_precision(&pooled.curve());
     let intervals = pooled.bootstrap(300, 1).unwrap();
     assert!(intervals.ap[0] < ap && ap < intervals.ap[1] && intervals.ap[1] - intervals.ap[0] < 0.3, "{intervals:?} {ap}");
-    assert_eq!(pooled.bootstrap(300, 1), Some(intervals));
+    let precision = &intervals.precision;
+    assert!(precision.len() > 30 && precision.iter().all(|[_, low, high]| low <= high && *high <= 1.0), "{precision:?}");
+    // Of all picks three of five are right, and so they are at every recall but the lowest.
+    assert!(precision[20..].iter().all(|[_, low, high]| *low < 0.65 && 0.55 < *high && high - low < 0.5), "{precision:?}");
+    assert_eq!(pooled.bootstrap(300, 1).as_ref(), Some(&intervals));
     assert_ne!(pooled.bootstrap(300, 2), Some(intervals));
     assert_eq!(Pooled::new(Vec::new(), vec![3]).bootstrap(300, 1), None, "one micrograph says nothing about others");
     assert_eq!(pooled.recall_at_false_picks(1e9), pooled.at(-1.0).recall);
@@ -275,17 +279,44 @@ fn intervals_hold_the_value_and_repeat_with_the_seed() {
 }
 
 #[test]
-fn charts_are_pictures() {
-    let series = vec![Series { name: "a < b".to_owned(), points: vec![[0.0, 1.0], [0.5, 0.5], [1.0, f64::NAN]] }];
-    let chart = Chart { title: "t".to_owned(), x_label: "x".to_owned(), y_label: "y".to_owned(), x: [0.0, 1.0], y: [0.0, 1.0], series };
+fn charts_are_text_that_says_what_it_shows() {
+    let series = Series {
+        name: "a < b".to_owned(),
+        points: vec![[0.0, 1.0], [0.5, 0.5], [1.0, f64::NAN]],
+        band: vec![[0.0, 0.9, 1.0], [0.5, 0.4, 0.6]],
+        marks: vec![([0.5, 0.5], "threshold 0.35".to_owned())],
+    };
+    let axes = [Axis::of_shares("recall"), Axis::of_shares("precision")];
+    let [x, y] = axes;
+    let chart = Chart { title: "t & u".to_owned(), x, y, series: vec![series], rules: vec![(0.25, "rate 1e-5".to_owned())] };
     let svg = chart.svg();
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("a &lt; b") && !svg.contains("NaN"));
-    let png = chart.png().unwrap();
-    let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
-    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-    reader.next_frame(&mut pixels).unwrap();
-    assert!(pixels.chunks(3).filter(|pixel| *pixel == [0, 114, 178]).count() > 100, "the line is drawn");
-    assert_eq!(Chart::range_of(&[], 0), [0.0, 1.0]);
+    assert!(svg.contains("role=\"img\"") && svg.contains("<title id=\"title\">t &amp; u</title>"), "{svg}");
+    let told = "precision over recall. a &lt; b: from 1.000 at 0.000 to NaN";
+    assert!(!svg.contains(told), "what is no number is not told");
+    for part in
+        ["threshold 0.35: 0.500 at 0.500.", "rate 1e-5 at 0.2.", "<polygon class=\"band c0\"", "<circle class=\"mark c0\"", ">0.4</text>"]
+    {
+        assert!(svg.contains(part), "{part}: {svg}");
+    }
+    assert!(svg.contains("prefers-color-scheme:dark"));
+}
+
+#[test]
+fn ticks_are_round_and_axes_end_at_them() {
+    let told = |range: [f64; 2], whole: bool| ticks(range, whole).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(" ");
+    assert_eq!(told([0.0, 1.0], false), "0.0 0.2 0.4 0.6 0.8 1.0");
+    assert_eq!(told([1.0, 3.0], true), "1 2 3");
+    assert_eq!(told([1.0, 87.0], true), "20 40 60 80");
+    assert_eq!(told([0.0, 0.0031], false), "0.000 0.001 0.002 0.003");
+    assert_eq!(told([-0.3, 0.3], false), "-0.3 -0.2 -0.1 0.0 0.1 0.2 0.3");
+    assert_eq!(told([2.0, 2.0], false), "2");
+    assert_eq!(told([0.0, f64::NAN], false), "0");
+    assert_eq!(Axis::from_zero("loss", [3.7, f64::INFINITY, 1.2].into_iter()).range, [0.0, 4.0]);
+    assert_eq!(Axis::from_zero("loss", std::iter::empty()).range, [0.0, 1.0]);
+    assert_eq!(Axis::of_counts("epoch", [1.0, 9.0].into_iter()).range, [1.0, 9.0]);
+    assert_eq!(Axis::of_counts("epoch", std::iter::empty()).range, [0.0, 1.0]);
+    assert_eq!(Axis::of_counts("epoch", std::iter::once(1.0)).range, [0.0, 2.0]);
 }
 
 /// Labels as THI, and picks of the same names.
@@ -358,9 +389,12 @@ fn the_command_judges_files_of_any_program_and_compares_two_sets() {
     let whole: Value = serde_json::from_slice(&std::fs::read(out.join("eval.json")).unwrap()).unwrap();
     let rows = &whole["by_micrograph_at_threshold_best"][0]["micrographs"];
     assert_eq!((&rows[1]["micrograph"], &rows[1]["labels"], &rows[1]["hits"]), (&"b".into(), &4.into(), &3.into()));
-    for name in ["eval.json", "pr.csv", "PR.svg", "PR.png"] {
+    for name in ["eval.json", "pr.csv", "PR.svg"] {
         assert!(out.join(name).is_file(), "{name}");
     }
+    let svg = std::fs::read_to_string(out.join("PR.svg")).unwrap();
+    assert!(svg.contains("labels: AP 0.750 [0.750, 0.750]") && svg.contains("labels before: AP 0.250"), "{svg}");
+    assert!(svg.contains(">all picks<") && svg.contains("Shaded: 95 %"), "{svg}");
 }
 
 /// The data of a page of --report.
@@ -461,6 +495,8 @@ fn the_page_of_fibers_counts_their_length() {
     let share = found / shown.truth.labels.len() as f64;
     assert!((share - 0.5).abs() < 0.03, "{share} of the length");
     assert!(shown.truth.fates.iter().all(|fate| *fate == epicker::pick::report::Fate::Right));
+    let places: Vec<[u16; 2]> = shown.marks.iter().map(|mark| mark.along.unwrap()).collect();
+    assert!(places.iter().enumerate().all(|(i, along)| *along == [1, i as u16]), "the points of one fiber, in order: {places:?}");
 }
 
 #[test]

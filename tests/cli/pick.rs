@@ -469,7 +469,8 @@ fn sections_mixed_sizes_and_pictures_work() {
     );
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(place.path("out/wide.png")).unwrap()));
     let reader = decoder.read_info().unwrap();
-    assert_eq!((reader.info().width, reader.info().height), (256, 256 * 260 / 300));
+    let rows = 256 * 260 / 300;
+    assert_eq!((reader.info().width, reader.info().height), (1024, rows * 1024 / 256), "a small image is enlarged");
     let result = place.pick(&[]);
     assert!(stderr(&result).contains("stack.mrc"), "the mean of sections is worth a warning: {}", stderr(&result));
 }
@@ -486,16 +487,23 @@ fn the_bench_tells_milliseconds_and_operations() {
     }
 }
 
+fn data_of_report(page: &str) -> serde_json::Value {
+    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+/// 16-bit numbers as a page holds them: four letters for three bytes.
+fn numbers(letters: &serde_json::Value) -> Vec<u16> {
+    let letters: Vec<u8> = letters.as_str().unwrap().bytes().filter(|&letter| letter != b'=').collect();
+    let bytes: Vec<u8> = letters.chunks(4).flat_map(bytes_of_letters).collect();
+    bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect()
+}
+
 /// The scores on a page of --report, micrograph by micrograph, as shares of 65535.
 fn scores_of_report(page: &str) -> Vec<(String, Vec<u16>)> {
-    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
-    let data: serde_json::Value = serde_json::from_str(data).unwrap();
-    let scores = |entry: &serde_json::Value| {
-        // Four 16-bit numbers for each peak, the score last; four letters for three bytes.
-        let letters: Vec<u8> = entry["picks"].as_str().unwrap().bytes().filter(|&letter| letter != b'=').collect();
-        let bytes: Vec<u8> = letters.chunks(4).flat_map(bytes_of_letters).collect();
-        bytes.chunks_exact(8).map(|peak| u16::from_le_bytes([peak[6], peak[7]])).collect()
-    };
+    // Four 16-bit numbers for each peak, the score last.
+    let scores = |entry: &serde_json::Value| numbers(&entry["picks"]).chunks_exact(4).map(|peak| peak[3]).collect();
+    let data = data_of_report(page);
     data["micrographs"].as_array().unwrap().iter().map(|entry| (entry["name"].as_str().unwrap().to_string(), scores(entry))).collect()
 }
 
@@ -523,4 +531,40 @@ fn a_report_counts_the_same_picks_as_the_files() {
         assert!(above.abs_diff(written) <= 1, "{name}: {above} on the page, {written} in the file");
     }
     assert!(all[0].1.len() > 4, "{}", all[0].1.len());
+}
+
+#[test]
+fn a_report_of_fibers_has_the_traces_that_were_written() {
+    let place = Place::with(&[]);
+    let row = |left: usize, top: usize, count: usize| (0..count).map(move |i| [left + 20 * i, top + i]);
+    let discs: Vec<[usize; 2]> = row(100, 40, 21).chain(row(600, 70, 15)).collect();
+    crate::common::labelled::write_mrc(&place.path("mics/a.mrc"), [1024, 128], &discs);
+    crate::common::labelled::write_mrc(&place.path("mics/b.mrc"), [1024, 128], &[]);
+    is_done(&place.pick_plainly(&["--frame", "1024", "--edge", "0", "--mode", "fiber", "--report", "--vis_thresh", "0.1"]));
+    let data = data_of_report(&place.text("out/report.html"));
+    assert_eq!(data["fibers"], true);
+    let mut fibers = 0;
+    for (entry, name) in data["micrographs"].as_array().unwrap().iter().zip(["a", "b"]) {
+        assert!((entry["traced_at"].as_f64().unwrap() - 0.1).abs() < 1e-6);
+        let traces = numbers(&entry["traces"]);
+        let (mut at, mut points) = (0, Vec::new());
+        while at < traces.len() {
+            let end = at + 2 + 2 * usize::from(traces[at]);
+            points.extend(
+                traces[at + 2..end].chunks(2).map(|point| [f64::from(point[0]) / 65535.0 * 1024.0, f64::from(point[1]) / 65535.0 * 128.0]),
+            );
+            (at, fibers) = (end, fibers + 1);
+        }
+        let written = place.text(&format!("out/{name}.thi"));
+        let rows: Vec<Vec<f64>> = written
+            .lines()
+            .filter(|line| !line.starts_with('['))
+            .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
+            .collect();
+        assert_eq!(rows.len(), points.len(), "{name}: {written}");
+        for (row, point) in rows.iter().zip(&points) {
+            assert!((row[0] - point[0]).abs() <= 1.0 && (row[1] - point[1]).abs() <= 1.0, "{name}: {row:?} {point:?}");
+        }
+    }
+    assert_eq!(fibers, 2);
 }

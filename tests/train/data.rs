@@ -297,7 +297,7 @@ fn check_draws_counts_and_sees_mirrored_labels() {
     assert_eq!((&json["labels"], &json["micrographs"], &json["mirrored"]), (&30.into(), &1.into(), &false.into()), "{json}");
     assert!(json["contrast"].as_f64().unwrap() < 0.0, "the discs are dark");
     let picture = read_grey(&out.join("a.png")).unwrap();
-    assert_eq!(picture.size, [200, 256]);
+    assert_eq!(picture.size, [800, 1024], "a small image is enlarged");
     let json = check(&mirrored);
     assert_eq!(json["mirrored"], true, "{json}");
     is_refused(&epicker(&["check", "--data", &text(&data), "--label", "nowhere"]), "nowhere");

@@ -457,9 +457,7 @@ fn the_command_trains_resumes_to_the_same_bits_and_judges() {
     assert!(stdout.contains("4 micrographs train, 0 validate, 1 test"), "{stdout}");
     assert!(stdout.contains("chosen on the test part") && stdout.contains("epoch 2: loss"), "{stdout}");
     let whole = folder.path().join("whole");
-    for name in
-        ["model_last.pth", "model_last.safetensors", "model_best.pth", "eval.json", "PR.svg", "PR.png", "loss.svg", "AP.svg", "opt.txt"]
-    {
+    for name in ["model_last.pth", "model_last.safetensors", "model_best.pth", "eval.json", "PR.svg", "loss.svg", "AP.svg", "opt.txt"] {
         assert!(whole.join(name).is_file(), "{name}");
     }
     assert!(!whole.join("images").exists(), "prepared images are removed at the end");

@@ -80,7 +80,9 @@ fn heading(args: &EvalArgs, i: usize, data_set: &DataSet, judged: &JudgedSet, ra
     let about =
         format!("{} micrographs, mode {}, {whose}, data {data}, epicker {}", report.micrographs, kind.name(), env!("CARGO_PKG_VERSION"));
     let mut note = match kind {
-        Kind::Fiber => "Fibers are drawn as points along them: precision and recall are shares of length.".to_string(),
+        Kind::Fiber => {
+            "Precision and recall are shares of length: a piece of a picked fiber is right if a labelled one is near.".to_string()
+        }
         _ => format!(
             "A pick is right if it is within {} radii of a label that no better pick has found; what is near the border does not count.",
             args.reach
@@ -107,7 +109,8 @@ fn heading(args: &EvalArgs, i: usize, data_set: &DataSet, judged: &JudgedSet, ra
     if judged.items.iter().any(|item| item.picks.points.iter().any(|pick| pick.score.is_none())) {
         status::tell("warning: --report: picks without a score count as 1, so the threshold of the page moves nothing");
     }
-    Heading { about, note, command, threshold, range }
+    let band = report.intervals.as_ref().map_or(Vec::new(), |intervals| intervals.precision.clone());
+    Heading { about, note, command, threshold, range, kind, band }
 }
 
 /// The options with which `epicker pick` picks as this evaluation did: the same mode, scale and pixel size.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Names of the lists of micrographs, one for each part.
 const LISTS: [&str; 3] = ["train.thi", "validation.thi", "test.thi"];
-/// What a training leaves besides models and lists.
+/// What a training leaves besides models and lists. `PR.png` is what versions before `PR.svg` alone left.
 const RESULTS: [&str; 5] = ["eval.json", "PR.svg", "PR.png", "loss.svg", "AP.svg"];
 /// The most micrographs of a part that are named in a line. The list names all of them.
 const MOST_NAMED: usize = 12;

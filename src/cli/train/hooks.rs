@@ -1,10 +1,10 @@
-//! The work around a training: the progress bar, the logs, the curves, judging and saving.
+//! The work around a training: the progress bar, the logs, judging and saving.
 
 use super::args::TrainArgs;
+use super::curves::{self, Epoch};
 use super::forecast::duration;
 use super::settings::Settings;
 use crate::cli::status;
-use crate::eval::chart::{Chart, Series};
 use crate::eval::report::{Item, Report, Settings as ReportSettings, SizeSource, evaluate};
 use crate::eval::with_model::{ModelPicks, Options};
 use crate::formats::coordinates::Kind;
@@ -40,8 +40,7 @@ pub(super) struct TrainHooks<'a> {
     bar: Option<ProgressBar>,
     log: File,
     lines: File,
-    /// For each epoch: its number, its loss, and its score.
-    curve: Vec<(f64, f64, Option<f64>)>,
+    curve: Vec<Epoch>,
     threshold: Option<f64>,
     /// The last score.
     last: Option<Score>,
@@ -73,7 +72,7 @@ impl<'a> TrainHooks<'a> {
             let file = if args.resume { at_line_start(&path) } else { File::create(&path) };
             file.with_context(|| format!("{}: cannot be written; check the folder's rights", path.display()))
         };
-        let curve = if args.resume { earlier_curve(&logs.join(JSON_LOG)) } else { Vec::new() };
+        let curve = if args.resume { curves::earlier(&logs.join(JSON_LOG)) } else { Vec::new() };
         let (log, lines) = (open("log.txt")?, open(JSON_LOG)?);
         write_whole(&settings.folder.join("opt.txt"), format!("{args:#?}\n").as_bytes())?;
         let bar = (!args.json && !status::is_quiet() && std::io::stderr().is_terminal()).then(|| {
@@ -203,26 +202,6 @@ impl<'a> TrainHooks<'a> {
         Ok(())
     }
 
-    fn draw_curves(&self) -> Result<()> {
-        let loss = Series { name: "loss".to_owned(), points: self.curve.iter().map(|(epoch, loss, _)| [*epoch, *loss]).collect() };
-        let score = |(epoch, _, score): &(f64, f64, Option<f64>)| score.map(|score| [*epoch, score]);
-        let ap = Series { name: "AP".to_owned(), points: self.curve.iter().filter_map(score).collect() };
-        let draw = |name: &str, series: Series, y: Option<[f64; 2]>| -> Result<()> {
-            let series = vec![series];
-            let chart = Chart {
-                title: name.to_owned(),
-                x_label: "epoch".to_owned(),
-                y_label: name.to_owned(),
-                x: Chart::range_of(&series, 0),
-                y: y.unwrap_or_else(|| [0.0, Chart::range_of(&series, 1)[1].max(1e-9)]),
-                series,
-            };
-            write_whole(&self.settings.folder.join(format!("{name}.svg")), chart.svg().as_bytes())
-        };
-        draw("loss", loss, None)?;
-        if ap.points.is_empty() { Ok(()) } else { draw("AP", ap, Some([0.0, 1.0])) }
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.settings.folder.join(format!("{name}.pth"))
     }
@@ -242,20 +221,6 @@ fn at_line_start(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Epochs of an earlier log; lines that are cut off are passed over.
-fn earlier_curve(path: &Path) -> Vec<(f64, f64, Option<f64>)> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let mut curve: Vec<(f64, f64, Option<f64>)> = Vec::new();
-    for line in text.lines() {
-        let Ok(json) = serde_json::from_str::<Value>(line) else { continue };
-        if let (Some("epoch"), Some(epoch), Some(loss)) = (json["event"].as_str(), json["epoch"].as_f64(), json["loss"].as_f64()) {
-            curve.retain(|(known, _, _)| *known < epoch); // of an epoch that was trained twice, the second time counts
-            curve.push((epoch, loss, json["validation"].as_f64()));
-        }
-    }
-    curve
-}
-
 /// Words that stand beside the number of a score.
 fn remark(score: &Score, is_best: bool) -> String {
     match (is_best, score.is_better_than_random()) {
@@ -268,7 +233,9 @@ fn remark(score: &Score, is_best: bool) -> String {
 impl Hooks for TrainHooks<'_> {
     fn start(&mut self, score: &Score) -> Result<()> {
         self.say(&format!("epoch 0: the model that the training starts with, AP {:.4}{}", score.value, remark(score, false)))?;
-        self.event("start", json!({ "epoch": 0, "validation": score.value, "random": score.random }))
+        let is_best = score.is_better_than_random();
+        self.curve.push(Epoch { number: 0.0, loss: None, score: Some(score.value), is_best });
+        self.event("start", json!({ "epoch": 0, "validation": score.value, "random": score.random, "is_best": is_best }))
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -334,8 +301,9 @@ impl Hooks for TrainHooks<'_> {
                 "images_per_second": report.images_per_second, "seconds": report.seconds, "seconds_left": report.seconds_left,
             }),
         )?;
-        self.curve.push((f64::from(report.epoch), losses.total, value));
-        self.draw_curves()
+        let number = f64::from(report.epoch);
+        self.curve.push(Epoch { number, loss: Some(losses.total), score: value, is_best: report.is_best });
+        curves::draw(&self.settings.folder, &self.curve, &self.schedule)
     }
 
     fn validate(&mut self, state: &StateDict) -> Result<Option<Score>> {
