@@ -208,6 +208,7 @@ pub fn start(workbench: &Arc<Workbench>) {
                     workbench.hands.wanted().failed.extend(some);
                     workbench.hands.notice(format!("{error:#}"));
                 }
+                (_, Err(_)) if running.is_stopped() => workbench.hands.tell(Phase::Idle, 0.0, "stopped"),
                 (_, Err(error)) => workbench.hands.fail(&error),
                 (_, Ok(())) => {}
             }
@@ -277,12 +278,20 @@ pub fn pick_into(
     let path = |i: &usize| std::path::absolute(&fixed.micrographs[*i].path).unwrap_or_else(|_| fixed.micrographs[*i].path.clone());
     args.extend(some.iter().map(|i| path(i).display().to_string()));
     let mut done = 0;
-    running.run(&fixed.program, &args, |event| {
+    let ended = running.run(&fixed.program, &args, |event| {
         if event["event"] == "image" {
             done += 1;
             hear(done as f64 / some.len().max(1) as f64);
         }
-    })
+    });
+    match ended {
+        // One micrograph that cannot be read does not spoil the others.
+        Err(error) if done > 0 && !running.is_stopped() => {
+            workbench.hands.notice(format!("{error:#}"));
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 /// Picks what somebody looks at, if it is not picked yet.

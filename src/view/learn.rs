@@ -216,11 +216,12 @@ pub fn learn(workbench: &Workbench, running: &Running) -> Result<()> {
         let picker = Picker { model: model.clone(), threshold: None };
         pick_into(workbench, (into, &picker), &labelled, running, hear)?;
     }
-    let worths = compare(workbench, &folders, &judging);
+    let fitting = folders.each_ref().map(|folder| threshold_of(workbench, folder, &sheets));
+    let worths = compare(workbench, &folders, &judging, fitting[1]);
     let chosen = choose(worths);
     let text = verdict(worths[chosen], worths[0], chosen);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let threshold = threshold_of(workbench, &folders[chosen], &sheets).map(rounded);
+    let threshold = fitting[chosen].map(rounded);
     let about =
         json!({ "name": name, "when": seconds, "labels": labels, "text": text, "threshold": threshold, "chosen": CANDIDATES[chosen] });
     let [low, high] = wilson(worths[chosen].found, worths[chosen].labels);
@@ -308,15 +309,18 @@ fn shown_first(workbench: &Workbench, labelled: &[usize]) -> Vec<usize> {
     labelled.iter().copied().chain((0..count).map(|k| others[k * others.len() / count])).collect()
 }
 
-/// What models are worth, each with as many picks as the first one has at its own threshold.
-fn compare(workbench: &Workbench, folders: &[PathBuf; 3], held: &[HeldBack]) -> [Worth; 3] {
+/// What models are worth, all with equally many picks: as many as the first one has at its own threshold, or, if that is more, as many as
+/// the mixture has at the threshold that fits the labels, because a model that hardly sees anything has hardly any picks.
+fn compare(workbench: &Workbench, folders: &[PathBuf; 3], held: &[HeldBack], fitting: Option<f32>) -> [Worth; 3] {
     let names = workbench.fixed.names();
     let found = |folder: &Path, i: usize| Found::read(&folder.join("candidates").join(format!("{}.star", names[i]))).ok();
     let of = |folder: &PathBuf| -> BTreeMap<usize, Found> {
         held.iter().filter_map(|one| Some((one.micrograph, found(folder, one.micrograph)?))).collect()
     };
     let all = folders.each_ref().map(of);
-    let count: usize = all[0].values().map(|found| found.above(found.threshold).len()).sum();
+    let own: usize = all[0].values().map(|found| found.above(found.threshold).len()).sum();
+    let fitted = |threshold: f32| all[1].values().map(|found| found.above(threshold).len()).sum();
+    let count = own.max(fitting.map_or(0, fitted));
     let worth = |all: BTreeMap<usize, Found>| {
         // The score of the last pick that counts, over all micrographs.
         let mut scores: Vec<f32> = all.values().flat_map(|found| &found.picks).map(|pick| pick.score).collect();
@@ -329,23 +333,24 @@ fn compare(workbench: &Workbench, folders: &[PathBuf; 3], held: &[HeldBack]) -> 
     all.map(worth)
 }
 
-/// The threshold that fits the labels, where some of the particles have one: it makes r^2 / n largest, where r is the share of the labels
-/// that are found and n the number of picks. Without knowing how many particles there are, that grows with precision times recall.
-/// None if no label is found. `labels`: for each, the score of the best pick that finds it; `picks`: the scores of all picks.
+/// The threshold that fits the labels, where some of the particles have one. r^2 / n, where r is the share of the labels that are found and
+/// n the number of picks, grows with precision times recall, whatever the number of particles. Labels that were learnt from score a
+/// little too high, so a tenth more picks are taken than where that is largest. None if no label is found. `labels`: for each, the score of
+/// the best pick that finds it; `picks`: the scores of all picks.
 /// Source: Lee and Liu 2003, Learning with Positive and Unlabeled Examples Using Weighted Logistic Regression, section 4.
 fn fitting_threshold(labels: &[Option<f32>], picks: &[f32]) -> Option<f32> {
-    let descending = |scores: &mut Vec<f32>| scores.sort_by(|a, b| b.total_cmp(a));
-    let (mut found, mut picks) = (labels.iter().copied().flatten().collect::<Vec<f32>>(), picks.to_vec());
-    descending(&mut found);
-    descending(&mut picks);
+    const MORE: f64 = 1.1;
+    let mut found: Vec<f32> = labels.iter().copied().flatten().collect();
+    let mut picks = picks.to_vec();
+    [&mut found, &mut picks].into_iter().for_each(|scores| scores.sort_by(|a, b| b.total_cmp(a)));
     let worth = |(i, score): (usize, &f32)| {
-        let r = (i + 1) as f64 / labels.len() as f64;
-        let n = picks.partition_point(|pick| pick >= score);
-        (r * r / n.max(1) as f64, *score)
+        let r = found.partition_point(|label| label >= score) as f64 / labels.len() as f64;
+        (i + 1, r * r / (i + 1) as f64)
     };
-    let best = found.iter().enumerate().map(worth).max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let (count, _) = picks.iter().enumerate().map(worth).filter(|(_, worth)| *worth > 0.0).max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let last = ((MORE * count as f64) as usize).min(picks.len()) - 1;
     // Picks are above the threshold, not at it; hundredths are enough.
-    best.map(|(_, score)| ((score * 100.0).ceil() - 1.0).max(1.0) / 100.0)
+    Some(((picks[last] * 100.0).ceil() - 1.0).max(1.0) / 100.0)
 }
 
 /// The fitting threshold of the picks in a folder, by all labels of some micrographs.
@@ -380,7 +385,9 @@ fn verdict(now: Worth, then: Worth, chosen: usize) -> String {
     }
     let labels = counted(now.labels, "label");
     if chosen == 0 {
-        return format!("what was learnt finds no more of {labels} held back than the model to begin with, which stays; label more");
+        return format!(
+            "what was learnt finds fewer of {labels} held back than the model to begin with, so nothing is changed; label more"
+        );
     }
     let [low, high] = wilson(now.found, now.labels).map(|share| 100.0 * share);
     let mut text = format!(
@@ -440,11 +447,11 @@ mod tests {
         let picks: Vec<f32> = particles.clone().chain((0..400).map(|i| 0.5 - 0.001 * i as f32)).collect();
         let mut labels: Vec<Option<f32>> = particles.step_by(10).map(Some).collect();
         let threshold = fitting_threshold(&labels, &picks).unwrap();
-        assert!((0.55..=0.64).contains(&threshold), "{threshold}");
+        assert!((0.45..=0.6).contains(&threshold), "{threshold}");
         // One label in a hundred that lies among the noise does not pull it down.
         labels.push(Some(0.2));
         labels.push(None);
-        assert!((0.55..=0.64).contains(&fitting_threshold(&labels, &picks).unwrap()));
+        assert!((0.45..=0.6).contains(&fitting_threshold(&labels, &picks).unwrap()));
         assert_eq!(fitting_threshold(&[None, None], &picks), None);
     }
 

@@ -12,12 +12,16 @@ use std::sync::{Mutex, PoisonError};
 
 /// Side of a tile, pixels.
 pub const TILE: usize = 256;
-/// Values that are looked at to find the range of a micrograph, or the percentiles of a level.
+/// Looks that are remembered, so that a slider which is moved for hours fills no memory.
+const MOST_RANGES: usize = 1000;
+/// Values that are looked at to find the range of a micrograph, or what becomes black and white.
 const SAMPLES: usize = 100_000;
 /// A low-pass is computed where its Gaussian has at most this deviation, pixels of the level; coarser levels serve for wider ones.
 const WIDEST_BLUR_PX: f64 = 3.0;
-/// The uneven ground is what is seen of a micrograph in an image of about this width, pixels.
-const GROUND_WIDTH: usize = 24;
+/// The uneven ground is what is seen of a micrograph in an image of at most this width, pixels: each is wider than a particle.
+const GROUND_WIDTH: usize = 12;
+/// Tiles along each axis that are looked at to find what becomes black and white.
+const LOOKED_AT: usize = 3;
 
 /// How tiles are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,25 +65,30 @@ impl Level {
         Level { nx, ny, pixels }
     }
 
-    /// The value between pixels.
+    /// The value between pixels; beyond the border it goes on as straight as it came.
     fn between(&self, x: f64, y: f64) -> f32 {
-        let ([x0, y0], [fx, fy]) = ([x.floor(), y.floor()], [(x - x.floor()) as f32, (y - y.floor()) as f32]);
-        let (x0, y0) = (x0 as isize, y0 as isize);
+        let place = |at: f64, n: usize| {
+            let first = at.floor().clamp(0.0, n.saturating_sub(2) as f64);
+            (first as isize, if n > 1 { (at - first) as f32 } else { 0.0 })
+        };
+        let ((x0, fx), (y0, fy)) = (place(x, self.nx), place(y, self.ny));
         let row = |y: isize| self.at(x0, y) * (1.0 - fx) + self.at(x0 + 1, y) * fx;
         row(y0) * (1.0 - fy) + row(y0 + 1) * fy
     }
 }
 
-/// A level, whether its ground is taken away, and the bits of two percentiles.
-type RangeKey = (usize, bool, [u64; 2]);
+/// A level, and the bits of a look.
+type RangeKey = (usize, bool, [u64; 3]);
 
 /// A micrograph at every zoom.
 #[derive(Debug)]
 pub struct Pyramid {
     levels: Vec<Level>,
+    /// What is seen of the micrograph where nothing but its uneven ground is left, and how many times it was halved.
+    ground: (Level, usize),
     /// Angstrom per pixel, if the file says so.
     pub pixel_size_angstrom: Option<f64>,
-    /// What becomes black and white, by level, ground and percentiles.
+    /// What becomes black and white, by level and look.
     ranges: Mutex<HashMap<RangeKey, [f32; 2]>>,
 }
 
@@ -121,7 +130,13 @@ impl Pyramid {
             let next = last.halved();
             levels.push(next);
         }
-        Pyramid { levels, pixel_size_angstrom: micrograph.pixel_size_angstrom, ranges: Mutex::default() }
+        let mut ground = levels[levels.len() - 1].halved();
+        let mut halved = levels.len();
+        while ground.nx.max(ground.ny) > GROUND_WIDTH {
+            ground = ground.halved();
+            halved += 1;
+        }
+        Pyramid { levels, ground: (ground, halved), pixel_size_angstrom: micrograph.pixel_size_angstrom, ranges: Mutex::default() }
     }
 
     /// Number of levels; the last one fits into one tile.
@@ -147,19 +162,22 @@ impl Pyramid {
         let [x0, y0] = [column.saturating_mul(TILE), row.saturating_mul(TILE)];
         ensure!(x0 < of.nx && y0 < of.ny, "no tile {column}, {row} at level {level}");
         let [nx, ny] = [(of.nx - x0).min(TILE), (of.ny - y0).min(TILE)];
+        let values = self.seen(level, [x0, y0], [nx, ny], look);
+        let [black, white] = self.range(level, look);
+        let grey = |value: &f32| (((value - black) / (white - black)) * 255.0).round().clamp(0.0, 255.0) as u8;
+        Ok(Grey { nx, ny, levels: values.iter().map(grey).collect() })
+    }
+
+    /// A part of a level as a look shows it, before it becomes grey.
+    fn seen(&self, level: usize, origin: [usize; 2], size: [usize; 2], look: &Look) -> Vec<f32> {
         // A half of the amplitude is left at the resolution that was asked for.
         let sigma_m_px = look.low_pass_px.max(0.0) * (std::f64::consts::LN_2 / 2.0).sqrt() / std::f64::consts::PI;
         let source = self.level_for(level, sigma_m_px);
-        let sigma_px = sigma_m_px / (1_u64 << source) as f64;
-        let mut values = self.blurred(source, level, [x0, y0], [nx, ny], sigma_px);
+        let mut values = self.blurred(source, level, origin, size, sigma_m_px / (1_u64 << source) as f64);
         if look.flat {
-            self.take_ground(level, [x0, y0], [nx, ny], &mut values);
+            self.take_ground(level, origin, size, &mut values);
         }
-        // What is blurred has the contrast of a coarser level.
-        let as_coarse_as = (3.5 * sigma_m_px).max(1.0).log2().floor() as usize;
-        let [black, white] = self.range(as_coarse_as.max(level).min(self.levels.len() - 1), look);
-        let grey = |value: &f32| (((value - black) / (white - black)) * 255.0).round().clamp(0.0, 255.0) as u8;
-        Ok(Grey { nx, ny, levels: values.iter().map(grey).collect() })
+        values
     }
 
     /// The level at which a blur is computed: that of the tile, or a coarser one.
@@ -217,7 +235,8 @@ impl Pyramid {
 
     /// Takes from values what a very coarse level shows, and adds the middle of the range.
     fn take_ground(&self, level: usize, [x0, y0]: [usize; 2], [nx, ny]: [usize; 2], values: &mut [f32]) {
-        let (coarse, ratio) = self.ground(level);
+        let (coarse, halved) = &self.ground;
+        let ratio = 2.0_f64.powi(level as i32 - *halved as i32);
         let to_coarse = |at: usize| (at as f64 + 0.5) * ratio - 0.5;
         values.par_chunks_mut(nx).take(ny).enumerate().for_each(|(y, out)| {
             let y = to_coarse(y0 + y);
@@ -225,33 +244,36 @@ impl Pyramid {
         });
     }
 
-    /// The level that shows the ground, and how many of its pixels one of `level` is.
-    fn ground(&self, level: usize) -> (&Level, f64) {
-        let is_coarse = |level: &Level| level.nx.max(level.ny) <= 4 * GROUND_WIDTH;
-        let at = self.levels.iter().position(is_coarse).unwrap_or(self.levels.len() - 1);
-        (&self.levels[at], 2.0_f64.powi(level as i32 - at as i32))
-    }
-
-    /// What becomes black and white at a level.
+    /// What becomes black and white at a level: the percentiles of some tiles that lie evenly spread.
     fn range(&self, level: usize, look: &Look) -> [f32; 2] {
-        let key = (level, look.flat, look.percentiles.map(f64::to_bits));
+        let [low, high] = look.percentiles;
+        let key = (level, look.flat, [look.low_pass_px, low, high].map(f64::to_bits));
         if let Some(range) = self.ranges.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return *range;
         }
         let of = &self.levels[level];
-        let step = (of.pixels.len() / SAMPLES).max(1);
-        let (coarse, ratio) = self.ground(level);
-        let value = |i: usize| {
-            let value = f32::from(of.pixels[i]);
-            let [x, y] = [i % of.nx, i / of.nx].map(|at| (at as f64 + 0.5) * ratio - 0.5);
-            if look.flat { value + 32768.0 - coarse.between(x, y) } else { value }
+        let mut values = Vec::new();
+        let spread = |n: usize| {
+            let tiles = n.div_ceil(TILE);
+            let count = tiles.min(LOOKED_AT);
+            (0..count).map(move |k| (2 * k + 1) * tiles / (2 * count) * TILE)
         };
-        let mut values: Vec<f32> = (0..of.pixels.len()).step_by(step).map(value).collect();
+        for y0 in spread(of.ny) {
+            for x0 in spread(of.nx) {
+                let size = [(of.nx - x0).min(TILE), (of.ny - y0).min(TILE)];
+                let seen = self.seen(level, [x0, y0], size, look);
+                values.extend(seen.iter().step_by((seen.len() * LOOKED_AT * LOOKED_AT / SAMPLES).max(1)));
+            }
+        }
         values.sort_by(f32::total_cmp);
         let at = |percent: f64| values[((percent.clamp(0.0, 100.0) / 100.0) * (values.len() - 1) as f64).round() as usize];
-        let [black, white] = look.percentiles.map(at);
+        let [black, white] = [low, high].map(at);
         let range = [black, white.max(black + 1.0)];
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).insert(key, range);
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        if ranges.len() >= MOST_RANGES {
+            ranges.clear();
+        }
+        ranges.insert(key, range);
         range
     }
 }

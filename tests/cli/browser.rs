@@ -192,7 +192,7 @@ struct Case {
 /// Labels that are clicked.
 const CLICKED: usize = 20;
 
-/// Runs by hand: `EPICKER_STUDY=DATA cargo test --release --test cli browser::study -- --ignored --nocapture`.
+/// Runs by hand: `EPICKER=target/release/epicker EPICKER_STUDY=DATA cargo test --test cli browser::study -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes half an hour, and needs real micrographs"]
 fn study() {
@@ -349,6 +349,7 @@ impl Case {
             }
             let start = Instant::now();
             browser.press("learn");
+            browser.wait("['preparing', 'training', 'picking'].includes(workbench.state.learn.phase)");
             browser.wait("['done', 'failed'].includes(workbench.state.learn.phase)");
             seconds.push(format!("{:.0}", start.elapsed().as_secs_f64()));
             assert_eq!(browser.value("workbench.state.learn.error"), Value::Null);

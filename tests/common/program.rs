@@ -1,14 +1,20 @@
 //! The program, run as a user runs it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+/// The program: the one that was built with the tests, or, for a study, the one that `EPICKER` names.
+pub fn program() -> OsString {
+    std::env::var_os("EPICKER").unwrap_or_else(|| env!("CARGO_BIN_EXE_epicker").into())
+}
+
 /// Runs `epicker` with these arguments.
 pub fn epicker(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_epicker")).args(args).output().unwrap()
+    Command::new(program()).args(args).output().unwrap()
 }
 
 /// Asserts wrong usage: exit status 2, and one line on standard error that has `word` in it.
@@ -58,7 +64,7 @@ pub struct Running {
 impl Running {
     /// Starts `epicker` with these arguments in a folder.
     pub fn start(folder: &Path, args: &[&str]) -> Running {
-        Running::of(Command::new(env!("CARGO_BIN_EXE_epicker")).args(args).current_dir(folder))
+        Running::of(Command::new(program()).args(args).current_dir(folder))
     }
 
     /// Starts a command.

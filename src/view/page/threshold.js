@@ -64,6 +64,7 @@ async function applyThreshold() {
 
 const drawThreshold = perFrame(() => {
   if (!state.session) return;
+  listGroups();
   const document_ = present(), here = document_?.picks ? document_.picks.reduce((sum, pick) => sum + (pick[3] >= state.threshold ? 1 : 0), 0) : null;
   let all = 0, micrographs = 0, excluded = 0;
   for (const row of state.rows) {
@@ -82,15 +83,25 @@ const drawThreshold = perFrame(() => {
   drawHistogram(document_);
 });
 
-/** Scores of all micrographs which are not excluded. It is kept, since it is drawn at every step of the slider but changes seldom. */
+/** Scores of the micrographs which are shown and not excluded. It is kept, since it is drawn at every step of the slider but changes seldom. */
 function wholeHistogram() {
-  const excluded = state.rows.filter((row) => row.excluded).map((row) => row.id).join();
-  if (wholeHistogram.of !== rowScores || wholeHistogram.excluded !== excluded) {
-    const counts = new Float64Array(100);
-    for (const [id, above] of rowScores) if (!state.rows[id]?.excluded) for (let i = 0; i < 100; i++) counts[i] += above[i] - above[i + 1];
-    Object.assign(wholeHistogram, { of: rowScores, excluded, counts });
+  const group = $('histogram-group').value, key = [group, ...state.rows.filter((row) => row.excluded).map((row) => row.id)].join();
+  if (wholeHistogram.of !== rowScores || wholeHistogram.key !== key) {
+    const counts = new Float64Array(100), isShown = (row) => row && !row.excluded && (!group || row.group === group);
+    for (const [id, above] of rowScores) if (isShown(state.rows[id])) for (let i = 0; i < 100; i++) counts[i] += above[i] - above[i + 1];
+    Object.assign(wholeHistogram, { of: rowScores, key, counts });
   }
   return wholeHistogram.counts;
+}
+
+/** Micrographs of several folders, such as grids or days, can be looked at one folder after the other. */
+function listGroups() {
+  const groups = [...new Set(state.rows.map((row) => row.group))].sort();
+  if (listGroups.of === groups.join('\n')) return;
+  listGroups.of = groups.join('\n');
+  const option = (value, textContent) => make('option', { value, textContent });
+  $('histogram-group').replaceChildren(option('', 'all micrographs'), ...groups.map((group) => option(group, group)));
+  $('histogram-group').hidden = groups.length < 2;
 }
 
 function drawHistogram(document_) {
@@ -122,12 +133,13 @@ function drawHistogram(document_) {
   }
   children.push(makeSvg('path', { class: 'now', d: `M${x(state.threshold)} ${head}V${height - foot}` }));
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-  svg.replaceChildren(makeSvg('title', {}, 'Scores of the whole set (filled) and of this micrograph (line). Heights are square roots of counts.'), ...children);
+  svg.replaceChildren(makeSvg('title', {}, 'Scores of the set (filled) and of this micrograph (line). Heights are square roots of counts.'), ...children);
 }
 
 function startThreshold() {
   $('threshold').addEventListener('input', () => setThreshold(+$('threshold').value));
   $('auto').addEventListener('click', takeAutomatic);
+  $('histogram-group').addEventListener('change', drawThreshold);
   $('apply').addEventListener('click', applyThreshold);
   new ResizeObserver(() => { drawThreshold(); drawChart(); }).observe($('side'));
 }
