@@ -2,6 +2,7 @@
 
 mod batch; // which micrographs, and where their files go
 mod told; //  who hears of the run
+mod watch; // a folder that grows
 
 use super::interrupt::{self, Finishing};
 use super::limits::{LimitArgs, default_rule, limits_at};
@@ -54,6 +55,8 @@ pub struct PickArgs {
     /// Output folder, made if it is not there
     #[arg(long = "output", short = 'o', value_name = "FOLDER", default_value = "./output")]
     output: PathBuf,
+    #[command(flatten)]
+    watch: watch::WatchArgs,
     #[command(flatten)]
     limits: LimitArgs,
     /// Write a picture of each micrograph with its picks, NAME.png in the output folder
@@ -151,6 +154,9 @@ pub struct PickArgs {
 pub fn run(args: PickArgs) -> Result<u8> {
     let relion = args.relion_job()?;
     let stop = stop_flag(relion.as_ref());
+    if let Some(folder) = args.watch.watch.clone() {
+        return watch::watch(args, &folder, &stop);
+    }
     if let Some(job) = &relion {
         job.begin().or_usage()?;
     }
@@ -204,9 +210,7 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
 
     let mut told = Teller::new(args, &batch);
     told.beginning(args, &asked, &batch, &chosen);
-    let scale = asked.of_model.scale(given, looking, &mut worker, &told)?;
-    let threshold = asked.of_model.threshold(args.limits.vis_thresh, &scale, looking, &mut worker, &told)?;
-    let settings = args.settings(asked, (scale, threshold), &batch);
+    let settings = settled(args, &asked, given, &batch, &mut worker, &told)?;
     batch.refuse_mixture(&settings).or_usage()?;
     told.judge(write_record(&settings, &batch));
     let is_stopped = || stop.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
@@ -232,6 +236,14 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
         (false, true) => status::DONE,
         (false, false) => status::FAILED,
     })
+}
+
+/// The settings of a run: its scale and its threshold are those that are given, kept or, where nobody knows them, sought.
+fn settled(args: &PickArgs, asked: &Asked, given: Scale, batch: &Batch, worker: &mut Worker, told: &Teller) -> Result<Settings> {
+    let looking = batch.looking(asked);
+    let scale = asked.of_model.scale(given, looking, worker, told)?;
+    let threshold = asked.of_model.threshold(args.limits.vis_thresh, &scale, looking, worker, told)?;
+    Ok(args.settings(asked, (scale, threshold), batch))
 }
 
 /// Writes the lists of all micrographs that have an output in the folder.
@@ -371,7 +383,7 @@ impl PickArgs {
     }
 
     /// The settings of the run, which nothing changes afterwards.
-    fn settings(&self, asked: Asked, (scale, threshold): (Scale, f32), batch: &Batch) -> Settings {
+    fn settings(&self, asked: &Asked, (scale, threshold): (Scale, f32), batch: &Batch) -> Settings {
         let limits = self.limits.limits(Limits { vis_thresh: threshold, ..limits_at(&scale) });
         let model = asked.of_model.model;
         Settings {
@@ -390,7 +402,7 @@ impl PickArgs {
             model: ModelName { name: model.name().to_string(), sha256: model.sha256().to_string() },
             is_shown: self.visual || self.report,
             report: self.report.then_some(batch.jobs.len()),
-            rule: asked.rule,
+            rule: asked.rule.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::words::counted;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::IsTerminal;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells a user and other programs how a run goes.
 pub struct Progress {
@@ -75,6 +75,8 @@ impl Progress {
         }
         let mut object = serde_json::Map::new();
         object.insert("event".to_string(), Value::from(name));
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        object.insert("time".to_string(), Value::from((time * 1e3).round() / 1e3));
         if let Value::Object(fields) = fields {
             object.extend(fields);
         }

@@ -8,6 +8,7 @@ use crate::formats::{label_file, regular};
 use crate::io::lists::{self, Places};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// One micrograph to work on.
@@ -95,6 +96,46 @@ pub fn is_list(path: &Path) -> bool {
     ["thi", "star", "txt"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
 }
 
+/// The files of a folder that are micrographs by their names, in code-point order; none is no error.
+///
+/// Errors: the folder cannot be listed.
+pub fn micrographs_of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        if kind_of(&entry.path(), &entry.file_name()) == InFolder::Micrograph {
+            names.push(entry.file_name());
+        }
+    }
+    names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// What an entry of a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InFolder {
+    Micrograph,
+    /// A named pipe, a socket or a device, called as a micrograph.
+    Special(&'static str),
+    /// An image of another kind, which a list could name.
+    OtherImage,
+    Else,
+}
+
+fn kind_of(path: &Path, name: &OsStr) -> InFolder {
+    let lower = name.to_string_lossy().to_ascii_lowercase();
+    // Hidden files are what other programs leave behind: the ._a.mrc of macOS holds no image.
+    if lower.starts_with('.') || path.is_dir() {
+        return InFolder::Else;
+    }
+    if FOLDER_ENDINGS.iter().any(|ending| lower.ends_with(ending)) {
+        return regular::special(path).map_or(InFolder::Micrograph, InFolder::Special);
+    }
+    let is_image = [".mrcs", ".map", ".st", ".rec", ".tif", ".tiff", ".png"].iter().any(|ending| lower.ends_with(ending));
+    if is_image { InFolder::OtherImage } else { InFolder::Else }
+}
+
 fn found(path: PathBuf, name: String, pixel_size: Stated) -> Found {
     Found { path, name, pixel_size }
 }
@@ -105,19 +146,11 @@ fn of_folder(folder: &Path) -> Result<MicrographList> {
     let (mut others, mut warnings) = (0, Vec::new());
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
-        let name = entry.file_name();
-        let lower = name.to_string_lossy().to_ascii_lowercase();
-        // Hidden files are what other programs leave behind: the ._a.mrc of macOS holds no image.
-        if lower.starts_with('.') || entry.path().is_dir() {
-            continue;
-        }
-        if FOLDER_ENDINGS.iter().any(|ending| lower.ends_with(ending)) {
-            match regular::special(&entry.path()) {
-                Some(what) => warnings.push(skipped(&entry.path(), what)),
-                None => names.push(name),
-            }
-        } else if [".mrcs", ".map", ".st", ".rec", ".tif", ".tiff", ".png"].iter().any(|ending| lower.ends_with(ending)) {
-            others += 1;
+        match kind_of(&entry.path(), &entry.file_name()) {
+            InFolder::Micrograph => names.push(entry.file_name()),
+            InFolder::Special(what) => warnings.push(skipped(&entry.path(), what)),
+            InFolder::OtherImage => others += 1,
+            InFolder::Else => {}
         }
     }
     ensure!(

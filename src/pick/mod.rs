@@ -1,11 +1,13 @@
 //! From a micrograph to picks, around the network: **(preprocess -> network) -> decode -> filter -> link**.
 
+pub mod arrivals; //   micrographs that arrive in a folder, and which of them have come to rest
 pub mod colour; //     colours of scores, and halos around them
 pub mod decode; //     peaks of the heat map (frame H) to detections in frames D and M
 pub mod draw; //       the picture of --visual
 pub mod fiber; //      picks linked to fibers
 pub mod filter; //     threshold, border and distance tests
 pub mod folder; //     what lies in an output folder: the work of one run or of many
+pub mod journal; //    what became of each micrograph of a watched folder
 pub mod output; //     picks as the text of a coordinate file
 pub mod parts; //      how long each part takes on a GPU, by a model and by the clock
 pub mod relion; //     an External job of RELION

@@ -23,3 +23,4 @@ mod tutorial;
 mod unattended;
 mod usage;
 mod view;
+mod watch;

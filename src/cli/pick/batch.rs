@@ -5,7 +5,7 @@ use super::{Asked, PickArgs};
 use crate::cli::settle::Looking;
 use crate::formats::image::{Sections, read_info};
 use crate::formats::pixel_size::{Evidence, PixelSize, Source};
-use crate::io::find::{Found, find_all};
+use crate::io::find::{Found, MicrographList, find_all};
 use crate::io::lists::Listed;
 use crate::io::names::{OutputNames, micrograph_stem};
 use crate::io::write::{remove_leftovers, temporary_in};
@@ -66,7 +66,13 @@ impl Batch {
     pub fn find(args: &PickArgs, asked: &Asked, relion: Option<&RelionJob>) -> Result<Batch> {
         let data: Vec<PathBuf> = args.in_mics.iter().chain(&args.micrographs).chain(&args.data).cloned().collect();
         ensure!(!data.is_empty(), "--data: missing; expected micrographs: a file, a folder or a list");
-        let found = find_all(&data, args.skip_missing)?;
+        Batch::of(args, asked, relion, find_all(&data, args.skip_missing)?)
+    }
+
+    /// The same for micrographs that have been found.
+    ///
+    /// Errors: as [`Batch::find`].
+    pub fn of(args: &PickArgs, asked: &Asked, relion: Option<&RelionJob>, found: MicrographList) -> Result<Batch> {
         let folder = relion.map_or(&args.output, |job| &job.folder).clone();
         let mut batch = Batch {
             jobs: Vec::new(),
