@@ -83,14 +83,29 @@ fn trains(gpu: &Gpu) -> Result<Trained> {
 }
 
 #[test]
-fn picks_and_trainings_are_the_same_in_every_order_of_streams() {
-    let (picked, trained) = (picks(&host(None, None).0).unwrap(), trains(&host(None, None).0).unwrap());
+fn picks_are_the_same_in_every_order_of_streams() {
+    the_same_picks(0..50);
+}
+
+// In two halves, so that two cores share them.
+#[test]
+fn picks_are_the_same_in_every_order_of_streams_again() {
+    the_same_picks(50..100);
+}
+
+fn the_same_picks(seeds: std::ops::Range<u64>) {
+    let picked = picks(&host(None, None).0).unwrap();
     assert!(picked.iter().all(|(_, peaks)| !peaks.is_empty()));
-    for seed in 0..100 {
+    for seed in seeds {
         assert!(picks(&host(Some(seed), None).0).unwrap() == picked, "seed {seed}: other picks");
-        if seed < 4 {
-            assert!(trains(&host(Some(seed), None).0).unwrap() == trained, "seed {seed}: another network");
-        }
+    }
+}
+
+#[test]
+fn trainings_are_the_same_in_every_order_of_streams() {
+    let trained = trains(&host(None, None).0).unwrap();
+    for seed in 0..4 {
+        assert!(trains(&host(Some(seed), None).0).unwrap() == trained, "seed {seed}: another network");
     }
 }
 
