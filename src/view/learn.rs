@@ -28,8 +28,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The fewest labels to learn from.
-pub const LEAST_LABELS: usize = 10;
+/// The fewest labels to learn from. A fiber is many points of one.
+pub fn least_labels(kind: Kind) -> usize {
+    if kind == Kind::Fiber { 3 } else { 10 }
+}
+
 /// The share of the labels that judge.
 const HELD_BACK: f64 = 0.2;
 /// Steps of a training, where nobody says how many. docs/workbench.md has what was tried.
@@ -38,6 +41,9 @@ pub const USUAL_STEPS: usize = 60;
 const MIXTURE: f64 = 0.25;
 /// Micrographs that are picked with a new model at once, besides those with labels.
 const MOST_PICKED: usize = 24;
+
+/// The three that are judged, in the order of [`choose`].
+const CANDIDATES: [&str; 3] = ["the model to begin with", "the mixture", "what was learnt"];
 
 /// What lies in the folder of a learnt model.
 const MODEL_FILE: &str = "model.safetensors";
@@ -171,7 +177,8 @@ pub fn learn(workbench: &Workbench, running: &Running) -> Result<()> {
     let is_of_use = |(_, marks): &(usize, Marks)| !marks.excluded && (marks.finished || !marks.items.is_empty());
     let sheets: Vec<(usize, Marks)> = sheets.into_iter().enumerate().filter(is_of_use).collect();
     let labels: usize = sheets.iter().map(|(_, marks)| marks.labels().count()).sum();
-    ensure!(labels >= LEAST_LABELS, "{labels} labels; expected at least {LEAST_LABELS}; add some");
+    let least = least_labels(fixed.kind);
+    ensure!(labels >= least, "{labels} labels; expected at least {least}; add some");
     ensure!(
         fixed.kind != Kind::Particle || workbench.session().size.is_some(),
         "nobody has said how large the particles are; enter the diameter"
@@ -214,7 +221,8 @@ pub fn learn(workbench: &Workbench, running: &Running) -> Result<()> {
     let text = verdict(worths[chosen], worths[0], chosen);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let threshold = threshold_of(workbench, &folders[chosen], &sheets).map(rounded);
-    let about = json!({ "name": name, "when": seconds, "labels": labels, "text": text, "threshold": threshold });
+    let about =
+        json!({ "name": name, "when": seconds, "labels": labels, "text": text, "threshold": threshold, "chosen": CANDIDATES[chosen] });
     let [low, high] = wilson(worths[chosen].found, worths[chosen].labels);
     hands.judge(json!({
         "text": text, "found": worths[chosen].found, "of": worths[chosen].labels, "low": low, "high": high, "before": worths[0].found

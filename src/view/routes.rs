@@ -119,8 +119,9 @@ fn value(workbench: &Arc<Workbench>, asked: &Asked, parts: &[&str]) -> Result<Va
         (false, ["api", "state"]) => state(workbench, &asked.query),
         (true, ["api", "learn"]) => {
             let labels: usize = workbench.sheets.each(|sheet| sheet.marks.labels().count()).iter().sum();
-            if labels < learn::LEAST_LABELS {
-                return Err(wrong(409, &format!("{labels} labels so far; expected at least {}; add some", learn::LEAST_LABELS)));
+            let least = learn::least_labels(workbench.fixed.kind);
+            if labels < least {
+                return Err(wrong(409, &format!("{labels} labels so far; expected at least {least}; add some")));
             }
             if !workbench.hands.learn() {
                 return Err(wrong(409, "it is learning or picking already"));
@@ -192,7 +193,7 @@ fn session(workbench: &Workbench) -> Value {
         "diameter_angstrom": angstrom,
         "diameter_px": px,
         "threshold": workbench.picks.threshold().map(rounded),
-        "can_write": true,
+        "labels_needed": learn::least_labels(fixed.kind),
         "has_ctf": fixed.defocus.iter().any(Option::is_some),
         "rev": workbench.sheets.revision(),
     })

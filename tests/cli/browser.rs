@@ -8,6 +8,9 @@ use crate::common::drawn::{Drawing, Shape};
 use crate::common::micrographs::mrc;
 use crate::common::program::epicker;
 use crate::common::served::Served;
+use epicker::formats::coordinates::{Coordinate, Coordinates, Kind, Size};
+use epicker::formats::image::{ReadOptions, read_micrograph};
+use epicker::formats::{mrc_write, thi};
 use epicker::random::Random;
 use serde_json::{Value, json};
 use std::fs;
@@ -177,117 +180,236 @@ fn the_page_learns_and_the_threshold_is_moved() {
     assert_eq!(browser.errors, Vec::<String>::new());
 }
 
-/// One row of the table: labels are clicked from the truth with a pixel of jitter, `learn` is pressed, and the micrographs that nobody
-/// has labelled judge; then ten places that the model is least sure of are answered by the truth, and all is done again.
+/// One row of the table: labels are clicked from the truth with a pixel of jitter, `learn` is pressed, and what nobody has labelled judges;
+/// then ten places that the model is least sure of are answered by the truth, and all is done again.
 struct Case {
-    data: PathBuf,
-    /// Diameter, pixels, for `eval`.
-    diameter_px: f64,
-    /// How the command line says it.
-    options: Vec<String>,
+    name: &'static str,
+    kind: Kind,
+    /// Diameter, pixels; vesicles have their own.
+    diameter_px: Option<f64>,
 }
+
+/// Labels that are clicked.
+const CLICKED: usize = 20;
 
 /// Runs by hand: `EPICKER_STUDY=DATA cargo test --release --test cli browser::study -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes half an hour, and needs real micrographs"]
 fn study() {
     let data = PathBuf::from(std::env::var_os("EPICKER_STUDY").unwrap());
-    let case = |name: &str, diameter_px: f64| Case {
-        data: data.join(name),
-        diameter_px,
-        options: ["--angpix", "1", "--diameter", &diameter_px.to_string()].map(str::to_owned).to_vec(),
-    };
+    let only = std::env::var("EPICKER_STUDY_OF").unwrap_or_default();
+    let particle = |name, diameter_px| Case { name, kind: Kind::Particle, diameter_px: Some(diameter_px) };
     let cases = [
-        case("apoferritin-10146", 84.0),
-        case("betagal-10017", 40.5),
-        case("proteasome20s-mm", 21.5),
-        case("trpv1-10059", 28.5),
-        case("viral-10947", 60.0),
+        particle("apoferritin-10146", 84.0),
+        particle("betagal-10017", 40.5),
+        particle("proteasome20s-mm", 21.5),
+        particle("trpv1-10059", 28.5),
+        particle("viral-10947", 60.0),
+        Case { name: "vesicles-240", kind: Kind::Vesicle, diameter_px: None },
+        Case { name: "filaments-actin", kind: Kind::Fiber, diameter_px: None },
     ];
-    println!("| micrographs | general model | after 20 labels | picks | after ten corrections | seconds of learning |");
-    for case in cases {
-        println!("{}", case.row());
+    println!("| micrographs | general model | 20 labels | plain train | ten corrections more | seconds of learning |");
+    for case in cases.iter().filter(|case| only.is_empty() || case.name == only) {
+        println!("{}", case.row(&data));
     }
 }
 
+/// A micrograph with its truth: a path for each label, of one point but for fibers; and the radii of vesicles.
+struct Known {
+    labels: Vec<(Vec<[f64; 2]>, f64)>,
+}
+
 impl Case {
-    fn row(&self) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let mut all: Vec<PathBuf> = fs::read_dir(&self.data).unwrap().map(|entry| entry.unwrap().path()).collect();
-        all.retain(|path| path.extension().is_some_and(|extension| extension == "mrc"));
+    /// Deals out the micrographs: two are shown, the others judge. A single one is cut into halves.
+    fn deal(&self, data: &Path, folder: &Path) -> Vec<Known> {
+        let data = data.join(self.name);
+        let mut all: Vec<PathBuf> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+        all.retain(|path| path.extension().is_some_and(|ending| ending == "mrc") && !path.display().to_string().contains("unlabelled"));
         all.sort();
         for part in ["mics", "judge"] {
-            fs::create_dir(folder.path().join(part)).unwrap();
+            fs::create_dir(folder.join(part)).unwrap();
         }
-        // The first two are shown; the others judge.
+        let mut shown = Vec::new();
         for (i, path) in all.iter().enumerate() {
-            let link = |part: &str, path: &Path| {
-                std::os::unix::fs::symlink(path, folder.path().join(part).join(path.file_name().unwrap())).unwrap()
-            };
-            if i < 2 {
-                link("mics", path);
-            } else {
-                link("judge", path);
-                link("judge", &path.with_extension("star"));
+            let labels = self.labels_of(path);
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if all.len() > 1 {
+                let part = if i < 2 { "mics" } else { "judge" };
+                std::os::unix::fs::symlink(path, folder.join(part).join(path.file_name().unwrap())).unwrap();
+                match part {
+                    "mics" => shown.push(Known { labels }),
+                    _ => self.write_truth(&folder.join(part).join(format!("{name}.thi")), &labels),
+                }
+                continue;
+            }
+            let micrograph = read_micrograph(path, &ReadOptions::default()).unwrap();
+            let (nx, half) = (micrograph.nx, micrograph.nx / 2);
+            let pixels = micrograph.pixels.to_f32();
+            for (k, part) in ["mics", "judge"].into_iter().enumerate() {
+                let values: Vec<f32> = pixels.chunks(nx).flat_map(|row| row[k * half..][..half].to_vec()).collect();
+                let pixel_size = micrograph.pixel_size_angstrom.unwrap_or(1.0);
+                let bytes = mrc_write::bytes(&values, [micrograph.ny, half], pixel_size, mrc_write::PixelType::F32).unwrap();
+                let name = format!("{name}-{k}");
+                fs::write(folder.join(part).join(format!("{name}.mrc")), bytes).unwrap();
+                let inside = |[x, _]: [f64; 2]| x >= (k * half) as f64 && x < ((k + 1) * half) as f64;
+                let moved = |(path, radius): &(Vec<[f64; 2]>, f64)| {
+                    let path: Vec<[f64; 2]> = path.iter().filter(|at| inside(**at)).map(|[x, y]| [x - (k * half) as f64, *y]).collect();
+                    (path, *radius)
+                };
+                let least = if self.kind == Kind::Fiber { 2 } else { 1 };
+                let own: Vec<_> = labels.iter().map(moved).filter(|(path, _)| path.len() >= least).collect();
+                match part {
+                    "mics" => shown.push(Known { labels: own }),
+                    _ => self.write_truth(&folder.join(part).join(format!("{name}.thi")), &own),
+                }
             }
         }
-        let truth: Vec<Vec<[f64; 2]>> = all[..2].iter().map(|path| truth_of(&path.with_extension("star"))).collect();
-        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        let served = Served::start(folder.path(), &[&["mics"][..], &options].concat());
+        shown
+    }
+
+    fn labels_of(&self, path: &Path) -> Vec<(Vec<[f64; 2]>, f64)> {
+        let rows = |path: &Path, separator: fn(char) -> bool| -> Vec<Vec<f64>> {
+            let text = fs::read_to_string(path).unwrap();
+            let numbers = |line: &str| line.split(separator).filter(|word| !word.is_empty()).map(|word| word.parse().ok()).collect();
+            text.lines().filter_map(numbers).filter(|row: &Vec<f64>| row.len() > 1).collect()
+        };
+        match self.kind {
+            Kind::Particle => {
+                rows(&path.with_extension("star"), char::is_whitespace).iter().map(|row| (vec![[row[0], row[1]]], 0.0)).collect()
+            }
+            Kind::Vesicle => {
+                let of = |row: &Vec<f64>| (vec![[row[0] + row[2] / 2.0, row[1] + row[3] / 2.0]], (row[2] + row[3]) / 4.0);
+                rows(&path.with_extension("box"), char::is_whitespace).iter().map(of).collect()
+            }
+            Kind::Fiber => {
+                let csv = path.display().to_string().replace(".mrc", "_polylines.csv");
+                let mut fibers: Vec<(Vec<[f64; 2]>, f64)> = Vec::new();
+                for row in rows(Path::new(&csv), |letter| letter == ',') {
+                    fibers.resize(fibers.len().max(row[0] as usize), (Vec::new(), 0.0));
+                    fibers[row[0] as usize - 1].0.push([row[1], row[2]]);
+                }
+                fibers
+            }
+        }
+    }
+
+    fn write_truth(&self, path: &Path, labels: &[(Vec<[f64; 2]>, f64)]) {
+        let point = |group: usize, [x, y]: [f64; 2], radius: f64| Coordinate {
+            size: (radius > 0.0).then(|| Size::square(2.0 * radius)),
+            group: (self.kind == Kind::Fiber).then_some(group as u32 + 1),
+            ..Coordinate::at(x, y)
+        };
+        let points = labels.iter().enumerate().flat_map(|(i, (path, radius))| path.iter().map(move |at| point(i, *at, *radius)));
+        let coordinates = Coordinates { kind: self.kind, points: points.collect() };
+        fs::write(path, thi::write(&coordinates, &thi::WriteOptions::default()).unwrap()).unwrap();
+    }
+
+    fn row(&self, data: &Path) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = self.deal(data, folder.path());
+        let served = Served::start(folder.path(), &[&["mics", "--mode", self.kind.name()][..], &self.options()].concat());
         let mut browser = Browser::start(&chromium::found().unwrap(), [1280, 900]);
         browser.open(&served.page());
         browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
         let mut random = Random::new(1, &[]);
-        for (i, truth) in truth.iter().enumerate() {
+        for (i, known) in shown.iter().enumerate() {
             browser.value(&format!("workbench.open({i})"));
-            browser.wait(&format!("workbench.state.open === {i} && workbench.document.fresh"));
-            browser.value("workbench.chooseTool('particle')");
-            let mut order: Vec<usize> = (0..truth.len()).collect();
+            browser.wait(&format!("workbench.state.open === {i} && workbench.document.fresh && workbench.document.meta"));
+            browser.value(&format!("workbench.chooseTool('{}')", self.kind.name()));
+            browser.value("workbench.fit()");
+            let mut order: Vec<usize> = (0..known.labels.len()).collect();
             random.shuffle(&mut order);
-            for &k in &order[..10] {
-                let mut jitter = || 2.0 * random.unit() - 1.0;
-                let at = [truth[k][0] + jitter(), truth[k][1] + jitter()];
-                let place = browser.place(at);
-                browser.click(place);
+            for &k in order.iter().take(CLICKED / shown.len()) {
+                let (path, radius) = &known.labels[k];
+                let mut jittered = |at: [f64; 2]| at.map(|value| value + 2.0 * random.unit() - 1.0);
+                let places: Vec<[f64; 2]> = path.iter().map(|at| jittered(*at)).collect();
+                let on_screen: Vec<[f64; 2]> = places.iter().map(|at| browser.place(*at)).collect();
+                match self.kind {
+                    Kind::Particle => browser.click(on_screen[0]),
+                    Kind::Vesicle => {
+                        let rim = browser.place([places[0][0] + radius, places[0][1]]);
+                        browser.drag(on_screen[0], rim);
+                    }
+                    Kind::Fiber => {
+                        on_screen.iter().for_each(|at| browser.click(*at));
+                        browser.key("Enter", false);
+                    }
+                }
             }
             browser.value("workbench.idle().then(() => true)");
         }
-        let mut cells = vec![self.judged(&folder, "particle", None)];
-        let mut seconds = Vec::new();
+        browser.picture(&format!("{}-labels", self.name));
+        let general = self.judged(&folder, self.kind.name(), None);
+        let plain = self.plain(&folder);
+        let (mut cells, mut seconds) = (vec![general], Vec::new());
         for round in 0..2 {
             if round == 1 {
-                self.correct(&mut browser, &truth);
+                cells.push(plain.clone());
+                self.correct(&mut browser, &shown);
             }
             let start = Instant::now();
             browser.press("learn");
             browser.wait("['done', 'failed'].includes(workbench.state.learn.phase)");
             seconds.push(format!("{:.0}", start.elapsed().as_secs_f64()));
-            let models = served.get("/api/models").json();
-            let present = models["present"].as_str().unwrap().to_owned();
-            let threshold = served.get("/api/session").json()["threshold"].as_f64();
+            assert_eq!(browser.value("workbench.state.learn.error"), Value::Null);
+            let present = served.get("/api/models").json()["present"].as_str().unwrap().to_owned();
+            let about = fs::read_to_string(folder.path().join(format!("workbench/models/learnt-{}/about.json", round + 1))).unwrap();
+            let about: Value = serde_json::from_str(&about).unwrap();
             let model = match present.as_str() {
-                "general" => "particle".to_owned(),
+                "general" => self.kind.name().to_owned(),
                 name => folder.path().join(format!("workbench/models/{name}/model.safetensors")).display().to_string(),
             };
-            browser.picture(&format!("{}-{round}", self.data.file_name().unwrap().to_string_lossy()));
-            cells.push(format!("{} ({present})", self.judged(&folder, &model, threshold.filter(|_| present != "general"))));
+            browser.value("workbench.open(0)");
+            browser.wait("workbench.state.open === 0 && workbench.document.picks");
+            browser.value("workbench.idle().then(() => true)");
+            browser.picture(&format!("{}-learnt-{}", self.name, round + 1));
+            let judged = self.judged(&folder, &model, about["threshold"].as_f64().filter(|_| present != "general"));
+            cells.push(format!("{judged}, {}", about["chosen"].as_str().unwrap_or_default()));
         }
-        format!("| {} | {} | {} |", self.data.file_name().unwrap().to_string_lossy(), cells.join(" | "), seconds.join(", "))
+        format!("| {} | {} | {} |", self.name, cells.join(" | "), seconds.join(", "))
+    }
+
+    fn options(&self) -> Vec<&'static str> {
+        match self.diameter_px {
+            // Leaked: a study runs once.
+            Some(diameter) => vec!["--angpix", "1", "--diameter", Box::leak(diameter.to_string().into_boxed_str())],
+            None => Vec::new(),
+        }
+    }
+
+    /// The same labels and plain `epicker train`, which does not know that some are missing unless it is told.
+    fn plain(&self, folder: &TempDir) -> String {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::create_dir(path("plain")).unwrap();
+        for entry in fs::read_dir(path("workbench/labels")).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.extension().is_some_and(|ending| ending != "marks") {
+                fs::copy(&entry, folder.path().join("plain").join(entry.file_name().unwrap())).unwrap();
+            }
+        }
+        let (mics, labels, run) = (path("mics"), path("plain"), path("plain-run"));
+        let mut args = vec!["train", "--data", &mics, "--label", &labels, "--exp_id", &run, "--mode", self.kind.name(), "--sparse_anno"];
+        args.extend(["--train_pct", "100", "--val_pct", "0", "--test_pct", "0"]);
+        args.extend(self.options());
+        let result = epicker(&args);
+        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+        self.judged(folder, &path("plain-run/model_last.safetensors"), None)
     }
 
     /// Ten places that the model is least sure of are answered.
-    fn correct(&self, browser: &mut Browser, truth: &[Vec<[f64; 2]>]) {
+    fn correct(&self, browser: &mut Browser, shown: &[Known]) {
+        if self.kind == Kind::Fiber {
+            return; // the page asks for a fiber there, which is more than a yes or a no
+        }
         browser.press("unsure");
         for _ in 0..10 {
             browser.wait("workbench.walk.place && workbench.state.open === workbench.walk.place.micrograph && workbench.document.fresh");
             let place = browser.value("workbench.walk.place");
-            let [x, y] = ["x", "y"].map(|key| place[key].as_f64().unwrap());
-            let is_particle = truth[place["micrograph"].as_u64().unwrap() as usize]
-                .iter()
-                .any(|at| (at[0] - x).hypot(at[1] - y) < self.diameter_px / 4.0);
-            let before = place.to_string();
+            let [x, y, radius] = ["x", "y", "radius"].map(|key| place[key].as_f64().unwrap());
+            let reach = self.diameter_px.map_or(radius / 2.0, |diameter| diameter / 4.0);
+            let known = &shown[place["micrograph"].as_u64().unwrap() as usize];
+            let is_particle = known.labels.iter().any(|(path, _)| (path[0][0] - x).hypot(path[0][1] - y) < reach);
             browser.press(if is_particle { "walk-yes" } else { "walk-no" });
-            browser.wait(&format!("JSON.stringify(workbench.walk.place) !== JSON.stringify({before})"));
+            browser.wait(&format!("JSON.stringify(workbench.walk.place) !== JSON.stringify({place})"));
             browser.value("workbench.idle().then(() => true)");
             if browser.value("!workbench.walk.place") == json!(true) {
                 break;
@@ -295,40 +417,23 @@ impl Case {
         }
     }
 
-    /// F1 and AP on the micrographs that judge: at the threshold that would be used, and at the best one.
+    /// F1 and AP on what judges: at the threshold that would be used, and at the best one. Of fibers F1 by length.
     fn judged(&self, folder: &TempDir, model: &str, threshold: Option<f64>) -> String {
         let judge = folder.path().join("judge").display().to_string();
-        let (diameter, threshold) = (self.diameter_px.to_string(), threshold.map_or("auto".to_owned(), |threshold| threshold.to_string()));
-        let result = epicker(&[
-            "eval",
-            "--data",
-            &judge,
-            "--label",
-            &judge,
-            "--load_model",
-            model,
-            "--diameter_px",
-            &diameter,
-            "--vis_thresh",
-            &threshold,
-            "--bootstrap",
-            "0",
-            "--average",
-            "2",
-            "--json",
-        ]);
+        let threshold = threshold.map_or("auto".to_owned(), |threshold| threshold.to_string());
+        let mut args = vec!["eval", "--data", &judge, "--label", &judge, "--load_model", model, "--mode", self.kind.name()];
+        args.extend(["--vis_thresh", &threshold, "--bootstrap", "0", "--json"]);
+        let diameter = self.diameter_px.map(|diameter| diameter.to_string());
+        if let Some(diameter) = &diameter {
+            args.extend(["--diameter_px", diameter, "--average", "2"]);
+        }
+        let result = epicker(&args);
         let text = String::from_utf8_lossy(&result.stdout).into_owned();
         let value: Value = serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{result:?}"));
-        let number = |key: &str| value[key].as_f64().unwrap();
-        format!("{:.3} (best {:.3}, AP {:.3})", number("f1_shipped"), number("f1_best"), number("ap"))
+        let number = |key: &str| value[key].as_f64().unwrap_or(f64::NAN);
+        match self.kind {
+            Kind::Fiber => format!("{:.3}", number("length_f1")),
+            _ => format!("{:.3} (best {:.3}, AP {:.3})", number("f1_shipped"), number("f1_best"), number("ap")),
+        }
     }
-}
-
-fn truth_of(star: &Path) -> Vec<[f64; 2]> {
-    let text = fs::read_to_string(star).unwrap();
-    let numbers = |line: &str| -> Option<[f64; 2]> {
-        let mut columns = line.split_whitespace().map(str::parse);
-        Some([columns.next()?.ok()?, columns.next()?.ok()?])
-    };
-    text.lines().filter_map(numbers).collect()
 }

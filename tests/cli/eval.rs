@@ -1,5 +1,6 @@
 //! Evaluation: matching and average precision against other programs and against plain loops, and the command.
 
+use crate::common::labelled::{self, write_mrc};
 use crate::common::program::{epicker, is_refused};
 use epicker::eval::chart::{Axis, Chart, Series, ticks};
 use epicker::eval::coco::{self, Boxes};
@@ -606,4 +607,34 @@ fn refined_picks_are_judged_where_they_lie_on_the_micrograph() {
     ]);
     let json: Value = serde_json::from_str(String::from_utf8(result.stdout).unwrap().lines().last().unwrap()).unwrap();
     assert_eq!((&json["labels"], &json["recall"]), (&2.into(), &1.0.into()));
+}
+
+#[test]
+fn nothing_counts_in_an_area_that_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for part in ["mics", "labels", "picks"] {
+        std::fs::create_dir(path(part)).unwrap();
+    }
+    let places = [[40, 40], [90, 50], [150, 150]];
+    write_mrc(Path::new(&path("mics/m.mrc")), [200, 200], &places);
+    labelled::write_thi(Path::new(&path("labels/m.thi")), &places);
+    // One label is missed and one pick is wrong, both in the lower right corner.
+    std::fs::write(path("picks/m.thi"), "[Particle Coordinates: X Y Value]\n40 40 0.9\n170 130 0.8\n90 50 0.7\n[End]\n").unwrap();
+    let judge = || -> Value {
+        let (mics, labels, picks) = (path("mics"), path("labels"), path("picks"));
+        let args = ["eval", "--data", &mics, "--label", &labels, "--picks", &picks, "--diameter_px", "20", "--json", "--bootstrap", "0"];
+        let result = epicker(&args);
+        assert!(result.status.success(), "{result:?}");
+        serde_json::from_str(String::from_utf8_lossy(&result.stdout).lines().last().unwrap()).unwrap()
+    };
+    let before = judge();
+    assert_eq!((before["labels"].as_u64(), before["picks"].as_u64()), (Some(3), Some(3)), "{before}");
+    assert!(before["ap"].as_f64().unwrap() < 0.7);
+    let corner =
+        r#"{ "format": 1, "items": [{ "id": "r", "kind": "region", "points": [[110, 110], [199, 110], [199, 199], [110, 199]] }] }"#;
+    std::fs::write(path("labels/m.marks"), corner).unwrap();
+    let after = judge();
+    assert_eq!((after["labels"].as_u64(), after["picks"].as_u64()), (Some(2), Some(2)), "{after}");
+    assert_eq!(after["ap"].as_f64(), Some(1.0));
 }

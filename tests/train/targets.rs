@@ -1,9 +1,11 @@
 //! Training samples against the original's own: pictures and targets. tests/golden/README.md tells how these were made.
 
 use epicker::formats::image::{Pixels, ReadOptions, read_micrograph};
+use epicker::formats::marks::Shape;
 use epicker::preprocess::{Normalisation, normalise};
+use epicker::random::Random;
 use epicker::train::augment::{Crop, Sample, Symmetry, margin};
-use epicker::train::targets::{Targets, draw_gaussian, gaussian_radius};
+use epicker::train::targets::{Mark, Targets, draw_gaussian, gaussian_radius};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -204,4 +206,46 @@ fn gaussians_are_the_originals() {
     assert_eq!(centre, 1.0);
     assert!((beside - 0.135_335_28).abs() < 1e-7 && (diagonal - 0.018_315_64).abs() < 1e-8);
     assert_eq!(map.iter().filter(|value| **value > 0.0).count(), 6);
+}
+
+#[test]
+fn areas_that_are_left_out_weigh_nothing_and_labels_stay() {
+    let size = [16, 16];
+    let mut targets = Targets::new([2, 16, 16]);
+    assert!(targets.add(1, size, [3.0, 3.0, 8.0, 8.0], false));
+    let (before, labels) = (targets.heat_map.clone(), targets.labels.clone());
+    let square = Shape::Region(vec![[0.0, 0.0], [8.0, 0.0], [8.0, 8.0], [0.0, 8.0]]);
+    targets.mark(1, size, &square, Mark::LeftOut);
+    let at = |map: &[f32], x: usize, y: usize| map[256 + y * 16 + x];
+    // The label's own cell stays a label, all others of the area weigh (1 - y)^4, which is nothing.
+    assert_eq!(at(&targets.heat_map, 5, 5), 1.0);
+    for [x, y] in [[0, 0], [7, 7], [4, 5], [6, 5]] {
+        let y_of_cell = f64::from(at(&targets.heat_map, x, y));
+        assert!(y_of_cell < 1.0 && (1.0 - y_of_cell).powi(4) < 1e-20, "{x} {y}: {y_of_cell}");
+    }
+    let outside = |i: &usize| i % 16 > 8 || (i / 16) % 16 > 8 || *i < 256;
+    assert!((0..512).filter(outside).all(|i| targets.heat_map[i] == before[i]));
+    // Where nothing is, cells differ from 0 by less than anything that they weigh, and Gaussians of labels stay.
+    targets.mark(1, size, &Shape::Brush(2.0, vec![[12.5, 12.5]]), Mark::Nothing);
+    let nothing = at(&targets.heat_map, 12, 12);
+    assert!(nothing > 0.0 && nothing < 1e-5 && at(&targets.heat_map, 12, 15) == 0.0);
+    // A GPU would draw the labels alone.
+    assert!(labels.is_some() && targets.labels.is_none());
+}
+
+#[test]
+fn samples_are_drawn_around_what_somebody_has_looked_at() {
+    let mut random = Random::new(1, &[]);
+    let places = [[100.0, 200.0], [700.0, 50.0]];
+    let mut near = [0; 2];
+    for _ in 0..200 {
+        let mut sample = Sample::whole([900, 900]);
+        sample.focus(&mut random, &places, 32.0);
+        let is_near = |place: &[f64; 2]| (0..2).all(|i| (sample.centre_d[i] - place[i]).abs() <= 32.0);
+        near[places.iter().position(is_near).unwrap()] += 1;
+    }
+    assert!(near.iter().all(|count| *count > 60), "{near:?}");
+    let mut sample = Sample::whole([900, 900]);
+    sample.focus(&mut random, &[], 32.0);
+    assert_eq!(sample, Sample::whole([900, 900]));
 }

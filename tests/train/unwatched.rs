@@ -253,6 +253,36 @@ fn micrographs_that_cannot_be_read_are_named_and_the_others_train() {
 }
 
 #[test]
+fn marks_beside_labels_are_obeyed() {
+    let place = Place::with_discs(4);
+    let mark = |name: &str, finished: bool, excluded: bool| {
+        let nothing = r#"{ "id": "n1", "kind": "nothing", "x": 10.0, "y": 80.0 }"#;
+        let area = r#"{ "id": "b1", "kind": "brush", "r": 9.0, "points": [[90, 90], [60, 90]] }"#;
+        let text = format!(r#"{{ "format": 1, "finished": {finished}, "excluded": {excluded}, "items": [{nothing}, {area}] }}"#);
+        std::fs::write(place.path(&format!("discs/{name}.marks")), text).unwrap();
+    };
+    let train = |exp_id: &str, more: &[&str]| place.train(exp_id, &[&["--train_pct", "100", "--steps", "1"], more].concat());
+    mark("m0", true, false);
+    let told = train("finished", &[]).ended_with(0);
+    assert!(told.stdout.contains("4 micrographs train") && !told.stdout.contains("finished,"), "{}", told.stdout);
+    // Where somebody has not finished, what has no label may be a particle, unless the command line knows better.
+    mark("m1", false, false);
+    mark("m2", false, true);
+    let told = train("some", &[]).ended_with(0);
+    assert!(told.stdout.contains("1 micrograph not marked as finished"), "{}", told.stdout);
+    assert!(told.stdout.contains("3 micrographs train"), "{}", told.stdout);
+    assert!(told.stderr.contains("1 micrograph marked as excluded and left out: m2"), "{}", told.stderr);
+    let told = train("focal", &["--heat_map_loss", "focal"]).ended_with(0);
+    assert!(!told.stdout.contains("not marked as finished"), "{}", told.stdout);
+    // The marks change what is learnt.
+    let weights = |name: &str| std::fs::read(place.path(&format!("{name}/model_last.safetensors"))).unwrap();
+    assert_ne!(weights("finished"), weights("focal"));
+    std::fs::write(place.path("discs/m0.marks"), "{").unwrap();
+    let told = train("broken", &[]).ended_with(2);
+    assert!(told.stderr.contains("m0.marks: line 1"), "{}", told.stderr);
+}
+
+#[test]
 fn a_training_goes_on_with_its_own_schedule_where_none_is_given() {
     let place = Place::with_discs(2);
     let options = ["--train_pct", "100", "--steps", "8", "--batch_size", "3", "--lr", "1e-3"];

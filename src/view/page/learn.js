@@ -2,13 +2,13 @@
 
 // Learning from the labels, what comes out of it, and the walk through the places which the model is least sure of.
 
-const LABELS_NEEDED = 10, BUSY = new Set(['preparing', 'training', 'picking']);
+const BUSY = new Set(['preparing', 'training', 'picking']);
 let newPicksTold = false; // so that one event does not bring two messages
 const PHASES = { preparing: 'preparing', training: 'training', picking: 'picking' };
 
 const drawLearn = perFrame(() => {
   if (!state.session) return;
-  const { learn, score } = state, busy = BUSY.has(learn.phase), lacking = LABELS_NEEDED - state.labels;
+  const { learn, score } = state, busy = BUSY.has(learn.phase), lacking = state.session.labels_needed - state.labels;
   $('label-count').replaceChildren(make('strong', { textContent: many(state.labels, 'label') }), lacking > 0 ? `, ${lacking} more needed to learn` : ', enough to learn');
   $('learn').disabled = busy || lacking > 0;
   $('pick-all').disabled = busy;
@@ -27,7 +27,8 @@ const drawLearn = perFrame(() => {
 
 async function startLearning() {
   if (BUSY.has(state.learn.phase)) return;
-  if (state.labels < LABELS_NEEDED) return tell(`Learning needs at least ${LABELS_NEEDED} labels; there are ${state.labels}.`);
+  const needed = state.session.labels_needed;
+  if (state.labels < needed) return tell(`Learning needs at least ${needed} labels; there are ${state.labels}.`);
   const answer = await attempt(post('learn', {}));
   if (!answer) return;
   state.learn = { phase: answer.phase, share: 0, seconds_left: null, line: '' };
