@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs epicker into a folder of your choice: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it, and docs
-# and weights in FOLDER/share/epicker. It needs neither a network nor root; a second run replaces what the first one installed.
-# The folder can be moved afterwards.
+# Installs epicker into a folder of your choice: ./install.sh FOLDER makes FOLDER/bin/epicker, the wrappers beside it; docs,
+# licences and weights in FOLDER/share/epicker; man pages, completions of shells and a module file in the places below
+# FOLDER/share where they are looked for. It needs neither a network nor root; a second run replaces what the first one
+# installed. The folder can be moved afterwards.
 set -eu
 if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then
     echo "usage: $0 FOLDER (for example \$HOME/.local, or /opt/epicker)" >&2
@@ -26,13 +27,21 @@ for program in epicker epicker.sh epicker_train.sh; do
     chmod 755 "$to/bin/$program.new.$$"
     mv -f "$to/bin/$program.new.$$" "$to/bin/$program"
 done
-for part in docs weights README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT; do
+for part in docs examples weights README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT THIRD-PARTY-LICENSES.txt epicker.cdx.json; do
     if [ -e "$here/$part" ]; then
         rm -rf "$to/share/epicker/$part"
         cp -R "$here/$part" "$to/share/epicker/$part"
     fi
 done
-echo "installed $("$to/bin/epicker" --version) in $to"
+# Other programs have files in these folders, too, so only those of this program are replaced.
+rm -f "$to"/share/man/man1/epicker.1 "$to"/share/man/man1/epicker-*.1
+for file in man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d modulefiles/epicker; do
+    if [ -d "$here/share/$file" ]; then
+        mkdir -p "$to/share/$file"
+        cp "$here/share/$file"/* "$to/share/$file/"
+    fi
+done
+echo "installed $("$to/bin/epicker" -V) in $to"
 case ":$PATH:" in
     *":$to/bin:"*) ;;
     *) echo "add it to the PATH: export PATH=\"$to/bin:\$PATH\"" ;;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes dist/epicker-VERSION-linux-x86_64.tar.gz: the program with machine code for every GPU, its wrappers, models and
-# docs, for every Linux with glibc 2.17 (2012) or later. The install.sh inside installs it into a folder of the user's choice.
+# docs, man pages, completions, licences and a bill of materials, for every Linux with glibc 2.17 (2012) or later. The install.sh
+# inside installs it into a folder of the user's choice; packaging/ has recipes that go on from the archive.
 #
 # It needs cargo, python3 with pip (for zig, which links against the old glibc, and for NVRTC), and readelf, but neither a GPU
 # nor root.
@@ -11,6 +12,11 @@ cd "$(dirname "$0")/.."
 glibc=2.17
 zigbuild=0.24.0
 target=x86_64-unknown-linux-gnu
+
+# Man pages and completions follow from the command line, so a build for development makes them as well.
+shell_files=$(mktemp -d)
+trap 'rm -rf "$shell_files"' EXIT
+cargo run --quiet --locked --example shell_files -- "$shell_files"
 
 if ! command -v cargo-zigbuild >/dev/null; then
     tools=${XDG_CACHE_HOME:-$HOME/.cache}/epicker/zigbuild-$zigbuild
@@ -49,12 +55,22 @@ rm -rf "dist/$name"
 mkdir -p "dist/$name/bin"
 cp "$program" bin/epicker.sh bin/epicker_train.sh "dist/$name/bin/"
 cp -r docs README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT scripts/install.sh "dist/$name/"
+mkdir "dist/$name/examples"
+cp -r examples/slurm examples/cryosparc "dist/$name/examples/"
 if [ -d weights ]; then
     cp -r weights "dist/$name/weights"
+    # The program takes its own models rather than those of an earlier release, which it knows by these sums.
+    (cd "dist/$name/weights" && sha256sum ./*.safetensors >SHA256SUMS)
 fi
+cp -r "$shell_files" "dist/$name/share"
+chmod 755 "dist/$name/share"
+mkdir -p "dist/$name/share/modulefiles/epicker"
+cp packaging/modulefiles/epicker "dist/$name/share/modulefiles/epicker/$version"
+scripts/third-party.py "dist/$name"
 (cd "dist/$name" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
 # The same sources give the same archive, except for bytes that the compilers themselves change from run to run.
 tar --create --gzip --file "dist/$name.tar.gz" --directory dist --sort=name --owner=0 --group=0 --numeric-owner \
     --mtime "$(git log -1 --format=%cI)" "$name"
 rm -rf "dist/$name"
+(cd dist && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
 echo "dist/$name.tar.gz ($(du -h "dist/$name.tar.gz" | cut -f1), newest symbol $newest)"

@@ -5,7 +5,7 @@ use crate::Target;
 use epicker::formats::coordinates::{Content, Coordinate, Coordinates, Integers, Kind, Set, Warnings};
 use epicker::formats::label_file::{BoxStyle, FAMILIES, ReadOptions, read};
 use epicker::formats::star::write::{SegmentSteps, Style};
-use epicker::formats::{box_file, cbox, coord, detect, eman_json, star, text, thi, topaz};
+use epicker::formats::{box_file, cbox, coord, cs, detect, eman_json, star, text, thi, topaz};
 
 /// The coordinate readers, each alone, and the choice between them.
 pub const TARGETS: &[Target] = &[
@@ -16,6 +16,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "cbox", run: run_cbox, seeds: cbox_seeds, text: true, memory_factor: 64 },
     Target { name: "topaz", run: run_topaz, seeds: topaz_seeds, text: true, memory_factor: 64 },
     Target { name: "eman_json", run: run_eman_json, seeds: json_seeds, text: true, memory_factor: 64 },
+    Target { name: "cs", run: run_cs, seeds: cs_seeds, text: false, memory_factor: 600 }, // LZ4 packs 255 bytes into one
     Target { name: "detect", run: run_detect, seeds: all_seeds, text: true, memory_factor: 64 },
 ];
 
@@ -77,6 +78,14 @@ fn run_eman_json(bytes: &[u8]) {
     let Ok(text) = text::decode(bytes) else { return };
     if let Ok((content, _)) = eman_json::read(&text) {
         write_and_read(&content);
+    }
+}
+
+fn run_cs(bytes: &[u8]) {
+    for ignore_shifts in [false, true] {
+        if let Ok((content, _)) = cs::read(bytes, ignore_shifts) {
+            write_and_read(&content);
+        }
     }
 }
 
@@ -222,6 +231,60 @@ fn topaz_seeds() -> Vec<Vec<u8>> {
 
 fn json_seeds() -> Vec<Vec<u8>> {
     bytes_of(&["{\"ctf\": null, \"boxes\": [[19, 56.5, \"manual\"], [1e3, -2, \"auto_local\", 0.5], [3, 4, \"refbad\"]]}"])
+}
+
+/// Particles as records of numpy and as a stream whose fields are blocks of LZ4, and exposures.
+fn cs_seeds() -> Vec<Vec<u8>> {
+    let npy = |descr: &str, rows: usize, records: Vec<u8>| {
+        let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': ({rows},), }}\n");
+        [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes(), header.as_bytes(), &records].concat()
+    };
+    let places = "('location/micrograph_path', '|S5'), ('location/micrograph_shape', '<u4', (2,)), ('location/center_x_frac', '<f4'), \
+                  ('location/center_y_frac', '<f4'), ('pick_stats/ncc_score', '<f4')";
+    let place = |path: &[u8; 5], x: f32| {
+        let shape = [100u32, 200].map(u32::to_le_bytes).concat();
+        [path.as_slice(), &shape, &[x, 0.5, 0.75].map(f32::to_le_bytes).concat()].concat()
+    };
+    let more = "('alignments2D/shift', '<f4', (2,)), ('alignments2D/psize_A', '<f4'), ('filament/filament_uid', '<u8')";
+    let refined = |path: &[u8; 5], x: f32, fiber: u64| {
+        [place(path, x), [1.0f32, -2.0, 3.5].map(f32::to_le_bytes).concat(), fiber.to_le_bytes().to_vec()].concat()
+    };
+    let header = "{\"length\": 2, \"dtype\": [[\"uid\", \"<u8\"], [\"location/micrograph_path\", \"|O\"], \
+                  [\"location/micrograph_shape\", \"<u4\", [2]], [\"location/center_x_frac\", \"<f4\"], \
+                  [\"location/center_y_frac\", \"<f4\"]], \"compression\": \"lz4\", \"compressed_fields\": \
+                  [\"location/micrograph_path\", \"location/micrograph_shape\"]}";
+    let fields: [&[u8]; 5] = [
+        &[7; 16],
+        b"\x1f\x01\x01\x00\x00", // a run that is too long: the mutations find shorter ones
+        b"\x84\x64\0\0\0\xc8\0\0\0\x08\0",
+        &[0.25f32, 0.5].map(f32::to_le_bytes).concat(),
+        &[0.75f32, 1.0].map(f32::to_le_bytes).concat(),
+    ];
+    let stream = |paths: &[u8]| {
+        let mut bytes = [b"\x95CSDAT".as_slice(), &(header.len() as u32).to_le_bytes(), header.as_bytes()].concat();
+        for (i, field) in fields.into_iter().enumerate() {
+            let field = if i == 1 { paths } else { field };
+            bytes.extend((field.len() as u32).to_le_bytes());
+            bytes.extend(field);
+        }
+        bytes.extend(b"\0a.mrc\0");
+        bytes
+    };
+    vec![
+        npy(&format!("[{places}]"), 2, [place(b"a.mrc", 0.25), place(b"b.mrc", 0.5)].concat()),
+        npy(
+            &format!("[{places}, {more}]"),
+            3,
+            [refined(b"a.mrc", 0.25, 9), refined(b"a.mrc", 0.5, 9), refined(b"a.mrc", 0.125, 1)].concat(),
+        ),
+        npy(
+            "[('micrograph_blob/path', '|S6'), ('micrograph_blob/psize_A', '<f4')]",
+            1,
+            [b">a.mrc".as_slice(), &1.5f32.to_le_bytes()].concat(),
+        ),
+        stream(fields[1]),
+        stream(b"\xf0\x01\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0"), // two indices as literals
+    ]
 }
 
 fn all_seeds() -> Vec<Vec<u8>> {

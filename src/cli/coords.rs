@@ -89,7 +89,7 @@ pub struct CoordsArgs {
     /// What to do with points that are equal to another one of their micrograph, as symmetry expansion writes them
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     equal: Doubtful,
-    /// Leave out the refined shifts of STAR files
+    /// Leave out the refined shifts of STAR and .cs files
     #[arg(long = "no-shifts", alias = "no_shifts")]
     no_shifts: bool,
     /// One table for all micrographs (star, topaz and cryosparc; the last two always)

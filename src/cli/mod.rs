@@ -32,10 +32,11 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use status::{Usage, status_of};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 /// Finds particles, vesicles and filaments in cryo-EM micrographs
 #[derive(Parser)]
-#[command(name = "epicker", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "epicker", version, long_version = VERSION_IN_FULL.as_str(), disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,6 +44,17 @@ struct Cli {
 
 /// What `epicker --help` ends with.
 const AFTER_HELP: &str = "epicker help COMMAND tells the options of a command.";
+
+/// What `--version` tells: the version, the commit, and the GPUs for which the program has machine code. `-V` tells the first.
+static VERSION_IN_FULL: LazyLock<String> = LazyLock::new(|| {
+    let kernels = crate::doctor::kernels().unwrap_or_else(|error| format!("kernels: {error:#}"));
+    format!("{}\ncommit {}\n{kernels}", env!("CARGO_PKG_VERSION"), commit())
+});
+
+/// The commit that the program was made from.
+pub fn commit() -> &'static str {
+    option_env!("EPICKER_COMMIT").unwrap_or("unknown, a build for development or without git")
+}
 
 #[derive(Subcommand)]
 enum Command {
@@ -161,11 +173,16 @@ pub fn check_command_line(args: Vec<OsString>) -> anyhow::Result<()> {
     understand(args).map(|_| ())
 }
 
-fn understand(args: Vec<OsString>) -> anyhow::Result<Asked> {
-    let mut commands = Cli::command().mut_subcommands(|command| {
+/// All commands and options, from which man pages and completions of shells are made.
+pub fn commands() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
         // Values such as -1 must not be taken for options; the allowed ranges judge them.
         command.arg(quiet_arg()).args_override_self(true).mut_args(with_negative_numbers)
-    });
+    })
+}
+
+fn understand(args: Vec<OsString>) -> anyhow::Result<Asked> {
+    let mut commands = commands();
     let (args, ignored) = spelling::canonical(args, &commands)?;
     let called = args.get(1).and_then(|name| commands.find_subcommand(name)).cloned();
     let understood = commands.try_get_matches_from_mut(args).and_then(|matches| {

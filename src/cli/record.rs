@@ -26,7 +26,7 @@ impl Record {
         record.add("started at", format!("{stamp} (universal time)"));
         record.add("program", concat!("epicker ", env!("CARGO_PKG_VERSION")));
         // The build script tells a release build its commit.
-        record.add("commit", option_env!("EPICKER_COMMIT").unwrap_or("unknown, a build for development or without git"));
+        record.add("commit", super::commit());
         record
     }
 

@@ -59,8 +59,11 @@ pub fn image_format(head: &[u8]) -> ImageFormat {
         ImageFormat::Refused("a zip archive (a PyTorch model is one too)", "give the micrograph itself")
     } else if is(b"\x89HDF") {
         ImageFormat::Refused("HDF5 (EMAN2 .hdf)", "convert it to MRC with e2proc2d.py")
-    } else if is(b"\x93NUMPY") {
-        ImageFormat::Refused("NumPy (.npy, cryoSPARC .cs)", "give the micrograph itself")
+    } else if is(b"\x93NUMPY") || is(b"\x95CSDAT") {
+        ImageFormat::Refused(
+            "NumPy (.npy, cryoSPARC .cs)",
+            "give the micrograph itself; a list of micrographs (exposures) has to end in .cs",
+        )
     } else if is(b"\xff\xd8\xff") {
         ImageFormat::Refused("JPEG", "its losses harm picking: use the original, or convert it to PNG")
     } else if is(b"GIF8") {
@@ -119,6 +122,8 @@ pub enum CoordinateFormat {
     Topaz,
     /// EMAN2's info file.
     EmanJson,
+    /// cryoSPARC's table.
+    Cs,
 }
 
 /// The format of the text of a coordinate file. Content decides; `extension` (lower case, without the dot) only

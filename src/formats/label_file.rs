@@ -4,8 +4,8 @@
 
 use super::coordinates::{Content, Kind, Slices, Warnings};
 use super::detect::{CoordinateFormat, coordinate_format};
-use super::{box_file, cbox, coord, eman_json, imod, regular, star, text, thi, topaz};
-use anyhow::{Context, Result, bail};
+use super::{box_file, cbox, coord, cs, eman_json, imod, regular, star, text, thi, topaz};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -28,10 +28,12 @@ pub enum Family {
     Json,
     /// EMAN2's helicon text.
     Helicon,
+    /// cryoSPARC's tables.
+    Cs,
 }
 
 /// Names of the families on the command line.
-pub const FAMILIES: [(&str, Family); 8] = [
+pub const FAMILIES: [(&str, Family); 9] = [
     ("thi", Family::Thi),
     ("star", Family::Star),
     ("box", Family::Box),
@@ -40,6 +42,7 @@ pub const FAMILIES: [(&str, Family); 8] = [
     ("topaz", Family::Topaz),
     ("json", Family::Json),
     ("helicon", Family::Helicon),
+    ("cs", Family::Cs),
 ];
 
 impl FromStr for Family {
@@ -97,6 +100,11 @@ pub struct LabelFile {
 /// Errors: an image or another binary file, no known format, or a fault in the file, with its line.
 /// Source: docs/formats.md, "Which format a coordinate file has".
 pub fn read(bytes: &[u8], extension: &str, options: &ReadOptions) -> Result<LabelFile> {
+    if cs::is_cs(bytes) {
+        ensure_family(CoordinateFormat::Cs, options.family.is_none_or(|family| family == Family::Cs), options.family)?;
+        let (content, warnings) = cs::read(bytes, options.star.ignore_shifts)?;
+        return Ok(LabelFile { format: CoordinateFormat::Cs, content, warnings: warnings.into_messages() });
+    }
     refuse_images(bytes)?;
     let text = &*text::decode(bytes)?;
     let mut warnings = Warnings::default();
@@ -107,6 +115,7 @@ pub fn read(bytes: &[u8], extension: &str, options: &ReadOptions) -> Result<Labe
         CoordinateFormat::Cbox => cbox::read(text)?,
         CoordinateFormat::Topaz => topaz::read(text, options.topaz_scale.unwrap_or(1.0))?,
         CoordinateFormat::EmanJson => eman_json::read(text)?,
+        CoordinateFormat::Cs => cs::read(bytes, options.star.ignore_shifts)?,
         numbers => {
             let mut more = Warnings::default();
             let content = match numbers {
@@ -180,12 +189,17 @@ fn choose_format(text: &str, extension: &str, options: &ReadOptions, warnings: &
         CoordinateFormat::ImodContours => family == Family::Coord,
         CoordinateFormat::Topaz => family == Family::Topaz,
         CoordinateFormat::EmanJson => family == Family::Json,
+        CoordinateFormat::Cs => family == Family::Cs,
     };
-    if !fits {
-        let name = FAMILIES.iter().find(|(_, known)| *known == family).map_or("", |(name, _)| name);
-        bail!("this looks like {}; expected {name}, as asked for; leave the format out or correct it", describe(found));
-    }
+    ensure_family(found, fits, options.family)?;
     Ok(found)
+}
+
+/// Refuses a file of another format than that which was asked for.
+fn ensure_family(found: CoordinateFormat, fits: bool, wanted: Option<Family>) -> Result<()> {
+    let name = FAMILIES.iter().find(|(_, known)| Some(*known) == wanted).map_or("", |(name, _)| name);
+    ensure!(fits, "this looks like {}; expected {name}, as asked for; leave the format out or correct it", describe(found));
+    Ok(())
 }
 
 /// The name of a format for messages.
@@ -204,6 +218,7 @@ pub fn describe(format: CoordinateFormat) -> &'static str {
         CoordinateFormat::ImodContours => "contours of IMOD",
         CoordinateFormat::Topaz => "a Topaz table",
         CoordinateFormat::EmanJson => "an EMAN2 info file",
+        CoordinateFormat::Cs => "a .cs file of cryoSPARC",
     }
 }
 
@@ -212,11 +227,6 @@ fn refuse_images(bytes: &[u8]) -> Result<()> {
     use super::detect::{HEAD_LEN, ImageFormat, image_format};
     match image_format(&bytes[..bytes.len().min(HEAD_LEN)]) {
         ImageFormat::Text | ImageFormat::Unknown => Ok(()),
-        ImageFormat::Refused("NumPy (.npy, cryoSPARC .cs)", _) => {
-            bail!(
-                "byte 0: this is NumPy data (.npy, cryoSPARC .cs); expected coordinates as text; convert it to STAR with pyem's csparc2star.py"
-            )
-        }
         ImageFormat::Refused(name, _) => bail!("byte 0: this is {name}; expected coordinates as text; give the coordinate file itself"),
         ImageFormat::Gzip | ImageFormat::Bzip2 => bail!("byte 0: this is compressed; expected coordinates as text; unpack it first"),
         ImageFormat::Mrc | ImageFormat::Png | ImageFormat::Tiff => {

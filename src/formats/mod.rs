@@ -22,6 +22,7 @@ pub mod box_file;
 pub mod candidates; //  everything the network found on one micrograph
 pub mod cbox;
 pub mod coord;
+pub mod cs; //          cryoSPARC's tables
 pub mod eman_json;
 pub mod imod; //        contours as model2point prints them
 pub mod marks; //       what is left out, where nothing is, whether all is labelled

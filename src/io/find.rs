@@ -39,13 +39,13 @@ const FOLDER_ENDINGS: [&str; 3] = [".mrc", ".mrc.gz", ".mrc.bz2"];
 /// Finds the micrographs that `data` means.
 ///
 /// A file is itself; a folder means its files ending in .mrc, .mrc.gz or .mrc.bz2 (any case), not those of folders
-/// below; a file ending in .thi, .star or .txt is a list.
+/// below; a file ending in .thi, .star, .txt or .cs is a list.
 /// Errors: nothing is there; the folder or list holds no micrograph; the list holds coordinates; files of the list are
 /// missing (all are told at once) and `skip_missing` is not set.
 pub fn find_micrographs(data: &Path, skip_missing: bool) -> Result<MicrographList> {
     let metadata = std::fs::metadata(data).with_context(|| {
         format!(
-            "{}: cannot be found; expected a micrograph, a folder of micrographs or a list ending in .thi, .star or .txt",
+            "{}: cannot be found; expected a micrograph, a folder of micrographs or a list ending in .thi, .star, .txt or .cs",
             data.display()
         )
     })?;
@@ -93,7 +93,7 @@ pub fn find_all(data: &[PathBuf], skip_missing: bool) -> Result<MicrographList> 
 
 /// True for the names of lists.
 pub fn is_list(path: &Path) -> bool {
-    ["thi", "star", "txt"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
+    ["thi", "star", "txt", "cs"].iter().any(|ending| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(ending)))
 }
 
 /// The files of a folder that are micrographs by their names, in code-point order; none is no error.
@@ -189,7 +189,7 @@ fn read_list(list: &Path) -> Result<Entries> {
         Content::Micrographs(entries) => entries,
         Content::Pairs(pairs) => pairs.into_iter().map(|pair| ListedMicrograph::at(pair.micrograph)).collect(),
         Content::Coordinates(_) => bail!(
-            "{}: this lists coordinates, not files; expected [File List: Filename] or rlnMicrographName; give the micrographs with --data",
+            "{}: this lists coordinates, not files; expected [File List: Filename], rlnMicrographName or exposures of cryoSPARC; give the micrographs with --data",
             list.display()
         ),
     };

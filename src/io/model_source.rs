@@ -1,7 +1,9 @@
 //! Where a model comes from: a file, or a general model by its name.
 //!
 //! General models lie in weights/ and are built into the program (build.rs). A file `weights/NAME.safetensors` beside the
-//! program, or in `../share/epicker/weights`, is taken instead of the built-in one, because somebody has put it there.
+//! program, or in `../share/epicker/weights`, is taken instead of the built-in one if somebody has put it there. A release puts
+//! its own models there as well, for people to look at; they are told by the sums that it puts beside them, and are never taken
+//! instead of the built-in ones, because a newer program may find those of an older release.
 
 use crate::formats::model_file::{load_checkpoint_file, read_checkpoint, sha256, sha256_of_file};
 use crate::formats::pth::Checkpoint;
@@ -130,7 +132,8 @@ fn place_of(name: &str, built_in: Option<&'static [u8]>, program: Option<&Path>)
         Some(folder) => vec![folder.join(&file), folder.join("../share/epicker").join(&file)],
         None => Vec::new(),
     };
-    if let Some(found) = beside.into_iter().find(|path| path.is_file()) {
+    let is_taken = |path: &PathBuf| path.is_file() && (built_in.is_none() || !is_as_released(path));
+    if let Some(found) = beside.into_iter().find(is_taken) {
         return Ok(Place::File(found));
     }
     built_in.map(Place::BuiltIn).ok_or_else(|| {
@@ -140,6 +143,18 @@ fn place_of(name: &str, built_in: Option<&'static [u8]>, program: Option<&Path>)
              name a model's file with --load_model, or build from sources that have it"
         )
     })
+}
+
+/// True for a model that a release has put where it is, and that nobody has changed since: `SHA256SUMS` beside it, as
+/// scripts/release.sh makes it with sha256sum, has its sum.
+fn is_as_released(path: &Path) -> bool {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else { return false };
+    let Ok(sums) = std::fs::read_to_string(folder.join("SHA256SUMS")) else { return false };
+    let told = sums.lines().filter_map(|line| line.split_once(' '));
+    let Some((sum, _)) = told.into_iter().find(|(_, file)| file.trim_start_matches([' ', '*']).trim_start_matches("./") == name) else {
+        return false;
+    };
+    sha256_of_file(path).is_ok_and(|found| found == sum)
 }
 
 #[cfg(test)]
@@ -172,5 +187,20 @@ mod tests {
             let Place::File(found) = place(Some(b"bytes")).unwrap() else { panic!("the built-in one") };
             assert_eq!(found.canonicalize().unwrap(), folder.path().join(beside).join("particle.safetensors").canonicalize().unwrap());
         }
+    }
+
+    #[test]
+    fn a_model_of_an_older_release_does_not_go_before_the_built_in_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, weights) = (folder.path().join("bin/epicker"), folder.path().join("share/epicker/weights"));
+        std::fs::create_dir_all(folder.path().join("bin")).unwrap();
+        std::fs::create_dir_all(&weights).unwrap();
+        std::fs::write(weights.join("particle.safetensors"), "old").unwrap();
+        std::fs::write(weights.join("SHA256SUMS"), format!("{}  ./particle.safetensors\n", sha256(b"old"))).unwrap();
+        let place = |built_in: Option<&'static [u8]>| place_of("particle", built_in, Some(&program)).unwrap();
+        assert_eq!(place(Some(b"new")), Place::BuiltIn(b"new"));
+        assert!(matches!(place(None), Place::File(_)), "a program without models takes what is there");
+        std::fs::write(weights.join("particle.safetensors"), "somebody's own").unwrap();
+        assert!(matches!(place(Some(b"new")), Place::File(_)), "a model that somebody has put there");
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 /// Extensions of micrographs, lower case.
 pub const IMAGE_EXTENSIONS: [&str; 8] = ["mrc", "mrcs", "map", "st", "rec", "tif", "tiff", "png"];
 /// Extensions of coordinate files, lower case.
-pub const LABEL_EXTENSIONS: [&str; 8] = ["thi", "star", "box", "coord", "coords", "cbox", "txt", "json"];
+pub const LABEL_EXTENSIONS: [&str; 9] = ["thi", "star", "box", "coord", "coords", "cbox", "txt", "json", "cs"];
 /// Names of the lists that a run writes beside its coordinate files.
 const RESERVED: [&str; 2] = ["autopick", "merge_results"];
 

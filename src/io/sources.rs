@@ -9,6 +9,7 @@ use super::lists::{self, Places};
 use super::names::{LABEL_EXTENSIONS, is_image_name};
 use super::pairing::Name;
 use crate::formats::coordinates::{Content, Coordinates, ListedPair, Set, Warnings};
+use crate::formats::cs;
 use crate::formats::detect::CoordinateFormat;
 use crate::formats::label_file::{self, Family, ReadOptions};
 use crate::formats::pixel_size::{self, Evidence, PixelSize};
@@ -69,7 +70,8 @@ pub struct Sources {
 pub struct Unreadable {
     /// Why.
     pub error: anyhow::Error,
-    /// True for a `.txt` or `.json` of a folder, which may never have been meant as coordinates.
+    /// True for a `.txt`, `.json` or `.cs` of a folder, which may never have been meant as coordinates: a job of cryoSPARC
+    /// writes tables of classes and volumes beside its particles.
     pub may_be_else: bool,
 }
 
@@ -110,7 +112,7 @@ pub fn read_sources(inputs: &[PathBuf], options: &ReadOptions) -> Result<Sources
         if metadata.is_dir() {
             sources.folder(input, options)?;
         } else {
-            match hold(input, options, &mut sources.warnings) {
+            match hold_named(input, options, &mut sources.warnings) {
                 Ok(Held::Coordinates(format, sets)) => sources.add(input, format, sets),
                 Ok(list) => later.push((input.as_path(), list)),
                 Err(error) => sources.faults.push(Unreadable { error, may_be_else: false }),
@@ -136,6 +138,7 @@ fn endings(family: Option<Family>) -> &'static [&'static str] {
         Some(Family::Topaz) => &["txt"],
         Some(Family::Json) => &["json"],
         Some(Family::Helicon) => &["txt", "box"],
+        Some(Family::Cs) => &["cs"],
     }
 }
 
@@ -164,6 +167,39 @@ fn files_of(folder: &Path, family: Option<Family>, warnings: &mut Vec<String>) -
         endings(family).join(", .")
     );
     Ok(files)
+}
+
+/// Reads one file that was named by itself: [`hold`], but the particles of a `.cs` file without their places get them from the
+/// passthrough file that their job has put beside it.
+fn hold_named(path: &Path, options: &ReadOptions, warnings: &mut Vec<String>) -> Result<Held> {
+    if extension_of(path) == "cs" && options.family.is_none_or(|family| family == Family::Cs) {
+        let bytes = regular::read(path)?;
+        if cs::are_without_places(&bytes) {
+            for rest in passthrough_files(path) {
+                let joined = regular::read(&rest).and_then(|rest| cs::read_with(&bytes, &rest, options.star.ignore_shifts));
+                // A file that cannot be read, or has other particles, is not the one that is looked for.
+                if let Ok(Some((Content::Coordinates(sets), more))) = joined {
+                    warnings.push(format!("{}: the places of its particles are taken from {}", path.display(), rest.display()));
+                    warnings.extend(more.into_messages().iter().map(|warning| format!("{}: {warning}", path.display())));
+                    return Ok(Held::Coordinates(CoordinateFormat::Cs, sets));
+                }
+            }
+        }
+    }
+    hold(path, options, warnings)
+}
+
+/// The passthrough files in the folder of a `.cs` file, by name.
+fn passthrough_files(path: &Path) -> Vec<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let is_meant = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.contains("passthrough") && extension_of(path) == "cs" && path.is_file()
+    };
+    let mut found: Vec<PathBuf> = entries.filter(is_meant).collect();
+    found.sort();
+    found
 }
 
 /// Reads one file without following it if it is a list.
@@ -206,7 +242,7 @@ impl Sources {
                 Ok(Held::Micrographs) => {}
                 Ok(list) => lists.push((path, list)),
                 Err(error) => {
-                    let may_be_else = options.family.is_none() && ["txt", "json"].contains(&&*extension_of(&path));
+                    let may_be_else = options.family.is_none() && ["txt", "json", "cs"].contains(&&*extension_of(&path));
                     self.faults.push(Unreadable { error, may_be_else });
                 }
             }

@@ -918,7 +918,7 @@ fn helicon_text_is_read_with_both_kinds_of_brackets() {
 #[test]
 fn what_is_no_text_is_named() {
     for (bytes, wanted) in [
-        (&b"\x93NUMPY\x01\x00v\x00{'descr'"[..], "csparc2star"),
+        (&b"\x93NUMPY\x01\x00v\x00{'descr'"[..], "cut off"),
         (b"\x89PNG\r\n\x1a\n", "this is an image"),
         (b"\x1f\x8b\x08\x00", "compressed"),
         (b"1 2\n\x00\x00", "a zero byte"),

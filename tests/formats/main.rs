@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cs;
 mod images;
 mod labels;
 mod models;
