@@ -53,7 +53,7 @@ fn a_release_installs_where_it_is_told_and_again() {
     assert!(share("modulefiles/epicker/0.1.0").starts_with("#%Module"));
     let page = share("man/man1/epicker-pick.1");
     assert!(page.contains(".TH") && page.contains("load_model") && !page.contains("commit"), "{page}");
-    assert!(share("man/man1/epicker.1").contains("epicker\\-coords(1)") && to.join("share/man/man1/epicker-exemplar-create.1").is_file());
+    assert!(share("man/man1/epicker.1").contains("epicker\\-coords(1)") && to.join("share/man/man1/epicker-exemplar.1").is_file());
     for (file, wanted) in [
         ("bash-completion/completions/epicker", "complete -F _epicker"),
         ("zsh/site-functions/_epicker", "#compdef epicker"),
