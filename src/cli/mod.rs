@@ -36,7 +36,7 @@ use std::sync::LazyLock;
 
 /// Finds particles, vesicles and filaments in cryo-EM micrographs
 #[derive(Parser)]
-#[command(name = "epicker", version, long_version = VERSION_IN_FULL.as_str(), disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "epicker", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -183,6 +183,10 @@ pub fn commands() -> clap::Command {
 
 fn understand(args: Vec<OsString>) -> anyhow::Result<Asked> {
     let mut commands = commands();
+    // Other command lines need not read which kernels there are.
+    if args.iter().any(|arg| arg == "--version") {
+        commands = commands.long_version(VERSION_IN_FULL.as_str());
+    }
     let (args, ignored) = spelling::canonical(args, &commands)?;
     let called = args.get(1).and_then(|name| commands.find_subcommand(name)).cloned();
     let understood = commands.try_get_matches_from_mut(args).and_then(|matches| {

@@ -8,7 +8,6 @@ use crate::formats::{label_file, regular};
 use crate::io::lists::{self, Places};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// One micrograph to work on.
@@ -100,40 +99,42 @@ pub fn is_list(path: &Path) -> bool {
 ///
 /// Errors: the folder cannot be listed.
 pub fn micrographs_of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(look_into(folder)?.micrographs)
+}
+
+/// What lies in a folder.
+#[derive(Default)]
+struct InFolder {
+    micrographs: Vec<PathBuf>,
+    /// Images of other kinds, which a list could name.
+    other_images: usize,
+    warnings: Vec<String>,
+}
+
+fn look_into(folder: &Path) -> Result<InFolder> {
     let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
-    let mut names = Vec::new();
+    let (mut names, mut within) = (Vec::new(), InFolder::default());
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
-        if kind_of(&entry.path(), &entry.file_name()) == InFolder::Micrograph {
-            names.push(entry.file_name());
+        let name = entry.file_name();
+        let lower = name.to_string_lossy().to_ascii_lowercase();
+        // Hidden files are what other programs leave behind: the ._a.mrc of macOS holds no image.
+        if lower.starts_with('.') || entry.path().is_dir() {
+            continue;
+        }
+        if FOLDER_ENDINGS.iter().any(|ending| lower.ends_with(ending)) {
+            match regular::special(&entry.path()) {
+                Some(what) => within.warnings.push(skipped(&entry.path(), what)),
+                None => names.push(name),
+            }
+        } else if [".mrcs", ".map", ".st", ".rec", ".tif", ".tiff", ".png"].iter().any(|ending| lower.ends_with(ending)) {
+            within.other_images += 1;
         }
     }
+    // Names are sorted by their bytes. That is the order of their code points, and it is the same on every machine.
     names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// What an entry of a folder is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InFolder {
-    Micrograph,
-    /// A named pipe, a socket or a device, called as a micrograph.
-    Special(&'static str),
-    /// An image of another kind, which a list could name.
-    OtherImage,
-    Else,
-}
-
-fn kind_of(path: &Path, name: &OsStr) -> InFolder {
-    let lower = name.to_string_lossy().to_ascii_lowercase();
-    // Hidden files are what other programs leave behind: the ._a.mrc of macOS holds no image.
-    if lower.starts_with('.') || path.is_dir() {
-        return InFolder::Else;
-    }
-    if FOLDER_ENDINGS.iter().any(|ending| lower.ends_with(ending)) {
-        return regular::special(path).map_or(InFolder::Micrograph, InFolder::Special);
-    }
-    let is_image = [".mrcs", ".map", ".st", ".rec", ".tif", ".tiff", ".png"].iter().any(|ending| lower.ends_with(ending));
-    if is_image { InFolder::OtherImage } else { InFolder::Else }
+    within.micrographs = names.into_iter().map(|name| folder.join(name)).collect();
+    Ok(within)
 }
 
 fn found(path: PathBuf, name: String, pixel_size: Stated) -> Found {
@@ -141,28 +142,14 @@ fn found(path: PathBuf, name: String, pixel_size: Stated) -> Found {
 }
 
 fn of_folder(folder: &Path) -> Result<MicrographList> {
-    let unreadable = || format!("{}: the folder cannot be listed; check its rights", folder.display());
-    let mut names = Vec::new();
-    let (mut others, mut warnings) = (0, Vec::new());
-    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
-        let entry = entry.with_context(unreadable)?;
-        match kind_of(&entry.path(), &entry.file_name()) {
-            InFolder::Micrograph => names.push(entry.file_name()),
-            InFolder::Special(what) => warnings.push(skipped(&entry.path(), what)),
-            InFolder::OtherImage => others += 1,
-            InFolder::Else => {}
-        }
-    }
+    let InFolder { micrographs, other_images: others, warnings } = look_into(folder)?;
     ensure!(
-        !names.is_empty(),
+        !micrographs.is_empty(),
         "{}: no file ending in .mrc, .mrc.gz or .mrc.bz2{}; expected micrographs; check --data, or name other files in a list ending in .thi",
         folder.display(),
         if others > 0 { format!(", but {others} other images") } else { String::new() }
     );
-    // Names are sorted by their bytes. That is the order of their code points, and it is the same on every machine.
-    names.sort_by(|a, b| a.as_encoded_bytes().cmp(b.as_encoded_bytes()));
-    let micrographs =
-        names.into_iter().map(|name| folder.join(name)).map(|path| found(path.clone(), path.display().to_string(), Stated::default()));
+    let micrographs = micrographs.into_iter().map(|path| found(path.clone(), path.display().to_string(), Stated::default()));
     Ok(MicrographList { micrographs: micrographs.collect(), warnings, ..MicrographList::default() })
 }
 

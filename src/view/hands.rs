@@ -275,8 +275,7 @@ pub fn pick_into(
     args.extend(workbench.options_of_size());
     args.extend(picker.threshold.iter().flat_map(|threshold| ["--vis_thresh".to_owned(), threshold.to_string()]));
     args.push("--data".to_owned());
-    let path = |i: &usize| std::path::absolute(&fixed.micrographs[*i].path).unwrap_or_else(|_| fixed.micrographs[*i].path.clone());
-    args.extend(some.iter().map(|i| path(i).display().to_string()));
+    args.extend(some.iter().map(|i| fixed.path(*i).display().to_string()));
     let mut done = 0;
     let ended = running.run(&fixed.program, &args, |event| {
         if event["event"] == "image" {
@@ -313,8 +312,8 @@ fn pick_some(workbench: &Workbench, some: &[usize], running: &Running) -> Result
 }
 
 fn pick_all(workbench: &Workbench, running: &Running) -> Result<()> {
-    let excluded = workbench.sheets.each(|sheet| sheet.marks.excluded);
-    let all: Vec<usize> = (0..workbench.fixed.micrographs.len()).filter(|i| !excluded[*i]).collect();
+    let excluded = workbench.sheets.excluded();
+    let all: Vec<usize> = (0..workbench.fixed.micrographs.len()).filter(|i| !excluded.contains(i)).collect();
     let folder = workbench.folder_to_pick_into()?;
     let hands = &workbench.hands;
     let hear = |share: f64| hands.tell(Phase::Picking, share, &format!("picking {}", counted(all.len(), "micrograph")));

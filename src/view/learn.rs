@@ -194,8 +194,7 @@ pub fn learn(workbench: &Workbench, running: &Running) -> Result<()> {
     for (i, marks) in &training {
         workbench.sheets.write(&of_training, *i, marks)?;
     }
-    let path = |i: usize| std::path::absolute(&fixed.micrographs[i].path).unwrap_or_else(|_| fixed.micrographs[i].path.clone());
-    let rows = training.iter().map(|(i, _)| star::quoted(&path(*i).display().to_string()));
+    let rows = training.iter().map(|(i, _)| star::quoted(&fixed.path(*i).display().to_string()));
     let list = folder.join("micrographs.star");
     write_whole(&list, star::table("micrographs", &["rlnMicrographName"], rows).as_bytes())?;
 
@@ -303,8 +302,8 @@ fn train(workbench: &Workbench, (folder, list, labels): (&Path, &Path, &Path), r
 /// The micrographs that are picked first with a new model: those with labels, and some others, evenly spread.
 fn shown_first(workbench: &Workbench, labelled: &[usize]) -> Vec<usize> {
     let all = workbench.fixed.micrographs.len();
-    let excluded = workbench.sheets.each(|sheet| sheet.marks.excluded);
-    let others: Vec<usize> = (0..all).filter(|i| !labelled.contains(i) && !excluded[*i]).collect();
+    let excluded = workbench.sheets.excluded();
+    let others: Vec<usize> = (0..all).filter(|i| !labelled.contains(i) && !excluded.contains(i)).collect();
     let count = others.len().min(MOST_PICKED);
     labelled.iter().copied().chain((0..count).map(|k| others[k * others.len() / count])).collect()
 }

@@ -203,8 +203,7 @@ impl Workbench {
         let args = ["rethreshold", "--data", &data, "--vis_thresh", &threshold.to_string()].map(str::to_owned);
         let mut files = 0;
         run::Running::default().run(&self.fixed.program, &args, |event| files += usize::from(event["event"] == "image"))?;
-        let excluded: Vec<usize> =
-            self.sheets.each(|sheet| sheet.marks.excluded).iter().enumerate().filter(|(_, is)| **is).map(|(i, _)| i).collect();
+        let excluded = self.sheets.excluded();
         self.look_at(&folder)?;
         let mut line = format!("{} written to {data}", counted(files, "coordinate file"));
         if !excluded.is_empty() {

@@ -17,7 +17,7 @@ use crate::preprocess::geometry::Geometry;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -123,7 +123,6 @@ struct Looked {
     histograms: HashMap<usize, [u32; BINS]>,
     threshold: Option<f32>,
     of_run: Option<f32>,
-    model: Option<String>,
 }
 
 /// The picks of all micrographs.
@@ -163,21 +162,11 @@ impl Picks {
         looked.threshold.or(looked.of_run)
     }
 
-    /// The threshold of the run, which it may have found by itself.
-    pub fn threshold_of_run(&self) -> Option<f32> {
-        self.lock().of_run
-    }
-
-    /// The model that found the picks.
-    pub fn model(&self) -> Option<String> {
-        self.lock().model.clone()
-    }
-
     /// Chooses a threshold. Returns the number of picks above it, as far as they are known.
     pub fn choose(&self, threshold: f32) -> u64 {
-        self.lock().threshold = Some(threshold);
-        let first = (threshold * BINS as f32).ceil() as usize;
-        self.lock().histograms.values().map(|bins| bins.iter().skip(first).map(|count| u64::from(*count)).sum::<u64>()).sum()
+        let mut looked = self.lock();
+        looked.threshold = Some(threshold);
+        looked.histograms.values().map(|bins| above(bins, threshold)).sum()
     }
 
     /// Looks at another folder, or again at the same one because more was picked into it, and reads all of its candidates in the
@@ -199,7 +188,6 @@ impl Picks {
             looked.histograms.clear();
         }
         looked.of_run = picked.first().map(|one| one.threshold());
-        looked.model = picked.first().map(|one| one.model_name().to_owned());
         looked.files = files;
         looked.revision += 1;
         let revision = looked.revision;
@@ -245,15 +233,13 @@ impl Picks {
     pub fn counts(&self, micrographs: usize) -> Vec<Option<u64>> {
         let looked = self.lock();
         let threshold = looked.threshold.or(looked.of_run).unwrap_or(0.0);
-        let first = (threshold * BINS as f32).ceil() as usize;
-        let count = |bins: &[u32; BINS]| bins.iter().skip(first).map(|count| u64::from(*count)).sum();
-        (0..micrographs).map(|i| looked.histograms.get(&i).map(count)).collect()
+        (0..micrographs).map(|i| looked.histograms.get(&i).map(|bins| above(bins, threshold))).collect()
     }
 
     /// All that was picked but some micrographs, as lists name it.
     ///
     /// Errors: there is no folder, or it cannot be listed.
-    pub fn listed_but(&self, some: &[usize]) -> Result<(Vec<Listed>, bool)> {
+    pub fn listed_but(&self, some: &BTreeSet<usize>) -> Result<(Vec<Listed>, bool)> {
         let folder = self.folder().context("nothing is picked yet")?;
         let left_out: Vec<PathBuf> = self.lock().files.iter().filter(|(i, _)| some.contains(i)).map(|(_, path)| path.clone()).collect();
         let picked = picked_into(&folder)?;
@@ -277,6 +263,12 @@ impl Picks {
             "rows": rows,
         })
     }
+}
+
+/// The number of picks above a threshold.
+fn above(bins: &[u32; BINS], threshold: f32) -> u64 {
+    let first = (threshold * BINS as f32).ceil() as usize;
+    bins.iter().skip(first).map(|count| u64::from(*count)).sum()
 }
 
 /// A score as it is told: an f32 has more digits than it means.

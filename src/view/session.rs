@@ -42,6 +42,12 @@ pub struct Fixed {
 }
 
 impl Fixed {
+    /// The path of a micrograph, which does not depend on where the program was started.
+    pub fn path(&self, i: usize) -> PathBuf {
+        let path = &self.micrographs[i].path;
+        std::path::absolute(path).unwrap_or_else(|_| path.clone())
+    }
+
     /// What the files of the micrographs are called, without extension.
     pub fn names(&self) -> Vec<String> {
         distinct(&self.paired).into_iter().map(|name| name.replace(['/', '\\'], "_")).collect()

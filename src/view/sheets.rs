@@ -16,6 +16,7 @@ use crate::io::write::write_whole;
 use crate::train::labels::marks_beside;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -118,6 +119,11 @@ impl Sheets {
     /// Something of every sheet, in the order of the micrographs.
     pub fn each<T>(&self, of: impl Fn(&Sheet) -> T) -> Vec<T> {
         self.lock().sheets.iter().map(of).collect()
+    }
+
+    /// The micrographs that are to be left out altogether.
+    pub fn excluded(&self) -> BTreeSet<usize> {
+        self.lock().sheets.iter().enumerate().filter(|(_, sheet)| sheet.marks.excluded).map(|(i, _)| i).collect()
     }
 
     /// The sheets that other windows have changed since a revision.

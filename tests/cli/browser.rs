@@ -37,6 +37,13 @@ fn labels_of(served: &Served, i: usize) -> Vec<Value> {
     served.get(&format!("/api/labels/{i}")).json()["items"].as_array().unwrap().clone()
 }
 
+/// Opens the page, and closes the card of a first visit.
+fn open(browser: &mut Browser, served: &Served) {
+    browser.open(&served.page());
+    browser.picture("open");
+    browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
+}
+
 /// The browser, if there is one; a machine without it says so.
 fn browser() -> Option<Browser> {
     let found = chromium::found();
@@ -51,9 +58,7 @@ fn labels_are_clicked_dragged_undone_and_saved() {
     let Some(mut browser) = browser() else { return };
     let (folder, truths) = drawn(2);
     let served = Served::start(folder.path(), &["mics", "--diameter", "180"]);
-    browser.open(&served.page());
-    browser.picture("open");
-    browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
+    open(&mut browser, &served);
     browser.press("tool-particle");
     for at in &truths[0][..5] {
         let place = browser.place(*at);
@@ -104,8 +109,7 @@ fn a_keyboard_is_enough() {
     let Some(mut browser) = browser() else { return };
     let (folder, _) = drawn(2);
     let served = Served::start(folder.path(), &["mics", "--diameter", "180"]);
-    browser.open(&served.page());
-    browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
+    open(&mut browser, &served);
     browser.value("document.getElementById('marks').focus()");
     for _ in 0..3 {
         browser.key("ArrowRight", false);
@@ -138,8 +142,7 @@ fn the_page_learns_and_the_threshold_is_moved() {
     let Some(mut browser) = browser() else { return };
     let (folder, truths) = drawn(3);
     let served = Served::start(folder.path(), &["mics", "--diameter", "180", "--steps", "4"]);
-    browser.open(&served.page());
-    browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
+    open(&mut browser, &served);
     browser.press("tool-particle");
     for at in &truths[0][..20] {
         let place = browser.place(*at);
@@ -309,8 +312,7 @@ impl Case {
         let shown = self.deal(data, folder.path());
         let served = Served::start(folder.path(), &[&["mics", "--mode", self.kind.name()][..], &self.options()].concat());
         let mut browser = Browser::start(&chromium::found().unwrap(), [1280, 900]);
-        browser.open(&served.page());
-        browser.value("document.getElementById('card').hidden || document.getElementById('card-close').click()");
+        open(&mut browser, &served);
         let mut random = Random::new(1, &[]);
         for (i, known) in shown.iter().enumerate() {
             browser.value(&format!("workbench.open({i})"));

@@ -3,23 +3,13 @@
 #![cfg(unix)]
 
 use crate::common::labelled::{write_mrc, write_thi};
-use crate::common::micrographs::small;
+use crate::common::micrographs::folder_of as with_micrographs;
 use crate::common::program::Running;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use tempfile::TempDir;
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/trained.pth");
-
-/// A folder with `mics/m000.mrc` and so on, 300 x 260.
-fn with_micrographs(count: usize) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("mics")).unwrap();
-    let bytes = small("m", [300, 260]);
-    (0..count).for_each(|i| fs::write(folder.path().join(format!("mics/m{i:03}.mrc")), &bytes).unwrap());
-    folder
-}
 
 /// Names of the files of a folder that end so, in order.
 fn names(folder: &Path, ending: &str) -> Vec<String> {

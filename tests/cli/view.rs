@@ -1,6 +1,6 @@
 //! The workbench's server: who is let in, what is kept, and what happens when it is killed.
 
-use crate::common::micrographs::small;
+use crate::common::micrographs::folder_of as with_micrographs;
 use crate::common::program::{epicker, is_refused, wait_until};
 use crate::common::served::Served;
 use serde_json::json;
@@ -9,16 +9,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
-
-/// A folder with `mics/m000.mrc` and so on, 300 x 260.
-fn with_micrographs(count: usize) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("mics")).unwrap();
-    let bytes = small("m", [300, 260]);
-    (0..count).for_each(|i| fs::write(folder.path().join(format!("mics/m{i:03}.mrc")), &bytes).unwrap());
-    folder
-}
 
 fn particle(id: &str, x: f64) -> serde_json::Value {
     json!({ "op": "add", "item": { "id": id, "kind": "particle", "x": x, "y": 50.0 } })

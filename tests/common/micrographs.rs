@@ -57,6 +57,15 @@ pub fn small(name: &str, size: [usize; 2]) -> Vec<u8> {
     mrc(size, 2, 1.5, &small_pixels(name, size).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
+/// A folder with `mics/m000.mrc` and so on, 300 x 260.
+pub fn folder_of(count: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("mics")).unwrap();
+    let bytes = small("m", [300, 260]);
+    (0..count).for_each(|i| std::fs::write(folder.path().join(format!("mics/m{i:03}.mrc")), &bytes).unwrap());
+    folder
+}
+
 /// The pixels of [`small`].
 pub fn small_pixels(name: &str, [nx, ny]: [usize; 2]) -> Vec<f32> {
     let value = |i: usize| {
