@@ -17,6 +17,7 @@ mod relion;
 mod rethreshold;
 mod signals;
 mod simulate;
+mod slurm;
 #[cfg(target_os = "linux")]
 mod streams;
 mod tutorial;
