@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -29,6 +30,15 @@ fn status(folder: &Path) -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
 }
 
+/// Ends a loop when the test ends, as it should or not.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Coordinates, candidates and lists: what does not depend on when something was done.
 fn results(folder: &Path, output: &str) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -43,58 +53,79 @@ fn results(folder: &Path, output: &str) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
+/// Files that arrive: two dozen, or as many as are asked for, such as `EPICKER_ARRIVALS=200`.
+fn arrivals() -> u64 {
+    std::env::var("EPICKER_ARRIVALS").ok().and_then(|count| count.parse().ok()).unwrap_or(24)
+}
+
 #[test]
 fn a_folder_that_grows_ends_as_if_it_had_been_picked_at_once() {
-    let folder = folder();
+    const KILLS: u64 = 5;
+    let (folder, files) = (folder(), arrivals());
     let at = |name: &str| folder.path().join("mics").join(name);
     let mut run = watch(folder.path(), &[]);
     run.wait_for("watching mics");
-    let mut kills = 0;
-    for i in 0..24_u64 {
-        let bytes = small(&format!("m{i}"), [300, 260]);
-        let name = format!("m{i:02}.mrc");
-        match i % 6 {
-            // In pieces, with pauses that are longer than a file usually has to rest.
-            1 => {
-                fs::write(at(&name), &bytes[..3000]).unwrap();
-                std::thread::sleep(Duration::from_millis(500));
-                fs::write(at(&name), &bytes).unwrap();
+    // Whoever reads the status at any moment finds it whole.
+    let (is_over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut memory: Vec<Vec<u64>> = vec![Vec::new()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                reads.fetch_add(u64::from(status(folder.path()).is_some()), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(3));
             }
-            // Under another name first.
-            2 => {
-                fs::write(at(&format!(".{name}.part")), &bytes).unwrap();
-                fs::rename(at(&format!(".{name}.part")), at(&name)).unwrap();
+        });
+        let _ends = Ends(&is_over);
+        for i in 0..files {
+            let bytes = small(&format!("m{i}"), [300, 260]);
+            let name = format!("m{i:03}.mrc");
+            match i % 6 {
+                // In pieces, with pauses that are longer than a file usually has to rest.
+                1 => {
+                    fs::write(at(&name), &bytes[..3000]).unwrap();
+                    std::thread::sleep(Duration::from_millis(500));
+                    fs::write(at(&name), &bytes).unwrap();
+                }
+                // Under another name first.
+                2 => {
+                    fs::write(at(&format!(".{name}.part")), &bytes).unwrap();
+                    fs::rename(at(&format!(".{name}.part")), at(&name)).unwrap();
+                }
+                // Replaced by another one after it was picked.
+                3 => {
+                    fs::write(at(&name), small("other", [280, 260])).unwrap();
+                    let output = folder.path().join(format!("out/m{i:03}.thi"));
+                    wait_until(|| output.exists());
+                    fs::write(at(&name), &bytes).unwrap();
+                }
+                4 => fs::write(at(&name), "no micrograph at all, and shorter than any header").unwrap(),
+                _ => fs::write(at(&name), &bytes).unwrap(),
             }
-            // Replaced by another one after it was picked.
-            3 => {
-                fs::write(at(&name), small("other", [280, 260])).unwrap();
-                let output = folder.path().join(format!("out/m{i:02}.thi"));
-                wait_until(|| output.exists());
-                fs::write(at(&name), &bytes).unwrap();
+            memory.last_mut().unwrap().extend(run.memory_kib());
+            if (i + 1) % (files / (KILLS + 1)) == 0 && memory.len() as u64 <= KILLS {
+                run.signal("KILL");
+                run.end();
+                memory.push(Vec::new());
+                run = watch(folder.path(), &[]);
             }
-            4 => fs::write(at(&name), "no micrograph at all, and shorter than any header").unwrap(),
-            _ => fs::write(at(&name), &bytes).unwrap(),
         }
-        if i % 5 == 4 {
-            run.signal("KILL");
-            run.end();
-            kills += 1;
-            run = watch(folder.path(), &[]);
-        }
-        status(folder.path());
-    }
-    assert_eq!(kills, 4);
-    // Four are broken: they fail once they have rested long enough to be no parts.
-    wait_until(|| status(folder.path()).is_some_and(|status| status["waiting"] == 0 && status["failed"] == 4));
-    wait_until(|| (0..24).filter(|i| i % 6 != 4).all(|i| folder.path().join(format!("out/m{i:02}.thi")).exists()));
-    // A file ends it, and the run says that something failed.
-    fs::write(folder.path().join("out/stop"), "").unwrap();
-    assert_eq!(run.end(), Some(1), "{:#?}", run.told);
-    let told = status(folder.path()).unwrap();
-    assert_eq!((&told["state"], &told["failed"]), (&Value::from("ended"), &Value::from(4)));
-    assert!(told["picked"].as_u64().unwrap() >= 20 && told["disk_free_bytes"].as_u64().unwrap() > 0, "{told}");
-    let trend = told["trend"]["picks"].as_array().unwrap().len();
-    assert_eq!(trend as u64, told["picked"].as_u64().unwrap().min(100));
+        assert_eq!(memory.len() as u64, 1 + KILLS);
+        // The broken ones fail once they have rested long enough to be no parts.
+        let broken = (0..files).filter(|i| i % 6 == 4).count();
+        wait_until(|| status(folder.path()).is_some_and(|status| status["waiting"] == 0 && status["failed"] == broken));
+        wait_until(|| (0..files).filter(|i| i % 6 != 4).all(|i| folder.path().join(format!("out/m{i:03}.thi")).exists()));
+        memory.last_mut().unwrap().extend(run.memory_kib());
+        // A file ends it, and the run says that something failed.
+        fs::write(folder.path().join("out/stop"), "").unwrap();
+        assert_eq!(run.end(), Some(1), "{:#?}", run.told);
+        let told = status(folder.path()).unwrap();
+        assert_eq!((&told["state"], &told["failed"]), (&Value::from("ended"), &Value::from(broken)));
+        assert!(told["picked"].as_u64().unwrap() >= files - broken as u64 && told["disk_free_bytes"].as_u64().unwrap() > 0, "{told}");
+        let trend = told["trend"]["picks"].as_array().unwrap().len();
+        assert_eq!(trend as u64, told["picked"].as_u64().unwrap().min(100));
+    });
+    // The last run had the whole journal to read, and the first one none.
+    println!("{files} files, {KILLS} kills, status.json read {} times; KiB of memory, run by run: {memory:?}", reads.into_inner());
 
     let once = epicker(
         &[

@@ -95,6 +95,13 @@ impl Running {
         assert!(Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap().success());
     }
 
+    /// KiB of memory that the program has in use, where the system tells it.
+    pub fn memory_kib(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    }
+
     /// Waits for the end; the exit status.
     pub fn end(&mut self) -> Option<i32> {
         // Until both streams are closed, which is when the program ends.
