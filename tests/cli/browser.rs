@@ -209,7 +209,7 @@ fn study() {
         particle("trpv1-10059", 28.5),
         particle("viral-10947", 60.0),
         Case { name: "vesicles-240", kind: Kind::Vesicle, diameter_px: None },
-        Case { name: "filaments-actin", kind: Kind::Fiber, diameter_px: None },
+        Case { name: "filaments-actin", kind: Kind::Fiber, diameter_px: Some(8.7) },
     ];
     println!("| micrographs | general model | 20 labels | plain train | ten corrections more | seconds of learning |");
     for case in cases.iter().filter(|case| only.is_empty() || case.name == only) {
@@ -428,7 +428,10 @@ impl Case {
         args.extend(["--vis_thresh", &threshold, "--bootstrap", "0", "--json"]);
         let diameter = self.diameter_px.map(|diameter| diameter.to_string());
         if let Some(diameter) = &diameter {
-            args.extend(["--diameter_px", diameter, "--average", "2"]);
+            args.extend(["--diameter_px", diameter]);
+        }
+        if self.kind == Kind::Particle {
+            args.extend(["--average", "2"]);
         }
         let result = epicker(&args);
         let text = String::from_utf8_lossy(&result.stdout).into_owned();
