@@ -7,7 +7,7 @@
 //!
 //! `--csv FILE` adds a line for each to a file, with the time of every run; scripts/bench.sh keeps it. `--tiny` runs each once.
 
-use epicker::device::{Device, Tensor, TensorMut, TensorRef};
+use epicker::device::{Device, Team, Tensor, TensorMut, TensorRef};
 use epicker::ops::conv::{self, Algorithm, ConvShape, Epilogue, Pass};
 use epicker::ops::deform_conv::{self, DeformConvShape};
 use epicker::ops::losses::{self, HeatMapLoss};
@@ -283,7 +283,7 @@ mod backward {
         let shape = UpConvShape { n: 1, h: 128, w: 128, c: 64, factor: 2 };
         let (inp, dout, weights) = (filled([1, 128, 128, 64], 1), filled(shape.out(), 2), noise(64 * 16, 3));
         let (mut dinp, mut dweights) = (Tensor::zeros([1, 128, 128, 64]), vec![0.0; 64 * 16]);
-        let mut scratch = vec![0.0; up_conv::scratch_len::<f32>(&Device::Cpu, shape)];
+        let mut scratch = vec![0.0; up_conv::scratch_len(&Device::Cpu, shape)];
         bench.line("up_conv backward", "1x128x128x64 x2", Work::Bytes(7 * 256 * 256 * 64), || {
             let [dweights, scratch] = &mut [&mut dweights, &mut scratch].map(|values| TensorMut::flat(values));
             let gradients = up_conv::Gradients { dinp: &mut dinp.view_mut(), dweights };
@@ -296,10 +296,11 @@ mod backward {
         let (inp, out, dout, gamma) = (filled(shape, 1), filled(shape, 2), filled(shape, 3), noise(64, 4));
         let saved: Vec<f32> = noise(3 * 64, 5).iter().map(|x| x + 1.0).collect();
         let (mut dinp, mut dgamma, mut dbeta) = (Tensor::zeros(shape), vec![0.0; 64], vec![0.0; 64]);
-        let mut scratch = vec![0.0; batch_norm::scratch_len::<f32>(&Device::Cpu, shape)];
+        let team = &Team::alone(shape[0]);
+        let mut scratch = vec![0.0; batch_norm::scratch_len::<f32>(&Device::Cpu, shape, team.places())];
         bench.line("batch_norm backward", "1x256x256x64, the batch's statistics", Work::Bytes(32 * 256 * 256 * 64), || {
             let (gamma, saved) = (TensorRef::flat(&gamma), TensorRef::flat(&saved));
-            let kept = batch_norm::Kept { inp: inp.view(), out: out.view(), gamma, saved };
+            let kept = batch_norm::Kept { team, inp: inp.view(), out: out.view(), gamma, saved };
             let [dgamma, dbeta, scratch] = &mut [&mut dgamma, &mut dbeta, &mut scratch].map(|values| TensorMut::flat(values));
             let gradients = batch_norm::Gradients { dinp: &mut dinp.view_mut(), dresidual: None, dgamma, dbeta };
             let norm = batch_norm::Norm { frozen: false, relu: true };

@@ -4,9 +4,10 @@
 //   forward     out = relu(gamma x^ + beta + residual)      x^ = (inp - mean) / sqrt(variance + eps)
 //   backward    g = dout where out > 0      dresidual += g      dbeta += sum g      dgamma += sum g x^
 //               dinp += gamma / sqrt(variance + eps) (g - sum g / m - x^ sum (g x^) / m)      if frozen, without both sums
-// Here m is the number of pixels. The kernels sum differences from nearby values: a few at a time in the type of the values,
-// and those short sums in f64. So neither a large mean nor many pixels cost digits. Between the kernels, `saved` [3][c] holds
-// each channel's mean, in two parts, and its factor 1 / sqrt(variance + eps).
+// Here m is the number of pixels of all images. The kernels sum differences from nearby values: a few at a time in the type of
+// the values, and those short sums in f64. So neither a large mean nor many pixels cost digits. Each image is summed alone, and
+// the images are added in their order: they may be those of several devices. Between the kernels, `saved` [3][c] holds each
+// channel's mean, in two parts, and its factor 1 / sqrt(variance + eps).
 // Source: as in src/ops/batch_norm/training.rs.
 #include "kernel.h"
 
@@ -18,7 +19,8 @@ constexpr u32 BATCH_NORM_RUN = 16;
 
 // How the threads of a block are laid out: `columns` of them (a power of two) stand side by side on groups of channels, and
 // the rows of them on pixels.
-// Grid: x counts parts of the pixels, y counts the blocks that all groups of channels need.
+// Grid: x counts parts of an image's pixels, y counts the blocks that all groups of channels need, and z counts images where each
+// is summed alone; elsewhere all pixels are taken as those of one image.
 struct BatchNormShape {
     u32 pixels, c, columns, parts;
 };
@@ -29,8 +31,14 @@ struct BatchNormWork {
 
 DEVICE BatchNormWork batch_norm_work(BatchNormShape s, u32 group) {
     u32 column = thread_index() % s.columns, row = thread_index() / s.columns, each = divide_up(s.pixels, s.parts);
-    u32 first = block_x() * each;
-    return {(block_y() * s.columns + column) * group, row, BATCH_NORM_THREADS / s.columns, first, smaller(first + each, s.pixels)};
+    u32 first = block_x() * each, before = block_z() * s.pixels;
+    return {(block_y() * s.columns + column) * group, row, BATCH_NORM_THREADS / s.columns, before + first,
+            before + smaller(first + each, s.pixels)};
+}
+
+// Where the two sums of this block's part go: [image][part][2][c].
+DEVICE u64 batch_norm_part(BatchNormShape s) {
+    return ((u64)block_z() * s.parts + block_x()) * 2 * s.c;
 }
 
 // Adds `values` sums of each thread over the rows of the block, always in the same order; the first row gets the result.
@@ -57,9 +65,9 @@ template <u32 COUNT>
 DEVICE void batch_norm_sum_part(BatchNormShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f64) partial,
                                 SHARED_POINTER(f64) scratch) {
     BatchNormWork work = batch_norm_work(s, COUNT);
-    f64 sums[2 * COUNT] = {}; // first of (inp - pivot), then of its square; the pivot is the channel's first value
+    f64 sums[2 * COUNT] = {}; // first of (inp - pivot), then of its square; the pivot is the image's first value of the channel
     if (work.ch < s.c) {
-        Lanes<COUNT> pivot = load_lanes<COUNT>(inp, work.ch);
+        Lanes<COUNT> pivot = load_lanes<COUNT>(inp, (u64)block_z() * s.pixels * inp_stride + work.ch);
         for (u32 start = work.first + work.row; start < work.end; start += BATCH_NORM_RUN * work.rows) {
             // The sums are of differences from the run's first value: what these lose by rounding is small against the run's
             // own spread.
@@ -87,13 +95,13 @@ DEVICE void batch_norm_sum_part(BatchNormShape s, GLOBAL(const f32) inp, u32 inp
     if (work.ch < s.c && work.row == 0) {
         UNROLL
         for (u32 k = 0; k < COUNT; k++) {
-            partial[(u64)block_x() * 2 * s.c + work.ch + k] = sums[k];
-            partial[(u64)block_x() * 2 * s.c + s.c + work.ch + k] = sums[COUNT + k];
+            partial[batch_norm_part(s) + work.ch + k] = sums[k];
+            partial[batch_norm_part(s) + s.c + work.ch + k] = sums[COUNT + k];
         }
     }
 }
 
-// Writes two sums for each part, [part][2][c]: of the differences from the channel's first value, and of their squares.
+// Writes two sums for each part, [image][part][2][c]: of the differences from the image's first value, and of their squares.
 KERNEL(256, 2)
 batch_norm_sums(BatchNormShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(f64) partial) {
     SHARED(f64, scratch, 8 * BATCH_NORM_THREADS);
@@ -104,13 +112,14 @@ batch_norm_sums(BatchNormShape s, u32 group, GLOBAL(const f32) inp, u32 inp_stri
     }
 }
 
-// The sums of all parts for one channel, always added in the same order; every thread gets them.
-DEVICE void batch_norm_add_parts(BatchNormShape s, GLOBAL(const f64) partial, u32 ch, SHARED_POINTER(f64) scratch, f64 (&sums)[2]) {
+// The sums of all parts of an image for one channel, always added in the same order; every thread gets them.
+DEVICE void batch_norm_add_parts(BatchNormShape s, GLOBAL(const f64) partial, u32 image, u32 ch, SHARED_POINTER(f64) scratch,
+                                 f64 (&sums)[2]) {
     UNROLL
     for (u32 which = 0; which < 2; which++) {
         f64 sum = 0;
         for (u32 part = thread_index(); part < s.parts; part += BATCH_NORM_PARTS_THREADS) {
-            sum += partial[((u64)part * 2 + which) * s.c + ch];
+            sum += partial[(((u64)image * s.parts + part) * 2 + which) * s.c + ch];
         }
         sums[which] = block_sum<BATCH_NORM_PARTS_THREADS>(sum, scratch);
     }
@@ -123,19 +132,39 @@ DEVICE void batch_norm_save(u32 c, u32 ch, f64 mean, f64 variance, f64 epsilon, 
     saved[2 * c + ch] = (f32)(1 / square_root(variance + epsilon));
 }
 
-// Grid: one block for each channel.
+// Adds the parts of each image: its mean, and its sum of squared differences from it, [image][2][c].
+// Grid: x counts channels, y images.
 KERNEL(128, 4)
-batch_norm_statistics(BatchNormShape s, f64 momentum, f64 epsilon, GLOBAL(const f32) inp, GLOBAL(const f64) partial,
-                      GLOBAL(f32) running_mean, GLOBAL(f32) running_variance, GLOBAL(f32) saved) {
+batch_norm_image(BatchNormShape s, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f64) partial, GLOBAL(f64) found) {
     SHARED(f64, scratch, BATCH_NORM_PARTS_THREADS);
-    u32 ch = block_x();
+    u32 ch = block_x(), image = block_y();
     f64 sums[2];
-    batch_norm_add_parts(s, partial, ch, scratch, sums);
+    batch_norm_add_parts(s, partial, image, ch, scratch, sums);
     if (thread_index() == 0) {
-        f64 count = s.pixels, offset = sums[0] / count, mean = (f64)inp[ch] + offset;
-        f64 variance = larger(sums[1] / count - offset * offset, 0.0);
+        f64 count = s.pixels, offset = sums[0] / count;
+        found[((u64)image * 2) * s.c + ch] = (f64)inp[(u64)image * s.pixels * inp_stride + ch] + offset;
+        found[((u64)image * 2 + 1) * s.c + ch] = larger(sums[1] - offset * sums[0], 0.0);
+    }
+}
+
+// Mean and variance over all images, by the means and the squares of each; both are added in the order of the images.
+// Source: Chan, Golub, LeVeque 1983, doi:10.1080/00031305.1983.10483115, formula 2.1, for equal counts.
+KERNEL(128, 4)
+batch_norm_statistics(BatchNormShape s, u32 images, f64 momentum, f64 epsilon, GLOBAL(const f64) found, GLOBAL(f32) running_mean,
+                      GLOBAL(f32) running_variance, GLOBAL(f32) saved) {
+    FOR_EACH(ch, s.c) {
+        f64 count = (f64)images * s.pixels, mean = 0, squares = 0;
+        NO_UNROLL
+        for (u32 image = 0; image < images; image++) mean += found[((u64)image * 2) * s.c + ch];
+        mean = mean / images;
+        NO_UNROLL
+        for (u32 image = 0; image < images; image++) {
+            f64 difference = found[((u64)image * 2) * s.c + ch] - mean;
+            squares += found[((u64)image * 2 + 1) * s.c + ch] + s.pixels * difference * difference;
+        }
+        f64 variance = squares / count;
         // A single value has no unbiased variance, so it adds nothing to the running variance.
-        f64 unbiased = s.pixels > 1 ? count / (count - 1) : 0;
+        f64 unbiased = count > 1 ? count / (count - 1) : 0;
         running_mean[ch] = (f32)((1 - momentum) * (f64)running_mean[ch] + momentum * mean);
         running_variance[ch] = (f32)((1 - momentum) * (f64)running_variance[ch] + momentum * (variance * unbiased));
         batch_norm_save(s.c, ch, mean, variance, epsilon, saved);
@@ -251,13 +280,13 @@ DEVICE void batch_norm_sum_gradients(BatchNormShape s, u32 relu, GLOBAL(const f3
     if (work.ch < s.c && work.row == 0) {
         UNROLL
         for (u32 k = 0; k < COUNT; k++) {
-            partial[(u64)block_x() * 2 * s.c + work.ch + k] = sums[k];
-            partial[(u64)block_x() * 2 * s.c + s.c + work.ch + k] = sums[COUNT + k];
+            partial[batch_norm_part(s) + work.ch + k] = sums[k];
+            partial[batch_norm_part(s) + s.c + work.ch + k] = sums[COUNT + k];
         }
     }
 }
 
-// Writes two sums for each part, [part][2][c]: of g, and of g x^.
+// Writes two sums for each part, [image][part][2][c]: of g, and of g x^.
 KERNEL(256, 2)
 batch_norm_gradient_sums(BatchNormShape s, u32 group, u32 relu, GLOBAL(const f32) inp, u32 inp_stride, GLOBAL(const f32) out,
                          u32 out_stride, GLOBAL(const f32) dout, u32 dout_stride, GLOBAL(const f32) saved, GLOBAL(f64) partial) {
@@ -269,19 +298,36 @@ batch_norm_gradient_sums(BatchNormShape s, u32 group, u32 relu, GLOBAL(const f32
     }
 }
 
-// Adds the gradients of gamma and beta, and writes to `means` [2][c] the two means that the gradient of the input subtracts.
-// Grid: one block for each channel.
+// Adds the parts of each image: [image][2][c].
+// Grid: x counts channels, y images.
 KERNEL(128, 4)
-batch_norm_parameter_gradients(BatchNormShape s, u32 frozen, GLOBAL(const f64) partial, GLOBAL(f32) dgamma, GLOBAL(f32) dbeta,
-                               GLOBAL(f32) means) {
+batch_norm_image_gradients(BatchNormShape s, GLOBAL(const f64) partial, GLOBAL(f64) found) {
     SHARED(f64, scratch, BATCH_NORM_PARTS_THREADS);
-    u32 ch = block_x();
+    u32 ch = block_x(), image = block_y();
     f64 sums[2];
-    batch_norm_add_parts(s, partial, ch, scratch, sums);
+    batch_norm_add_parts(s, partial, image, ch, scratch, sums);
     if (thread_index() == 0) {
-        f64 part = frozen ? 0 : 1 / (f64)s.pixels;
-        dbeta[ch] = dbeta[ch] + (f32)sums[0];
-        dgamma[ch] = dgamma[ch] + (f32)sums[1];
+        found[((u64)image * 2) * s.c + ch] = sums[0];
+        found[((u64)image * 2 + 1) * s.c + ch] = sums[1];
+    }
+}
+
+// Adds the images' sums in their order: writes to `means` [2][c] the two means that the gradient of the input subtracts, and adds the
+// gradients of gamma and beta if it is to.
+KERNEL(128, 4)
+batch_norm_parameter_gradients(BatchNormShape s, u32 images, u32 frozen, u32 adds, GLOBAL(const f64) found, GLOBAL(f32) dgamma,
+                               GLOBAL(f32) dbeta, GLOBAL(f32) means) {
+    FOR_EACH(ch, s.c) {
+        f64 sums[2] = {0, 0}, part = frozen ? 0 : 1 / ((f64)images * s.pixels);
+        NO_UNROLL
+        for (u32 image = 0; image < images; image++) {
+            sums[0] += found[((u64)image * 2) * s.c + ch];
+            sums[1] += found[((u64)image * 2 + 1) * s.c + ch];
+        }
+        if (adds) {
+            dbeta[ch] = dbeta[ch] + (f32)sums[0];
+            dgamma[ch] = dgamma[ch] + (f32)sums[1];
+        }
         means[ch] = (f32)(sums[0] * part);
         means[s.c + ch] = (f32)(sums[1] * part);
     }

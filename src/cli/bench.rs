@@ -16,8 +16,9 @@ use crate::net::inference::peaks::Part;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, Views, formula};
 use crate::ops::{Compute, Precision};
 use crate::pick::parts;
-use crate::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
+use crate::pick::run::{self, Found, Input, Job, Seen, Source, Told};
 use crate::pick::settings::{Settings, WrittenSide};
+use crate::pick::workers::Workers;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{FixedBy, Scale};
 use anyhow::{Context, Result, ensure};
@@ -256,11 +257,11 @@ fn pipeline(compute: &Compute, model: &Model, args: &BenchArgs, frame: usize) ->
         is_shown: false,
         report: None,
     };
-    let mut worker = Worker::new(compute, model, false, settings.cap)?;
-    worker.finders().get(frame)?;
+    let mut workers = Workers::one(compute, model, false, settings.cap)?;
+    workers.plan(frame)?;
     let (mut failures, is_stopped) = (Failures(0), interrupt::is_asked);
     let start = Instant::now();
-    run::run(Source::list(&jobs, &is_stopped), &mut worker, &settings, &mut failures)?;
+    run::run(Source::list(&jobs, &is_stopped), &mut workers, &settings, &mut failures)?;
     let failures = failures.0;
     let micrographs = jobs.len() - failures;
     ensure!(micrographs > 0, "{}: none of its micrographs could be picked; the errors above say why", data.display());

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// The command line of `epicker doctor`.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Devices to examine, or -1 for the CPU alone [default: the CPU and every GPU]
+    /// GPUs to examine, such as 0 or 0,1; all for every GPU, or -1 for the CPU alone [default: the CPU and every GPU]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
     /// Kernels of a GPU in this form alone: machine-code, ptx or sources [default: the first of these that the driver takes]
@@ -53,12 +53,17 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
     {
         faults.push(format!("{error:#}"));
     }
-    let wanted: Vec<i32> = args.gpus.as_ref().map_or_else(|| (-1..count as i32).collect(), |devices| devices.0.clone());
+    let (is_cpu_wanted, gpus) = match &args.gpus {
+        None => (true, (0..count).collect()),
+        Some(values::Devices::Cpu) => (true, Vec::new()),
+        Some(values::Devices::All) => (false, (0..count).collect()),
+        Some(values::Devices::Gpus(gpus)) => (false, gpus.clone()),
+    };
     let mut examined = Vec::new();
-    for id in wanted {
-        let opened = match usize::try_from(id) {
-            Ok(index) => cuda::open_as(index, args.form).map(|(gpu, how)| (Device::Gpu(gpu), Some(how))),
-            Err(_) => Ok((Device::Cpu, None)),
+    for id in is_cpu_wanted.then_some(None).into_iter().chain(gpus.into_iter().map(Some)) {
+        let opened = match id {
+            Some(index) => cuda::open_as(index, args.form).map(|(gpu, how)| (Device::Gpu(gpu), Some(how))),
+            None => Ok((Device::Cpu, None)),
         };
         match opened {
             Ok((device, kernels)) => {
@@ -75,7 +80,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8> {
                 faults.extend(wrong.map(|finding| format!("{}: {}{}", one.name, finding.told(), closed(finding))));
                 examined.push(one);
             }
-            Err(error) => faults.push(format!("GPU {id}: {error:#}")),
+            Err(error) => faults.push(format!("GPU {}: {error:#}", id.unwrap_or_default())),
         }
     }
     let driver = match &driver {

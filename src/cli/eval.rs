@@ -5,7 +5,7 @@
 
 mod page;
 
-use super::device::Chosen;
+use super::device::{Chosen, choose_every, named};
 use super::label_args::tell;
 use super::settle::{self, Asked, Looking, Voice};
 use super::status::{self, OrUsage, Usage};
@@ -27,10 +27,11 @@ use crate::io::pairing::{Name, distinct, refuse_twins};
 use crate::io::sources::Source;
 use crate::io::write::write_whole;
 use crate::net::{Model, Views};
-use crate::ops::{Compute, Precision};
-use crate::pick::run::{self, Input, Seen, Source as Micrographs, Worker};
+use crate::ops::Precision;
+use crate::pick::run::{Input, Seen, Source as Micrographs};
 use crate::pick::seek_threshold::Threshold;
 use crate::pick::settings::Sight;
+use crate::pick::workers::{Workers, each};
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::{self, Gathered, Labelled, ORIGINAL_SIDE_H_PX, gather, pair, read_sources};
@@ -123,7 +124,8 @@ pub struct EvalArgs {
     /// Leaves out entries of a list that do not exist
     #[arg(long = "skip-missing")]
     skip_missing: bool,
-    /// GPU that picks for --load_model, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    /// GPUs that pick for --load_model, such as 0 or 0,1; all for every GPU, or -1 for the CPU [default: the first GPU, the CPU where
+    /// there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
@@ -168,8 +170,8 @@ struct JudgedSet {
 
 /// Whose picks are judged.
 enum Whose<'a> {
-    /// The picks of a model, which picks on a device.
-    Model(&'a Model, &'a Compute),
+    /// The picks of a model, which picks on devices.
+    Model(&'a Model, &'a [Chosen]),
     /// The picks in files: one path for each data set, and the format if one is given.
     Files(&'a [PathBuf], Option<Family>),
 }
@@ -190,7 +192,7 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     let say: &(dyn Fn(&str) + Sync) = &|line| status::say(line, args.json);
     let data_sets = (0..args.label.len()).map(|i| args.data_set(i, say)).collect::<Result<Vec<_>>>().or_usage()?;
     let [model, earlier] = args.models().or_usage()?;
-    let chosen = if model.is_some() || earlier.is_some() { Some(args.device(say)?) } else { None };
+    let chosen = if model.is_some() || earlier.is_some() { args.devices(say)? } else { Vec::new() };
     let (judged, mut failures) =
         args.reports(&data_sets, &whose(&model, &chosen).unwrap_or(Whose::Files(&args.picks, args.format)), say)?;
     let before = match (whose(&earlier, &chosen), args.against.as_slice()) {
@@ -230,8 +232,8 @@ pub fn run(args: &EvalArgs) -> Result<u8> {
     Ok(if failures == 0 { status::DONE } else { status::FAILED })
 }
 
-fn whose<'a>(model: &'a Option<Model>, chosen: &'a Option<Chosen>) -> Option<Whose<'a>> {
-    model.as_ref().zip(chosen.as_ref()).map(|(model, chosen)| Whose::Model(model, &chosen.compute))
+fn whose<'a>(model: &'a Option<Model>, chosen: &'a [Chosen]) -> Option<Whose<'a>> {
+    model.as_ref().map(|model| Whose::Model(model, chosen))
 }
 
 fn is_model(path: &Path) -> bool {
@@ -336,10 +338,10 @@ impl EvalArgs {
         Ok([load(self.load_model.as_ref())?, load(earlier.as_ref())?])
     }
 
-    fn device(&self, say: &(dyn Fn(&str) + Sync)) -> Result<Chosen> {
-        let chosen = super::device::choose_in(self.precision, self.gpus.as_ref(), self.conv, Way::Pick)?;
-        chosen.warnings.iter().for_each(|line| status::tell(&format!("warning: {line}")));
-        chosen.lines.iter().for_each(|line| say(line));
+    fn devices(&self, say: &(dyn Fn(&str) + Sync)) -> Result<Vec<Chosen>> {
+        let chosen = choose_every(self.precision, self.gpus.as_ref(), self.conv, Way::Pick)?;
+        chosen.iter().flat_map(|chosen| &chosen.warnings).for_each(|line| status::tell(&format!("warning: {line}")));
+        chosen.iter().flat_map(|chosen| &chosen.lines).for_each(|line| say(line));
         Ok(chosen)
     }
 
@@ -383,8 +385,8 @@ impl EvalArgs {
         let (mut reports, mut failures) = (Vec::with_capacity(data_sets.len()), 0);
         for (i, data_set) in data_sets.iter().enumerate() {
             let (found, kind, model, settled) = match whose {
-                Whose::Model(model, compute) => {
-                    let OfModel { found, kind, scale, threshold } = self.picks_of_model(model, compute, (i, data_set), say)?;
+                Whose::Model(model, devices) => {
+                    let OfModel { found, kind, scale, threshold } = self.picks_of_model(model, devices, (i, data_set), say)?;
                     (found, Some(kind), Some(*model), Some((scale, threshold)))
                 }
                 Whose::Files(picks, format) => {
@@ -451,7 +453,7 @@ impl EvalArgs {
     fn picks_of_model(
         &self,
         model: &Model,
-        compute: &Compute,
+        devices: &[Chosen],
         (i, data_set): (usize, &DataSet),
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<OfModel> {
@@ -461,13 +463,13 @@ impl EvalArgs {
         let asked = Asked { model, kind, frame: self.frame, diameter, views: self.average };
         let (inputs, read) = (data_set.inputs(), ReadOptions::default());
         let looking = Looking { inputs: &inputs, read: &read, compat: &self.compat, folder: None, may_try: true };
-        let mut worker = Worker::new(compute, model, kind == Kind::Vesicle, self.k)?.averaging(asked.views());
-        let given = asked.scale_given(looking, &mut worker).or_usage()?;
+        let mut workers = Workers::new(&named(devices), model, kind == Kind::Vesicle, self.k)?.averaging(asked.views());
+        let given = asked.scale_given(looking, &mut workers).or_usage()?;
         for one in &data_set.micrographs {
             given.frame(one.size, one.pixel_size_angstrom).with_context(|| one.stem.clone()).or_usage()?;
         }
-        let scale = asked.scale(given, looking, &mut worker, &Lines(say))?;
-        let threshold = asked.threshold(self.vis_thresh, &scale, looking, &mut worker, &Lines(say))?;
+        let scale = asked.scale(given, looking, &mut workers, &Lines(say))?;
+        let threshold = asked.threshold(self.vis_thresh, &scale, looking, &mut workers, &Lines(say))?;
         let options = ModelOptions {
             k: self.k,
             kind,
@@ -478,7 +480,7 @@ impl EvalArgs {
         };
         let sight = Sight { read: &read, scale: &scale, ground: Ground::wanted_by(model.facts()), compat: &self.compat, is_shown: false };
         let (mut told, mut all) = (None, Vec::with_capacity(inputs.len()));
-        run::each(Micrographs::list(&inputs, &|| false), &mut worker, sight, |input, seen| match seen {
+        each(Micrographs::list(&inputs, &|| false), &mut workers, sight, |input, seen| match seen {
             Ok(Seen { ready, peaks, .. }) => {
                 if told.replace(ready.frame()) != Some(ready.frame()) {
                     ready.reason.iter().for_each(|reason| say(&format!("{reason} ({})", input.name)));
@@ -493,6 +495,7 @@ impl EvalArgs {
                 all.push(None);
             }
         })?;
+        workers.take_losses().iter().for_each(|loss| status::tell(&format!("warning: {loss}")));
         Ok(OfModel { found: all, kind, scale, threshold })
     }
 

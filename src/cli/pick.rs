@@ -4,12 +4,13 @@ mod batch; // which micrographs, and where their files go
 mod told; //  who hears of the run
 mod watch; // a folder that grows
 
+use super::device::{self, Chosen};
 use super::interrupt::{self, Finishing};
 use super::limits::{LimitArgs, default_rule, limits_at};
 use super::record::Record;
 use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
-use super::{device, threads, values};
+use super::{threads, values};
 use crate::doctor::Way;
 use crate::doctor::compute::Conv;
 use crate::formats::coordinates::Kind;
@@ -24,8 +25,9 @@ use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
 use crate::pick::relion::{Ending, RelionJob, Version};
 use crate::pick::report::{self, Heading};
-use crate::pick::run::{self, Source, Worker};
+use crate::pick::run::{self, Source};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
+use crate::pick::workers::Workers;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
@@ -66,7 +68,8 @@ pub struct PickArgs {
     /// to move
     #[arg(long = "report")]
     report: bool,
-    /// GPU, or -1 for the CPU [default: the first GPU, the CPU where there is none]
+    /// GPUs, such as 0 or 0,1, which share the micrographs; all for every GPU, or -1 for the CPU [default: the first GPU, the CPU
+    /// where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     gpus: Option<values::Devices>,
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
@@ -201,25 +204,26 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
     let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
-    let chosen = device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
-    let worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
-    let mut worker = worker.averaging(asked.of_model.views());
+    let chosen = device::choose_every(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
+    let workers = Workers::new(&device::named(&chosen), &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let mut workers = workers.averaging(asked.of_model.views());
     let looking = batch.looking(&asked);
-    let given = asked.of_model.scale_given(looking, &mut worker).or_usage()?;
+    let given = asked.of_model.scale_given(looking, &mut workers).or_usage()?;
     batch.make_folder().or_usage()?;
 
     let mut told = Teller::new(args, &batch);
     told.beginning(args, &asked, &batch, &chosen);
-    let settings = settled(args, &asked, given, &batch, &mut worker, &told)?;
+    let settings = settled(args, &asked, given, &batch, &mut workers, &told)?;
     batch.refuse_mixture(&settings).or_usage()?;
     told.judge(write_record(&settings, &batch));
     let is_stopped = || stop.load(Ordering::Relaxed) || relion.is_some_and(RelionJob::is_to_stop);
-    let all_begun = run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, &settings, &mut told);
+    let all_begun = run::run(Source::list(&batch.jobs, &is_stopped), &mut workers, &settings, &mut told);
 
     let is_lost = all_begun.is_err();
     let stopped = told.micrographs_end(&settings) < batch.jobs.len() && !is_lost;
     told.judge(all_begun.map_err(|error| anyhow!("{error:#}; with --skip-done, what is finished is left alone")));
-    chosen.keep().iter().for_each(|line| told.say(line));
+    workers.take_losses().iter().for_each(|loss| told.warn(loss));
+    chosen.iter().flat_map(Chosen::keep).for_each(|line| told.say(&line));
     let look = || batch.covered(&told.finished, &told.failed, &settings);
     let written = write_covering(look, |covered| write_lists(covered, &settings, relion, &batch.folder));
     told.judge(written);
@@ -239,10 +243,10 @@ fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Resul
 }
 
 /// The settings of a run: its scale and its threshold are those that are given, kept or, where nobody knows them, sought.
-fn settled(args: &PickArgs, asked: &Asked, given: Scale, batch: &Batch, worker: &mut Worker, told: &Teller) -> Result<Settings> {
+fn settled(args: &PickArgs, asked: &Asked, given: Scale, batch: &Batch, workers: &mut Workers, told: &Teller) -> Result<Settings> {
     let looking = batch.looking(asked);
-    let scale = asked.of_model.scale(given, looking, worker, told)?;
-    let threshold = asked.of_model.threshold(args.limits.vis_thresh, &scale, looking, worker, told)?;
+    let scale = asked.of_model.scale(given, looking, workers, told)?;
+    let threshold = asked.of_model.threshold(args.limits.vis_thresh, &scale, looking, workers, told)?;
     Ok(args.settings(asked, (scale, threshold), batch))
 }
 

@@ -9,9 +9,10 @@ use crate::net::{Model, Views};
 use crate::ops::heat_map;
 use crate::pick::filter::DISTANCE_SIDES;
 use crate::pick::folder::{KeptScale, KeptThreshold};
-use crate::pick::run::{Input, Worker};
+use crate::pick::run::Input;
 use crate::pick::seek_scale::{Sought, samples, seek};
 use crate::pick::seek_threshold::{self, How, Threshold, USUAL_SHARE};
+use crate::pick::workers::Workers;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::scale::{Diameter, Scale};
 use crate::train::labels::ORIGINAL_SIDE_H_PX;
@@ -110,7 +111,7 @@ impl Asked<'_> {
         given: Option<Threshold>,
         scale: &Scale,
         looking: Looking,
-        worker: &mut Worker,
+        workers: &mut Workers,
         voice: &dyn Voice,
     ) -> Result<f32> {
         let usual = given.and_then(Threshold::score).unwrap_or(self.usual_threshold());
@@ -128,7 +129,7 @@ impl Asked<'_> {
         }
         let ground = Ground::wanted_by(self.model.facts());
         let how = How { read: looking.read, scale, side_n_px: self.side_n_px(), ground, compat: looking.compat, share };
-        let Some(sought) = seek_threshold::seek(worker.finders(), looking.inputs, &how)? else { return Ok(usual) };
+        let Some(sought) = seek_threshold::seek(workers.finders(), looking.inputs, &how)? else { return Ok(usual) };
         voice.say(&sought.text());
         match kept {
             Some(kept) => kept.keep(&sought),
@@ -141,11 +142,11 @@ impl Asked<'_> {
     /// refused before any work.
     ///
     /// Errors: the network cannot be planned for the frame.
-    pub fn scale_given(&self, looking: Looking, worker: &mut Worker) -> Result<Scale> {
+    pub fn scale_given(&self, looking: Looking, workers: &mut Workers) -> Result<Scale> {
         let has_pixel_size = looking.first().is_some_and(|first| first.pixel_size_angstrom.is_some());
         let scale = Scale::choose(self.frame, self.diameter, self.model.facts(), has_pixel_size);
         if let Scale::Fixed { frame, .. } = scale {
-            worker.finders().get(frame)?;
+            workers.plan(frame)?;
         }
         Ok(scale)
     }
@@ -154,10 +155,10 @@ impl Asked<'_> {
     /// scale that the output folder keeps from an earlier run, or the one that trying finds.
     ///
     /// Errors: the network cannot run, or what the folder keeps cannot be read or written.
-    pub fn scale(&self, given: Scale, looking: Looking, worker: &mut Worker, voice: &dyn Voice) -> Result<Scale> {
+    pub fn scale(&self, given: Scale, looking: Looking, workers: &mut Workers, voice: &dyn Voice) -> Result<Scale> {
         if !given.is_to_be_sought() {
             if looking.may_try {
-                self.question(&given, looking, worker)?.iter().for_each(|question| voice.warn(question));
+                self.question(&given, looking, workers)?.iter().for_each(|question| voice.warn(question));
             }
             return Ok(given);
         }
@@ -172,7 +173,7 @@ impl Asked<'_> {
             return Ok(given);
         }
         let sought = seek(
-            worker.finders(),
+            workers.finders(),
             &samples(looking.inputs, looking.read, looking.compat),
             side_n_px,
             Ground::wanted_by(self.model.facts()),
@@ -191,7 +192,7 @@ impl Asked<'_> {
 
     /// What is suspicious about a scale that was given, and what to do about it; none if nothing is suspicious. One micrograph
     /// is looked at, and scales are tried on it if the model can tell them apart.
-    fn question(&self, scale: &Scale, looking: Looking, worker: &mut Worker) -> Result<Option<String>> {
+    fn question(&self, scale: &Scale, looking: Looking, workers: &mut Workers) -> Result<Option<String>> {
         let Some(first) = looking.first() else { return Ok(None) };
         let First { input, info, pixel_size_angstrom } = &first;
         let Some(diameter) = scale.diameter().or(self.diameter) else { return Ok(None) };
@@ -213,7 +214,7 @@ impl Asked<'_> {
             () if is_one => format!("{name}: its header says 1 angstrom per pixel, as files do whose pixel size nobody knew"),
             () => return Ok(None),
         };
-        let sought = if scale.is_of_particles() { self.try_one(input, looking, worker)? } else { None };
+        let sought = if scale.is_of_particles() { self.try_one(input, looking, workers)? } else { None };
         let found_px = sought.as_ref().and_then(|sought| sought.diameter.m_px(*pixel_size_angstrom).ok());
         if found_px.is_some_and(|found| (found / diameter_px).max(diameter_px / found) <= MOST_OFF) {
             return Ok(None); // the scale looks odd, but the network finds the same
@@ -225,9 +226,9 @@ impl Asked<'_> {
         )))
     }
 
-    fn try_one(&self, input: &Input, looking: Looking, worker: &mut Worker) -> Result<Option<Sought>> {
+    fn try_one(&self, input: &Input, looking: Looking, workers: &mut Workers) -> Result<Option<Sought>> {
         let one = samples(std::slice::from_ref(input), looking.read, looking.compat);
-        seek(worker.finders(), &one, self.side_n_px(), Ground::wanted_by(self.model.facts()), looking.compat)
+        seek(workers.finders(), &one, self.side_n_px(), Ground::wanted_by(self.model.facts()), looking.compat)
     }
 
     /// The least distance of two particles, in sides of their box. It is known only if the scale is that of the particles: then

@@ -13,13 +13,13 @@ mod settings;
 mod start;
 mod verdict;
 
-use super::device;
+use super::device::{self, Chosen};
 use super::interrupt;
 use super::status::{self, OrUsage};
 use crate::doctor::Way;
 use crate::eval::chart::pr_chart;
 use crate::io::write::write_whole;
-use crate::train::Trainer;
+use crate::ops::{Compute, Precision};
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint;
 use crate::train::data::Data;
@@ -40,15 +40,16 @@ use verdict::Verdict;
 /// written, or a loss that is no number.
 pub fn run(args: &TrainArgs) -> Result<u8> {
     super::threads::start(args.threads)?;
-    let chosen = device::choose(args.gpus.as_ref(), args.conv, Way::Train)?;
-    let settings = Settings::settle(args, &chosen.compute).or_usage()?;
+    let chosen = device::choose_every(Precision::F32, args.gpus.as_ref(), args.conv, Way::Train)?;
+    let devices: Vec<Compute> = chosen.iter().map(|chosen| chosen.compute.clone()).collect();
+    let settings = Settings::settle(args, &devices).or_usage()?;
     let mut said = Said { is_json: args.json, lines: Vec::new() };
     let (planned, note) = settings.run_options(settings.training.len(), settings.judged(&settings.parts).len());
-    let seconds = settings.seconds_of_a_step(&chosen.compute)?;
+    let seconds = settings.seconds_of_a_step(&devices)?;
     said.line(&settings.headline(&planned.schedule, settings.judged(&settings.parts).len(), seconds));
-    said.line(&format!("training on {}", chosen.compute.device.describe()));
-    chosen.lines.iter().chain(&settings.lines).chain(&note).for_each(|line| said.line(line));
-    chosen.warnings.iter().chain(&settings.warnings).for_each(|line| said.warning(line));
+    said.line(&format!("training on {}", device::in_words(&chosen)));
+    chosen.iter().flat_map(|chosen| &chosen.lines).chain(&settings.lines).chain(&note).for_each(|line| said.line(line));
+    chosen.iter().flat_map(|chosen| &chosen.warnings).chain(&settings.warnings).for_each(|line| said.warning(line));
 
     settings.make_folder(args.overwrite)?;
     let images = Some(settings.folder.join("images"));
@@ -65,13 +66,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let data = Data::of_micrographs(training, cache()?, settings.data);
     let replay = settings.exemplars.clone().map(|exemplar| Data::of_exemplars(exemplar, settings.data));
     said.replay(&settings, replay.as_ref());
-    let mut trainer = Trainer::<f32>::new(
-        &chosen.compute,
-        settings.start.architecture,
-        &settings.start.state,
-        settings.trainer.clone(),
-        settings.continual.clone(),
-    )?;
+    let mut trainer = settings.trainers(&devices)?;
+    trainer.how_joined().into_iter().for_each(|line| said.line(line));
     let terms = settings.terms(&parts, &options.schedule);
     let mut standing = Standing::default();
     if let Some(resumed) = &settings.start.resumed {
@@ -84,11 +80,11 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     }
     let stop = interrupt::finishing("saving after the step in hand");
     let mut hooks =
-        TrainHooks::new(&settings, args, &chosen.compute, cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
+        TrainHooks::new(&settings, args, &devices[0], cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
     said.lines.iter().try_for_each(|line| hooks.note(line))?;
     let ended = train(&mut trainer, &data, replay.as_ref(), &options, standing, &mut hooks, &stop);
     hooks.finish();
-    chosen.keep().iter().try_for_each(|line| hooks.say(line))?;
+    chosen.iter().flat_map(Chosen::keep).try_for_each(|line| hooks.say(&line))?;
     let (end, standing) = ended?;
     if end == End::Stopped {
         hooks.say(&format!("stopped and saved; go on with --exp_id {} --resume", settings.folder.display()))?;

@@ -3,6 +3,7 @@
 
 use crate::device::gpu::pack::Form;
 use crate::device::gpu::predict::{KNOWN, Known};
+pub use crate::doctor::compute::Devices;
 use crate::io::shard::Shard;
 use crate::net::Views;
 use crate::ops::Precision;
@@ -104,12 +105,7 @@ pub fn precision(text: &str) -> Result<Precision, String> {
     all.into_iter().find(|precision| precision.name() == text.trim()).ok_or_else(|| "expected fp32, tf32 or fp16".to_string())
 }
 
-/// Device numbers, such as `3` or `0,1`; `-1` is the CPU.
+/// Devices of `--gpus`.
 pub fn devices(text: &str) -> Result<Devices, String> {
-    let ids: Option<Vec<i32>> = text.split(',').map(|id| id.trim().parse().ok().filter(|&id: &i32| id >= -1)).collect();
-    ids.map(Devices).ok_or_else(|| "expected device numbers such as 0 or 0,1, or -1 for the CPU".to_string())
+    text.parse()
 }
-
-/// Device numbers as given with `--gpus`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Devices(pub Vec<i32>);

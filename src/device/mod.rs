@@ -4,8 +4,10 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod team;
 pub mod tensor;
 
+pub use team::{Collective, Team};
 pub use tensor::{Buffer, Tensor, TensorMut, TensorRef};
 
 use anyhow::Result;

@@ -508,6 +508,17 @@ impl<'a, T> TensorMut<'a, T> {
         TensorMut { layout, ..self }
     }
 
+    /// The first `len` values of a flat view, and the others. Panics if there are not as many: a programming error.
+    pub fn into_split(self, len: usize) -> [Self; 2] {
+        let Layout { shape, channel_offset, .. } = self.layout;
+        assert!(self.layout.pixels() == 1 && len <= shape[3], "{len} values of {:?}", self.layout);
+        let first = self.data.wrapping_add(channel_offset);
+        // The two views lie in the one that is used up, and share no value.
+        let part =
+            |offset: usize, len: usize| TensorMut { data: first.wrapping_add(offset), layout: Layout::flat(len), buffer: PhantomData };
+        [part(0, len), part(len, shape[3] - len)]
+    }
+
     /// The same view for a shorter time.
     pub fn reborrow(&mut self) -> TensorMut<'_, T> {
         TensorMut { data: self.data, layout: self.layout, buffer: PhantomData }

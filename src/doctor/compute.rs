@@ -11,7 +11,7 @@ use crate::ops::Compute;
 use crate::ops::conv::Library;
 use crate::ops::conv::cudnn::Cudnn;
 use crate::ops::conv::library::Dnn;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,6 +25,36 @@ pub enum Conv {
     Cudnn,
     /// This program's kernels.
     Native,
+}
+
+/// `--gpus`: the devices that are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// Every GPU there is, or the CPU where there is none.
+    All,
+    /// These GPUs, counted as the driver counts them (CUDA_VISIBLE_DEVICES included).
+    Gpus(Vec<usize>),
+    /// The CPU.
+    Cpu,
+}
+
+impl std::str::FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected device numbers such as 0 or 0,1, all for every GPU, or -1 for the CPU";
+        match text.trim() {
+            "all" => return Ok(Devices::All),
+            "-1" => return Ok(Devices::Cpu),
+            _ => {}
+        }
+        let gpus: Option<Vec<usize>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+        let gpus = gpus.ok_or(EXPECTED)?;
+        match gpus.iter().enumerate().find(|(i, number)| gpus[..*i].contains(number)) {
+            Some((_, twice)) => Err(format!("{twice} stands there twice; {EXPECTED}")),
+            None => Ok(Devices::Gpus(gpus)),
+        }
+    }
 }
 
 impl std::str::FromStr for Conv {
@@ -50,6 +80,8 @@ pub fn load_cudnn() -> Result<Arc<dyn Dnn>> {
 /// What computes, and what the user should know of how it was chosen.
 #[derive(Debug)]
 pub struct Chosen {
+    /// What the user knows the device by, such as `GPU 1`.
+    pub name: String,
     /// What computes.
     pub compute: Compute,
     /// Lines for the log.
@@ -62,7 +94,11 @@ pub struct Chosen {
 
 impl Chosen {
     fn new(device: &Device) -> Self {
-        Chosen { compute: device.into(), lines: Vec::new(), warnings: Vec::new(), kept: None }
+        let name = match device {
+            Device::Cpu => "CPU".to_owned(),
+            device => device.describe(),
+        };
+        Chosen { name, compute: device.into(), lines: Vec::new(), warnings: Vec::new(), kept: None }
     }
 
     /// Keeps what the library has chosen since; at the end of the work. Returns what the user should know of it: the first
@@ -81,31 +117,111 @@ impl Chosen {
     }
 }
 
-/// Chooses by `--gpus` and `--conv`. The device is the first one of `gpus`, counted as the driver counts them
-/// (CUDA_VISIBLE_DEVICES included). Without `gpus` it is the first GPU, or the CPU where there is none; -1 is the CPU.
+/// Chooses one device by `--gpus` and `--conv`: the first of those that [`every`] chooses among.
 ///
-/// Errors: a GPU that was asked for is not there, or one that is there cannot be used in this way.
-pub fn choose(gpus: Option<&[i32]>, conv: Conv, way: Way) -> Result<Chosen> {
-    let mut chosen = Chosen::new(&Device::Cpu);
-    let first = gpus.and_then(|devices| devices.first().copied());
-    if gpus.is_some_and(|devices| devices.len() > 1) {
-        chosen.warnings.push(format!("--gpus: one device works, the first ({}); the others stay idle", first.unwrap_or_default()));
-    }
-    let Ok(index) = usize::try_from(first.unwrap_or(0)) else { return Ok(chosen) }; // -1
-    match cuda::open(index) {
-        Ok((gpu, how)) => {
-            let line = format!("GPU {index}: {}, kernels as {how}", gpu.describe());
-            let examined = before_first_use(&gpu, way, &Kept::of_user())?;
-            let with = choose_library(&gpu, conv, load_cudnn, &examine_library, Kept::of_user())?;
-            chosen.lines.extend([line].into_iter().chain(examined).chain(with.lines));
-            chosen.warnings.extend(with.warnings);
-            Ok(Chosen { compute: with.compute, kept: with.kept, ..chosen })
+/// Errors: as `every`.
+pub fn choose(asked: Option<&Devices>, conv: Conv, way: Way) -> Result<Chosen> {
+    let mut idle = None;
+    let first = match asked {
+        Some(Devices::Gpus(gpus)) if gpus.len() > 1 => {
+            idle = Some(format!("--gpus: one device works here, GPU {}; the others stay idle", gpus[0]));
+            Some(Devices::Gpus(vec![gpus[0]]))
         }
+        Some(Devices::All) => {
+            idle = cuda::devices()
+                .ok()
+                .filter(|all| all.len() > 1)
+                .map(|_| "--gpus: one device works here, GPU 0; the others stay idle".to_owned());
+            None
+        }
+        other => other.cloned(),
+    };
+    let mut chosen = match first {
+        Some(Devices::Gpus(gpus)) => gpu(gpus[0], conv, way).with_context(|| of_user(gpus[0]))?,
+        Some(Devices::Cpu) => Chosen::new(&Device::Cpu),
+        Some(Devices::All) | None => gpu_or_cpu(conv, way)?,
+    };
+    chosen.warnings.extend(idle);
+    Ok(chosen)
+}
+
+/// Chooses every device that `--gpus` and `--conv` ask for, one at least. Without `--gpus` it is the first GPU, or the CPU where there
+/// is none.
+///
+/// Errors: a GPU that was asked for is not there, or one that is there cannot be used in this way. Of `all` that is an error only if no
+/// GPU can be used; otherwise it is a warning.
+pub fn every(asked: Option<&Devices>, conv: Conv, way: Way) -> Result<Vec<Chosen>> {
+    let mut all = Vec::new();
+    match asked {
+        None => return Ok(vec![gpu_or_cpu(conv, way)?]),
+        Some(Devices::Cpu) => return Ok(vec![Chosen::new(&Device::Cpu)]),
+        Some(Devices::Gpus(gpus)) => {
+            for &index in gpus {
+                all.push(gpu(index, conv, way).with_context(|| of_user(index))?);
+            }
+        }
+        Some(Devices::All) => {
+            let count = cuda::devices().map_or(0, |devices| devices.len());
+            if count <= 1 {
+                return Ok(vec![gpu_or_cpu(conv, way)?]);
+            }
+            let (mut left_out, mut first_error) = (Vec::new(), None);
+            for index in 0..count {
+                match gpu(index, conv, way) {
+                    Ok(chosen) => all.push(chosen),
+                    Err(error) => {
+                        left_out.push(format!("GPU {index} cannot be used, and is left out: {error:#}"));
+                        first_error = first_error.or(Some(error));
+                    }
+                }
+            }
+            match (all.first_mut(), first_error) {
+                (Some(first), _) => first.warnings.extend(left_out),
+                (None, error) => {
+                    return Err(error.unwrap_or_else(|| anyhow!("no GPU"))).context("--gpus all: no GPU can be used (-1 is the CPU)");
+                }
+            }
+        }
+    }
+    let differ = |one: &Chosen, other: &Chosen| {
+        let kind = |chosen: &Chosen| match &chosen.compute.device {
+            Device::Gpu(gpu) => (gpu.info().name.clone(), gpu.info().capability),
+            Device::Cpu | Device::Reference => Default::default(),
+        };
+        kind(one) != kind(other)
+    };
+    if all.windows(2).any(|two| differ(&two[0], &two[1])) {
+        all[0].warnings.push(
+            "--gpus: these GPUs are of different kinds, so the last bits of a score depend on which of them picks the micrograph; for the \
+             same files in every run choose GPUs of one kind"
+                .to_owned(),
+        );
+    }
+    Ok(all)
+}
+
+fn of_user(index: usize) -> String {
+    format!("--gpus {index} (-1 is the CPU)")
+}
+
+/// The first GPU, or the CPU where there is none.
+fn gpu_or_cpu(conv: Conv, way: Way) -> Result<Chosen> {
+    match gpu(0, conv, way) {
         // Nobody asked for a GPU, and there is none: the CPU works, and what works is told anyway. `epicker doctor` says what
         // is missing.
-        Err(error) if gpus.is_none() && driver::means(&error, Meaning::Absent) => Ok(chosen),
-        Err(error) => Err(error).with_context(|| format!("--gpus {index} (-1 is the CPU)")),
+        Err(error) if driver::means(&error, Meaning::Absent) => Ok(Chosen::new(&Device::Cpu)),
+        other => other.with_context(|| of_user(0)),
     }
+}
+
+/// A GPU whose kernels, and whose library, have been examined.
+fn gpu(index: usize, conv: Conv, way: Way) -> Result<Chosen> {
+    let (gpu, how) = cuda::open(index)?;
+    let line = format!("GPU {index}: {}, kernels as {how}", gpu.describe());
+    let examined = before_first_use(&gpu, way, &Kept::of_user())?;
+    let chosen = choose_library(&gpu, conv, load_cudnn, &examine_library, Kept::of_user())?;
+    let lines = [line].into_iter().chain(examined).chain(chosen.lines).collect();
+    Ok(Chosen { name: format!("GPU {index}"), lines, ..chosen })
 }
 
 /// Finds out whether a library's convolutions are right, such as `examine_library`.
@@ -147,7 +263,7 @@ pub fn choose_library(gpu: &Gpu, conv: Conv, load: impl FnOnce() -> Result<Arc<d
         return Ok(native(format!("{name} does not compute what it should: {error:#}")));
     }
     let line = if known.is_none() { format!("convolutions by {name}, examined and right") } else { format!("convolutions by {name}") };
-    let chosen = Chosen { compute, lines: vec![line], warnings: Vec::new(), kept: Some((kept, file)) };
+    let chosen = Chosen { compute, lines: vec![line], kept: Some((kept, file)), ..Chosen::new(&device) };
     if known.is_none() {
         // What the library refuses of the cases is not what the user asked for, so it is not told.
         chosen.keep();

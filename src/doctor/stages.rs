@@ -150,7 +150,7 @@ pub fn compare_targets<T: Real>(gpu: &Gpu) -> Result<Vec<Agreement>> {
         let mut gradient = vec![T::default(); map.len()];
         let loss = losses::l1(&map, &objects, 0.5, &mut gradient);
         let (map, mut dmap) = (Tensor::flat_on(&device, map)?, Tensor::flat_on(&device, vec![T::default(); gradient.len()])?);
-        let mut values = LossValues::new(&device)?;
+        let mut values = LossValues::new(&device, 1)?;
         values.l1_of_labels(Loss::Size, map.view(), drawn.labels(), 0.5, &mut dmap.view_mut())?;
         let found = values.read()?(Loss::Size);
         agreements.push(Agreement { error: (found - loss).abs(), bound: 1e-12 * loss, ..exact(format!("size loss of {case}"), 0) });

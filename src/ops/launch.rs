@@ -34,10 +34,10 @@ pub(crate) fn doubles_len<T: Real>(count: usize) -> usize {
 
 /// The address of `count` f64 in scratch memory, behind its first `skipped` values. Panics if it has no room for them: a
 /// programming error.
-pub(crate) fn doubles<T: Real>(scratch: &TensorMut<T>, skipped: usize, count: usize) -> Arg {
+pub(crate) fn doubles_at<T: Real>(scratch: &TensorMut<T>, skipped: usize, count: usize) -> u64 {
     assert!(scratch.len() >= skipped + doubles_len::<T>(count), "{} values of scratch memory, {skipped} and {count} f64", scratch.len());
     let first = scratch.pixel_ptr(0) as u64 + (skipped * size_of::<T>()) as u64;
-    Arg::address(first.next_multiple_of(8))
+    first.next_multiple_of(8)
 }
 
 /// An address of values as an argument of a kernel.

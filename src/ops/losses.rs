@@ -178,7 +178,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
     type Run<'a, T> = &'a dyn Fn(&mut LossValues, &mut TensorMut<T>) -> Result<()>;
     let mut check = |case: String, which: Loss, loss: f64, exact: Vec<f64>, run: Run<T>| -> Result<()> {
         let plain: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
-        let (mut value, mut values) = (f64::NAN, LossValues::new(device)?);
+        let (mut value, mut values) = (f64::NAN, LossValues::new(device, 1)?);
         let shape = proof::list(exact.len());
         agreements.push(proof::agree(device, format!("gradient of {case}"), shape, &plain, &exact, |found| {
             values.clear()?;
@@ -214,7 +214,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let mut exact = vec![0.0; 2 * len];
         let loss = squared_distance(&wide(&maps), &wide(&earlier), 0.1, &mut exact);
         check(format!("squared distance of {len}"), Loss::Distance, loss, exact, &|values, found| {
-            values.squared_distance(a.view(), b.view(), 0.1, found)
+            values.squared_distance([0, 0], a.view(), b.view(), 0.1, found)
         })?;
     }
     for len in [1, 700, 20_000] {

@@ -11,6 +11,7 @@ pub mod conv;
 pub mod deform_conv;
 pub mod gather;
 pub mod heat_map;
+pub mod images;
 mod launch;
 pub mod losses;
 pub mod map;

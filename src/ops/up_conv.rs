@@ -14,7 +14,7 @@
 //! ```
 //! Source: Dumoulin, Visin 2016, arXiv:1603.07285, section 4; docs/network.md, section 1.2 (Up).
 
-use super::{Agreement, Real, in_value_type, launch::lanes, noise, proof, real::convert};
+use super::{Agreement, Real, images, in_value_type, launch::lanes, noise, proof, real::convert};
 use crate::device::cpu::{InstructionSet, sum_in_parts, with_scratch};
 use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
@@ -189,16 +189,17 @@ pub fn reference<T: Real>(shape: UpConvShape, inp: &[T], weights: &[T], skip: Op
 }
 
 /// Values that `backward` needs to work with.
-pub fn scratch_len<T: Real>(device: &Device, shape: UpConvShape) -> usize {
-    match device {
+pub fn scratch_len(device: &Device, shape: UpConvShape) -> usize {
+    let one = match device {
         Device::Cpu | Device::Reference => 0,
         Device::Gpu(_) => gpu_scratch_len(shape),
-    }
+    };
+    one + images::scratch_len(shape.n, [4 * shape.factor * shape.factor * shape.c])
 }
 
-/// Parts of the sum of the weights' gradient, and input pixels of each.
+/// Parts of the sum of the weights' gradient of an image, and input pixels of each.
 fn weight_parts(shape: UpConvShape) -> [usize; 2] {
-    let pixels = shape.n * shape.h * shape.w;
+    let pixels = shape.h * shape.w;
     let part_pixels = pixels.div_ceil(pixels.div_ceil(PART_PIXELS).clamp(1, MOST_PARTS)).max(1);
     [pixels.div_ceil(part_pixels), part_pixels]
 }
@@ -236,7 +237,7 @@ pub fn backward<T: Real>(
     assert!(weights.len() == 4 * shape.factor * shape.factor * shape.c && dweights.len() == weights.len(), "weights of {shape:?}");
     match device {
         Device::Cpu => {
-            let (inp, dout, dinp): (_, _, &TensorMut) = (inp.as_f32(), dout.as_f32(), &dinp.as_f32_mut());
+            let (dout, dinp): (_, &TensorMut) = (dout.as_f32(), &dinp.as_f32_mut());
             with_packed(shape, weights.as_f32().as_slice(), |weights| {
                 (0..shape.n * shape.h).into_par_iter().for_each(|row| {
                     crate::dispatch!(
@@ -245,55 +246,67 @@ pub fn backward<T: Real>(
                     );
                 });
             });
-            let (c, taps) = (shape.c, 4 * shape.factor * shape.factor);
-            let sums = sum_in_parts(shape.n * shape.h * shape.w, c * taps, |pixels, sums| {
+        }
+        Device::Gpu(gpu) => {
+            let group = lanes(shape.c, &[dout, dinp.as_ref()]);
+            let grid = Grid::over(inp.len() / group as usize, THREADS)?;
+            let (dout_at, dout_stride, dinp_stride) = (dout.arg(), dout.stride_arg(), dinp.stride_arg());
+            let args = [shape_arg(shape), Arg::value(group), weights.arg(), dout_at, dout_stride, dinp.arg(), dinp_stride];
+            // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
+            unsafe { gpu.launch("up_conv_backward_data", grid, THREADS, &args) }?;
+        }
+        Device::Reference => dinp.add(&reference_backward(shape, &inp.to_vec(), weights.as_slice(), &dout.to_vec()).0),
+    }
+    images::add(device, shape.n, [dweights.reborrow()], scratch, |image, [dweights], scratch| {
+        image_weights(device, UpConvShape { n: 1, ..shape }, inp.image(image), dout.image(image), dweights, scratch)
+    })
+}
+
+/// Adds the gradient of the weights by one image.
+fn image_weights<T: Real>(
+    device: &Device,
+    shape: UpConvShape,
+    inp: TensorRef<T>,
+    dout: TensorRef<T>,
+    dweights: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
+) -> Result<()> {
+    let (c, taps) = (shape.c, 4 * shape.factor * shape.factor);
+    match device {
+        Device::Cpu => {
+            let (inp, dout, mut dweights) = (inp.as_f32(), dout.as_f32(), dweights.as_f32_mut());
+            let sums = sum_in_parts(shape.h * shape.w, c * taps, |pixels, sums| {
                 crate::dispatch!(
                     InstructionSet::detect(),
                     tap_sums(shape: UpConvShape, pixels: std::ops::Range<usize>, inp: TensorRef, dout: TensorRef, sums: &mut [f32])
                 );
             });
-            let mut dweights = dweights.as_f32_mut();
             let dweights = dweights.as_mut_slice();
             sums.iter().enumerate().for_each(|(i, &sum)| dweights[i % c * taps + i / c] += sum as f32);
         }
-        Device::Gpu(gpu) => launch_backward(gpu, shape, inp, weights, dout, Gradients { dinp, dweights }, scratch)?,
+        Device::Gpu(gpu) => {
+            assert!(scratch.len() >= gpu_scratch_len(shape), "{} values of scratch memory for {shape:?}", scratch.len());
+            let extents = shape_arg(shape);
+            let ([inp_at, inp_stride], [dout_at, dout_stride]) = ([inp.arg(), inp.stride_arg()], [dout.arg(), dout.stride_arg()]);
+            let [parts, part_pixels] = weight_parts(shape);
+            let group = lanes(c, &[inp, dout, scratch.as_ref()]);
+            let grid = Grid([(taps * c / group as usize).div_ceil(THREADS as usize) as u32, parts as u32, 1]);
+            let args =
+                [extents, Arg::value(group), Arg::value(part_pixels as u32), inp_at, inp_stride, dout_at, dout_stride, scratch.arg()];
+            // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct, and
+            // the parts fit into the scratch memory.
+            unsafe { gpu.launch("up_conv_backward_weights", grid, THREADS, &args) }?;
+            let args = [extents, Arg::value(parts as u32), scratch.arg(), dweights.arg()];
+            // SAFETY: as above; there are as many weights as the shape says.
+            unsafe { gpu.launch("up_conv_add_parts", Grid::over(taps * c, THREADS)?, THREADS, &args) }?;
+        }
         Device::Reference => {
-            let found = reference_backward(shape, &inp.to_vec(), weights.as_slice(), &dout.to_vec());
-            dinp.add(&found.0);
-            dweights.add(&found.1);
+            // The weights do not matter to their own gradient.
+            let zeros = vec![T::default(); dweights.len()];
+            dweights.add(&reference_backward(shape, &inp.to_vec(), &zeros, &dout.to_vec()).1);
         }
     }
     Ok(())
-}
-
-fn launch_backward<T: Real>(
-    gpu: &Gpu,
-    shape: UpConvShape,
-    inp: TensorRef<T>,
-    weights: TensorRef<T>,
-    dout: TensorRef<T>,
-    Gradients { dinp, dweights }: Gradients<T>,
-    scratch: &mut TensorMut<T>,
-) -> Result<()> {
-    assert!(scratch.len() >= gpu_scratch_len(shape), "{} values of scratch memory for {shape:?}", scratch.len());
-    let extents = shape_arg(shape);
-    let ([inp_at, inp_stride], [dout_at, dout_stride]) = ([inp.arg(), inp.stride_arg()], [dout.arg(), dout.stride_arg()]);
-    let group = lanes(shape.c, &[dout, dinp.as_ref()]);
-    let grid = Grid::over(inp.len() / group as usize, THREADS)?;
-    let (weights, dinp_stride) = (weights.arg(), dinp.stride_arg());
-    let args = [extents, Arg::value(group), weights, dout_at, dout_stride, dinp.arg(), dinp_stride];
-    // SAFETY: the arguments of the KERNEL line, in its order; the shapes of all maps were checked against the shape struct.
-    unsafe { gpu.launch("up_conv_backward_data", grid, THREADS, &args) }?;
-
-    let (taps, [parts, part_pixels]) = (4 * shape.factor * shape.factor, weight_parts(shape));
-    let group = lanes(shape.c, &[inp, dout, scratch.as_ref()]);
-    let grid = Grid([(taps * shape.c / group as usize).div_ceil(THREADS as usize) as u32, parts as u32, 1]);
-    let args = [extents, Arg::value(group), Arg::value(part_pixels as u32), inp_at, inp_stride, dout_at, dout_stride, scratch.arg()];
-    // SAFETY: as above; the parts fit into the scratch memory.
-    unsafe { gpu.launch("up_conv_backward_weights", grid, THREADS, &args) }?;
-    let args = [extents, Arg::value(parts as u32), scratch.arg(), dweights.arg()];
-    // SAFETY: as above; there are as many weights as the shape says.
-    unsafe { gpu.launch("up_conv_add_parts", Grid::over(taps * shape.c, THREADS)?, THREADS, &args) }
 }
 
 /// The (output position, tap) pairs of input position `at` along one axis: positions outside the output are left out.
@@ -419,7 +432,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let (inp, weights) = (Tensor::on(device, extents, convert::<T>(&inp))?, Tensor::on(device, list, convert::<T>(&weights))?);
         let dout = Tensor::on(device, shape.out(), convert::<T>(&dout))?;
         let run = |dinp: &mut TensorMut<T>, dweights: &mut TensorMut<T>| {
-            let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len::<T>(device, shape)])?;
+            let mut scratch = Tensor::flat_on(device, vec![T::from_f64(f64::NAN); scratch_len(device, shape)])?;
             let gradients = Gradients { dinp: &mut dinp.reborrow(), dweights: &mut dweights.reborrow() };
             backward(device, shape, inp.view(), weights.view(), dout.view(), gradients, &mut scratch.view_mut())
         };

@@ -1,20 +1,14 @@
-//! The loop over a batch: while the network works on one micrograph, the next ones are read and preprocessed, and the files of those
-//! before are written.
-//!
-//! **read -> preprocess** (some threads) **-> network** (one) **-> decode -> filter -> write** (one)
+//! What is done with a micrograph: **read -> preprocess** before the network sees it, and **decode -> filter -> write** after it. The
+//! loop over a batch, which does all of this at once for several micrographs, is in `workers.rs`.
 
-use crate::ahead::ahead;
 use crate::compat::Compat;
-use crate::device::Device;
-use crate::device::gpu::driver::{Meaning, means};
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
 use crate::formats::pixel_size::{Evidence, PixelSize};
 use crate::io::write::write_whole;
+use crate::net::PeakFinder;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::inference::peaks::UnderWay;
-use crate::net::{Model, PeakFinder, PeakFinders, Views};
-use crate::ops::Compute;
 use crate::ops::heat_map::{self, Peak};
 use crate::pick::decode::{boxes_d, candidates as candidates_of};
 use crate::pick::draw;
@@ -24,15 +18,14 @@ use crate::pick::output::{self, Pick};
 use crate::pick::report::Entry;
 use crate::pick::settings::{Settings, Sides, Sight};
 use crate::pick::slots::{InSlot, Slots};
+use crate::pick::workers::{Workers, each};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::gpu::suits;
 use crate::preprocess::{Prepared, preprocess};
 use crate::with_pixels;
-use anyhow::{Context, Result, anyhow};
-use std::ops::ControlFlow;
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// A micrograph to read.
@@ -87,10 +80,9 @@ impl AsRef<Input> for Job {
     }
 }
 
-/// Where the micrographs of a run come from. Today that is a list; a folder that is watched is another iterator, whose
-/// `next` waits for a file.
+/// Where the micrographs of a run come from.
 pub struct Source<'a, J> {
-    /// Asked for the next micrograph only when its turn to be read has come.
+    /// Asked for the next micrograph only when its turn to be read has come. It must not wait, because the devices ask one at a time.
     pub jobs: Box<dyn Iterator<Item = J> + Send + 'a>,
     /// Asked before every micrograph. Once it says yes, the micrograph in hand is finished and no other is begun.
     pub is_stopped: &'a (dyn Fn() -> bool + Sync),
@@ -100,53 +92,6 @@ impl<'a, J: Clone + Sync> Source<'a, J> {
     /// The micrographs of a list, in its order.
     pub fn list(jobs: &'a [J], is_stopped: &'a (dyn Fn() -> bool + Sync)) -> Self {
         Source { jobs: Box::new(jobs.iter().cloned()), is_stopped }
-    }
-}
-
-/// A device with a model on it. One thread drives it, others read and prepare micrographs for it, and one writes files; more devices
-/// are more workers on the same source.
-pub struct Worker<'a> {
-    finders: PeakFinders<'a>,
-    /// On a GPU: the places in which it prepares micrographs.
-    slots: Option<Arc<Slots>>,
-    /// Threads that read and prepare.
-    loaders: usize,
-}
-
-/// Threads that read and prepare micrographs where nobody says how many: half as many as there are cores, four at most.
-fn usual_loaders() -> usize {
-    (rayon::current_num_threads() / 2).clamp(1, 4)
-}
-
-impl<'a> Worker<'a> {
-    /// A worker. `sizes`: the peaks get a size, as vesicles need it; `cap`: the most peaks of a micrograph.
-    ///
-    /// Errors: the device has not enough memory to prepare micrographs.
-    pub fn new(compute: &Compute, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
-        Self::with_loaders(usual_loaders(), compute, model, sizes, cap)
-    }
-
-    /// The same with a number of threads that read and prepare, one at least.
-    ///
-    /// Errors: as `new`.
-    pub fn with_loaders(loaders: usize, compute: &Compute, model: &'a Model, sizes: bool, cap: usize) -> Result<Self> {
-        let loaders = loaders.max(1);
-        let slots = match &compute.device {
-            Device::Cpu | Device::Reference => None,
-            // Every micrograph that is being prepared or waits for its turn needs a place, and so does one under way in the network.
-            Device::Gpu(gpu) => Some(Slots::new(gpu, loaders + 2)?),
-        };
-        Ok(Worker { finders: PeakFinders::new(compute, model, sizes, cap), slots, loaders })
-    }
-
-    /// The same with several views of each micrograph, whose heat maps are averaged.
-    pub fn averaging(self, views: Views) -> Self {
-        Worker { finders: self.finders.averaging(views), ..self }
-    }
-
-    /// The networks, one for each frame.
-    pub fn finders(&mut self) -> &mut PeakFinders<'a> {
-        &mut self.finders
     }
 }
 
@@ -185,8 +130,8 @@ pub trait Told {
 /// Picks every micrograph of a source and writes its files. One that fails does not end the batch.
 ///
 /// Errors: as `each`.
-pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: &mut (dyn Told + Send)) -> Result<()> {
-    each(source, worker, settings.sight(), |job, seen| {
+pub fn run(source: Source<Job>, workers: &mut Workers, settings: &Settings, told: &mut (dyn Told + Send)) -> Result<()> {
+    each(source, workers, settings.sight(), |job, seen| {
         let done = seen.and_then(|seen| finish(&job, &seen.ready, &seen.peaks, settings).map(|found| (seen, found)));
         match done {
             Ok((seen, found)) => told.finished(&job, &seen, &found),
@@ -195,129 +140,13 @@ pub fn run(source: Source<Job>, worker: &mut Worker, settings: &Settings, told: 
     })
 }
 
-/// Micrographs that the network has seen and whose files are not written yet, at most.
-const MOST_TO_WRITE: usize = 2;
-
-/// Shows every micrograph of a source to the network, and gives its peaks, or why there are none, to `consume`, in the source's order
-/// and on a thread of its own: while it writes, the network works on the next micrograph, and others are read.
-///
-/// Errors: the device has failed for good. `consume` was told so of one micrograph; those after it are not begun.
-pub fn each<J: AsRef<Input> + Send>(
-    source: Source<J>,
-    worker: &mut Worker,
-    sight: Sight,
-    mut consume: impl FnMut(J, Result<Seen>) + Send,
-) -> Result<()> {
-    let Source { jobs, is_stopped } = source;
-    let Worker { finders, slots, loaders } = worker;
-    let (send, receive) = sync_channel(MOST_TO_WRITE);
-    std::thread::scope(|scope| {
-        scope.spawn(move || receive.into_iter().for_each(|(job, seen)| consume(job, seen)));
-        // Sending fails only if the writer has panicked, which the scope passes on.
-        let mut desk = Desk { finders, flight: None, last_landed: Instant::now(), deliver: move |job, seen| drop(send.send((job, seen))) };
-        let end = ahead(
-            jobs.take_while(|_| !is_stopped()),
-            *loaders,
-            |job| prepare(job.as_ref(), sight, slots.as_ref()),
-            |next| match next {
-                None => desk.land(),
-                // This one was prepared while the last was worked on; nobody is to wait for it.
-                Some(_) if is_stopped() => ControlFlow::Break(Ok(())),
-                Some((job, ready)) => desk.take(job, ready),
-            },
-        );
-        // Where a run is stopped, a micrograph may still be under way.
-        match end {
-            Some(Err(error)) => Err(error),
-            Some(Ok(())) | None => desk.land().break_value().unwrap_or(Ok(())),
-        }
-    })
-}
-
-/// A micrograph whose work a GPU has not finished.
-struct Flight<J> {
-    job: J,
-    ready: Ready,
-    under_way: UnderWay,
-    launched: Instant,
-}
-
-/// Where micrographs come in order, and leave in the same order. On a GPU the work for one is launched before anybody waits for that of
-/// the one before.
-struct Desk<'a, 'm, J, D> {
-    finders: &'a mut PeakFinders<'m>,
-    flight: Option<Flight<J>>,
-    last_landed: Instant,
-    deliver: D,
-}
-
-impl<J: AsRef<Input>, D: FnMut(J, Result<Seen>)> Desk<'_, '_, J, D> {
-    /// Takes the next micrograph. Breaks off when the device has failed for good.
-    fn take(&mut self, job: J, ready: Result<Ready>) -> ControlFlow<Result<()>> {
-        // A network of another frame may take the place of the one that is working.
-        if self.flight.as_ref().is_some_and(|flight| ready.as_ref().is_ok_and(|ready| ready.frame() != flight.ready.frame())) {
-            self.land()?;
-        }
-        let launched = Instant::now();
-        let begun = ready.and_then(|ready| self.begin(ready).with_context(|| job.as_ref().name.clone()));
-        match begun {
-            Ok((ready, Begun::UnderWay(under_way))) => {
-                let before = self.flight.replace(Flight { job, ready, under_way, launched });
-                before.map_or(ControlFlow::Continue(()), |before| self.land_one(before))
-            }
-            Ok((ready, Begun::Found(peaks))) => {
-                self.land()?;
-                let seen = Seen { ready, peaks, network_seconds: launched.elapsed().as_secs_f64() };
-                self.hand_over(job, Ok(seen))
-            }
-            // If the one before has failed for good, that is the cause, and it alone is told.
-            Err(error) => {
-                self.land()?;
-                self.hand_over(job, Err(error))
-            }
-        }
-    }
-
-    fn begin(&mut self, mut ready: Ready) -> Result<(Ready, Begun)> {
-        let frame = ready.frame();
-        let begun = ready.begin(self.finders.get(frame)?)?;
-        Ok((ready, begun))
-    }
-
-    /// Waits for the micrograph that is under way, if one is.
-    fn land(&mut self) -> ControlFlow<Result<()>> {
-        let flight = self.flight.take();
-        flight.map_or(ControlFlow::Continue(()), |flight| self.land_one(flight))
-    }
-
-    fn land_one(&mut self, flight: Flight<J>) -> ControlFlow<Result<()>> {
-        let Flight { job, mut ready, under_way, launched } = flight;
-        let peaks = self.finders.get(ready.frame()).and_then(|finder| ready.landed(finder, under_way));
-        // The GPU began with it when it was launched, or when the one before was done.
-        let network_seconds = launched.max(self.last_landed).elapsed().as_secs_f64();
-        self.last_landed = Instant::now();
-        let seen = peaks.map(|peaks| Seen { ready, peaks, network_seconds }).with_context(|| job.as_ref().name.clone());
-        self.hand_over(job, seen)
-    }
-
-    fn hand_over(&mut self, job: J, seen: Result<Seen>) -> ControlFlow<Result<()>> {
-        let is_lost = seen.as_ref().is_err_and(|error| means(error, Meaning::Lost));
-        (self.deliver)(job, seen);
-        if is_lost { ControlFlow::Break(Err(anyhow!("{LOST}"))) } else { ControlFlow::Continue(()) }
-    }
-}
-
 /// What becomes of a micrograph at once.
-enum Begun {
+pub(super) enum Begun {
     /// Its peaks are there.
     Found(Vec<Peak>),
     /// A GPU works on it.
     UnderWay(UnderWay),
 }
-
-/// What is said when a GPU has failed for good.
-const LOST: &str = "the GPU has failed, and nothing can be done with it in this run, so the micrographs that are left were not begun; use \
-                    another GPU (--gpus) or the CPU (--gpus -1)";
 
 /// Picks of candidates: those that pass the limits, best first.
 pub fn picks_of(candidates: &[Candidate], limits: &Limits, size: [usize; 2], sides: Sides, compat: &Compat) -> Vec<Pick> {
@@ -359,7 +188,7 @@ impl Ready {
     /// The same for a frame that may be cut into tiles, without waiting for a GPU that has prepared the micrograph.
     ///
     /// Errors: as [`Ready::peaks`].
-    fn begin(&mut self, finder: &mut FramePeakFinder) -> Result<Begun> {
+    pub(super) fn begin(&mut self, finder: &mut FramePeakFinder) -> Result<Begun> {
         let Some(in_slot) = &mut self.in_slot else {
             return Ok(Begun::Found(if self.is_constant() { Vec::new() } else { finder.run(self.image())? }));
         };
@@ -372,7 +201,7 @@ impl Ready {
     /// Waits for the GPU that works on the micrograph: its peaks.
     ///
     /// Errors: as [`Ready::peaks`].
-    fn landed(&mut self, finder: &mut FramePeakFinder, under_way: UnderWay) -> Result<Vec<Peak>> {
+    pub(super) fn landed(&mut self, finder: &mut FramePeakFinder, under_way: UnderWay) -> Result<Vec<Peak>> {
         let (Some(whole), Some(in_slot)) = (finder.whole(), self.in_slot.take()) else {
             anyhow::bail!("{}: no GPU works on it", self.name);
         };

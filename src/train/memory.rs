@@ -2,6 +2,7 @@
 
 use super::options::TrainerOptions;
 use super::step::student_plan;
+use crate::device::Team;
 use crate::net::Architecture;
 use crate::net::parameters::ParameterLayout;
 use crate::ops::Compute;
@@ -41,7 +42,7 @@ impl TrainingMemory {
     /// Errors: the frame's sides are not multiples of 32.
     pub fn of(compute: impl Into<Compute>, architecture: Architecture, options: &TrainerOptions, continual: bool) -> Result<Self> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
-        let plan = student_plan::<f32>(&compute.into(), &graph, &layout, options, options.batch, continual)?;
+        let plan = student_plan::<f32>(&compute.into(), &graph, &layout, options, Team::alone(options.batch), continual)?;
         let networks = if continual { 5 } else { 4 };
         let statistics = if continual { 2 } else { 1 } * layout.statistic_len();
         Ok(TrainingMemory {

@@ -14,8 +14,10 @@ pub mod schedule; // how fast and how long, and which images a step sees
 pub mod split; //   which images train, validate, test
 pub mod step; //    one step: losses, gradients, Adam
 pub mod targets; // what the network is to answer
+pub mod team; //    devices that share the images of a batch
 
 pub use memory::TrainingMemory;
 pub use options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 pub use step::Trainer;
 pub use targets::{Object, Targets};
+pub use team::Trainers;

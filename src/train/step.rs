@@ -3,8 +3,9 @@
 pub use super::options::{Compared, Continual, FeatureScale, LossWeights, Losses, TrainerOptions};
 use super::targets::gpu::DeviceTargets;
 use super::targets::{Object, Targets};
+use super::team::{Shares, WholeMaps};
 use crate::device::tensor::Layout;
-use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::device::{Buffer, Collective, Device, Team, TensorMut, TensorRef};
 use crate::formats::coordinates::Kind;
 use crate::formats::pth::{Adam, Moments};
 use crate::formats::state_dict::StateDict;
@@ -20,6 +21,7 @@ use crate::ops::{Compute, Real, heat_map, map};
 use anyhow::{Result, ensure};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A loss of a map. Besides its value it computes its gradient, which it adds to that of the map.
 type MapLoss<'a, T> = &'a dyn Fn(&mut LossValues, TensorRef<T>, &mut TensorMut<T>) -> Result<()>;
@@ -58,6 +60,15 @@ pub struct Trainer<T: Real = f32> {
     drawn: Option<DeviceTargets<T>>,
     losses: LossValues,
     plans: HashMap<(PlanKind, usize), TrainPlan>,
+    /// What joins this network with those on other devices, which learn the same from other images of each batch.
+    member: Option<Member<T>>,
+}
+
+/// A member of a team.
+struct Member<T> {
+    collective: Arc<dyn Collective>,
+    whole: WholeMaps<T>,
+    shares: Shares<T>,
 }
 
 /// The targets of a step, on the host and on the device.
@@ -79,11 +90,11 @@ pub(super) fn student_plan<T: Real>(
     graph: &Graph,
     layout: &ParameterLayout,
     options: &TrainerOptions,
-    batch: usize,
+    team: Team,
     features: bool,
 ) -> Result<TrainPlan> {
     let plan = TrainPlanOptions {
-        batch,
+        team,
         extent: options.frame,
         wanted: wanted(graph, options.mode, features),
         frozen: options.frozen_statistics,
@@ -124,6 +135,21 @@ impl<T: Real> Trainer<T> {
         options: TrainerOptions,
         continual: Option<Continual>,
     ) -> Result<Self> {
+        Self::member(compute, architecture, state, options, continual, None)
+    }
+
+    /// The same for a member of a team, which shares the images of each batch with the others. `options.batch` is that of all members
+    /// together, and every member is given the same batches and learns the same, bit by bit, as one device that has all of the images.
+    ///
+    /// Errors: as `new`.
+    pub fn member(
+        compute: impl Into<Compute>,
+        architecture: Architecture,
+        state: &StateDict,
+        options: TrainerOptions,
+        continual: Option<Continual>,
+        collective: Option<Arc<dyn Collective>>,
+    ) -> Result<Self> {
         let (graph, layout) = (architecture.graph(), ParameterLayout::new(architecture));
         let compute = compute.into();
         let device = compute.device.clone();
@@ -139,9 +165,11 @@ impl<T: Real> Trainer<T> {
             }
             None => None,
         };
-        let zeros = || Buffer::zeros(&device, layout.parameter_len());
+        let (len, places) = (layout.parameter_len(), Team::of(collective.clone(), options.batch).places());
+        let zeros = || Buffer::zeros(&device, len);
+        let members = collective.as_ref().map_or(1, |collective| collective.size());
         let mut trainer = Trainer {
-            gradients: zeros()?,
+            gradients: Buffer::zeros(&device, if members > 1 { Shares::<T>::lengths(len, members)[1] } else { len })?,
             active: vec![false; layout.parameters().len()],
             counts: vec![0; layout.parameters().len()],
             moments: [zeros()?, zeros()?],
@@ -151,8 +179,14 @@ impl<T: Real> Trainer<T> {
                 Device::Cpu | Device::Reference => None,
                 Device::Gpu(gpu) => Some(DeviceTargets::new(gpu)?),
             },
-            losses: LossValues::new(&device)?,
+            losses: LossValues::new(&device, places)?,
             plans: HashMap::new(),
+            member: match collective.filter(|_| members > 1) {
+                Some(collective) => {
+                    Some(Member { collective, whole: WholeMaps::new(&device)?, shares: Shares::new(&device, len, members)? })
+                }
+                None => None,
+            },
             state: network,
             compute,
             options,
@@ -186,10 +220,15 @@ impl<T: Real> Trainer<T> {
     pub fn compute_gradients(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool]) -> Result<Losses> {
         let n = exemplar.len();
         self.check(images, targets, n)?;
+        let team = self.team(n);
+        let (own, len) = (team.own(), images.len() / n);
         let compared = self.compared(exemplar);
         let pulled = exemplar.first() == Some(&true);
         let features = !compared.is_empty();
-        if features {
+        // An earlier network that normalises by its batch has to see all of the batch's images; otherwise this device's are enough.
+        let sees_all = self.teacher.as_ref().is_some_and(|teacher| teacher.batch_statistics);
+        let compared: Vec<usize> = compared.into_iter().filter(|image| sees_all || own.contains(image)).collect();
+        if !compared.is_empty() {
             self.set_earlier_features(images, n, &compared)?;
         }
         self.set_targets(targets, n)?;
@@ -204,42 +243,54 @@ impl<T: Real> Trainer<T> {
         let outputs = self.graph.outputs();
         let teacher = self.teacher.as_ref();
         let answers = Answers { targets, copied: &self.targets, drawn: self.drawn.as_ref() };
-        let values = &mut self.losses;
-        training_run::run(
-            plan,
-            &self.layout,
-            &mut self.arena,
-            &mut self.state,
-            &mut self.gradients,
-            images,
-            |maps: &mut WantedMaps<T>| {
-                Self::map_losses(values, &self.options, &self.graph, &answers, maps)?;
-                let Some(teacher) = teacher.filter(|_| features) else { return Ok(()) };
-                for (id, (earlier, original)) in
-                    [outputs.level5, outputs.up].into_iter().zip(teacher.features.iter().zip([512 * 32 * 32, 256 * 256 * 64]))
-                {
-                    let (map, mut gradient) = maps.with_gradient(id);
-                    let len = map.len() / n;
-                    let weight = teacher.feature_weight / if teacher.scale == FeatureScale::Original { original } else { len } as f64;
-                    for (i, &image) in compared.iter().enumerate() {
-                        let (now, then) = (map.image(image), earlier.part(i * len..(i + 1) * len));
-                        values.squared_distance(now, then, weight, &mut gradient.image_mut(image))?;
-                    }
+        let (values, mut whole) = (&mut self.losses, self.member.as_mut().map(|member| &mut member.whole));
+        // A device without images works on one all the same, because the others wait for it at every norm.
+        let shown = if own.is_empty() { &images[..len] } else { &images[own.start * len..own.end * len] };
+        training_run::run(plan, &self.layout, &mut self.arena, &mut self.state, &mut self.gradients, shown, |maps: &mut WantedMaps<T>| {
+            Self::map_losses(values, &self.options, &self.graph, &answers, (&team, whole.as_deref_mut()), maps)?;
+            let Some(teacher) = teacher.filter(|_| features) else { return Ok(()) };
+            for (which, (id, (earlier, original))) in
+                [outputs.level5, outputs.up].into_iter().zip(teacher.features.iter().zip([512 * 32 * 32, 256 * 256 * 64])).enumerate()
+            {
+                let (map, mut gradient) = maps.with_gradient(id);
+                let len = map.len() / map.shape()[0];
+                let weight = teacher.feature_weight / if teacher.scale == FeatureScale::Original { original } else { len } as f64;
+                for (i, &image) in compared.iter().enumerate().filter(|(_, image)| own.contains(image)) {
+                    let (now, then) = (map.image(image - own.start), earlier.part(i * len..(i + 1) * len));
+                    values.squared_distance([image, which], now, then, weight, &mut gradient.image_mut(image - own.start))?;
                 }
-                Ok(())
-            },
-        )?;
+            }
+            Ok(())
+        })?;
         if !self.options.frozen_statistics {
             self.state.batches += 1;
         }
+        if let Some(member) = &mut self.member {
+            if own.is_empty() {
+                self.gradients.clear(0..self.gradients.len())?;
+            }
+            member.shares.add_up(&team, &mut self.gradients)?;
+            self.losses.gather_distances(&team)?;
+        }
         if let Some(teacher) = self.teacher.as_ref().filter(|teacher| pulled && teacher.pull_weight > 0.0) {
             let (now, earlier) = (self.state.parameters.view(), teacher.state.parameters.view());
-            self.losses.parameter_distance(&teacher.pulled, now, earlier, teacher.pull_weight, &mut self.gradients.view_mut())?;
+            let gradients = &mut self.gradients.part_mut(0..self.layout.parameter_len());
+            self.losses.parameter_distance(&teacher.pulled, now, earlier, teacher.pull_weight, gradients)?;
             for (active, entry) in self.active.iter_mut().zip(self.layout.parameters()) {
                 *active |= is_pulled(&entry.name);
             }
         }
         self.found_losses()
+    }
+
+    /// What joins this trainer with others, if it is a member of a team.
+    pub fn collective(&self) -> Option<Arc<dyn Collective>> {
+        self.member.as_ref().map(|member| member.collective.clone())
+    }
+
+    /// The images of a batch, and which of them are this device's.
+    fn team(&self, images: usize) -> Team {
+        Team::of(self.collective(), images)
     }
 
     /// The losses of the step in hand. Reading them is the only time in a step that the host waits for the device.
@@ -305,6 +356,7 @@ impl<T: Real> Trainer<T> {
         options: &TrainerOptions,
         graph: &Graph,
         answers: &Answers<T>,
+        (team, mut whole): (&Team, Option<&mut WholeMaps<T>>),
         maps: &mut WantedMaps<T>,
     ) -> Result<()> {
         let outputs = graph.outputs();
@@ -314,7 +366,10 @@ impl<T: Real> Trainer<T> {
         let kind = options.heat_map_loss.for_maps([h, w], targets.typical_radius());
         let mut with_gradient = |id: NodeId, loss: MapLoss<T>| {
             let (map, mut gradient) = maps.with_gradient(id);
-            loss(values, map, &mut gradient)
+            match &mut whole {
+                Some(whole) => whole.with_all(team, map, &mut gradient, |map, gradient| loss(values, map, gradient)),
+                None => loss(values, map, &mut gradient),
+            }
         };
         with_gradient(outputs.heat_map, &|values, logits, gradient| {
             let wanted = drawn.map_or_else(|| answers.copied.at(0, logits.layout()), DeviceTargets::heat_map);
@@ -370,12 +425,15 @@ impl<T: Real> Trainer<T> {
     fn plan(&mut self, kind: PlanKind, n: usize) -> Result<(PlanKind, usize)> {
         if !self.plans.contains_key(&(kind, n)) {
             let forward_only = |wanted: Vec<NodeId>, frozen: bool| {
-                let options = TrainPlanOptions { batch: n, extent: self.options.frame, wanted, frozen, backward: false, recompute: false };
+                let (team, extent) = (Team::alone(n), self.options.frame);
+                let options = TrainPlanOptions { team, extent, wanted, frozen, backward: false, recompute: false };
                 TrainPlan::new::<T>(&self.compute, &self.graph, &self.layout, &options)
             };
             let outputs = self.graph.outputs();
             let plan = match kind {
-                PlanKind::Student { features } => student_plan::<T>(&self.compute, &self.graph, &self.layout, &self.options, n, features)?,
+                PlanKind::Student { features } => {
+                    student_plan::<T>(&self.compute, &self.graph, &self.layout, &self.options, self.team(n), features)?
+                }
                 PlanKind::Teacher => {
                     let frozen = !self.teacher.as_ref().is_some_and(|teacher| teacher.batch_statistics);
                     forward_only(vec![outputs.level5, outputs.up], frozen)?

@@ -2,13 +2,8 @@
 //! float the whole tiny network and a step of training agree with the f64 references, which proves every index, stride and
 //! launch; in f32 they agree as closely as rounding allows.
 
-use anyhow::Context;
-use epicker::ahead::ahead;
-use epicker::compat::Compat;
-use epicker::device::Device;
-use epicker::formats::candidates::Candidate;
+use epicker::device::{Device, Team};
 use epicker::formats::coordinates::Kind;
-use epicker::formats::image::{ReadOptions, Sections};
 use epicker::formats::model_file::load_model_file;
 use epicker::io::model_source::ModelSource;
 use epicker::net::Views;
@@ -20,22 +15,13 @@ use epicker::net::training::run::{self as training_run, Arena};
 use epicker::net::{Architecture, Model, PeakFinder, PeakFinderOptions, formula};
 use epicker::ops::heat_map::Peak;
 use epicker::ops::losses::HeatMapLoss;
-use epicker::ops::{Compute, Real, largest_difference};
-use epicker::pick::decode::candidates;
-use epicker::pick::filter::Limits;
-use epicker::pick::output::{Helix, OutputRule, OutputType, Tracer};
-use epicker::pick::run::{self, Found, Input, Job, Seen, Source, Told, Worker};
-use epicker::pick::settings::{Settings, WrittenSide};
-use epicker::pick::slots::Slots;
-use epicker::preprocess::ground::Ground;
-use epicker::preprocess::scale::{FixedBy, Scale};
+use epicker::ops::{Real, largest_difference};
 use epicker::random::noise;
 use epicker::train::TrainingMemory;
 use epicker::train::step::Compared;
 use epicker::train::{Continual, Object, Targets, Trainer, TrainerOptions};
 use hostgpu::{Build, Calls, HostGpu, Options};
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const TINY: Architecture = Architecture { channels: [8, 8, 12, 16, 24, 32], head: 16 };
@@ -44,12 +30,12 @@ pub(super) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn host(build: Build) -> (Device, Arc<HostGpu>) {
+pub(super) fn host(build: Build) -> (Device, Arc<HostGpu>) {
     let (gpu, host) = HostGpu::gpu(Options { build, ..Options::default() }).unwrap();
     (Device::Gpu(gpu), host)
 }
 
-fn device(build: Build) -> Device {
+pub(super) fn device(build: Build) -> Device {
     host(build).0
 }
 
@@ -187,7 +173,8 @@ fn train_maps<T: Real>(device: &Device, extent: [usize; 2]) -> Vec<Vec<f64>> {
     let (graph, layout) = (TINY.graph(), ParameterLayout::new(TINY));
     let o = graph.outputs();
     let wanted: Vec<NodeId> = vec![o.heat_map, o.size, o.offset, o.level5, o.up];
-    let options = TrainPlanOptions { batch: 1, extent, wanted: wanted.clone(), frozen: true, backward: false, recompute: false };
+    let options =
+        TrainPlanOptions { team: Team::alone(1), extent, wanted: wanted.clone(), frozen: true, backward: false, recompute: false };
     let plan = TrainPlan::new::<T>(&device.into(), &graph, &layout, &options).unwrap();
     let state = NetworkState::from_state_dict(&layout, &load_model_file(&golden("models/tiny.safetensors")).unwrap()).unwrap();
     let mut state = NetworkMemory::new(device, state).unwrap();
@@ -230,8 +217,8 @@ pub(super) struct TrainCase {
     sparse: bool,
     frozen: bool,
     recompute: bool,
-    continual: bool,
-    compared: Compared,
+    pub(super) continual: bool,
+    pub(super) compared: Compared,
     exemplars: [bool; 2],
 }
 
@@ -266,7 +253,7 @@ pub(super) const TRAIN_CASES: [TrainCase; 3] = [
 ];
 pub(super) const FRAME: [usize; 2] = [64, 64];
 
-fn options(case: &TrainCase) -> TrainerOptions {
+pub(super) fn options(case: &TrainCase) -> TrainerOptions {
     TrainerOptions {
         heat_map_loss: if case.sparse { HeatMapLoss::SparseOriginal } else { HeatMapLoss::Focal },
         frozen_statistics: case.frozen,
@@ -421,255 +408,6 @@ fn a_step_of_training_waits_once_and_allocates_nothing() {
         let expected = Calls { launches: calls.launches, uploads: 3 + teacher, downloads: 1, synchronisations: 1, ..Calls::default() };
         assert_eq!(calls, expected);
     }
-}
-
-/// Small micrographs of several types and shapes; one of equal pixels, one of NaN.
-fn micrographs(folder: &Path) -> Vec<Job> {
-    let pixels = |size: [usize; 2]| crate::common::micrographs::small_pixels("gpu", size);
-    let of_f32 = |pixels: Vec<f32>| pixels.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let of_i16 = |pixels: Vec<f32>| pixels.iter().flat_map(|x| ((100.0 * x) as i16).to_le_bytes()).collect::<Vec<u8>>();
-    let mut hot = pixels([170, 200]);
-    (hot[77], hot[20_000]) = (1e6, f32::NAN);
-    let files = [
-        ("floats", [200, 170], 2, of_f32(pixels([200, 170]))),
-        ("words", [200, 170], 1, of_i16(pixels([200, 170]))),
-        ("equal", [64, 64], 2, of_f32(vec![3.5; 64 * 64])),
-        ("hot", [170, 200], 2, of_f32(hot)),
-        ("nan", [64, 64], 2, of_f32(vec![f32::NAN; 64 * 64])),
-        ("again", [200, 170], 2, of_f32(pixels([200, 170]))),
-    ];
-    let job = |(name, size, mode, bytes): (&str, [usize; 2], i32, Vec<u8>)| {
-        let path = folder.join(format!("{name}.mrc"));
-        std::fs::write(&path, crate::common::micrographs::mrc(size, mode, 1.5, &bytes)).unwrap();
-        let (name, output) = (name.to_string(), folder.join(format!("{name}.thi")));
-        Job {
-            input: Input { path, name, sections: Sections::Mean, known: Default::default() },
-            output,
-            candidates: None,
-            picture: None,
-            entry: None,
-        }
-    };
-    files.into_iter().map(job).collect()
-}
-
-const PICK_FRAME: usize = 256;
-
-fn settings() -> Settings {
-    let limits = Limits { k: 500, vis_thresh: 0.3, edge: 0.0, min_distance: 0.0 };
-    let rule = OutputRule {
-        kind: Kind::Particle,
-        output_type: OutputType::Thi,
-        subpixel: true,
-        ang_thresh_rad: 0.3,
-        tracer: Tracer::default(),
-        helix: Helix::StartEnd,
-        compat: Compat::default(),
-    };
-    Settings {
-        ground: Ground::Levelled { sigma_px: 24.0 },
-        views: Default::default(),
-        limits,
-        distance_sides: None,
-        in_angstrom: Default::default(),
-        rule,
-        scale: Scale::Fixed { frame: PICK_FRAME, by: FixedBy::User },
-        side_n_px: 19.0,
-        written_side: WrittenSide::OfNetwork,
-        read: ReadOptions::default(),
-        floor: 0.3,
-        cap: 500,
-        suffix: String::new(),
-        model: Default::default(),
-        is_shown: false,
-        report: None,
-    }
-}
-
-/// Candidates and warnings of a micrograph, or what is wrong with it.
-type Picked = Result<(Vec<Candidate>, Vec<String>), String>;
-
-/// What every micrograph gives above 0.3, the way of `epicker pick`.
-fn picked(device: &Device, jobs: &[Job]) -> Vec<Picked> {
-    let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
-    let mut picker =
-        PeakFinder::new(device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500, views: Default::default() }).unwrap();
-    let slots = picker.gpu().map(|gpu| Slots::new(gpu, 2).unwrap());
-    let (settings, mut all) = (settings(), Vec::new());
-    ahead(
-        jobs,
-        1,
-        |job| run::prepare(&job.input, settings.sight(), slots.as_ref()),
-        |next| {
-            let Some((job, ready)) = next else { return ControlFlow::<()>::Continue(()) };
-            let one = ready.and_then(|mut ready| {
-                let peaks = ready.peaks(&mut picker).with_context(|| job.input.path.display().to_string())?;
-                run::finish(job, &ready, &peaks, &settings)?;
-                let found = candidates(&peaks, &ready.geometry(), &Compat::default());
-                Ok((found.into_iter().filter(|pick| pick.score > 0.3).collect(), ready.warnings))
-            });
-            all.push(one.map_err(|error: anyhow::Error| format!("{error:#}")));
-            ControlFlow::Continue(())
-        },
-    );
-    all
-}
-
-#[test]
-fn picks_of_micrographs_that_the_gpu_prepares_are_the_cpus() {
-    let folder = tempfile::tempdir().unwrap();
-    let jobs = micrographs(folder.path());
-    let (expected, found) = (picked(&Device::Cpu, &jobs), picked(&device(Build::Fast), &jobs));
-    assert_eq!(found.len(), jobs.len());
-    for ((job, expected), found) in jobs.iter().zip(&expected).zip(&found) {
-        let ((expected, said), (found, found_said)) = match (expected, found) {
-            (Ok(expected), Ok(found)) => (expected, found),
-            (expected, found) => {
-                assert_eq!(found.as_ref().err(), expected.as_ref().err(), "{}", job.input.name);
-                assert_eq!(job.input.name, "nan");
-                continue;
-            }
-        };
-        assert_eq!(found_said, said, "{}", job.input.name);
-        assert_eq!(expected.is_empty(), job.input.name == "equal", "{}: {} picks", job.input.name, expected.len());
-        assert_eq!(found.len(), expected.len(), "{}", job.input.name);
-        for pick in expected {
-            let near = |other: &&Candidate| (other.x - pick.x).abs() <= 0.5 && (other.y - pick.y).abs() <= 0.5;
-            let other = found.iter().find(near).unwrap_or_else(|| panic!("{}: {pick:?} was not picked", job.input.name));
-            assert!((other.score - pick.score).abs() <= 1e-3, "{}: {other:?}, expected {pick:?}", job.input.name);
-        }
-    }
-    // A stopped batch leaves no place taken: whoever waits for one goes on.
-    let model = ModelSource::file(golden("models/trained.pth")).load(Model::from_state).unwrap();
-    let picker = PeakFinder::new(
-        &device(Build::Fast),
-        &model,
-        PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 500, views: Default::default() },
-    )
-    .unwrap();
-    let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
-    let prepare = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots)).map(|_| ());
-    ahead(&jobs, 1, |job| prepare(job), |next| if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
-    let kept = |job: &Job| run::prepare(&job.input, settings().sight(), Some(&slots));
-    ahead(&jobs, 1, |job| kept(job), |next| if next.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
-}
-
-/// Keeps what it is told, after `look` was called with the number of micrographs that were finished before.
-struct Looking<F: FnMut(usize)> {
-    look: F,
-    told: Vec<String>,
-}
-
-impl<F: FnMut(usize)> Told for Looking<F> {
-    fn finished(&mut self, job: &Job, _: &Seen, _: &Found) {
-        (self.look)(self.told.len());
-        self.told.push(format!("{} is finished", job.input.name));
-    }
-
-    fn failed(&mut self, job: &Job, error: &anyhow::Error) {
-        self.told.push(format!("{}: {error:#}", job.input.name));
-    }
-}
-
-/// Micrographs, without the one that cannot be picked, some times over.
-fn many(folder: &Path, times: usize) -> Vec<Job> {
-    let jobs: Vec<Job> = micrographs(folder).into_iter().filter(|job| job.input.name != "nan").collect();
-    jobs.iter().cycle().take(times * jobs.len()).cloned().collect()
-}
-
-#[test]
-fn a_gpu_that_fails_for_good_ends_a_batch_after_one_failure() {
-    let folder = tempfile::tempdir().unwrap();
-    let jobs = many(folder.path(), 3);
-    for loaders in [1, 4] {
-        let (device, host) = host(Build::Fast);
-        let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-        let mut worker = Worker::with_loaders(loaders, &Compute::from(&device), &model, false, 100).unwrap();
-        let mut told = Looking { look: |_| (), told: Vec::new() };
-        // It fails while the sixth micrograph is put on its way, and some of those before may be under way.
-        let failing = jobs.iter().cloned().enumerate().inspect(|(i, _)| {
-            if *i == 5 {
-                host.fail("an illegal address")
-            }
-        });
-        let source = Source { jobs: Box::new(failing.map(|(_, job)| job)), is_stopped: &|| false };
-        let end = run::run(source, &mut worker, &settings(), &mut told);
-        let (last, before) = told.told.split_last().unwrap();
-        assert!(before.len() <= 5 && before.iter().all(|line| line.ends_with("is finished")), "{:?}", told.told);
-        assert!(last.ends_with("the device has failed before: an illegal address"), "{last}");
-        let end = format!("{:#}", end.unwrap_err());
-        assert!(end.starts_with("the GPU has failed, and nothing can be done with it in this run"), "{end}");
-    }
-}
-
-#[test]
-fn the_gpu_goes_on_while_files_are_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let jobs = many(folder.path(), 3);
-    let (device, host) = host(Build::Fast);
-    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let mut worker = Worker::with_loaders(2, &Compute::from(&device), &model, false, 100).unwrap();
-    let mut launched = 0;
-    // While the files of the fourth micrograph are still being written, the graphs of two more are launched: the test waits for them.
-    let look = |finished: usize| {
-        for _ in 0..if finished == 3 { 60_000 } else { 1 } {
-            launched += host.take_calls().graph_launches;
-            if launched >= 5 {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        // The first image of a network runs step by step.
-        assert!(finished != 3 || launched >= 5, "{launched} graphs after a minute");
-    };
-    let mut told = Looking { look, told: Vec::new() };
-    run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told).unwrap();
-    let expected: Vec<String> = jobs.iter().map(|job| format!("{} is finished", job.input.name)).collect();
-    assert_eq!(told.told, expected);
-}
-
-#[test]
-fn picks_are_the_same_for_every_number_of_loaders() {
-    let folder = tempfile::tempdir().unwrap();
-    let jobs = many(folder.path(), 1);
-    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let files = |device: &Device, loaders: usize| -> Vec<Vec<u8>> {
-        let mut worker = Worker::with_loaders(loaders, &Compute::from(device), &model, false, 100).unwrap();
-        let mut told = Looking { look: |_| (), told: Vec::new() };
-        run::run(Source::list(&jobs, &|| false), &mut worker, &settings(), &mut told).unwrap();
-        jobs.iter().map(|job| std::fs::read(&job.output).unwrap()).collect()
-    };
-    for device in [Device::Cpu, device(Build::Fast)] {
-        let one = files(&device, 1);
-        assert!(one.iter().any(|file| !file.is_empty()) && one == files(&device, 5), "{device:?}");
-    }
-}
-
-#[test]
-fn a_micrograph_costs_a_graph_an_upload_and_one_wait() {
-    let folder = tempfile::tempdir().unwrap();
-    let job = &micrographs(folder.path())[0];
-    let (device, host) = host(Build::Fast);
-    let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
-    let mut picker =
-        PeakFinder::new(&device, &model, PeakFinderOptions { frame: PICK_FRAME, sizes: false, k: 100, views: Default::default() }).unwrap();
-    let slots = Slots::new(picker.gpu().unwrap(), 2).unwrap();
-    let mut one = || {
-        let mut ready = run::prepare(&job.input, settings().sight(), Some(&slots)).unwrap();
-        let prepared = host.take_calls();
-        let peaks = ready.peaks(&mut picker).unwrap();
-        (prepared, host.take_calls(), peaks)
-    };
-    // Both places, and the network step by step, then captured.
-    let first = one().2;
-    (0..3).for_each(|_| drop(one()));
-    let (prepared, picked, peaks) = one();
-    // The file's pixels go up, and nobody waits for what is done with them.
-    assert_eq!(prepared, Calls { uploads: 1, launches: prepared.launches, ..Calls::default() });
-    assert!((20..40).contains(&prepared.launches), "{} launches", prepared.launches);
-    // The survey comes back beside what the graph brings.
-    assert_eq!(picked, Calls { graph_launches: 1, downloads: 1, synchronisations: 1, ..Calls::default() });
-    assert!(!peaks.is_empty() && peaks == first);
 }
 
 #[test]

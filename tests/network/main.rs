@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod inference;
+mod team;
 mod training;

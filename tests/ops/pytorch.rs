@@ -2,7 +2,7 @@
 //! ops in f32 to 1e-5, both of the largest value.
 
 use epicker::device::tensor::Layout;
-use epicker::device::{Device, Tensor, TensorMut, TensorRef};
+use epicker::device::{Device, Team, Tensor, TensorMut, TensorRef};
 use epicker::ops::adam::{self, AdamStep};
 use epicker::ops::batch_norm::{self, Norm, RunningStatistics};
 use epicker::ops::conv::{self, Algorithms, ConvShape, Epilogue};
@@ -135,7 +135,8 @@ fn enlargements_and_their_gradients_are_pytorchs() {
         let (inp, dout) = (Tensor::from_values([n, h, width, c], narrow(&inp)), Tensor::from_values(shape.out(), narrow(&dout)));
         let (mut dinp, mut dweights) = (Tensor::zeros(inp.shape()), vec![0.0; weights.len()]);
         let gradients = up_conv::Gradients { dinp: &mut dinp.view_mut(), dweights: &mut TensorMut::flat(&mut dweights) };
-        let (flat, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut []));
+        let mut scratch = vec![0.0; up_conv::scratch_len(&Device::Cpu, shape)];
+        let (flat, scratch) = (TensorRef::flat(&weights), &mut TensorMut::flat(&mut scratch));
         up_conv::backward(&Device::Cpu, shape, inp.view(), flat, dout.view(), gradients, scratch).unwrap();
         close(&case, &wide(dinp.values()), &gx.channels_last(), SINGLE);
         close(&case, &wide(&dweights), &gw.values, SINGLE);
@@ -191,11 +192,12 @@ fn batch_norms_and_their_gradients_are_pytorchs() {
         let inp = TensorRef::new(&inp, layout);
         let (gamma, beta) = (TensorRef::flat(&gamma), TensorRef::flat(&beta));
         let (to, to_saved, scratch) = (&mut out.view_mut(), &mut TensorMut::flat(&mut saved), &mut TensorMut::flat(&mut []));
-        let read = batch_norm::Forward { inp, gamma, beta, running, again: false, residual: None };
+        let team = &Team::alone(n);
+        let read = batch_norm::Forward { team, inp, gamma, beta, running, again: false, residual: None };
         batch_norm::train_forward(&Device::Cpu, norm, read, to_saved, to, scratch).unwrap();
         let (mut dinp, mut dgamma, mut dbeta) = (Tensor::zeros([n, h, w, c]), vec![0.0; c], vec![0.0; c]);
         let dout = TensorRef::new(&dout, layout);
-        let kept = batch_norm::Kept { inp, out: out.view(), gamma, saved: TensorRef::flat(&saved) };
+        let kept = batch_norm::Kept { team, inp, out: out.view(), gamma, saved: TensorRef::flat(&saved) };
         let (dinp_view, dgamma_view, dbeta_view) =
             (&mut dinp.view_mut(), &mut TensorMut::flat(&mut dgamma), &mut TensorMut::flat(&mut dbeta));
         let gradients = batch_norm::Gradients { dinp: dinp_view, dresidual: None, dgamma: dgamma_view, dbeta: dbeta_view };

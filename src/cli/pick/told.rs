@@ -2,10 +2,9 @@
 
 use super::batch::Batch;
 use super::{Asked, PickArgs};
-use crate::cli::device::Chosen;
+use crate::cli::device::{Chosen, in_words};
 use crate::cli::progress::Progress;
 use crate::cli::settle::Voice;
-use crate::device::Device;
 use crate::formats::coordinates::Kind;
 use crate::pick::output::{Helix, what_is_lost};
 use crate::pick::run::{Found, Job, Seen, Told};
@@ -96,12 +95,12 @@ impl Teller {
     }
 
     /// Says what is about to happen, and what the user should know.
-    pub fn beginning(&mut self, args: &PickArgs, asked: &Asked, batch: &Batch, chosen: &Chosen) {
+    pub fn beginning(&mut self, args: &PickArgs, asked: &Asked, batch: &Batch, chosen: &[Chosen]) {
         let (model, kind) = (asked.of_model.model, asked.of_model.kind);
         self.is_fiber = kind == Kind::Fiber;
         let progress = &self.progress;
-        chosen.lines.iter().for_each(|line| progress.say(line));
-        chosen.warnings.iter().for_each(|warning| progress.warn(warning));
+        chosen.iter().flat_map(|chosen| &chosen.lines).for_each(|line| progress.say(line));
+        chosen.iter().flat_map(|chosen| &chosen.warnings).for_each(|warning| progress.warn(warning));
         args.limits.warnings().iter().chain(&batch.warnings).for_each(|warning| progress.warn(warning));
         let keeps_path = matches!(asked.rule.helix, Helix::Segments(_)); // segments follow the bends of a fiber
         if let Some(lost) = what_is_lost(kind, asked.rule.output_type).filter(|_| !keeps_path) {
@@ -110,10 +109,7 @@ impl Teller {
         if let Some(of_model) = model.facts().mode.as_deref().filter(|of_model| *of_model != kind.name()) {
             progress.warn(&format!("--mode {kind}: the model was trained for {of_model}"));
         }
-        let device = match &chosen.compute.device {
-            Device::Cpu => "CPU".to_string(),
-            other => other.describe(),
-        };
+        let (device, precision) = (in_words(chosen), args.precision.name());
         let given = args.limits.vis_thresh;
         let known = given.and_then(Threshold::score).unwrap_or(asked.of_model.usual_threshold());
         let vis_thresh = asked.of_model.noise_share(given).is_none().then_some(known);
@@ -125,7 +121,7 @@ impl Teller {
         let threads = rayon::current_num_threads();
         let counts = format!("{}, {} done before", counted(batch.jobs.len(), "micrograph"), batch.skipped);
         progress.say(&format!(
-            "model {}, mode {kind}, threshold {threshold}, fp32, {device}, {}; {counts}",
+            "model {}, mode {kind}, threshold {threshold}, {precision}, {device}, {}; {counts}",
             model.name(),
             counted(threads, "thread"),
         ));
@@ -140,7 +136,7 @@ impl Teller {
             "sha256": model.sha256(),
             "mode": kind.name(),
             "threshold": vis_thresh,
-            "precision": args.precision.name(),
+            "precision": precision,
             "device": device,
             "threads": threads,
             "output": batch.folder,

@@ -7,6 +7,7 @@
 use super::batch::Batch;
 use super::told::Teller;
 use super::{PickArgs, settled, write_lists, write_record, write_report};
+use crate::cli::settle::Voice;
 use crate::cli::status::OrUsage;
 use crate::cli::{device, interrupt, status, threads, values};
 use crate::doctor::Way;
@@ -18,8 +19,9 @@ use crate::net::Model;
 use crate::pick::arrivals::{Arrivals, Look};
 use crate::pick::folder::{FileState, write_covering};
 use crate::pick::journal::{Entry, Journal, Outcome};
-use crate::pick::run::{self, Found, Job, Seen, Source, Told, Worker};
+use crate::pick::run::{self, Found, Job, Seen, Source, Told};
 use crate::pick::settings::Settings;
+use crate::pick::workers::Workers;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
@@ -66,9 +68,9 @@ pub fn watch(mut args: PickArgs, folder: &Path, stop: &AtomicBool) -> Result<u8>
     threads::start(args.threads)?;
     let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, false).or_usage()?;
-    let chosen = device::choose_in(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
-    let worker = Worker::new(&chosen.compute, &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
-    let mut worker = worker.averaging(asked.of_model.views());
+    let chosen = device::choose_every(args.precision, args.gpus.as_ref(), args.conv, Way::Pick)?;
+    let workers = Workers::new(&device::named(&chosen), &model, asked.rule.kind == Kind::Vesicle, asked.cap).or_usage()?;
+    let mut workers = workers.averaging(asked.of_model.views());
     std::fs::create_dir_all(&args.output)
         .with_context(|| format!("--output {}: cannot be written to; expected a folder with rights to write", args.output.display()))
         .or_usage()?;
@@ -120,16 +122,17 @@ pub fn watch(mut args: PickArgs, folder: &Path, stop: &AtomicBool) -> Result<u8>
             let settings = match &settings {
                 Some(settings) => settings,
                 None => {
-                    let given = asked.of_model.scale_given(batch.looking(&asked), &mut worker).or_usage()?;
+                    let given = asked.of_model.scale_given(batch.looking(&asked), &mut workers).or_usage()?;
                     told.beginning(&args, &asked, &batch, &chosen);
-                    let found = settled(&args, &asked, given, &batch, &mut worker, &told)?;
+                    let found = settled(&args, &asked, given, &batch, &mut workers, &told)?;
                     write_record(&found, &batch)?;
                     settings.insert(found)
                 }
             };
             batch.refuse_mixture(settings).or_usage()?;
             let mut both = Both { told: &mut told, log: &mut log, settings, error: None };
-            let all_begun = run::run(Source::list(&batch.jobs, &is_stopped), &mut worker, settings, &mut both);
+            let all_begun = run::run(Source::list(&batch.jobs, &is_stopped), &mut workers, settings, &mut both);
+            workers.take_losses().iter().for_each(|loss| both.told.warn(loss));
             if let Some(error) = both.error {
                 return Err(error); // a journal that cannot be written would forget what is done
             }

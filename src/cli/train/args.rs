@@ -164,7 +164,8 @@ pub struct TrainArgs {
     /// Seed of all that is random
     #[arg(long = "seed", value_name = "NUMBER", default_value_t = 317)]
     pub(super) seed: u64,
-    /// Devices; there is one: the first is used
+    /// GPUs, such as 0 or 0,1, which share the images of each step; all for every GPU, or -1 for the CPU [default: the first GPU, the
+    /// CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     pub(super) gpus: Option<values::Devices>,
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native

@@ -4,9 +4,9 @@
 
 use super::settings::{JUDGING_COST, Settings};
 use crate::ops::{Compute, heat_map};
+use crate::train::Targets;
 use crate::train::run::Learner;
 use crate::train::schedule::{Order, Schedule};
-use crate::train::{Targets, Trainer};
 use crate::words::counted;
 use anyhow::Result;
 use std::time::Instant;
@@ -19,9 +19,8 @@ impl Settings {
     /// Seconds of a step.
     ///
     /// Errors: the device fails.
-    pub(super) fn seconds_of_a_step(&self, compute: &Compute) -> Result<f64> {
-        let mut trainer =
-            Trainer::<f32>::new(compute, self.start.architecture, &self.start.state, self.trainer.clone(), self.continual.clone())?;
+    pub(super) fn seconds_of_a_step(&self, devices: &[Compute]) -> Result<f64> {
+        let mut trainer = self.trainers(devices)?;
         let (batch, side) = (self.batch, self.data.side_n);
         let images = crate::random::noise(batch * side * side, 1);
         let targets = Targets::new([batch, side / heat_map::STRIDE, side / heat_map::STRIDE]);

@@ -9,6 +9,7 @@ use super::start::{Start, interrupted_training};
 use super::{folder, parts};
 use crate::cli::status::Usage;
 use crate::compat::{Compat, Fault};
+use crate::device::team::block_of;
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::ModelFacts;
 use crate::io::model_source::ModelSource;
@@ -27,7 +28,7 @@ use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX
 use crate::train::run::RunOptions;
 use crate::train::schedule::{self, Asked, Beginning, GUIDE_RATE, Order, Recipe, Replay, Schedule};
 use crate::train::split::{Shares, Split, split};
-use crate::train::{Continual, FeatureScale, LossWeights, TrainerOptions, TrainingMemory, augment};
+use crate::train::{Continual, FeatureScale, LossWeights, TrainerOptions, Trainers, TrainingMemory, augment};
 use crate::words::counted;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -113,11 +114,36 @@ struct Sizes {
     tells_size: bool,
 }
 
+/// What each device needs for its share of a batch.
+///
+/// Errors: one has not as much.
+fn memory_of_a_device(
+    devices: &[Compute],
+    architecture: Architecture,
+    options: &TrainerOptions,
+    is_continual: bool,
+) -> Result<TrainingMemory> {
+    let available = devices.iter().map(|compute| compute.device.available_memory().unwrap_or(usize::MAX)).min().unwrap_or(usize::MAX);
+    let check = |options: &TrainerOptions| TrainingMemory::check(&devices[0], architecture, options, is_continual, available);
+    match devices.len() {
+        0 | 1 => check(options),
+        count => check(&TrainerOptions { batch: block_of(options.batch, count), ..options.clone() })
+            .with_context(|| format!("each of {count} devices takes a share of --batch_size {}", options.batch)),
+    }
+}
+
 impl Settings {
+    /// The network in training, on devices that share the images of each step.
+    ///
+    /// Errors: as `Trainers::new`.
+    pub(super) fn trainers(&self, devices: &[Compute]) -> Result<Trainers> {
+        Trainers::new(devices, self.start.architecture, &self.start.state, &self.trainer, self.continual.as_ref())
+    }
+
     /// Settles everything.
     ///
     /// Errors: wrong usage, or data that nothing can be learnt from.
-    pub(super) fn settle(args: &TrainArgs, compute: &Compute) -> Result<Settings> {
+    pub(super) fn settle(args: &TrainArgs, devices: &[Compute]) -> Result<Settings> {
         let asked = args.asked();
         asked.check()?;
         let shares = Shares::from_options(args.train_pct, args.val_pct, args.test_pct)?;
@@ -152,8 +178,7 @@ impl Settings {
             ));
         }
         let trainer = args.trainer_options(sizes.side_n, batch, keeps_statistics, unfinished > 0);
-        let available = compute.device.available_memory().unwrap_or(usize::MAX);
-        let memory = TrainingMemory::check(compute, start.architecture, &trainer, continual.is_some(), available)?;
+        let memory = memory_of_a_device(devices, start.architecture, &trainer, continual.is_some())?;
         let recorded = recorded.and_then(|terms| terms.schedule.clone());
         let length = Length {
             is_in_passes: args.guide || asked.is_in_epochs(),

@@ -7,8 +7,8 @@
 //! computed once more before its backward steps: the norms with the statistics they kept, so all bits are the same.
 
 use super::steps::{TrainOp, TrainStep, TrainSteps, train_steps};
-use crate::device::Device;
 use crate::device::tensor::Layout;
+use crate::device::{Device, Team};
 use crate::net::arena::{Lifetimes, Place, Placed};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::parameters::ParameterLayout;
@@ -20,8 +20,8 @@ use std::collections::HashMap;
 /// What a training plan is made for.
 #[derive(Clone, Debug)]
 pub struct TrainPlanOptions {
-    /// Images of a step.
-    pub batch: usize,
+    /// The images of a step, and which of them this device has.
+    pub team: Team,
     /// Rows and columns of the image: multiples of 32.
     pub extent: [usize; 2],
     /// Maps that losses read; gradients start from them.
@@ -32,6 +32,13 @@ pub struct TrainPlanOptions {
     pub backward: bool,
     /// True if maps are computed twice rather than kept.
     pub recompute: bool,
+}
+
+impl TrainPlanOptions {
+    /// Images that this device works on: one that has none works on one all the same, which does not count.
+    pub fn batch(&self) -> usize {
+        self.team.own().len().max(1)
+    }
 }
 
 /// One thing to do.
@@ -73,6 +80,8 @@ pub struct Work {
 /// Steps, schedule and places.
 #[derive(Clone, Debug)]
 pub struct TrainPlan {
+    /// The images of a step, and which of them this device has.
+    pub team: Team,
     /// What is computed.
     pub steps: TrainSteps,
     /// The schedule.
@@ -103,11 +112,11 @@ impl TrainPlan {
     pub fn new<T: Real>(compute: &Compute, graph: &Graph, layout: &ParameterLayout, options: &TrainPlanOptions) -> Result<Self> {
         let [h, w] = options.extent;
         ensure!(
-            options.batch > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0,
+            options.team.images() > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0,
             "{} images of {w} x {h} pixels; expected at least one, and sides that are multiples of 32",
-            options.batch
+            options.team.images()
         );
-        let steps = train_steps(compute, graph, layout, options.batch, options.extent, &options.wanted, options.frozen);
+        let steps = train_steps(compute, graph, layout, options.batch(), options.extent, &options.wanted, options.frozen);
         let maps = Maps { graph, options, steps: &steps };
         let dropped = if options.recompute && options.backward { maps.dropped() } else { HashMap::new() };
 
@@ -119,7 +128,7 @@ impl TrainPlan {
         let schedule = maps.schedule(&dropped);
         let scratch = |step: usize, backward: bool| {
             let op = &steps.steps[step].op;
-            scratch_len::<T>(&compute.device, op, backward) + summed_len(op) * if backward { 2 } else { 1 }
+            scratch_len::<T>(&compute.device, op, options.team.places(), backward) + summed_len(op) * if backward { 2 } else { 1 }
         };
         let lengths = |buffer: Buffer| match buffer {
             Buffer::Map(id) | Buffer::Again(id) | Buffer::Gradient(id) => maps.layout(id).buffer_len(),
@@ -183,7 +192,7 @@ impl TrainPlan {
         }
         let place = |id: NodeId| Place { offset: offset(Buffer::Map(maps.owner(id))), layout: maps.layout(id) };
         let wanted = options.wanted.iter().map(|&id| (id, (place(id), gradient(id)))).collect();
-        Ok(TrainPlan { work, image: place(image), wanted, arena_len, lower_bound, steps })
+        Ok(TrainPlan { team: options.team.clone(), work, image: place(image), wanted, arena_len, lower_bound, steps })
     }
 }
 
@@ -197,14 +206,14 @@ pub fn summed_len(op: &TrainOp) -> usize {
 }
 
 /// Values that a step, or its gradient, needs to work with.
-fn scratch_len<T: Real>(device: &Device, op: &TrainOp, backward: bool) -> usize {
+fn scratch_len<T: Real>(device: &Device, op: &TrainOp, places: usize, backward: bool) -> usize {
     match op {
         TrainOp::Conv { shape, algorithms, .. } if backward => conv::scratch_len(algorithms, *shape),
         TrainOp::Conv { shape, algorithms, .. } => Packing::from(&algorithms.forward).scratch_len::<T>(shape.extents()),
         TrainOp::DeformConv { shape, algorithm, .. } if backward => deform_conv::scratch_len::<T>(algorithm, *shape),
         TrainOp::DeformConv { shape, algorithm, .. } => Packing::from(algorithm).scratch_len::<T>(shape.extents()),
-        TrainOp::Norm { shape, .. } => batch_norm::scratch_len::<T>(device, *shape),
-        TrainOp::UpConv { shape, .. } if backward => up_conv::scratch_len::<T>(device, *shape),
+        TrainOp::Norm { shape, .. } => batch_norm::scratch_len::<T>(device, *shape, places),
+        TrainOp::UpConv { shape, .. } if backward => up_conv::scratch_len(device, *shape),
         TrainOp::MaxPool { .. } | TrainOp::UpConv { .. } => 0,
     }
 }
@@ -223,7 +232,7 @@ impl Maps<'_> {
     }
 
     fn layout(&self, id: NodeId) -> Layout {
-        self.steps.parts.layout(self.graph, id, self.options.batch, self.options.extent)
+        self.steps.parts.layout(self.graph, id, self.options.batch(), self.options.extent)
     }
 
     /// The buffers that are dropped after the forward pass, each with its section: a buffer that is read and written in one section

@@ -187,7 +187,7 @@ fn forward<T: Real>(
             let running = RunningStatistics { mean, variance };
             let saved = &mut arena.saved.part_mut(saved.clone());
             let (gamma, beta) = (parameter(*gamma), parameter(*beta));
-            let read = batch_norm::Forward { inp, gamma, beta, running, again, residual: addend };
+            let read = batch_norm::Forward { team: &plan.team, inp, gamma, beta, running, again, residual: addend };
             batch_norm::train_forward(device, *norm, read, saved, out, scratch)
         }
         TrainOp::MaxPool { shape } => max_pool::forward(device, *shape, inp, out),
@@ -251,7 +251,7 @@ fn backward<T: Real>(
         }
         (TrainOp::Norm { norm, gamma, beta, saved, .. }, Some(dinp)) => {
             let (dgamma, dbeta) = (&mut gradient(*gamma), &mut gradient(*beta));
-            let kept = batch_norm::Kept { inp, out, gamma: parameter(*gamma), saved: arena.saved.part(saved.clone()) };
+            let kept = batch_norm::Kept { team: &plan.team, inp, out, gamma: parameter(*gamma), saved: arena.saved.part(saved.clone()) };
             let gradients = batch_norm::Gradients { dinp, dresidual: daddend.as_mut(), dgamma, dbeta };
             batch_norm::backward(device, *norm, kept, dout, gradients, scratch)
         }

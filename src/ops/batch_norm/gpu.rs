@@ -2,10 +2,10 @@
 
 use super::{EPSILON, Forward, Gradients, Kept, MOMENTUM, Norm, RunningStatistics};
 use crate::device::gpu::{Arg, Gpu, Grid};
-use crate::device::{TensorMut, TensorRef};
+use crate::device::{Device, Team, TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
-use crate::ops::launch::{doubles, doubles_len, lanes};
+use crate::ops::launch::{doubles_at, doubles_len, lanes};
 use anyhow::Result;
 
 /// Threads of a block, and of a block that adds the parts of a sum, as the KERNEL lines say.
@@ -35,9 +35,9 @@ impl Spread {
         Spread { pixels, c, columns, parts: pixels.div_ceil(rows * each).clamp(1, most), group }
     }
 
-    /// The threads of a sum: each adds at least 16 values in f32 before it goes on in f64.
-    fn for_sums(shape: [usize; 4], group: u32) -> Self {
-        Self::new(shape, group, 16, MOST_SUMS)
+    /// The threads of the sum of an image: each adds at least 16 values in f32 before it goes on in f64.
+    fn for_sums([_, h, w, c]: [usize; 4], group: u32) -> Self {
+        Self::new([1, h, w, c], group, 16, MOST_SUMS)
     }
 
     fn for_map(shape: [usize; 4], group: u32) -> Self {
@@ -52,8 +52,8 @@ impl Spread {
         Arg::value(self.group)
     }
 
-    fn grid(&self) -> Grid {
-        Grid([self.parts as u32, (self.c / self.group as usize).div_ceil(self.columns) as u32, 1])
+    fn grid(&self, images: usize) -> Grid {
+        Grid([self.parts as u32, (self.c / self.group as usize).div_ceil(self.columns) as u32, images as u32])
     }
 }
 
@@ -62,9 +62,40 @@ fn flag(set: bool) -> Arg {
     Arg::value(u32::from(set))
 }
 
-/// A grid of one block for each channel.
-fn per_channel(c: usize) -> Grid {
-    Grid([c as u32, 1, 1])
+/// A grid of one block for each channel of each image.
+fn per_channel(c: usize, images: usize) -> Grid {
+    Grid([c as u32, images as u32, 1])
+}
+
+/// What lies in the scratch memory behind the two means: the parts of the two sums of this device's images, and both sums of all images
+/// of the batch.
+struct Sums {
+    partial: Arg,
+    /// The address of the sums of all images.
+    found: u64,
+}
+
+impl Sums {
+    fn len([n, _, _, c]: [usize; 4], parts: usize, places: usize) -> usize {
+        2 * c * (n * parts + places)
+    }
+
+    fn of<T: Real>(scratch: &TensorMut<T>, shape: [usize; 4], parts: usize, places: usize) -> Self {
+        let [n, _, _, c] = shape;
+        let first = doubles_at(scratch, 2 * c, Self::len(shape, parts, places));
+        Sums { partial: Arg::address(first), found: first + 8 * (2 * c * n * parts) as u64 }
+    }
+
+    /// The sums of this device's images, and those of all.
+    fn found(&self, team: &Team, c: usize) -> [Arg; 2] {
+        [team.own().start, 0].map(|image| Arg::address(self.found + 16 * (image * c) as u64))
+    }
+
+    /// Brings together the sums of all devices.
+    fn gather(&self, gpu: &Gpu, team: &Team, c: usize) -> Result<()> {
+        // SAFETY: there is a place of this many bytes for each image, and nothing else is done with them in the stream meanwhile.
+        unsafe { team.gather(&Device::Gpu(gpu.clone()), self.found as *mut u8, 16 * c) }
+    }
 }
 
 pub(super) fn launch_forward<T: Real>(
@@ -82,10 +113,10 @@ pub(super) fn launch_forward<T: Real>(
     unsafe { gpu.launch("batch_norm_forward", Grid::over(inp.len(), THREADS)?, THREADS, &args) }
 }
 
-/// Values that training, forward or backward, needs to work with for maps of this shape: parts of two sums, and two means.
-pub(super) fn scratch_len<T: Real>(shape: [usize; 4]) -> usize {
+/// Values that training, forward or backward, needs to work with for maps of this shape: two means, and parts of two sums.
+pub(super) fn scratch_len<T: Real>(shape: [usize; 4], places: usize) -> usize {
     let parts = [1, 4].map(|group| Spread::for_sums(shape, group).parts);
-    2 * shape[3] + doubles_len::<T>(2 * shape[3] * parts[0].max(parts[1]))
+    2 * shape[3] + doubles_len::<T>(Sums::len(shape, parts[0].max(parts[1]), places))
 }
 
 pub(super) fn launch_train_forward<T: Real>(
@@ -96,7 +127,7 @@ pub(super) fn launch_train_forward<T: Real>(
     out: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
-    let Forward { inp, gamma, beta, running: RunningStatistics { mut mean, mut variance }, again, residual } = read;
+    let Forward { team, inp, gamma, beta, running: RunningStatistics { mut mean, mut variance }, again, residual } = read;
     let (shape, c) = (inp.shape(), inp.shape()[3]);
     if !again {
         let (mean, variance) = (mean.arg(), variance.arg());
@@ -105,15 +136,20 @@ pub(super) fn launch_train_forward<T: Real>(
             // SAFETY: the arguments of the KERNEL line, in its order; all lists are of these channels.
             unsafe { gpu.launch("batch_norm_keep", Grid::over(c, PARTS_THREADS)?, PARTS_THREADS, &args) }?;
         } else {
-            let spread = Spread::for_sums(shape, lanes(c, &[inp]));
-            let partial = doubles(scratch, 2 * c, 2 * c * spread.parts);
-            let args = [spread.shape(), spread.group(), inp.arg(), inp.stride_arg(), partial];
+            let (spread, own) = (Spread::for_sums(shape, lanes(c, &[inp])), team.own().len());
+            let sums = Sums::of(scratch, shape, spread.parts, team.places());
+            let [found, of_all] = sums.found(team, c);
+            let args = [spread.shape(), spread.group(), inp.arg(), inp.stride_arg(), sums.partial];
             // SAFETY: as above; the parts of the sums fit into the scratch memory.
-            unsafe { gpu.launch("batch_norm_sums", spread.grid(), THREADS, &args) }?;
-            let (momentum, epsilon) = (Arg::value(MOMENTUM), Arg::value(EPSILON));
-            let args = [spread.shape(), momentum, epsilon, inp.arg(), partial, mean, variance, saved.arg()];
+            unsafe { gpu.launch("batch_norm_sums", spread.grid(own), THREADS, &args) }?;
+            let args = [spread.shape(), inp.arg(), inp.stride_arg(), sums.partial, found];
+            // SAFETY: as above; there is a place for each image.
+            unsafe { gpu.launch("batch_norm_image", per_channel(c, own), PARTS_THREADS, &args) }?;
+            sums.gather(gpu, team, c)?;
+            let (images, momentum, epsilon) = (Arg::value(team.images() as u32), Arg::value(MOMENTUM), Arg::value(EPSILON));
+            let args = [spread.shape(), images, momentum, epsilon, of_all, mean, variance, saved.arg()];
             // SAFETY: as above.
-            unsafe { gpu.launch("batch_norm_statistics", per_channel(c), PARTS_THREADS, &args) }?;
+            unsafe { gpu.launch("batch_norm_statistics", Grid::over(c, PARTS_THREADS)?, PARTS_THREADS, &args) }?;
         }
     }
     let spread = Spread::for_map(shape, lanes(c, &[inp, out.as_ref(), residual.unwrap_or(inp)]));
@@ -135,28 +171,33 @@ pub(super) fn launch_train_forward<T: Real>(
         out.stride_arg(),
     ];
     // SAFETY: as above; all maps have this shape.
-    unsafe { gpu.launch("batch_norm_train_forward", spread.grid(), THREADS, &args) }
+    unsafe { gpu.launch("batch_norm_train_forward", spread.grid(1), THREADS, &args) }
 }
 
 pub(super) fn launch_backward<T: Real>(
     gpu: &Gpu,
     norm: Norm,
-    Kept { inp, out, gamma, saved }: Kept<T>,
+    Kept { team, inp, out, gamma, saved }: Kept<T>,
     dout: TensorRef<T>,
     Gradients { dinp, dresidual, dgamma, dbeta }: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
     let (shape, c) = (inp.shape(), inp.shape()[3]);
     let maps = [inp.arg(), inp.stride_arg(), out.arg(), out.stride_arg(), dout.arg(), dout.stride_arg()];
-    let spread = Spread::for_sums(shape, lanes(c, &[inp, out, dout]));
-    let (means, partial) = (scratch.arg(), doubles(scratch, 2 * c, 2 * c * spread.parts));
-    let args = [&[spread.shape(), spread.group(), flag(norm.relu)], &maps[..], &[saved.arg(), partial]].concat();
+    let (spread, own) = (Spread::for_sums(shape, lanes(c, &[inp, out, dout])), team.own().len());
+    let (means, sums) = (scratch.arg(), Sums::of(scratch, shape, spread.parts, team.places()));
+    let [found, of_all] = sums.found(team, c);
+    let args = [&[spread.shape(), spread.group(), flag(norm.relu)], &maps[..], &[saved.arg(), sums.partial]].concat();
     // SAFETY: the arguments of the KERNEL line, in its order; all maps have this shape, and the parts fit into the scratch
     // memory behind the means.
-    unsafe { gpu.launch("batch_norm_gradient_sums", spread.grid(), THREADS, &args) }?;
-    let args = [spread.shape(), flag(norm.frozen), partial, dgamma.arg(), dbeta.arg(), means];
+    unsafe { gpu.launch("batch_norm_gradient_sums", spread.grid(own), THREADS, &args) }?;
+    // SAFETY: as above; there is a place for each image.
+    unsafe { gpu.launch("batch_norm_image_gradients", per_channel(c, own), PARTS_THREADS, &[spread.shape(), sums.partial, found])? };
+    sums.gather(gpu, team, c)?;
+    let (images, adds) = (Arg::value(team.images() as u32), flag(team.is_first()));
+    let args = [spread.shape(), images, flag(norm.frozen), adds, of_all, dgamma.arg(), dbeta.arg(), means];
     // SAFETY: as above; all lists are of these channels.
-    unsafe { gpu.launch("batch_norm_parameter_gradients", per_channel(c), PARTS_THREADS, &args) }?;
+    unsafe { gpu.launch("batch_norm_parameter_gradients", Grid::over(c, PARTS_THREADS)?, PARTS_THREADS, &args) }?;
 
     let group = match &dresidual {
         Some(dresidual) => lanes(c, &[inp, out, dout, dinp.as_ref(), dresidual.as_ref()]),
@@ -168,5 +209,5 @@ pub(super) fn launch_backward<T: Real>(
     let lists = [gamma.arg(), saved.arg(), means, dinp.arg(), dinp.stride_arg(), flag(has_residual), residual_at, residual_stride];
     let args = [&[spread.shape(), spread.group(), flag(norm.relu)], &maps[..], &lists].concat();
     // SAFETY: as above.
-    unsafe { gpu.launch("batch_norm_backward", spread.grid(), THREADS, &args) }
+    unsafe { gpu.launch("batch_norm_backward", spread.grid(1), THREADS, &args) }
 }

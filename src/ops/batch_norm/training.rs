@@ -14,7 +14,7 @@
 
 use super::{EPSILON, MOMENTUM, gpu};
 use crate::device::cpu::{InstructionSet, sum_in_parts};
-use crate::device::{Device, Tensor, TensorMut, TensorRef};
+use crate::device::{Device, Team, Tensor, TensorMut, TensorRef};
 use crate::ops::{Agreement, Real, in_value_type, noise, proof, real::convert};
 use anyhow::Result;
 use rayon::prelude::*;
@@ -37,10 +37,11 @@ impl<'a, T> RunningStatistics<'a, T> {
 }
 
 /// Values that `train_forward` and `backward` need to work with for maps of this shape.
-pub fn scratch_len<T: Real>(device: &Device, shape: [usize; 4]) -> usize {
+/// `places`: those of the whole batch's images.
+pub fn scratch_len<T: Real>(device: &Device, shape: [usize; 4], places: usize) -> usize {
     match device {
         Device::Cpu | Device::Reference => 0,
-        Device::Gpu(_) => gpu::scratch_len::<T>(shape),
+        Device::Gpu(_) => gpu::scratch_len::<T>(shape, places),
     }
 }
 
@@ -56,6 +57,8 @@ pub struct Norm {
 /// What the forward pass reads.
 #[derive(Debug)]
 pub struct Forward<'a, T = f32> {
+    /// The images of the whole batch.
+    pub team: &'a Team,
     /// The map that is normalised, (n, h, w, c).
     pub inp: TensorRef<'a, T>,
     /// Scale of each channel, flat.
@@ -83,7 +86,7 @@ pub fn train_forward<T: Real>(
     out: &mut TensorMut<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
-    let Forward { inp, gamma, beta, ref running, again, residual } = read;
+    let Forward { team, inp, gamma, beta, ref running, again, residual } = read;
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && residual.is_none_or(|residual| residual.shape() == inp.shape()), "{:?}", inp.shape());
     assert!(gamma.len() == c && beta.len() == c && saved.len() == 3 * c);
@@ -96,7 +99,7 @@ pub fn train_forward<T: Real>(
             let (residual, saved) = (residual.map(TensorRef::as_f32), saved.as_mut_slice());
             if !again {
                 let running = RunningStatistics { mean: running.mean.as_f32_mut(), variance: running.variance.as_f32_mut() };
-                keep_statistics(norm, inp, running, saved);
+                keep_statistics(norm, team, inp, running, saved)?;
             }
             let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
             let (scale, saved, out): (&[f32], &[f32], &TensorMut) = (&scale, saved, out);
@@ -126,14 +129,16 @@ pub fn train_forward<T: Real>(
 
 /// Finds mean and variance, moves the running ones towards them unless they are frozen, and keeps in `saved` the mean
 /// in two parts and the factor.
-fn keep_statistics(norm: Norm, inp: TensorRef, running: RunningStatistics, saved: &mut [f32]) {
+fn keep_statistics(norm: Norm, team: &Team, inp: TensorRef, running: RunningStatistics, saved: &mut [f32]) -> Result<()> {
     let c = saved.len() / 3;
     let (mean, variance) = if norm.frozen {
         let widen = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         (widen(running.mean.as_ref().as_slice()), widen(running.variance.as_ref().as_slice()))
     } else {
-        let (mean, variance) = statistics(inp);
-        move_running(running, &mean, &variance, inp.layout().pixels());
+        let [_, h, w, _] = inp.shape();
+        let found = of_all_images(team, 2 * c, |i| statistics(inp.image(i)))?;
+        let (mean, variance) = combined(&found[..team.images() * 2 * c], c, h * w);
+        move_running(running, &mean, &variance, team.images() * h * w);
         (mean, variance)
     };
     for ch in 0..c {
@@ -141,10 +146,35 @@ fn keep_statistics(norm: Norm, inp: TensorRef, running: RunningStatistics, saved
         saved[c + ch] = (mean[ch] - f64::from(saved[ch])) as f32;
         saved[2 * c + ch] = (1.0 / (variance[ch] + EPSILON).sqrt()) as f32;
     }
+    Ok(())
 }
 
-/// Mean and biased variance of each channel.
-fn statistics(inp: TensorRef) -> (Vec<f64>, Vec<f64>) {
+/// So many values of each image of the batch: those of this device's own are computed.
+fn of_all_images(team: &Team, values: usize, of_own: impl Fn(usize) -> Vec<f64>) -> Result<Vec<f64>> {
+    let mut all = vec![0.0; team.places() * values];
+    let own = team.own();
+    for (i, to) in all[own.start * values..own.end * values].chunks_exact_mut(values).enumerate() {
+        to.copy_from_slice(&of_own(i));
+    }
+    team.gather_values(&mut all)?;
+    Ok(all)
+}
+
+/// Mean and biased variance over all images, of the means of each and of its sums of squared differences from them, `[image][2][c]`, of
+/// `pixels` pixels each. Source: Chan, Golub, LeVeque 1983, doi:10.1080/00031305.1983.10483115, formula 2.1, for equal counts.
+fn combined(of_images: &[f64], c: usize, pixels: usize) -> (Vec<f64>, Vec<f64>) {
+    let (images, pixels) = ((of_images.len() / (2 * c)) as f64, pixels as f64);
+    let over_images = |value: &dyn Fn(&[f64], usize) -> f64| -> Vec<f64> {
+        (0..c).map(|ch| of_images.chunks_exact(2 * c).map(|image| value(image, ch)).sum::<f64>()).collect()
+    };
+    let mean: Vec<f64> = over_images(&|image, ch| image[ch]).into_iter().map(|sum| sum / images).collect();
+    let squares = over_images(&|image, ch| image[c + ch] + pixels * (image[ch] - mean[ch]) * (image[ch] - mean[ch]));
+    let variance = squares.into_iter().map(|sum| sum / (images * pixels)).collect();
+    (mean, variance)
+}
+
+/// Mean of each channel, and then the sum of squared differences from it.
+fn statistics(inp: TensorRef) -> Vec<f64> {
     let (pixels, c) = (inp.layout().pixels(), inp.shape()[3]);
     let zeros = vec![0.0; c];
     let first = inp.pixel(0);
@@ -160,7 +190,7 @@ fn statistics(inp: TensorRef) -> (Vec<f64>, Vec<f64>) {
         let (near, rest): (&[f32], &[f32]) = (&near, &rest);
         crate::dispatch!(InstructionSet::detect(), moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sums: &mut [f32]));
     });
-    (mean, (0..c).map(|ch| sums[c + ch] / pixels as f64).collect())
+    mean.into_iter().chain(sums[c..].iter().copied()).collect()
 }
 
 /// Sums of the difference from near + rest, and of its square.
@@ -217,6 +247,8 @@ fn norm_pixels(
 /// What the backward pass reads of the forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a, T = f32> {
+    /// The images of the whole batch.
+    pub team: &'a Team,
     /// The map that was normalised, (n, h, w, c).
     pub inp: TensorRef<'a, T>,
     /// The result, (n, h, w, c).
@@ -240,7 +272,7 @@ pub struct Gradients<'a, 'b, T = f32> {
     pub dbeta: &'a mut TensorMut<'b, T>,
 }
 
-/// Adds the gradients of everything the op reads.
+/// Adds the gradients of everything the op reads; of a team, the first member alone adds those of gamma and beta, which all find alike.
 ///
 /// Shapes: `dout` (n, h, w, c); `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
@@ -253,7 +285,7 @@ pub fn backward<T: Real>(
     gradients: Gradients<T>,
     scratch: &mut TensorMut<T>,
 ) -> Result<()> {
-    let Kept { inp, out, gamma, saved } = kept;
+    let Kept { team, inp, out, gamma, saved } = kept;
     let Gradients { dinp, dresidual, dgamma, dbeta } = gradients;
     let [n, h, w, c] = inp.shape();
     assert!(out.shape() == inp.shape() && dout.shape() == inp.shape() && dinp.shape() == inp.shape(), "{:?}", inp.shape());
@@ -265,17 +297,23 @@ pub fn backward<T: Real>(
             let (gamma, saved) = (gamma.as_f32().as_slice(), saved.as_f32().as_slice());
             let (mut dgamma, mut dbeta) = (dgamma.as_f32_mut(), dbeta.as_f32_mut());
             let (dgamma, dbeta) = (dgamma.as_mut_slice(), dbeta.as_mut_slice());
-            let pixels = n * h * w;
             let relu = norm.relu;
-            let sums = sum_in_parts(pixels, 2 * c, |pixels, sums| {
-                crate::dispatch!(
-                    InstructionSet::detect(),
-                    gradient_sums(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], relu: bool, sums: &mut [f32])
-                );
-            });
-            dbeta.iter_mut().zip(&sums[..c]).for_each(|(to, &sum)| *to += sum as f32);
-            dgamma.iter_mut().zip(&sums[c..]).for_each(|(to, &sum)| *to += sum as f32);
-            let part = if norm.frozen { 0.0 } else { 1.0 / pixels as f64 };
+            let of_images = of_all_images(team, 2 * c, |i| {
+                let (inp, out, dout) = (inp.image(i), out.image(i), dout.image(i));
+                sum_in_parts(h * w, 2 * c, |pixels, sums| {
+                    crate::dispatch!(
+                        InstructionSet::detect(),
+                        gradient_sums(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], relu: bool, sums: &mut [f32])
+                    );
+                })
+            })?;
+            let of_images = of_images.chunks_exact(2 * c).take(team.images());
+            let sums: Vec<f64> = (0..2 * c).map(|i| of_images.clone().map(|image| image[i]).sum()).collect();
+            if team.is_first() {
+                dbeta.iter_mut().zip(&sums[..c]).for_each(|(to, &sum)| *to += sum as f32);
+                dgamma.iter_mut().zip(&sums[c..]).for_each(|(to, &sum)| *to += sum as f32);
+            }
+            let part = if norm.frozen { 0.0 } else { 1.0 / (team.images() * h * w) as f64 };
             let means: Vec<f32> = sums.iter().map(|sum| (sum * part) as f32).collect();
             let scale: Vec<f32> = (0..c).map(|ch| gamma[ch] * saved[2 * c + ch]).collect();
             let (means, scale, dinp): (&[f32], &[f32], &TensorMut) = (&means, &scale, &dinp.as_f32_mut());
@@ -488,12 +526,14 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
         let (mut new_mean, mut new_variance) = (list(&mean)?, list(&variance)?);
         let mut out = Tensor::on(device, shape, nan(plain[0].len()))?;
         let mut saved = Tensor::flat_on(device, nan(3 * c))?;
-        let mut scratch = Tensor::flat_on(device, nan(scratch_len::<T>(device, shape)))?;
+        let team = &Team::alone(shape[0]);
+        let mut scratch = Tensor::flat_on(device, nan(scratch_len::<T>(device, shape, team.places())))?;
         let running = RunningStatistics { mean: new_mean.view_mut(), variance: new_variance.view_mut() };
         train_forward(
             device,
             norm,
             Forward {
+                team,
                 inp: inp.view(),
                 gamma: gamma.view(),
                 beta: beta.view(),
@@ -516,7 +556,7 @@ fn compare_backward_as<T: Real>(device: &Device) -> Result<Vec<Agreement>> {
                 let mut views = others.each_mut().map(Tensor::view_mut);
                 views[which] = found.reborrow();
                 let [dinp, dresidual, dgamma, dbeta] = &mut views;
-                let kept = Kept { inp: inp.view(), out: out.view(), gamma: gamma.view(), saved: saved.view() };
+                let kept = Kept { team, inp: inp.view(), out: out.view(), gamma: gamma.view(), saved: saved.view() };
                 let gradients = Gradients { dinp, dresidual: Some(dresidual), dgamma, dbeta };
                 backward(device, norm, kept, dout.view(), gradients, &mut scratch.view_mut())
             })?);

@@ -97,7 +97,9 @@ pub struct Algorithms {
 impl Algorithms {
     /// The best ones here.
     pub fn choose(compute: &Compute, shape: ConvShape) -> Self {
-        let [forward, data, weights] = [Pass::Forward, Pass::Data, Pass::Weights].map(|pass| choose(compute, pass, shape));
+        let [forward, data] = [Pass::Forward, Pass::Data].map(|pass| choose(compute, pass, shape));
+        // The gradient of the weights is found image by image.
+        let weights = choose(compute, Pass::Weights, shape.one_image());
         Algorithms { forward, data, weights }
     }
 }

@@ -31,7 +31,7 @@ pub use library::Library;
 pub use reference::{reference, reference_backward};
 pub use weights::{CpuPanels, Packed, Packing};
 
-use super::{Agreement, Compute, Precision, Real, in_value_type, noise, proof, real::convert};
+use super::{Agreement, Compute, Precision, Real, images, in_value_type, noise, proof, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::sum_in_parts};
 use anyhow::Result;
 
@@ -83,6 +83,11 @@ impl ConvShape {
     /// Channels of the input and of the output, rows (and columns) of the kernel.
     pub fn extents(&self) -> [usize; 3] {
         [self.ci, self.co, self.kernel]
+    }
+
+    /// The same for one image.
+    pub fn one_image(self) -> Self {
+        ConvShape { n: 1, ..self }
     }
 
     /// Multiply-adds.
@@ -151,12 +156,21 @@ pub fn forward<T: Real>(
 
 /// Values that the gradients need to work with.
 pub fn scratch_len(algorithms: &Algorithms, shape: ConvShape) -> usize {
-    let of = |algorithm: &Algorithm| match algorithm {
-        Algorithm::Reference => 0,
-        Algorithm::CpuTiles(set) => cpu_weights::scratch_len(shape, *set),
+    let data = match &algorithms.data {
+        Algorithm::Reference | Algorithm::CpuTiles(_) => 0,
         Algorithm::GpuTiles(_) | Algorithm::Library(..) => gpu::scratch_len(shape),
     };
-    of(&algorithms.data).max(of(&algorithms.weights))
+    data.max(weights_scratch_len(&algorithms.weights, shape))
+}
+
+/// Values that the gradient of the weights needs to work with.
+fn weights_scratch_len(algorithm: &Algorithm, shape: ConvShape) -> usize {
+    let one = match algorithm {
+        Algorithm::Reference => 0,
+        Algorithm::CpuTiles(set) => cpu_weights::scratch_len(shape.one_image(), *set),
+        Algorithm::GpuTiles(_) | Algorithm::Library(..) => gpu::scratch_len(shape.one_image()),
+    };
+    one + images::scratch_len(shape.n, [shape.weights_len()]).max(images::scratch_len(shape.n, [shape.co]))
 }
 
 /// Adds the gradient of the input.
@@ -198,7 +212,7 @@ pub struct Gradients<'a, 'b, T = f32> {
     pub dbias: Option<&'a mut TensorMut<'b, T>>,
 }
 
-/// Adds the gradient of the weights, and that of the bias if there is one.
+/// Adds the gradient of the weights, and that of the bias if there is one: summed image by image (`ops/images.rs`).
 ///
 /// Shapes: `inp` (n, h, w, ci), `dout` `shape.out()`, f32; `scratch` at least `scratch_len`.
 /// Errors: the launch fails on the device. Shapes that do not fit are a programming error and panic.
@@ -216,33 +230,40 @@ pub fn backward_weights<T: Real>(
     assert_eq!(dout.shape(), shape.out(), "gradient of the output of {shape:?}");
     assert_eq!(dweights.len(), shape.weights_len(), "weights of {shape:?}");
     assert!(dbias.as_ref().is_none_or(|dbias| dbias.len() == shape.co), "bias of {shape:?}");
-    match algorithm {
-        Algorithm::Reference => {
-            let found = reference::reference_backward_weights(shape, &inp.to_vec(), &dout.to_vec());
-            dweights.add(&found.0);
-            if let Some(dbias) = dbias {
-                dbias.add(&found.1);
-            }
+    images::add(device, shape.n, [dweights.reborrow()], scratch, |image, [dweights], scratch| {
+        image_weights(device, shape.one_image(), algorithm, inp.image(image), dout.image(image), dweights, scratch)
+    })?;
+    let Some(dbias) = dbias else { return Ok(()) };
+    images::add(device, shape.n, [dbias.reborrow()], scratch, |image, [dbias], scratch| {
+        let dout = dout.image(image);
+        match device {
+            Device::Cpu => add_pixel_sums(dout.as_f32(), dbias.as_f32_mut().as_mut_slice()),
+            Device::Gpu(gpu) => gpu_weights::launch_backward_bias(gpu, dout, dbias, scratch)?,
+            Device::Reference => dbias.add(&reference::reference_backward_bias(shape.co, &dout.to_vec())),
         }
+        Ok(())
+    })
+}
+
+/// Adds the gradient of the weights by one image.
+fn image_weights<T: Real>(
+    device: &Device,
+    shape: ConvShape,
+    algorithm: &Algorithm,
+    inp: TensorRef<T>,
+    dout: TensorRef<T>,
+    dweights: &mut TensorMut<T>,
+    scratch: &mut TensorMut<T>,
+) -> Result<()> {
+    match algorithm {
+        Algorithm::Reference => dweights.add(&reference::reference_backward_weights(shape, &inp.to_vec(), &dout.to_vec())),
         Algorithm::CpuTiles(set) => {
             let (dweights, scratch) = (&mut dweights.as_f32_mut(), &mut scratch.as_f32_mut());
             cpu_weights::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), *set);
-            if let Some(dbias) = dbias {
-                add_pixel_sums(dout.as_f32(), dbias.as_f32_mut().as_mut_slice());
-            }
         }
+        Algorithm::Library(library, _) if library.backward(device.gpu(), Pass::Weights, shape, inp, dweights.as_ref(), dout) => {}
         Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
-            let gpu = device.gpu();
-            let by_library = match algorithm {
-                Algorithm::Library(library, _) => library.backward(gpu, Pass::Weights, shape, inp, dweights.as_ref(), dout),
-                _ => false,
-            };
-            if !by_library {
-                gpu_weights::launch_backward_weights(gpu, tile, shape, inp, dout, dweights, scratch)?;
-            }
-            if let Some(dbias) = dbias {
-                gpu_weights::launch_backward_bias(gpu, dout, dbias, scratch)?;
-            }
+            gpu_weights::launch_backward_weights(device.gpu(), tile, shape, inp, dout, dweights, scratch)?;
         }
     }
     Ok(())

@@ -59,8 +59,8 @@ fn meets(shape: ConvShape, at: usize, k: usize, extent: usize) -> Option<usize> 
 
 /// Gradients of input, weights and bias for the gradient `dout` of the result (before residual and ReLU).
 pub fn reference_backward<T: Real>(shape: ConvShape, inp: &[T], weights: &[T], dout: &[T]) -> (Vec<T>, Vec<T>, Vec<T>) {
-    let (dweights, dbias) = reference_backward_weights(shape, inp, dout);
-    (reference_backward_data(shape, weights, dout), dweights, dbias)
+    let dweights = reference_backward_weights(shape, inp, dout);
+    (reference_backward_data(shape, weights, dout), dweights, reference_backward_bias(shape.co, dout))
 }
 
 /// The gradient of the input alone.
@@ -87,8 +87,8 @@ pub fn reference_backward_data<T: Real>(shape: ConvShape, weights: &[T], dout: &
     dinp
 }
 
-/// The gradients of weights and bias alone.
-pub fn reference_backward_weights<T: Real>(shape: ConvShape, inp: &[T], dout: &[T]) -> (Vec<T>, Vec<T>) {
+/// The gradient of the weights alone.
+pub fn reference_backward_weights<T: Real>(shape: ConvShape, inp: &[T], dout: &[T]) -> Vec<T> {
     let ConvShape { n, h, w, ci, co, kernel, .. } = shape;
     let [_, oh, ow, _] = shape.out();
     let taps = kernel * kernel;
@@ -104,10 +104,14 @@ pub fn reference_backward_weights<T: Real>(shape: ConvShape, inp: &[T], dout: &[
             }
         }
     });
-    let dweights = (0..sums.len()).map(|i| sums[(i % taps * co + i / (ci * taps)) * ci + i / taps % ci]).collect();
+    (0..sums.len()).map(|i| sums[(i % taps * co + i / (ci * taps)) * ci + i / taps % ci]).collect()
+}
+
+/// The gradient of the bias of `co` channels alone.
+pub fn reference_backward_bias<T: Real>(co: usize, dout: &[T]) -> Vec<T> {
     let mut dbias = vec![T::default(); co];
     for gradients in dout.chunks_exact(co) {
         dbias.iter_mut().zip(gradients).for_each(|(sum, &gradient)| *sum += gradient);
     }
-    (dweights, dbias)
+    dbias
 }

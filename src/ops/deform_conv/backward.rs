@@ -23,6 +23,7 @@ use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{Device, TensorMut, TensorRef};
 use crate::ops::Real;
 use crate::ops::conv::{CpuPanels, add_pixel_sums};
+use crate::ops::images;
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -63,8 +64,13 @@ pub fn scratch_len<T: Real>(algorithm: &Algorithm, shape: DeformConvShape) -> us
     match algorithm {
         Algorithm::Reference => 0,
         Algorithm::CpuTiles(set, _) => cpu_scratch_len(shape, *set),
-        Algorithm::GpuTiles(_) => gpu::scratch_len::<T>(shape),
+        Algorithm::GpuTiles(_) => gpu::scratch_len::<T>(shape.one_image()) + images::scratch_len(shape.n, gradient_lengths(shape)),
     }
+}
+
+/// Weights, and values of the bias.
+fn gradient_lengths(shape: DeformConvShape) -> [usize; 2] {
+    [shape.co * shape.ci * TAPS, shape.co]
 }
 
 fn cpu_scratch_len(shape: DeformConvShape, set: InstructionSet) -> usize {
@@ -109,7 +115,16 @@ pub fn backward<T: Real>(
             let kept = Kept { inp: inp.as_f32(), offsets: offsets.as_f32(), weights: weights.as_f32() };
             backward_cpu(shape, kept, dout.as_f32(), gradients, scratch.as_f32_mut().as_mut_slice(), *set);
         }
-        Algorithm::GpuTiles(tile) => gpu::launch_backward(device.gpu(), tile, shape, kept, dout, gradients, scratch)?,
+        Algorithm::GpuTiles(tile) => {
+            let Gradients { dinp, doffsets, dweights, dbias } = gradients;
+            images::add(device, n, [dweights.reborrow(), dbias.reborrow()], scratch, |image, [dweights, dbias], scratch| {
+                let (dinp, doffsets) = (&mut dinp.image_mut(image), &mut doffsets.image_mut(image));
+                let (dweights, dbias) = (&mut dweights.reborrow(), &mut dbias.reborrow());
+                let kept = Kept { inp: inp.image(image), offsets: offsets.image(image), weights };
+                let gradients = Gradients { dinp, doffsets, dweights, dbias };
+                gpu::launch_backward(device.gpu(), tile, shape.one_image(), kept, dout.image(image), gradients, scratch)
+            })?;
+        }
         Algorithm::Reference => {
             let found = reference_backward(shape, &inp.to_vec(), &offsets.to_vec(), weights.as_slice(), &dout.to_vec());
             gradients.dinp.add(&found.0);
@@ -152,7 +167,7 @@ fn backward_cpu(
         let task = Task { shape, image, first: group * GROUP, len: GROUP.min(ci - group * GROUP), set };
         task.run(inp, offsets, &panels[group], dout, to, partial_offsets, partial_weights);
     });
-    // The parts of all groups of channels are added in their order, and after them the parts of all images.
+    // The parts of all groups of channels are added in their order; the weights' parts of all images as `ops/images.rs` says.
     let partial: &[f32] = partial;
     let to: &TensorMut = doffsets;
     (0..n * h).into_par_iter().for_each(|row| {
@@ -170,17 +185,23 @@ fn backward_cpu(
     dweights.par_chunks_mut(COLLECTED * ci * TAPS).enumerate().for_each(|(task, dweights)| {
         for (c, tap) in (0..ci).flat_map(|c| (0..TAPS).map(move |tap| (c, tap))) {
             let within = offset_values(shape) + (tap * GROUP + c % GROUP) * lanes + task * COLLECTED;
-            let mut total = [0.0_f32; COLLECTED];
-            for image in 0..n {
+            let of_image = |image: usize| -> [f32; COLLECTED] {
                 let sums = &partial[(image * groups + c / GROUP) * each + within..];
-                total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
-            }
+                std::array::from_fn(|i| sums.get(i).copied().unwrap_or_default())
+            };
+            let total = images::of_parts(0..n, &of_image, &|a, b| std::array::from_fn(|i| a[i] + b[i]));
             for (dweights, &total) in dweights.chunks_exact_mut(ci * TAPS).zip(&total) {
                 dweights[c * TAPS + tap] += total;
             }
         }
     });
-    add_pixel_sums(dout, dbias);
+    let of_image = |image: usize| {
+        let mut sums = vec![0.0; co];
+        add_pixel_sums(dout.image(image), &mut sums);
+        sums
+    };
+    let add = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    dbias.iter_mut().zip(images::of_parts(0..n, &of_image, &add)).for_each(|(to, sum)| *to += sum);
 }
 
 /// Where one tap of one pixel is sampled.

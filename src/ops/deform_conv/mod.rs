@@ -57,6 +57,10 @@ impl DeformConvShape {
         self.plain().extents()
     }
 
+    fn one_image(self) -> Self {
+        DeformConvShape { n: 1, ..self }
+    }
+
     fn plain(&self) -> ConvShape {
         ConvShape { n: self.n, h: self.h, w: self.w, ci: self.ci, co: self.co, kernel: 3, stride: 1 }
     }

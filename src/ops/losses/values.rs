@@ -3,7 +3,7 @@
 
 use super::{HeatMapLoss, SparseShape, heat_map, l1, squared_distance};
 use crate::device::gpu::{Arg, Gpu, Grid, GrowingMemory, Memory};
-use crate::device::{Device, TensorMut, TensorRef};
+use crate::device::{Device, Team, TensorMut, TensorRef};
 use crate::kernel_struct;
 use crate::ops::Real;
 use anyhow::Result;
@@ -22,8 +22,8 @@ pub enum Loss {
     Distance,
 }
 
-/// Number of losses.
-const LOSSES: usize = 4;
+/// Number of losses that have one value each.
+const LOSSES: usize = Loss::Distance as usize;
 /// Threads of a block, as the KERNEL lines say, and most blocks of a sum.
 const THREADS: u32 = 256;
 const MOST_PARTS: usize = 256;
@@ -34,9 +34,13 @@ const PIECE: usize = 1 << 13;
 /// returns.
 #[derive(Debug)]
 pub struct LossValues {
-    on_host: [f64; LOSSES],
+    /// The losses, and behind them the squared distances: those of parameters, and those of maps for each place of an image.
+    on_host: Vec<f64>,
     gpu: Option<GpuSums>,
 }
+
+/// Maps of an image whose squared distances are told apart.
+pub const DISTANCES: usize = 2;
 
 #[derive(Debug)]
 struct GpuSums {
@@ -89,22 +93,23 @@ pub struct Labels {
 }
 
 impl LossValues {
-    /// Values of 0.
+    /// Values of 0, for a batch that has so many places for images.
     ///
     /// Errors: the device has not as much memory.
-    pub fn new(device: &Device) -> Result<Self> {
+    pub fn new(device: &Device, places: usize) -> Result<Self> {
+        let count = LOSSES + 1 + DISTANCES * places;
         let gpu = match device {
             Device::Cpu | Device::Reference => None,
             Device::Gpu(gpu) => Some(GpuSums {
                 gpu: gpu.clone(),
-                values: Memory::new(gpu, 8 * LOSSES)?,
+                values: Memory::new(gpu, 8 * count)?,
                 sums: GrowingMemory::default(),
                 pixels: GrowingMemory::default(),
                 cells: GrowingMemory::default(),
                 wanted: GrowingMemory::default(),
             }),
         };
-        let mut values = LossValues { on_host: [0.0; LOSSES], gpu };
+        let mut values = LossValues { on_host: vec![0.0; count], gpu };
         values.clear()?;
         Ok(values)
     }
@@ -113,22 +118,42 @@ impl LossValues {
     ///
     /// Errors: the device fails.
     pub fn clear(&mut self) -> Result<()> {
-        self.on_host = [0.0; LOSSES];
+        self.on_host.fill(0.0);
         match &mut self.gpu {
             None => Ok(()),
-            Some(on) => on.values.clear(&on.gpu, 0, 8 * LOSSES),
+            Some(on) => on.values.clear(&on.gpu, 0, size_of_val(&*self.on_host)),
         }
     }
 
-    /// All values; waits for them.
+    /// All values; waits for them. Distances are added in the order of the maps, for each map in that of the images, and those of
+    /// parameters last.
     ///
     /// Errors: the device fails, or work before this did.
     pub fn read(&self) -> Result<impl Fn(Loss) -> f64 + use<>> {
-        let mut values = self.on_host;
+        let mut values = self.on_host.clone();
         if let Some(on) = &self.gpu {
             on.values.download(&on.gpu, 0, bytemuck::cast_slice_mut(&mut values))?;
         }
+        let (parameters, of_maps) =
+            values.split_off(LOSSES).split_first().map(|(first, others)| (*first, others.to_vec())).unwrap_or_default();
+        let of_map = |map: usize| of_maps.iter().skip(map).step_by(DISTANCES);
+        let distance = (0..DISTANCES).flat_map(of_map).fold(0.0, |sum, value| sum + value) + parameters;
+        values.push(distance);
         Ok(move |loss: Loss| values[loss as usize])
+    }
+
+    /// Brings together the distances of the maps that each device of a team has found for its images.
+    ///
+    /// Errors: as `Collective::gather`. Panics if there are not as many places: a programming error.
+    pub fn gather_distances(&mut self, team: &Team) -> Result<()> {
+        let (first, per_image) = (LOSSES + 1, 8 * DISTANCES);
+        assert!(self.on_host.len() >= first + DISTANCES * team.places(), "{} values for {} images", self.on_host.len(), team.places());
+        let (device, memory) = match &self.gpu {
+            None => (Device::Cpu, self.on_host[first..].as_mut_ptr().cast::<u8>()),
+            Some(on) => (Device::Gpu(on.gpu.clone()), (on.values.address() + 8 * first as u64) as *mut u8),
+        };
+        // SAFETY: there are as many values behind the first one, and they are this struct's own.
+        unsafe { team.gather(&device, memory, per_image) }
     }
 
     /// `heat_map` of tensors on the device.
@@ -197,15 +222,24 @@ impl LossValues {
         on.l1(loss, map, labels, if loss == Loss::Size { 2 } else { 0 }, weight, dmap)
     }
 
-    /// `squared_distance` of tensors on the device; it is added to what `Loss::Distance` has.
+    /// `squared_distance` of a map of an image, by the places of the image in the batch and of the map among `DISTANCES`.
     ///
     /// Shapes: as there; tensors that lie in one piece.
     /// Errors: a launch fails.
-    pub fn squared_distance<T: Real>(&mut self, a: TensorRef<T>, b: TensorRef<T>, weight: f64, da: &mut TensorMut<T>) -> Result<()> {
+    pub fn squared_distance<T: Real>(
+        &mut self,
+        [image, map]: [usize; 2],
+        a: TensorRef<T>,
+        b: TensorRef<T>,
+        weight: f64,
+        da: &mut TensorMut<T>,
+    ) -> Result<()> {
+        let place = LOSSES + 1 + DISTANCES * image + map;
+        assert!(map < DISTANCES && place < self.on_host.len(), "map {map} of image {image}");
         let in_one_piece = [a.layout(), b.layout(), da.layout()].iter().all(|layout| layout.buffer_len() == layout.len());
         assert!(in_one_piece, "{:?} {:?} {:?}", a.layout(), b.layout(), da.layout());
         let Some(on) = &mut self.gpu else {
-            self.on_host[Loss::Distance as usize] += squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice());
+            self.on_host[place] += squared_distance(a.as_slice(), b.as_slice(), weight, da.as_mut_slice());
             return Ok(());
         };
         assert!(a.len() == b.len() && da.len() == a.len(), "{} {} {}", a.len(), b.len(), da.len());
@@ -213,7 +247,7 @@ impl LossValues {
         let [_, partial] = on.sums(parts)?;
         let args = [pixels, c, Arg::value(weight), a.arg(), stride, b.arg(), stride, da.arg(), stride, partial];
         on.launch("losses_map_distance", blocks(parts), &args)?;
-        on.add_distance(parts, weight, partial)
+        on.add_distance(place, parts, weight, partial)
     }
 
     /// The same for ranges of parameters: all values of `a`, `b` and `da` that lie in them.
@@ -235,13 +269,13 @@ impl LossValues {
                 let [_, partial] = on.sums(ranges.pieces)?;
                 let args = [Arg::value(weight), Arg::address(memory.address()), a.arg(), b.arg(), da.arg(), partial];
                 on.launch("losses_parameter_distance", Grid::of(ranges.pieces)?, &args)?;
-                on.add_distance(ranges.pieces, weight, partial)
+                on.add_distance(LOSSES, ranges.pieces, weight, partial)
             }
             _ => {
                 let (a, b, da) = (a.as_slice(), b.as_slice(), da.as_mut_slice());
                 for range in &ranges.ranges {
                     let (now, earlier, gradient) = (&a[range.clone()], &b[range.clone()], &mut da[range.clone()]);
-                    self.on_host[Loss::Distance as usize] += squared_distance(now, earlier, weight, gradient);
+                    self.on_host[LOSSES] += squared_distance(now, earlier, weight, gradient);
                 }
                 Ok(())
             }
@@ -276,8 +310,9 @@ impl GpuSums {
         Ok([first, first + 24].map(Arg::address))
     }
 
-    fn add_distance(&self, parts: usize, weight: f64, partial: Arg) -> Result<()> {
-        let args = [Arg::value(parts as u32), Arg::value(1_u32), Arg::value(weight), partial, self.value(Loss::Distance)];
+    fn add_distance(&self, place: usize, parts: usize, weight: f64, partial: Arg) -> Result<()> {
+        let value = Arg::address(self.values.address() + 8 * place as u64);
+        let args = [Arg::value(parts as u32), Arg::value(1_u32), Arg::value(weight), partial, value];
         self.launch("losses_distance_total", blocks(1), &args)
     }
 
