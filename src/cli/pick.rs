@@ -190,7 +190,7 @@ pub fn mark_failed_job(args: &[OsString]) {
         let is_it = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.replace('-', "_") == name.replace('-', "_"));
         args.iter().position(is_it).and_then(|i| args.get(i + 1)).map(PathBuf::from)
     };
-    if args.get(1).is_none_or(|command| command != "pick") || value_of("--in_mics").is_none() {
+    if args.get(1).is_none_or(|command| command != "pick" && command != "train") || value_of("--in_mics").is_none() {
         return;
     }
     if let Some(folder) = value_of("--o").filter(|folder| folder.is_dir()) {

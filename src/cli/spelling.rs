@@ -261,7 +261,7 @@ impl Names {
             names.short.extend(arg.get_short().map(|short| (short, long.to_string(), takes_value)));
         }
         let is_of_relion = args.iter().filter_map(|arg| split(arg)).any(|(name, _)| hyphens(&name) == "in-mics");
-        if command.get_name() == "pick" && !is_of_relion {
+        if matches!(command.get_name(), "pick" | "train") && !is_of_relion {
             for (name, meaning) in OF_RELION {
                 if let Some((_, known)) = names.shown.iter().find(|(shown, _)| shown == meaning).cloned() {
                     names.shown.iter_mut().filter(|(shown, _)| shown == name).for_each(|(_, meant)| *meant = known.clone());

@@ -9,6 +9,7 @@ mod folder;
 mod forecast;
 mod hooks;
 mod parts;
+mod relion;
 mod settings;
 mod start;
 mod verdict;
@@ -20,6 +21,7 @@ use crate::doctor::Way;
 use crate::eval::chart::pr_chart;
 use crate::io::write::write_whole;
 use crate::ops::{Compute, Precision};
+use crate::pick::relion::RelionJob;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint;
 use crate::train::data::Data;
@@ -32,6 +34,7 @@ use hooks::TrainHooks;
 use parts::{Readable, keep_exemplars, read_all};
 use settings::Settings;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use verdict::Verdict;
 
 /// Runs the command; returns the exit status.
@@ -39,6 +42,30 @@ use verdict::Verdict;
 /// Errors: wrong usage or data that nothing can be learnt from, before any file is written; later a file that cannot be
 /// written, or a loss that is no number.
 pub fn run(args: &TrainArgs) -> Result<u8> {
+    let (args, job) = args.of_relion();
+    let stop = relion::stop_flag(job.as_ref());
+    if let Some(job) = &job {
+        job.begin().or_usage()?;
+    }
+    let trained = run_job(&args, &stop, &|| job.as_ref().is_some_and(RelionJob::is_to_stop));
+    if let Some(job) = &job {
+        // RELION waits for the mark; without one it would take the job for a running one for ever.
+        match &trained {
+            Ok(trained) => relion::end(job, Some(&trained.model), trained.is_stopped)?,
+            Err(_) => relion::end(job, None, false)?,
+        }
+    }
+    trained.map(|trained| trained.status)
+}
+
+/// What a training came to.
+struct Trained {
+    status: u8,
+    model: PathBuf,
+    is_stopped: bool,
+}
+
+fn run_job(args: &TrainArgs, stop: &AtomicBool, is_to_stop: &dyn Fn() -> bool) -> Result<Trained> {
     super::threads::start(args.threads)?;
     let chosen = device::choose_every(Precision::F32, args.gpus.as_ref(), args.conv, Way::Train)?;
     let devices: Vec<Compute> = chosen.iter().map(|chosen| chosen.compute.clone()).collect();
@@ -78,17 +105,18 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             said.warning(&format!("all {} epochs are done already; raise --num_epoch or --steps to train on", options.schedule.epochs));
         }
     }
-    let stop = interrupt::finishing("saving after the step in hand");
     let mut hooks =
         TrainHooks::new(&settings, args, &devices[0], cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
+    hooks.stops_if((is_to_stop, stop));
     said.lines.iter().try_for_each(|line| hooks.note(line))?;
-    let ended = train(&mut trainer, &data, replay.as_ref(), &options, standing, &mut hooks, &stop);
+    let ended = train(&mut trainer, &data, replay.as_ref(), &options, standing, &mut hooks, stop);
     hooks.finish();
     chosen.iter().flat_map(Chosen::keep).try_for_each(|line| hooks.say(&line))?;
     let (end, standing) = ended?;
     if end == End::Stopped {
         hooks.say(&format!("stopped and saved; go on with --exp_id {} --resume", settings.folder.display()))?;
-        return Ok(interrupt::status());
+        let model = settings.folder.join(format!("{}.safetensors", checkpoint::LAST));
+        return Ok(Trained { status: interrupt::status(), model, is_stopped: true });
     }
     let verdict = Verdict::of(&standing, hooks.last_score());
     verdict.lines().iter().try_for_each(|line| hooks.say(line))?;
@@ -105,7 +133,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         hooks.say(&format!("warning: {} micrographs could not be read and were left out:", left_out.len()))?;
         left_out.iter().try_for_each(|line| hooks.say(&format!("warning:   {line}")))?;
     }
-    Ok(if left_out.is_empty() && verdict.is_of_use() { status::DONE } else { status::FAILED })
+    let status = if left_out.is_empty() && verdict.is_of_use() { status::DONE } else { status::FAILED };
+    Ok(Trained { status, model, is_stopped: false })
 }
 
 /// Judges the resulting model on the test part.

@@ -133,13 +133,26 @@ impl RelionJob {
             }
         };
         let ending = if are_start_end { "helixstartend" } else { "autopick" };
-        let (label, kind) = match self.version {
-            Version::V3 => ("_rlnPipeLineNodeType", "2".to_string()),
-            Version::V4 => ("_rlnPipeLineNodeTypeLabel", format!("MicrographsCoords.star.relion.{ending}")),
-            Version::V5 => ("_rlnPipeLineNodeTypeLabel", format!("MicrographCoordsGroup.star.relion.{ending}")),
+        let kind = match self.version {
+            Version::V3 => "2".to_string(),
+            Version::V4 => format!("MicrographsCoords.star.relion.{ending}"),
+            Version::V5 => format!("MicrographCoordsGroup.star.relion.{ending}"),
         };
-        let node = self.folder.join(node);
-        let text = format!("data_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n{label} #2\n{} {kind}\n", node.display());
+        self.write_nodes_of_kind(&[(self.folder.join(node), &kind)])
+    }
+
+    /// Writes the nodes that RELION shows, each with the label of its type. RELION 3.1 knows no labels, and its numbers have none for
+    /// files of other programs, so it is told of none.
+    ///
+    /// Errors: the file cannot be written.
+    pub fn write_nodes(&self, nodes: &[(PathBuf, &str)]) -> Result<()> {
+        self.write_nodes_of_kind(if self.version == Version::V3 { &[] } else { nodes })
+    }
+
+    fn write_nodes_of_kind(&self, nodes: &[(PathBuf, &str)]) -> Result<()> {
+        let label = if self.version == Version::V3 { "_rlnPipeLineNodeType" } else { "_rlnPipeLineNodeTypeLabel" };
+        let rows: String = nodes.iter().map(|(node, kind)| format!("{} {kind}\n", node.display())).collect();
+        let text = format!("data_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n{label} #2\n{rows}");
         write_whole(&self.folder.join("RELION_OUTPUT_NODES.star"), text.as_bytes())
     }
 

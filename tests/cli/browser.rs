@@ -425,7 +425,11 @@ impl Case {
         let judge = folder.path().join("judge").display().to_string();
         let threshold = threshold.map_or("auto".to_owned(), |threshold| threshold.to_string());
         let mut args = vec!["eval", "--data", &judge, "--label", &judge, "--load_model", model, "--mode", self.kind.name()];
-        args.extend(["--vis_thresh", &threshold, "--bootstrap", "0", "--json"]);
+        args.extend(["--bootstrap", "0", "--json"]);
+        // The general model has its own threshold, or its own way to find one.
+        if model != self.kind.name() {
+            args.extend(["--vis_thresh", &threshold]);
+        }
         let diameter = self.diameter_px.map(|diameter| diameter.to_string());
         if let Some(diameter) = &diameter {
             args.extend(["--diameter_px", diameter]);

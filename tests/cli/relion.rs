@@ -151,3 +151,59 @@ fn relion_can_stop_a_job() {
     assert_eq!(project.run(&["--skip-done"]).status.code(), Some(0));
     assert_eq!(project.endings(), ["RELION_JOB_EXIT_SUCCESS"]);
 }
+
+/// A training as RELION starts it, on coordinates that lie in another job.
+fn train(project: &Project, options: &[&str]) -> Output {
+    let base = ["train", "--o", "External/job007/", "--in_mics", "CtfFind/job003/micrographs_ctf.star", "--in_coords"];
+    let more = ["AutoPick/job005/autopick.star", "--j", "2", "--load_model", MODEL, "--frame", "128", "--batch_size", "1"];
+    let short = ["--num_epochs", "2", "--train_pct", "100", "--val_pct", "0", "--test_pct", "0", "--gpus", "-1"];
+    let args = [&base[..], &more, &short, options].concat();
+    Command::new(env!("CARGO_BIN_EXE_epicker")).args(args).current_dir(project.folder.path()).output().unwrap()
+}
+
+/// A project with picks of an earlier job.
+fn with_picks() -> Project {
+    let project = Project::new(Some(PIPELINE_5));
+    fs::create_dir_all(project.path("AutoPick/job005")).unwrap();
+    let mut list = "data_coordinate_files\n\nloop_\n_rlnMicrographName #1\n_rlnMicrographCoordinates #2\n".to_owned();
+    for grid in ["grid1", "grid2"] {
+        let file = format!("AutoPick/job005/{grid}_autopick.star");
+        fs::write(project.path(&file), "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n60 70\n150 120\n90 200\n").unwrap();
+        list += &format!("MotionCorr/job002/{grid}/mic.mrc {file}\n");
+    }
+    fs::write(project.path("AutoPick/job005/autopick.star"), list).unwrap();
+    project
+}
+
+#[test]
+fn a_training_is_a_job_that_shows_its_model_and_can_be_continued() {
+    let project = with_picks();
+    // RELION asked it to stop before it began: it saves after its first step.
+    fs::create_dir_all(project.path("External/job007")).unwrap();
+    fs::write(project.path("External/job007/RELION_JOB_ABORT_NOW"), "").unwrap();
+    let stopped = train(&project, &[]);
+    assert_eq!(stopped.status.code(), Some(130), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert_eq!(project.endings(), ["RELION_JOB_EXIT_ABORTED"]);
+    // Continued, it goes on where it was.
+    let continued = train(&project, &[]);
+    let told = String::from_utf8_lossy(&continued.stdout).into_owned();
+    assert!(told.contains("going on after epoch 0, step 1"), "{told}{}", String::from_utf8_lossy(&continued.stderr));
+    assert!(told.contains("2 micrographs train"), "{told}");
+    assert_eq!(project.endings(), ["RELION_JOB_EXIT_SUCCESS"]);
+    let nodes = "data_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n_rlnPipeLineNodeTypeLabel #2\n\
+                 External/job007/model_last.safetensors ParamsData.safetensors.epicker.model\n";
+    assert_eq!(project.text("External/job007/RELION_OUTPUT_NODES.star"), nodes);
+    assert!(project.path("External/job007/model_last.safetensors").is_file());
+}
+
+#[test]
+fn a_training_that_cannot_begin_is_a_job_that_failed() {
+    let project = with_picks();
+    fs::create_dir_all(project.path("External/job007")).unwrap();
+    for options in [&["--frame", "7"][..], &["--label_type", "box"], &["--label", "elsewhere"]] {
+        let result = train(&project, options);
+        assert_eq!(result.status.code(), Some(2), "{}", String::from_utf8_lossy(&result.stdout));
+        assert_eq!(project.endings(), ["RELION_JOB_EXIT_FAILURE"]);
+        fs::remove_file(project.path("External/job007/RELION_JOB_EXIT_FAILURE")).unwrap();
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line of `epicker train`. An option that is not given stays `None`, and settings.rs settles what that means.
 
+use super::relion::RelionArgs;
 use crate::cli::values;
 use crate::compat::Compat;
 use crate::doctor::compute::Conv;
@@ -15,8 +16,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Args)]
 pub struct TrainArgs {
     /// Micrographs: a folder or a list
-    #[arg(long = "data", value_name = "PATH", required = true)]
-    pub(super) data: PathBuf,
+    #[arg(long = "data", value_name = "PATH", required_unless_present = "in_mics")]
+    pub(super) data: Option<PathBuf>,
     /// Labels, any format [default: beside the micrographs]
     #[arg(long = "label", value_name = "PATH")]
     pub(super) label: Option<PathBuf>,
@@ -195,6 +196,8 @@ pub struct TrainArgs {
     /// One JSON object per line on standard output; text goes to standard error
     #[arg(long = "json")]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) relion: RelionArgs,
 }
 
 /// What batch norms do with their running statistics.

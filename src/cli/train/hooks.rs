@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Tells, judges and saves.
@@ -47,6 +48,8 @@ pub(super) struct TrainHooks<'a> {
     epoch: u32,
     epoch_begun: Instant,
     images_seen: usize,
+    /// Asked after each step whether the training is to stop, and the flag that stops it.
+    stops_if: Option<(&'a dyn Fn() -> bool, &'a AtomicBool)>,
 }
 
 const JSON_LOG: &str = "log.jsonl";
@@ -99,7 +102,13 @@ impl<'a> TrainHooks<'a> {
             epoch: 0,
             epoch_begun: Instant::now(),
             images_seen: 0,
+            stops_if: None,
         })
+    }
+
+    /// From now on the training stops when the question is answered with yes: by the flag that a signal sets.
+    pub(super) fn stops_if(&mut self, question_and_flag: (&'a dyn Fn() -> bool, &'a AtomicBool)) {
+        self.stops_if = Some(question_and_flag);
     }
 
     /// Takes the bar away.
@@ -239,6 +248,11 @@ impl Hooks for TrainHooks<'_> {
     }
 
     fn step(&mut self, report: &StepReport) {
+        if let Some((is_to_stop, flag)) = self.stops_if
+            && is_to_stop()
+        {
+            flag.store(true, Ordering::Relaxed);
+        }
         let losses = &report.losses;
         let message = format!("loss {:.4} (heat map {:.4}, offset {:.4})", losses.total, losses.heat_map, losses.offset);
         if !report.replay {

@@ -323,8 +323,9 @@ impl TrainArgs {
         };
         options.label.family = self.label_type;
         options = options.in_mode(self.mode);
-        let folder = self.data.parent().filter(|_| !self.data.is_dir()).unwrap_or(&self.data);
-        let gathered = gather(&self.data, self.label.as_deref().unwrap_or(folder), &options)?;
+        let data = self.data.as_deref().context("--data: missing; expected micrographs: a folder or a list")?;
+        let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
+        let gathered = gather(data, self.label.as_deref().unwrap_or(folder), &options)?;
         lines.push(labels::summary(&gathered));
         lines.extend(gathered.notes.iter().cloned());
         warnings.extend(gathered.warnings.iter().cloned().chain(labels::leftovers(&gathered)));
