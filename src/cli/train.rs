@@ -8,6 +8,7 @@ mod curves;
 mod folder;
 mod forecast;
 mod hooks;
+mod nodes;
 mod parts;
 mod relion;
 mod settings;
@@ -16,16 +17,18 @@ mod verdict;
 
 use super::device::{self, Chosen};
 use super::interrupt;
-use super::status::{self, OrUsage};
+use super::status::{self, OrUsage, Usage};
+use crate::device::Collective;
 use crate::doctor::Way;
 use crate::eval::chart::pr_chart;
+use crate::formats::state_dict::StateDict;
 use crate::io::write::write_whole;
 use crate::ops::{Compute, Precision};
 use crate::pick::relion::RelionJob;
 use crate::train::cache::ImageCache;
 use crate::train::checkpoint;
 use crate::train::data::Data;
-use crate::train::run::{End, Standing, run as train};
+use crate::train::run::{End, EpochReport, Hooks, Score, Snapshot, Standing, StepReport, run as train};
 use crate::train::schedule::Replay;
 use crate::train::split::Split;
 use anyhow::Result;
@@ -34,6 +37,7 @@ use hooks::TrainHooks;
 use parts::{Readable, keep_exemplars, read_all};
 use settings::Settings;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use verdict::Verdict;
 
@@ -70,16 +74,22 @@ fn run_job(args: &TrainArgs, stop: &AtomicBool, is_to_stop: &dyn Fn() -> bool) -
     let chosen = device::choose_every(Precision::F32, args.gpus.as_ref(), args.conv, Way::Train)?;
     let devices: Vec<Compute> = chosen.iter().map(|chosen| chosen.compute.clone()).collect();
     let settings = Settings::settle(args, &devices).or_usage()?;
-    let mut said = Said { is_json: args.json, lines: Vec::new() };
+    let processes = args.processes(&devices)?;
+    let is_first = processes.as_ref().is_none_or(|processes| processes.rank() == 0);
+    let mut said = Said { is_json: args.json, is_silent: !is_first, lines: Vec::new() };
     let (planned, note) = settings.run_options(settings.training.len(), settings.judged(&settings.parts).len());
-    let seconds = settings.seconds_of_a_step(&devices)?;
+    let seconds = settings.seconds_of_a_step(&devices, processes.as_ref())?;
     said.line(&settings.headline(&planned.schedule, settings.judged(&settings.parts).len(), seconds));
     said.line(&format!("training on {}", device::in_words(&chosen)));
     chosen.iter().flat_map(|chosen| &chosen.lines).chain(&settings.lines).chain(&note).for_each(|line| said.line(line));
     chosen.iter().flat_map(|chosen| &chosen.warnings).chain(&settings.warnings).for_each(|line| said.warning(line));
 
-    settings.make_folder(args.overwrite)?;
-    let images = Some(settings.folder.join("images"));
+    if is_first {
+        settings.make_folder(args.overwrite)?;
+    }
+    // The others keep images of their own, because they may come to a micrograph at the same time.
+    let rank = processes.as_ref().map_or(0, |processes| processes.rank());
+    let images = Some(settings.folder.join(if is_first { "images".to_owned() } else { format!("images-{rank}") }));
     let cache =
         ImageCache::new(images, (args.cache * 1e9) as u64, settings.frame, Default::default(), settings.ground, args.compat.clone())?;
     let cache = || anyhow::Ok(cache.clone());
@@ -93,7 +103,7 @@ fn run_job(args: &TrainArgs, stop: &AtomicBool, is_to_stop: &dyn Fn() -> bool) -
     let data = Data::of_micrographs(training, cache()?, settings.data);
     let replay = settings.exemplars.clone().map(|exemplar| Data::of_exemplars(exemplar, settings.data));
     said.replay(&settings, replay.as_ref());
-    let mut trainer = settings.trainers(&devices)?;
+    let mut trainer = settings.trainers(&devices, processes.as_ref())?;
     trainer.how_joined().into_iter().for_each(|line| said.line(line));
     let terms = settings.terms(&parts, &options.schedule);
     let mut standing = Standing::default();
@@ -104,6 +114,18 @@ fn run_job(args: &TrainArgs, stop: &AtomicBool, is_to_stop: &dyn Fn() -> bool) -
         if standing.position.epoch >= options.schedule.epochs {
             said.warning(&format!("all {} epochs are done already; raise --num_epoch or --steps to train on", options.schedule.epochs));
         }
+    }
+    if !is_first {
+        // The first process judges, saves and tells.
+        let ended = train(&mut trainer, &data, replay.as_ref(), &options, standing, &mut Silent, stop);
+        cache()?.clear();
+        let (end, standing) = ended?;
+        let is_stopped = end == End::Stopped;
+        return Ok(Trained {
+            status: if is_stopped { interrupt::status() } else { status::DONE },
+            model: settings.result(&standing),
+            is_stopped,
+        });
     }
     let mut hooks =
         TrainHooks::new(&settings, args, &devices[0], cache()?, &judged, (settings.facts(&parts), terms, options.schedule.clone()))?;
@@ -166,9 +188,47 @@ impl Settings {
     }
 }
 
+impl TrainArgs {
+    /// What joins this process with the others of `--team`, once they are here.
+    ///
+    /// Errors: wrong usage, or they do not come.
+    fn processes(&self, devices: &[Compute]) -> Result<Option<Arc<dyn Collective>>> {
+        let Some(place) = self.team.as_ref().filter(|place| place.size > 1) else { return Ok(None) };
+        if devices.len() != 1 {
+            return Err(Usage::because("--team: each process trains on one device; expected --gpus with one number, or none").into());
+        }
+        place.join(&self.exp_id).map(Some).or_usage()
+    }
+}
+
+/// Tells nothing, judges nothing and saves nothing: another process does.
+struct Silent;
+
+impl Hooks for Silent {
+    fn start(&mut self, _: &Score) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, _: &StepReport) {}
+
+    fn epoch(&mut self, _: &EpochReport) -> Result<()> {
+        Ok(())
+    }
+
+    fn validate(&mut self, _: &StateDict) -> Result<Option<Score>> {
+        Ok(None)
+    }
+
+    fn save(&mut self, _: &Snapshot) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// The lines that are said before the log is open. They go into it later.
 struct Said {
     is_json: bool,
+    /// Another process says them.
+    is_silent: bool,
     lines: Vec<String>,
 }
 
@@ -179,12 +239,16 @@ impl Said {
     }
 
     fn line_only(&self, line: &str) {
-        status::say(line, self.is_json)
+        if !self.is_silent {
+            status::say(line, self.is_json)
+        }
     }
 
     fn warning(&mut self, line: &str) {
         let line = format!("warning: {line}");
-        status::tell(&line);
+        if !self.is_silent {
+            status::tell(&line);
+        }
         self.lines.push(line);
     }
 
@@ -192,7 +256,9 @@ impl Said {
     fn parts(&mut self, settings: &Settings, parts: &Split, judged: usize) -> Result<()> {
         let [train, validation, test] = [&parts.train, &parts.validation, &parts.test].map(Vec::len);
         self.line(&format!("{train} micrographs train, {validation} validate, {test} test"));
-        settings.write_parts(parts)?.iter().for_each(|line| self.line(line));
+        if !self.is_silent {
+            settings.write_parts(parts)?.iter().for_each(|line| self.line(line));
+        }
         let of_part = match (validation > 0, test > 0) {
             (true, _) => "the best model is chosen on the validation part",
             (false, true) => "there is no validation part, so the best model is chosen on the test part",

@@ -26,6 +26,13 @@ pub trait Learner {
     /// Errors: the batch does not fit, or the device fails.
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses>;
 
+    /// Whether the training ends now: where several processes train together, they agree on it. `asked`: this one is to stop.
+    ///
+    /// Errors: another process has failed.
+    fn ends_now(&mut self, asked: bool) -> Result<bool> {
+        Ok(asked)
+    }
+
     /// The network as it is.
     ///
     /// Errors: the device fails.
@@ -282,7 +289,7 @@ pub fn run(
             refuse_nan(&report, learner)?;
             sums.add(&report);
             hooks.step(&report);
-            Ok(work.is_last_of_step && stop.load(Ordering::Relaxed))
+            Ok(work.is_last_of_step && learner.ends_now(stop.load(Ordering::Relaxed))?)
         })?;
         if let Some(step) = stopped.filter(|step| step + 1 < schedule.epoch_steps) {
             standing.position = Position { epoch: epoch - 1, step: step + 1 };
@@ -316,7 +323,7 @@ pub fn run(
         };
         hooks.epoch(&report)?;
         hooks.save(&Snapshot { state, adam: learner.adam(learning_rate)?, standing, is_best })?;
-        if stop.load(Ordering::Relaxed) && epoch < schedule.epochs {
+        if epoch < schedule.epochs && learner.ends_now(stop.load(Ordering::Relaxed))? {
             return Ok((End::Stopped, standing));
         }
     }

@@ -6,7 +6,7 @@ use super::run::Learner;
 use super::step::Trainer;
 use super::targets::Targets;
 use crate::device::cpu::within_pool;
-use crate::device::team::{ANOTHER_FAILED, join};
+use crate::device::team::{ANOTHER_FAILED, join, join_processes};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Collective, Device, Team, TensorMut, TensorRef};
 use crate::formats::pth::Adam;
@@ -139,6 +139,8 @@ fn sum_of<'a, T: Real>(device: &Device, parts: Vec<TensorMut<'a, T>>) -> Result<
 pub struct Trainers {
     members: Vec<Trainer>,
     joined: Option<String>,
+    /// What joins this process with others, which have the other devices.
+    processes: Option<Arc<dyn Collective>>,
 }
 
 impl Trainers {
@@ -157,6 +159,7 @@ impl Trainers {
             return Ok(Trainers {
                 members: vec![Trainer::new(&devices[0], architecture, state, options.clone(), continual.cloned())?],
                 joined: None,
+                processes: None,
             });
         }
         let (collectives, how) = join(&devices.iter().map(|compute| &compute.device).collect::<Vec<_>>());
@@ -178,7 +181,23 @@ impl Trainers {
         let member = |(compute, collective): (&Compute, _)| {
             Trainer::member(compute, architecture, state, options.clone(), continual.cloned(), Some(collective))
         };
-        Ok(Trainers { members: devices.iter().zip(collectives).map(member).collect::<Result<_>>()?, joined: None })
+        Ok(Trainers { members: devices.iter().zip(collectives).map(member).collect::<Result<_>>()?, joined: None, processes: None })
+    }
+
+    /// The trainer of this process in a team of processes, each of which has one device.
+    ///
+    /// Errors: as `Trainer::new`, or another process has failed.
+    pub fn of_process(
+        device: &Compute,
+        processes: Arc<dyn Collective>,
+        architecture: Architecture,
+        state: &StateDict,
+        options: &TrainerOptions,
+        continual: Option<&Continual>,
+    ) -> Result<Self> {
+        let (collective, how) = join_processes(&device.device, processes.clone())?;
+        let trainers = Self::joined(std::slice::from_ref(device), vec![collective], architecture, state, options, continual)?;
+        Ok(Trainers { joined: Some(how), processes: Some(processes), ..trainers })
     }
 
     /// How several devices are joined, in words.
@@ -202,7 +221,10 @@ impl Trainers {
 impl Learner for Trainers {
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses> {
         if let [one] = &mut *self.members {
-            return within_pool(|| one.step(images, targets, exemplar, learning_rate));
+            let mut leaves = Leaves(one.collective());
+            let losses = within_pool(|| one.step(images, targets, exemplar, learning_rate));
+            leaves.0 = leaves.0.take().filter(|_| losses.is_err());
+            return losses;
         }
         // Members wait for each other, so each has a thread of its own, and none is one of the pool's.
         let ends: Vec<Result<Losses>> = std::thread::scope(|scope| {
@@ -227,6 +249,15 @@ impl Learner for Trainers {
         let is_cause = |error: &anyhow::Error| !error.chain().any(|cause| cause.to_string() == ANOTHER_FAILED);
         let first = errors.iter().position(is_cause).unwrap_or(0);
         if errors.is_empty() { found.context("nothing to train on") } else { Err(errors.swap_remove(first)) }
+    }
+
+    fn ends_now(&mut self, asked: bool) -> Result<bool> {
+        let Some(processes) = &self.processes else { return Ok(asked) };
+        let mut all = vec![0_u8; processes.size()];
+        all[processes.rank()] = u8::from(asked);
+        // SAFETY: there is a byte for each process.
+        unsafe { processes.gather(&Device::Cpu, all.as_mut_ptr(), 1) }?;
+        Ok(all.contains(&1))
     }
 
     fn state_dict(&self) -> Result<StateDict> {

@@ -222,6 +222,22 @@ struct Known {
     labels: Vec<(Vec<[f64; 2]>, f64)>,
 }
 
+/// A path with points on both sides of where it crosses a column, so that cutting it there loses nothing.
+fn with_crossings(path: &[[f64; 2]], column: f64) -> Vec<[f64; 2]> {
+    let mut all = Vec::new();
+    for (i, &[x, y]) in path.iter().enumerate() {
+        if let Some(&[before_x, before_y]) = i.checked_sub(1).map(|before| &path[before])
+            && (before_x < column) != (x < column)
+        {
+            let at = before_y + (y - before_y) * (column - before_x) / (x - before_x);
+            let sides = if before_x < column { [column - 0.5, column] } else { [column, column - 0.5] };
+            all.extend(sides.map(|side| [side, at]));
+        }
+        all.push([x, y]);
+    }
+    all
+}
+
 impl Case {
     /// Deals out the micrographs: two are shown, the others judge. A single one is cut into halves.
     fn deal(&self, data: &Path, folder: &Path) -> Vec<Known> {
@@ -256,7 +272,8 @@ impl Case {
                 fs::write(folder.join(part).join(format!("{name}.mrc")), bytes).unwrap();
                 let inside = |[x, _]: [f64; 2]| x >= (k * half) as f64 && x < ((k + 1) * half) as f64;
                 let moved = |(path, radius): &(Vec<[f64; 2]>, f64)| {
-                    let path: Vec<[f64; 2]> = path.iter().filter(|at| inside(**at)).map(|[x, y]| [x - (k * half) as f64, *y]).collect();
+                    let path = with_crossings(path, half as f64);
+                    let path: Vec<[f64; 2]> = path.into_iter().filter(|at| inside(*at)).map(|[x, y]| [x - (k * half) as f64, y]).collect();
                     (path, *radius)
                 };
                 let least = if self.kind == Kind::Fiber { 2 } else { 1 };

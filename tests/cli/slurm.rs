@@ -101,3 +101,37 @@ fn an_array_of_jobs_with_one_killed_gives_the_files_of_one_run() {
     assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
     assert_eq!(results(&output), results(&once));
 }
+
+#[test]
+fn two_tasks_train_what_one_process_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else {
+        println!("no Slurm here, or not root: Debian's slurm-wlm has all that is needed");
+        return;
+    };
+    let mics = folder.path().join("mics");
+    fs::create_dir(&mics).unwrap();
+    for i in 0..3 {
+        fs::write(mics.join(format!("m{i}.mrc")), small(&format!("m{i}"), [300, 260])).unwrap();
+        let star = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n60 70\n150 120\n90 200\n";
+        fs::write(mics.join(format!("m{i}.star")), star).unwrap();
+    }
+    let how = ["--load_model", HOW[1], "--frame", "128", "--batch_size", "3", "--num_epochs", "3", "--train_pct", "67", "--val_pct", "33"];
+    let how = [&how[..], &["--test_pct", "0"]].concat();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/slurm/train.sh");
+    let team = folder.path().join("team");
+    cluster.run(Command::new(script).args([&mics, &mics, &team]).args(&how).env("EPICKER", program()));
+    wait_until(|| cluster.run(Command::new("squeue").arg("--noheader")).is_empty());
+    let log = fs::read_to_string(team.join("train.log")).unwrap();
+    assert!(log.contains("2 processes are joined by sockets") && log.contains("waiting for 1 other"), "{log}");
+    let alone = folder.path().join("alone");
+    let [mics, to] = [&mics, &alone].map(|path| path.display().to_string());
+    let result = epicker(&[&["train", "--data", &*mics, "--exp_id", &*to, "--gpus", "-1"][..], &how].concat());
+    let told = String::from_utf8_lossy(&result.stdout).into_owned() + &String::from_utf8_lossy(&result.stderr);
+    let model = |folder: &Path| fs::read(folder.join("model_last.safetensors")).unwrap_or_else(|error| panic!("{error}: {told}{log}"));
+    assert!(model(&team) == model(&alone), "{log}");
+    // One process has written: the lines of the log stand there once, and no file of the team is left.
+    assert_eq!(log.matches("epoch 3: ").count(), 1, "{log}");
+    let names: Vec<String> = fs::read_dir(&team).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert!(!names.iter().any(|name| name.starts_with(".team") || name.starts_with("images")), "{names:?}");
+}

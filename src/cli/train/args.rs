@@ -1,5 +1,6 @@
 //! The command line of `epicker train`. An option that is not given stays `None`, and settings.rs settles what that means.
 
+use super::nodes::Place;
 use super::relion::RelionArgs;
 use crate::cli::values;
 use crate::compat::Compat;
@@ -169,6 +170,10 @@ pub struct TrainArgs {
     /// CPU where there is none]
     #[arg(long = "gpus", value_name = "IDS", value_parser = values::devices, allow_hyphen_values = true)]
     pub(super) gpus: Option<values::Devices>,
+    /// This is one of several processes that train one network together, each with one device: which of how many, such as 1/4, or slurm
+    /// where srun says so
+    #[arg(long = "team", value_name = "K/N")]
+    pub(super) team: Option<Place>,
     /// Who computes convolutions on a GPU: auto (cuDNN where there is one that computes what it should), cudnn or native
     #[arg(long = "conv", value_name = "WHO", default_value = "auto")]
     pub(super) conv: Conv,

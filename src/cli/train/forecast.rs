@@ -3,12 +3,14 @@
 //! The time is measured on a step of another network, which is then thrown away, so that measuring changes no result.
 
 use super::settings::{JUDGING_COST, Settings};
+use crate::device::Collective;
 use crate::ops::{Compute, heat_map};
 use crate::train::Targets;
 use crate::train::run::Learner;
 use crate::train::schedule::{Order, Schedule};
 use crate::words::counted;
 use anyhow::Result;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A first step is slower than the others, because memory is touched for the first time; where it took no longer than this, a
@@ -19,8 +21,8 @@ impl Settings {
     /// Seconds of a step.
     ///
     /// Errors: the device fails.
-    pub(super) fn seconds_of_a_step(&self, devices: &[Compute]) -> Result<f64> {
-        let mut trainer = self.trainers(devices)?;
+    pub(super) fn seconds_of_a_step(&self, devices: &[Compute], processes: Option<&Arc<dyn Collective>>) -> Result<f64> {
+        let mut trainer = self.trainers(devices, processes)?;
         let (batch, side) = (self.batch, self.data.side_n);
         let images = crate::random::noise(batch * side * side, 1);
         let targets = Targets::new([batch, side / heat_map::STRIDE, side / heat_map::STRIDE]);
@@ -32,7 +34,8 @@ impl Settings {
             Ok(begun.elapsed().as_secs_f64())
         };
         let first = measured()?;
-        if first > SHORT_SECONDS { Ok(first) } else { measured() }
+        // Processes that train together make the same steps.
+        if first > SHORT_SECONDS && processes.is_none() { Ok(first) } else { measured() }
     }
 
     /// The line that says what this training will do.

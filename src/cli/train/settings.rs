@@ -9,6 +9,7 @@ use super::start::{Start, interrupted_training};
 use super::{folder, parts};
 use crate::cli::status::Usage;
 use crate::compat::{Compat, Fault};
+use crate::device::Collective;
 use crate::device::team::block_of;
 use crate::formats::coordinates::Kind;
 use crate::formats::state_dict::ModelFacts;
@@ -32,6 +33,7 @@ use crate::train::{Continual, FeatureScale, LossWeights, TrainerOptions, Trainer
 use crate::words::counted;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Box of the particles that a new network learns, heat-map pixels: that of the general models, 24 pixels of the image.
 const NEW_SIDE_H_PX: f64 = 6.0;
@@ -119,13 +121,14 @@ struct Sizes {
 /// Errors: one has not as much.
 fn memory_of_a_device(
     devices: &[Compute],
+    members: usize,
     architecture: Architecture,
     options: &TrainerOptions,
     is_continual: bool,
 ) -> Result<TrainingMemory> {
     let available = devices.iter().map(|compute| compute.device.available_memory().unwrap_or(usize::MAX)).min().unwrap_or(usize::MAX);
     let check = |options: &TrainerOptions| TrainingMemory::check(&devices[0], architecture, options, is_continual, available);
-    match devices.len() {
+    match members {
         0 | 1 => check(options),
         count => check(&TrainerOptions { batch: block_of(options.batch, count), ..options.clone() })
             .with_context(|| format!("each of {count} devices takes a share of --batch_size {}", options.batch)),
@@ -133,11 +136,16 @@ fn memory_of_a_device(
 }
 
 impl Settings {
-    /// The network in training, on devices that share the images of each step.
+    /// The network in training, on devices that share the images of each step; those of other processes are among them if there are
+    /// any.
     ///
-    /// Errors: as `Trainers::new`.
-    pub(super) fn trainers(&self, devices: &[Compute]) -> Result<Trainers> {
-        Trainers::new(devices, self.start.architecture, &self.start.state, &self.trainer, self.continual.as_ref())
+    /// Errors: as `Trainers::new`, or another process has failed.
+    pub(super) fn trainers(&self, devices: &[Compute], processes: Option<&Arc<dyn Collective>>) -> Result<Trainers> {
+        let (architecture, state, continual) = (self.start.architecture, &self.start.state, self.continual.as_ref());
+        match processes {
+            Some(processes) => Trainers::of_process(&devices[0], processes.clone(), architecture, state, &self.trainer, continual),
+            None => Trainers::new(devices, architecture, state, &self.trainer, continual),
+        }
     }
 
     /// Settles everything.
@@ -178,7 +186,8 @@ impl Settings {
             ));
         }
         let trainer = args.trainer_options(sizes.side_n, batch, keeps_statistics, unfinished > 0);
-        let memory = memory_of_a_device(devices, start.architecture, &trainer, continual.is_some())?;
+        let members = args.team.as_ref().map_or(devices.len(), |place| place.size);
+        let memory = memory_of_a_device(devices, members, start.architecture, &trainer, continual.is_some())?;
         let recorded = recorded.and_then(|terms| terms.schedule.clone());
         let length = Length {
             is_in_passes: args.guide || asked.is_in_epochs(),

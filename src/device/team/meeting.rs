@@ -1,8 +1,7 @@
-//! Members of a team in one process, which exchange memory by way of the host: processors' memory as it is, that of GPUs copied down and
-//! up again.
+//! Members of a team in one process, which read each other's memory.
 
 use super::Collective;
-use crate::device::Device;
+use super::by_host::{ByHost, HostExchange};
 use anyhow::{Result, ensure};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -50,7 +49,7 @@ struct Member {
 pub fn in_process(size: usize) -> Vec<Arc<dyn Collective>> {
     let state = State { shown: vec![None; size], shown_before: Vec::new(), arrived: 0, round: 0, is_over: false };
     let meeting = Arc::new(Meeting { state: Mutex::new(state), changed: Condvar::new(), size });
-    (0..size).map(|rank| Arc::new(Member { meeting: meeting.clone(), rank }) as Arc<dyn Collective>).collect()
+    (0..size).map(|rank| Arc::new(ByHost(Member { meeting: meeting.clone(), rank })) as Arc<dyn Collective>).collect()
 }
 
 impl Meeting {
@@ -87,9 +86,18 @@ impl Member {
         self.meeting.meet(self.rank, None)?;
         Ok(())
     }
+}
 
-    /// `gather` of memory of the host.
-    unsafe fn gather_on_host(&self, memory: *mut u8, bytes: usize) -> Result<()> {
+impl HostExchange for Member {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.meeting.size
+    }
+
+    unsafe fn gather(&self, memory: *mut u8, bytes: usize) -> Result<()> {
         self.show("gather", memory, bytes, |rank, theirs| {
             if rank != self.rank {
                 let offset = rank * bytes;
@@ -99,54 +107,11 @@ impl Member {
         })
     }
 
-    /// `exchange` of memory of the host.
-    unsafe fn exchange_on_host(&self, from: *const u8, to: *mut u8, bytes: usize) -> Result<()> {
+    unsafe fn exchange(&self, from: *const u8, to: *mut u8, bytes: usize) -> Result<()> {
         self.show("exchange", from, bytes, |rank, theirs| {
             // SAFETY: each member has promised so many bytes; `to` is this member's alone.
             unsafe { std::ptr::copy_nonoverlapping(theirs.wrapping_add(self.rank * bytes), to.wrapping_add(rank * bytes), bytes) }
         })
-    }
-}
-
-impl Collective for Member {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn size(&self) -> usize {
-        self.meeting.size
-    }
-
-    unsafe fn gather(&self, device: &Device, memory: *mut u8, bytes: usize) -> Result<()> {
-        let Device::Gpu(gpu) = device else {
-            // SAFETY: passed on from the caller.
-            return unsafe { self.gather_on_host(memory, bytes) };
-        };
-        let mut all = vec![0_u8; bytes * self.size()];
-        let own = self.rank * bytes;
-        // SAFETY: the caller promises so many bytes on the GPU, and the copy is waited for before its bytes are read or dropped.
-        unsafe {
-            gpu.driver().download(all[own..].as_mut_ptr(), memory as u64 + own as u64, bytes, gpu.stream())?;
-            gpu.synchronize()?;
-            self.gather_on_host(all.as_mut_ptr(), bytes)?;
-            gpu.driver().upload(memory as u64, all.as_ptr(), all.len(), gpu.stream())
-        }
-    }
-
-    unsafe fn exchange(&self, device: &Device, from: *const u8, to: *mut u8, bytes: usize) -> Result<()> {
-        let Device::Gpu(gpu) = device else {
-            // SAFETY: passed on from the caller.
-            return unsafe { self.exchange_on_host(from, to, bytes) };
-        };
-        let mut shown = vec![0_u8; bytes * self.size()];
-        let mut got = shown.clone();
-        // SAFETY: as in `gather`.
-        unsafe {
-            gpu.driver().download(shown.as_mut_ptr(), from as u64, shown.len(), gpu.stream())?;
-            gpu.synchronize()?;
-            self.exchange_on_host(shown.as_ptr(), got.as_mut_ptr(), bytes)?;
-            gpu.driver().upload(to as u64, got.as_ptr(), got.len(), gpu.stream())
-        }
     }
 
     fn leave(&self) {
@@ -158,6 +123,7 @@ impl Collective for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
 
     /// Runs every member on a thread of its own.
     fn together<V: Send>(size: usize, each: impl Fn(&dyn Collective) -> V + Sync) -> Vec<V> {

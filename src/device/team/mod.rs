@@ -4,8 +4,10 @@
 //! needs all images is gathered from all devices and computed by each of them in the same order. So each comes to the same bits, and
 //! these are those of one device that has all images.
 
+mod by_host;
 mod meeting;
 pub mod nccl;
+pub mod sockets;
 
 pub use meeting::{ANOTHER_FAILED, in_process};
 
@@ -68,6 +70,40 @@ pub fn join(devices: &[&Device]) -> (Vec<Arc<dyn Collective>>, String) {
         Ok((nccl.in_process(&gpus)?, format!("the devices are joined by NCCL {version}")))
     };
     by_nccl().unwrap_or_else(|why| (in_process(devices.len()), format!("the devices are joined by way of the host's memory: {why:#}")))
+}
+
+/// Joins a device of this process with those of other processes, which `others` joins already: by NCCL where all are GPUs that have it, else
+/// as they are. Also says how.
+///
+/// Errors: another process has failed.
+pub fn join_processes(device: &Device, others: Arc<dyn Collective>) -> Result<(Arc<dyn Collective>, String)> {
+    let by_sockets = |why: &str| format!("{} processes are joined by sockets: {why}", others.size());
+    let found = match device {
+        Device::Gpu(_) => nccl::Nccl::find(),
+        other => Err(anyhow::anyhow!("{} is no GPU", other.describe())),
+    };
+    // All of them take the same way, and with the same name.
+    let mut have = vec![0.0; others.size()];
+    have[others.rank()] = f64::from(u8::from(found.is_ok()));
+    let team = Team { collective: Some(others.clone()), images: others.size(), block: 1 };
+    team.gather_values(&mut have)?;
+    let (Device::Gpu(gpu), Ok(nccl)) = (device, &found) else {
+        let why = found.err().map_or_else(|| "not all have NCCL".to_owned(), |error| format!("{error:#}"));
+        let how = by_sockets(&why);
+        return Ok((others, how));
+    };
+    if have.contains(&0.0) {
+        let how = by_sockets("not all have NCCL");
+        return Ok((others, how));
+    }
+    let mut ids = vec![[0_u8; 128]; others.size()];
+    if others.rank() == 0 {
+        ids[0] = nccl.new_id()?.0;
+    }
+    // SAFETY: there are 128 bytes for each member.
+    unsafe { others.gather(&Device::Cpu, ids.as_mut_ptr().cast(), 128) }?;
+    let how = format!("{} processes are joined by NCCL {}", others.size(), nccl.version()?);
+    Ok((nccl.of_process(gpu, nccl::Id(ids[0]), others.rank(), others.size())?, how))
 }
 
 /// Images that each of so many members has at most.

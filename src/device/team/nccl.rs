@@ -132,23 +132,35 @@ impl Nccl {
     ///
     /// Errors: NCCL's, of any member.
     pub fn in_process(self: &Arc<Self>, gpus: &[Gpu]) -> Result<Vec<Arc<dyn Collective>>> {
-        let id = self.new_id()?;
+        let (id, size) = (self.new_id()?, gpus.len());
         let joined: Vec<Result<usize>> = std::thread::scope(|scope| {
-            let join = |(rank, gpu): (usize, &Gpu)| -> Result<usize> {
-                // NCCL takes the GPU whose context is the thread's, which a call of the driver makes it.
-                gpu.driver().memory_info()?;
-                let mut communicator: Communicator = std::ptr::null_mut();
-                // SAFETY: one place for one communicator; every member joins from a thread of its own.
-                let status = unsafe { (self.calls.comm_init_rank)(&mut communicator, gpus.len() as c_int, id, rank as c_int) };
-                self.check("ncclCommInitRank", status)?;
-                Ok(communicator as usize)
-            };
+            let join = |(rank, gpu): (usize, &Gpu)| self.communicator(gpu, id, rank, size);
             let threads: Vec<_> = gpus.iter().enumerate().map(|one| scope.spawn(move || join(one))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("NCCL: a thread died")))).collect()
         });
         let communicators = joined.into_iter().collect::<Result<Vec<usize>>>()?;
         let group = Arc::new(Group { nccl: self.clone(), communicators, is_over: Mutex::new(false) });
-        Ok((0..gpus.len()).map(|rank| Arc::new(Member { group: group.clone(), rank }) as Arc<dyn Collective>).collect())
+        Ok((0..size).map(|rank| Arc::new(Member { group: group.clone(), place: rank, rank, size }) as Arc<dyn Collective>).collect())
+    }
+
+    /// The only member of this process in a team of so many processes.
+    ///
+    /// Errors: NCCL's.
+    pub fn of_process(self: &Arc<Self>, gpu: &Gpu, id: Id, rank: usize, size: usize) -> Result<Arc<dyn Collective>> {
+        let communicators = vec![self.communicator(gpu, id, rank, size)?];
+        let group = Arc::new(Group { nccl: self.clone(), communicators, is_over: Mutex::new(false) });
+        Ok(Arc::new(Member { group, place: 0, rank, size }))
+    }
+
+    /// Waits until all members of a team have come.
+    fn communicator(&self, gpu: &Gpu, id: Id, rank: usize, size: usize) -> Result<usize> {
+        // NCCL takes the GPU whose context is the thread's, which a call of the driver makes it.
+        gpu.driver().memory_info()?;
+        let mut communicator: Communicator = std::ptr::null_mut();
+        // SAFETY: one place for one communicator; every member joins from a thread of its own.
+        let status = unsafe { (self.calls.comm_init_rank)(&mut communicator, size as c_int, id, rank as c_int) };
+        self.check("ncclCommInitRank", status)?;
+        Ok(communicator as usize)
     }
 }
 
@@ -164,7 +176,10 @@ struct Group {
 #[derive(Debug)]
 struct Member {
     group: Arc<Group>,
+    /// Which of the group's communicators is this member's.
+    place: usize,
     rank: usize,
+    size: usize,
 }
 
 impl Group {
@@ -192,7 +207,7 @@ impl Member {
         if *self.group.is_over.lock().unwrap_or_else(PoisonError::into_inner) {
             bail!("{}", super::ANOTHER_FAILED);
         }
-        calls(&self.group.nccl, self.group.communicators[self.rank] as Communicator, gpu.stream().0 as Stream)
+        calls(&self.group.nccl, self.group.communicators[self.place] as Communicator, gpu.stream().0 as Stream)
     }
 }
 
@@ -202,7 +217,7 @@ impl Collective for Member {
     }
 
     fn size(&self) -> usize {
-        self.group.communicators.len()
+        self.size
     }
 
     unsafe fn gather(&self, device: &Device, memory: *mut u8, bytes: usize) -> Result<()> {
