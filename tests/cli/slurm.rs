@@ -13,7 +13,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// None where Slurm is not installed, or this is not root.
+    /// None where Slurm is not installed or does not start, or this is not root.
     fn start(folder: &Path) -> Option<Cluster> {
         let is_there = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
         let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
@@ -22,8 +22,14 @@ impl Cluster {
         }
         let cluster = Cluster { folder: folder.to_owned() };
         let started = cluster.script(&[]);
-        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
-        Some(cluster)
+        let is_started = started.status.success();
+        if !is_started {
+            // A machine may keep programs from being the system's services. With EPICKER_SLURM=1 that counts as a failure.
+            let told = String::from_utf8_lossy(&started.stderr).into_owned();
+            assert!(std::env::var("EPICKER_SLURM").is_err(), "{told}");
+            println!("Slurm is installed and does not start: {told}");
+        }
+        is_started.then_some(cluster)
     }
 
     fn script(&self, more: &[&str]) -> Output {
@@ -75,7 +81,7 @@ fn process_of(share: &str) -> Option<String> {
 fn an_array_of_jobs_with_one_killed_gives_the_files_of_one_run() {
     let folder = tempfile::tempdir().unwrap();
     let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else {
-        println!("no Slurm here, or not root: Debian's slurm-wlm has all that is needed");
+        println!("no Slurm that works here, or not root: Debian's slurm-wlm has all that is needed");
         return;
     };
     let (mics, output) = (folder.path().join("mics"), folder.path().join("picks"));
@@ -106,7 +112,7 @@ fn an_array_of_jobs_with_one_killed_gives_the_files_of_one_run() {
 fn two_tasks_train_what_one_process_trains() {
     let folder = tempfile::tempdir().unwrap();
     let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else {
-        println!("no Slurm here, or not root: Debian's slurm-wlm has all that is needed");
+        println!("no Slurm that works here, or not root: Debian's slurm-wlm has all that is needed");
         return;
     };
     let mics = folder.path().join("mics");
