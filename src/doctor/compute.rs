@@ -191,11 +191,13 @@ pub fn every(asked: Option<&Devices>, conv: Conv, way: Way) -> Result<Vec<Chosen
         kind(one) != kind(other)
     };
     if all.windows(2).any(|two| differ(&two[0], &two[1])) {
-        all[0].warnings.push(
-            "--gpus: these GPUs are of different kinds, so the last bits of a score depend on which of them picks the micrograph; for the \
-             same files in every run choose GPUs of one kind"
-                .to_owned(),
-        );
+        let what = match way {
+            Way::Pick => "the last bits of a score depend on which of them picks the micrograph",
+            Way::Train => "the last bits of what is learnt depend on which of them has which images",
+        };
+        all[0]
+            .warnings
+            .push(format!("--gpus: these GPUs are of different kinds, so {what}; for the same files in every run choose GPUs of one kind"));
     }
     Ok(all)
 }

@@ -220,20 +220,18 @@ impl Trainers {
 
 impl Learner for Trainers {
     fn step(&mut self, images: &[f32], targets: &Targets, exemplar: &[bool], learning_rate: f64) -> Result<Losses> {
-        if let [one] = &mut *self.members {
-            let mut leaves = Leaves(one.collective());
-            let losses = within_pool(|| one.step(images, targets, exemplar, learning_rate));
+        let run = |member: &'_ mut Trainer| -> Result<Losses> {
+            let mut leaves = Leaves(member.collective());
+            let losses = member.step(images, targets, exemplar, learning_rate);
             leaves.0 = leaves.0.take().filter(|_| losses.is_err());
-            return losses;
+            losses
+        };
+        if let [one] = &mut *self.members {
+            return within_pool(|| run(one));
         }
         // Members wait for each other, so each has a thread of its own, and none is one of the pool's.
         let ends: Vec<Result<Losses>> = std::thread::scope(|scope| {
-            let run = |member: &'_ mut Trainer| -> Result<Losses> {
-                let mut leaves = Leaves(member.collective());
-                let losses = member.step(images, targets, exemplar, learning_rate);
-                leaves.0 = leaves.0.take().filter(|_| losses.is_err());
-                losses
-            };
+            let run = &run;
             let threads: Vec<_> = self.members.iter_mut().map(|member| scope.spawn(move || run(member))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
