@@ -18,6 +18,7 @@ pub mod plan; //        the network's layers, shapes, operations and memory
 pub mod print; //       lines on standard output and standard error, without a panic
 pub mod progress; //    a bar on a terminal, plain lines otherwise, --json lines for programs
 pub mod record; //      the record of a run, beside its outputs
+pub mod relion; //      options shared by `pick` and `train`: an External job
 pub mod rethreshold;
 pub mod settle; //      what `pick` and `eval` settle before they begin: what is looked for, and its scale
 pub mod simulate; //    micrographs with known truth
@@ -108,7 +109,7 @@ pub fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let status = interrupt::listen().and_then(|()| run_with(args.clone())).unwrap_or_else(|error| {
         status::tell(&format!("error: {error:#}"));
-        pick::mark_failed_job(&args);
+        relion::mark_failed_job(&args);
         print::conclude(status_of(&error), false)
     });
     ExitCode::from(status)

@@ -5,9 +5,10 @@ mod told; //  who hears of the run
 mod watch; // a folder that grows
 
 use super::device::{self, Chosen};
-use super::interrupt::{self, Finishing};
+use super::interrupt;
 use super::limits::{LimitArgs, default_rule, limits_at};
 use super::record::Record;
+use super::relion::{self, RelionArgs};
 use super::settle::{self, Voice};
 use super::status::{self, OrUsage, Usage};
 use super::{threads, values};
@@ -23,7 +24,7 @@ use crate::ops::{Precision, heat_map};
 use crate::pick::filter::Limits;
 use crate::pick::folder::{Covered, write_covering};
 use crate::pick::output::{OutputRule, OutputType};
-use crate::pick::relion::{Ending, RelionJob, Version};
+use crate::pick::relion::{Ending, RelionJob};
 use crate::pick::report::{self, Heading};
 use crate::pick::run::{self, Source};
 use crate::pick::settings::{ModelName, Settings, WrittenSide};
@@ -34,7 +35,6 @@ use crate::train::labels::ORIGINAL_SIDE_H_PX;
 use crate::words::counted;
 use anyhow::{Context, Result, anyhow};
 use batch::Batch;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use told::Teller;
@@ -134,21 +134,8 @@ pub struct PickArgs {
     /// One JSON object per line on standard output, plain text on standard error
     #[arg(long = "json")]
     json: bool,
-    /// RELION External job: STAR file with the micrographs
-    #[arg(long = "in_mics", value_name = "FILE", requires = "o")]
-    in_mics: Option<PathBuf>,
-    /// RELION External job: folder of the job
-    #[arg(long = "o", value_name = "FOLDER", requires = "in_mics")]
-    o: Option<PathBuf>,
-    /// RELION External job: threads
-    #[arg(long = "j", value_name = "COUNT", value_parser = values::count)]
-    j: Option<usize>,
-    /// RELION External job: folder of the job, again
-    #[arg(long = "pipeline_control", value_name = "FOLDER")]
-    pipeline_control: Option<PathBuf>,
-    /// RELION External job: 3.1, 4.0 or 5.0 [default: what the project's pipeline says]
-    #[arg(long = "relion_version", value_name = "VERSION")]
-    relion_version: Option<Version>,
+    #[command(flatten)]
+    relion: RelionArgs,
 }
 
 /// Runs the command; returns the exit status.
@@ -156,7 +143,7 @@ pub struct PickArgs {
 /// Errors: wrong usage, before any file is written.
 pub fn run(args: PickArgs) -> Result<u8> {
     let relion = args.relion_job()?;
-    let stop = stop_flag(relion.as_ref());
+    let stop = relion::stop_flag("finishing the micrograph in hand", relion.as_ref());
     if let Some(folder) = args.watch.watch.clone() {
         return watch::watch(args, &folder, &stop);
     }
@@ -171,36 +158,8 @@ pub fn run(args: PickArgs) -> Result<u8> {
     result
 }
 
-/// The flag that a signal sets. Signals are caught before a RELION job begins, so that its mark is written whatever ends it.
-fn stop_flag(relion: Option<&RelionJob>) -> Finishing {
-    let what = "finishing the micrograph in hand";
-    match relion {
-        None => interrupt::finishing(what),
-        Some(job) => {
-            let folder = job.folder.clone();
-            // There is nobody left to tell that the mark cannot be written.
-            interrupt::finishing_or(what, move || drop(crate::pick::relion::mark(&folder, Ending::Aborted)))
-        }
-    }
-}
-
-/// Marks a RELION job as failed whose command line could not be understood; does nothing for other command lines.
-pub fn mark_failed_job(args: &[OsString]) {
-    let value_of = |name: &str| {
-        let is_it = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.replace('-', "_") == name.replace('-', "_"));
-        args.iter().position(is_it).and_then(|i| args.get(i + 1)).map(PathBuf::from)
-    };
-    if args.get(1).is_none_or(|command| command != "pick" && command != "train") || value_of("--in_mics").is_none() {
-        return;
-    }
-    if let Some(folder) = value_of("--o").filter(|folder| folder.is_dir()) {
-        // The error itself has been told already.
-        let _ = crate::pick::relion::mark(&folder, Ending::Failure);
-    }
-}
-
 fn pick(args: &PickArgs, relion: Option<&RelionJob>, stop: &AtomicBool) -> Result<u8> {
-    threads::start(args.threads.or(args.j))?;
+    threads::start(args.threads.or(args.relion.j))?;
     let model = args.model().load(Model::from_state).context("--load_model").or_usage()?;
     let asked = args.asked(&model, relion.is_some()).or_usage()?;
     let batch = Batch::find(args, &asked, relion).or_usage()?;
@@ -338,12 +297,11 @@ impl PickArgs {
     }
 
     fn relion_job(&self) -> Result<Option<RelionJob>> {
-        let (Some(folder), Some(micrographs)) = (&self.o, &self.in_mics) else { return Ok(None) };
-        if self.limits.output_type.is_some_and(|kind| kind != OutputType::Star) {
+        let job = self.relion.job();
+        if job.is_some() && self.limits.output_type.is_some_and(|kind| kind != OutputType::Star) {
             return Err(Usage::because("--output_type: RELION reads star only; leave it out").into());
         }
-        let version = self.relion_version.unwrap_or_else(|| crate::pick::relion::version_of_project(".".as_ref()));
-        Ok(Some(RelionJob { folder: folder.clone(), micrographs: micrographs.clone(), version }))
+        Ok(job)
     }
 
     fn asked<'a>(&self, model: &'a Model, is_relion: bool) -> Result<Asked<'a>> {

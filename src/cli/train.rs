@@ -17,6 +17,7 @@ mod verdict;
 
 use super::device::{self, Chosen};
 use super::interrupt;
+use super::relion::stop_flag;
 use super::status::{self, OrUsage, Usage};
 use crate::device::Collective;
 use crate::doctor::Way;
@@ -47,7 +48,7 @@ use verdict::Verdict;
 /// written, or a loss that is no number.
 pub fn run(args: &TrainArgs) -> Result<u8> {
     let (args, job) = args.of_relion();
-    let stop = relion::stop_flag(job.as_ref());
+    let stop = stop_flag("saving after the step in hand", job.as_ref());
     if let Some(job) = &job {
         job.begin().or_usage()?;
     }

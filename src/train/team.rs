@@ -6,7 +6,7 @@ use super::run::Learner;
 use super::step::Trainer;
 use super::targets::Targets;
 use crate::device::cpu::within_pool;
-use crate::device::team::{ANOTHER_FAILED, join, join_processes};
+use crate::device::team::{ANOTHER_FAILED, answers, join, join_processes};
 use crate::device::tensor::Layout;
 use crate::device::{Buffer, Collective, Device, Team, TensorMut, TensorRef};
 use crate::formats::pth::Adam;
@@ -250,12 +250,10 @@ impl Learner for Trainers {
     }
 
     fn ends_now(&mut self, asked: bool) -> Result<bool> {
-        let Some(processes) = &self.processes else { return Ok(asked) };
-        let mut all = vec![0_u8; processes.size()];
-        all[processes.rank()] = u8::from(asked);
-        // SAFETY: there is a byte for each process.
-        unsafe { processes.gather(&Device::Cpu, all.as_mut_ptr(), 1) }?;
-        Ok(all.contains(&1))
+        match &self.processes {
+            Some(processes) => Ok(answers(&**processes, asked)?.contains(&true)),
+            None => Ok(asked),
+        }
     }
 
     fn state_dict(&self) -> Result<StateDict> {

@@ -18,6 +18,7 @@ impl Cluster {
         let is_there = |name: &str| Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
         let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout.starts_with(b"0\n"));
         if !is_root || !["slurmctld", "slurmd", "munged", "mungekey", "sbatch"].into_iter().all(is_there) {
+            println!("no Slurm here, or not root: Debian's slurm-wlm and munge have all that is needed");
             return None;
         }
         let cluster = Cluster { folder: folder.to_owned() };
@@ -80,10 +81,7 @@ fn process_of(share: &str) -> Option<String> {
 #[test]
 fn an_array_of_jobs_with_one_killed_gives_the_files_of_one_run() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else {
-        println!("no Slurm that works here, or not root: Debian's slurm-wlm has all that is needed");
-        return;
-    };
+    let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else { return };
     let (mics, output) = (folder.path().join("mics"), folder.path().join("picks"));
     fs::create_dir(&mics).unwrap();
     for i in 0..40 {
@@ -111,10 +109,7 @@ fn an_array_of_jobs_with_one_killed_gives_the_files_of_one_run() {
 #[test]
 fn two_tasks_train_what_one_process_trains() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else {
-        println!("no Slurm that works here, or not root: Debian's slurm-wlm has all that is needed");
-        return;
-    };
+    let Some(cluster) = Cluster::start(&folder.path().join("cluster")) else { return };
     let mics = folder.path().join("mics");
     fs::create_dir(&mics).unwrap();
     for i in 0..3 {

@@ -64,7 +64,7 @@ impl Batch {
     /// Errors: no micrograph, two with one name, files that must not be replaced, or an unknown pixel size where one is
     /// needed.
     pub fn find(args: &PickArgs, asked: &Asked, relion: Option<&RelionJob>) -> Result<Batch> {
-        let data: Vec<PathBuf> = args.in_mics.iter().chain(&args.micrographs).chain(&args.data).cloned().collect();
+        let data: Vec<PathBuf> = args.relion.in_mics.iter().chain(&args.micrographs).chain(&args.data).cloned().collect();
         ensure!(!data.is_empty(), "--data: missing; expected micrographs: a file, a folder or a list");
         Batch::of(args, asked, relion, find_all(&data, args.skip_missing)?)
     }

@@ -1,7 +1,7 @@
 //! The command line of `epicker train`. An option that is not given stays `None`, and settings.rs settles what that means.
 
 use super::nodes::Place;
-use super::relion::RelionArgs;
+use super::relion::LearnArgs;
 use crate::cli::values;
 use crate::compat::Compat;
 use crate::doctor::compute::Conv;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Args)]
 pub struct TrainArgs {
     /// Micrographs: a folder or a list
-    #[arg(long = "data", value_name = "PATH", required_unless_present = "in_mics")]
+    #[arg(long = "data", value_name = "PATH", required_unless_present = "in_mics", conflicts_with = "in_mics")]
     pub(super) data: Option<PathBuf>,
     /// Labels, any format [default: beside the micrographs]
     #[arg(long = "label", value_name = "PATH")]
@@ -202,7 +202,7 @@ pub struct TrainArgs {
     #[arg(long = "json")]
     pub(super) json: bool,
     #[command(flatten)]
-    pub(super) relion: RelionArgs,
+    pub(super) relion: LearnArgs,
 }
 
 /// What batch norms do with their running statistics.

@@ -75,3 +75,19 @@ impl<H: HostExchange> Collective for ByHost<H> {
         self.0.leave();
     }
 }
+
+/// Asserts of a member that parts come to their places; all members of its team do the same.
+#[cfg(test)]
+pub(super) fn assert_exchanges(member: &dyn Collective) {
+    let (rank, size) = (member.rank(), member.size());
+    let mut all = vec![0_u8; 3 * size];
+    all[3 * rank..][..3].fill(rank as u8 + 1);
+    // SAFETY: there are three bytes for each member.
+    unsafe { member.gather(&Device::Cpu, all.as_mut_ptr(), 3) }.unwrap();
+    assert_eq!(all, (0..3 * size).map(|i| (i / 3 + 1) as u8).collect::<Vec<_>>());
+    let from: Vec<u8> = (0..2 * size).map(|i| (10 * rank + i / 2) as u8).collect();
+    let mut to = vec![0_u8; 2 * size];
+    // SAFETY: there are two bytes for each member.
+    unsafe { member.exchange(&Device::Cpu, from.as_ptr(), to.as_mut_ptr(), 2) }.unwrap();
+    assert_eq!(to, (0..2 * size).map(|i| (10 * (i / 2) + rank) as u8).collect::<Vec<_>>());
+}

@@ -122,6 +122,7 @@ impl HostExchange for Member {
 
 #[cfg(test)]
 mod tests {
+    use super::super::by_host::assert_exchanges;
     use super::*;
     use crate::device::Device;
 
@@ -142,21 +143,7 @@ mod tests {
     #[test]
     fn parts_come_to_their_places() {
         for size in 1..5 {
-            let found = together(size, |member| {
-                let (rank, mut all) = (member.rank(), vec![0_u8; 3 * size]);
-                all[3 * rank..][..3].fill(rank as u8 + 1);
-                // SAFETY: there are three bytes for each member.
-                unsafe { member.gather(&Device::Cpu, all.as_mut_ptr(), 3) }.unwrap();
-                let from: Vec<u8> = (0..2 * size).map(|i| (10 * rank + i / 2) as u8).collect();
-                let mut to = vec![0_u8; 2 * size];
-                // SAFETY: there are two bytes for each member.
-                unsafe { member.exchange(&Device::Cpu, from.as_ptr(), to.as_mut_ptr(), 2) }.unwrap();
-                (all, to)
-            });
-            for (rank, (all, to)) in found.into_iter().enumerate() {
-                assert_eq!(all, (0..3 * size).map(|i| (i / 3 + 1) as u8).collect::<Vec<_>>());
-                assert_eq!(to, (0..2 * size).map(|i| (10 * (i / 2) + rank) as u8).collect::<Vec<_>>());
-            }
+            together(size, assert_exchanges);
         }
     }
 

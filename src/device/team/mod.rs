@@ -83,16 +83,13 @@ pub fn join_processes(device: &Device, others: Arc<dyn Collective>) -> Result<(A
         other => Err(anyhow::anyhow!("{} is no GPU", other.describe())),
     };
     // All of them take the same way, and with the same name.
-    let mut have = vec![0.0; others.size()];
-    have[others.rank()] = f64::from(u8::from(found.is_ok()));
-    let team = Team { collective: Some(others.clone()), images: others.size(), block: 1 };
-    team.gather_values(&mut have)?;
+    let have = answers(&*others, found.is_ok())?;
     let (Device::Gpu(gpu), Ok(nccl)) = (device, &found) else {
         let why = found.err().map_or_else(|| "not all have NCCL".to_owned(), |error| format!("{error:#}"));
         let how = by_sockets(&why);
         return Ok((others, how));
     };
-    if have.contains(&0.0) {
+    if have.contains(&false) {
         let how = by_sockets("not all have NCCL");
         return Ok((others, how));
     }
@@ -104,6 +101,17 @@ pub fn join_processes(device: &Device, others: Arc<dyn Collective>) -> Result<(A
     unsafe { others.gather(&Device::Cpu, ids.as_mut_ptr().cast(), 128) }?;
     let how = format!("{} processes are joined by NCCL {}", others.size(), nccl.version()?);
     Ok((nccl.of_process(gpu, nccl::Id(ids[0]), others.rank(), others.size())?, how))
+}
+
+/// What each member answers to a question that is asked of all.
+///
+/// Errors: as `Collective::gather`.
+pub fn answers(members: &dyn Collective, own: bool) -> Result<Vec<bool>> {
+    let mut all = vec![0_u8; members.size()];
+    all[members.rank()] = u8::from(own);
+    // SAFETY: there is a byte for each member.
+    unsafe { members.gather(&Device::Cpu, all.as_mut_ptr(), 1) }?;
+    Ok(all.into_iter().map(|answer| answer == 1).collect())
 }
 
 /// Images that each of so many members has at most.
