@@ -237,6 +237,7 @@ fn pipeline(compute: &Compute, model: &Model, args: &BenchArgs, frame: usize) ->
         candidates: Some(folder.path().join(format!("{i}.star"))),
         picture: None,
         entry: None,
+        outdated: Vec::new(),
     };
     let jobs: Vec<Job> = found.micrographs.iter().enumerate().map(job).collect();
     let settings = Settings {

@@ -7,7 +7,7 @@ use super::values;
 use crate::formats::coordinates::Kind;
 use crate::formats::mrc_write::{self, PixelType};
 use crate::formats::{box_file, star, thi};
-use crate::io::write::{write_whole, write_whole_unsynced};
+use crate::io::write::{remove_earlier, write_whole, write_whole_unsynced};
 use crate::simulate::density;
 use crate::simulate::dirt::Dirtiness;
 use crate::simulate::preset::{PRESETS, Recipe, Scale};
@@ -213,6 +213,9 @@ fn named<T: Copy>(families: &[(T, &str)], args: &SimulateArgs) -> Result<Vec<T>>
 /// Writes a micrograph, and before it its truth in three formats. They can be made again in seconds, so nobody waits until
 /// the disk has them.
 fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Result<()> {
+    let micrograph = folder.join(format!("{stem}.mrc"));
+    // An earlier one must not lie beside the truth of this one, were the run killed in between.
+    remove_earlier(&micrograph)?;
     let truth = &simulated.truth;
     let boxes = box_file::WriteOptions::default();
     let (star, boxes) = match truth.kind {
@@ -228,7 +231,7 @@ fn write_one(folder: &Path, stem: &str, simulated: &Simulated, half: bool) -> Re
         false => (Cow::from(&simulated.pixels), PixelType::F32),
     };
     let bytes = mrc_write::bytes(&pixels, [simulated.ny, simulated.nx], simulated.pixel_size_angstrom, pixel_type)?;
-    write_whole_unsynced(&folder.join(format!("{stem}.mrc")), &bytes)
+    write_whole_unsynced(&micrograph, &bytes)
 }
 
 /// The pixels brought to a mean of 0 and a standard deviation of 1, because a large pixel counts more electrons than a

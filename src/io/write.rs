@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// Beginning and end of the names of temporary files. They are hidden, and do not end as any file that we write.
@@ -120,6 +120,35 @@ pub fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
 
 fn name(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.persist(path).map(|_| ()).map_err(|error| error.error)
+}
+
+/// Writes files that belong together, the last of which stands for all. Whatever happens, that one never lies beside others that are
+/// not its own: an earlier one is removed before the first of the others appears, and so are the files of `outdated`. Until all are
+/// on the disk under temporary names, everything stays as it was.
+///
+/// Errors: as [`write_whole`], or an earlier file cannot be removed.
+pub fn write_set_whole(files: &[(&Path, &[u8])], outdated: &[PathBuf]) -> Result<()> {
+    let begun = files.iter().map(|(path, bytes)| {
+        let file = begin(path, |file| file.write_all(bytes)).and_then(|file| file.as_file().sync_all().map(|()| file));
+        file.with_context(|| not_written(path))
+    });
+    let begun = begun.collect::<Result<Vec<NamedTempFile>>>()?;
+    for path in files.last().iter().map(|(path, _)| *path).chain(outdated.iter().map(PathBuf::as_path)) {
+        remove_earlier(path)?;
+    }
+    begun.into_iter().zip(files).try_for_each(|(file, (path, _))| name(file, path).with_context(|| not_written(path)))
+}
+
+/// Removes a file that an earlier run has left, if there is one.
+///
+/// Errors: it is there and cannot be removed.
+pub fn remove_earlier(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed; check the folder's rights", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes from a folder the temporary files of runs that were killed while they wrote. Files of runs that still write, here or

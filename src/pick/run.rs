@@ -5,7 +5,7 @@ use crate::compat::Compat;
 use crate::formats::candidates::{self, Candidate, Facts, key};
 use crate::formats::image::{Micrograph, ReadOptions, Sections, read_micrograph};
 use crate::formats::pixel_size::{Evidence, PixelSize};
-use crate::io::write::write_whole;
+use crate::io::write::write_set_whole;
 use crate::net::PeakFinder;
 use crate::net::inference::frames::{ALWAYS_WHOLE, FramePeakFinder, most_peaks};
 use crate::net::inference::peaks::UnderWay;
@@ -64,8 +64,10 @@ pub struct Job {
     pub candidates: Option<PathBuf>,
     /// Its picture, if one is wanted.
     pub picture: Option<PathBuf>,
-    /// Where its part of the page of `--report` goes, or would go: without a page an earlier one is removed from there.
+    /// Where its part of the page of `--report` goes, if there is a page.
     pub entry: Option<PathBuf>,
+    /// Where an earlier run would have left what this one does not make: it tells of other picks, so it is removed.
+    pub outdated: Vec<PathBuf>,
 }
 
 impl AsRef<Input> for Input {
@@ -329,39 +331,40 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
         picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat)
     };
     let traced = output::trace(&picks, &settings.rule, geometry.nx);
-    if let Some(path) = &job.candidates {
+    // Everything is made before anything is written, so that an error leaves an earlier run's files as they are.
+    let candidates_text = job.candidates.as_ref().map(|_| {
         let mut facts = ready.facts.clone();
         facts.extend(&settings.facts());
         facts.set(key::CAPPED, u8::from(candidates.len() >= most_peaks(settings.cap, geometry.frame)));
         facts.set(key::EDGE, limits.edge);
         facts.set(key::MIN_DISTANCE, limits.min_distance);
         facts.set(key::BOX_WRITTEN, sides.written_m_px);
-        write_in_folder(path, candidates::write(&facts, &candidates).as_bytes())?;
-    }
-    if let Some(path) = &job.picture {
-        write_in_folder(path, &draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry)?)?;
-    }
-    match (&job.entry, settings.report) {
-        (Some(path), Some(count)) => {
+        candidates::write(&facts, &candidates)
+    });
+    let shown = |_| draw::picture(&ready.prepared.equalised, &traced.coordinates, geometry);
+    let picture = job.picture.as_ref().map(shown).transpose()?;
+    let entry = match settings.report {
+        Some(count) if job.entry.is_some() => {
             // Everything down to the lowest score that is kept, because the page has its own threshold.
             let limits = Limits { vis_thresh: settings.floor, ..limits };
             let peaks = picks_of(&candidates, &limits, [geometry.nx, geometry.ny], sides, compat);
             let written = (&traced.coordinates, settings.limits.vis_thresh);
-            let entry = Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, written, count)?;
-            write_in_folder(path, entry.to_part(false).json.as_bytes())?;
+            Some(Entry::new(&job.input.name, &ready.prepared.equalised, geometry, &peaks, written, count)?.to_part(false).json)
         }
-        // What an earlier run left there shows other picks. Most often there is nothing.
-        (Some(path), None) => drop(std::fs::remove_file(path)),
-        (None, _) => {}
-    }
-    let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom);
-    write_in_folder(&job.output, text.with_context(name)?.as_bytes())?;
-    Ok(Found { picks: picks.len(), is_cut_by_k, fibers: traced.fibers, write_seconds: start.elapsed().as_secs_f64() })
-}
+        _ => None,
+    };
+    let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom).with_context(name)?;
 
-fn write_in_folder(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
+    let files = [
+        (&job.candidates, candidates_text.as_deref().map(str::as_bytes)),
+        (&job.picture, picture.as_deref()),
+        (&job.entry, entry.as_deref().map(str::as_bytes)),
+        (&Some(job.output.clone()), Some(text.as_bytes())),
+    ];
+    let files: Vec<(&Path, &[u8])> = files.into_iter().filter_map(|(path, bytes)| path.as_deref().zip(bytes)).collect();
+    for folder in files.iter().filter_map(|(path, _)| path.parent()) {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
     }
-    write_whole(path, bytes)
+    write_set_whole(&files, &job.outdated)?;
+    Ok(Found { picks: picks.len(), is_cut_by_k, fibers: traced.fibers, write_seconds: start.elapsed().as_secs_f64() })
 }

@@ -356,13 +356,37 @@ fn a_killed_batch_goes_on() {
 }
 
 #[test]
+fn what_is_killed_while_it_replaces_picks_is_not_done() {
+    let place = Place::with(&["a.mrc"]);
+    is_done(&place.pick(&["--visual"]));
+    // Another micrograph under the same name; and the run gets as far as the picture, where a folder stands.
+    fs::write(place.path("mics/a.mrc"), small("another", [280, 260])).unwrap();
+    fs::remove_file(place.path("out/a.png")).unwrap();
+    fs::create_dir_all(place.path("out/a.png/x")).unwrap();
+    assert_eq!(place.pick(&["--visual"]).status.code(), Some(1));
+    assert!(!place.path("out/a.thi").exists(), "the old picks lie beside the new candidates");
+    fs::remove_dir_all(place.path("out/a.png")).unwrap();
+    let result = place.pick(&["--visual", "--skip-done"]);
+    is_done(&result);
+    assert!(stdout(&result).contains("1 micrograph,"), "{}", stdout(&result));
+    let went_on = place.text("out/a.thi");
+    is_done(&place.pick(&["--visual"]));
+    assert_eq!(place.text("out/a.thi"), went_on);
+    // Candidates and parts of the page that a run does not make are those of other picks, and go.
+    is_done(&place.pick(&["--report"]));
+    assert!(place.path("out/report/a.json").exists());
+    is_done(&place.pick(&["--no-candidates"]));
+    assert!(!place.path("out/candidates/a.star").exists() && !place.path("out/report/a.json").exists());
+}
+
+#[test]
 fn a_file_that_cannot_be_written_fails_alone() {
     let place = Place::with(&["a.mrc", "b.mrc"]);
     // A folder stands where the output should go.
     fs::create_dir_all(place.path("out/a.thi/x")).unwrap();
     let result = place.pick(&[]);
     assert_eq!(result.status.code(), Some(1));
-    assert!(stderr(&result).contains("a.thi: cannot be written"), "{}", stderr(&result));
+    assert!(stderr(&result).contains("a.thi: cannot be removed"), "{}", stderr(&result));
     assert!(place.text("out/b.thi").ends_with("[End]\n"));
 }
 

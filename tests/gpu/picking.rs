@@ -56,6 +56,7 @@ fn micrographs(folder: &Path) -> Vec<Job> {
             candidates: None,
             picture: None,
             entry: None,
+            outdated: Vec::new(),
         }
     };
     files.into_iter().map(job).collect()

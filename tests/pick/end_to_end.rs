@@ -33,6 +33,7 @@ fn job(path: PathBuf, output: PathBuf) -> Job {
         candidates: None,
         picture: None,
         entry: None,
+        outdated: Vec::new(),
     }
 }
 

@@ -230,12 +230,16 @@ impl Batch {
             // A file that cannot be read fails when its turn comes.
             let count = if args.sections == "each" { read_info(&input.path, &asked.read).map_or(1, |info| info.sections) } else { 1 };
             let mut job = |input: Input, names: Names| {
+                let entry = entry_of(&names.candidates, &self.folder);
+                let kept = [(&names.candidates, !args.no_candidates), (&entry, args.report)];
+                let outdated = kept.iter().filter(|(_, is_made)| !is_made).map(|(path, _)| (*path).clone()).collect();
                 let job = Job {
                     input,
                     output: names.output,
                     candidates: (!args.no_candidates).then(|| names.candidates.clone()),
                     picture: args.visual.then_some(names.picture),
-                    entry: Some(entry_of(&names.candidates, &self.folder)),
+                    entry: args.report.then_some(entry),
+                    outdated,
                 };
                 jobs.push((job, names.candidates));
             };
