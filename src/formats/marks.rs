@@ -74,6 +74,15 @@ impl Shape {
             _ => false,
         }
     }
+
+    /// True if a point lies within `reach` of what is marked: of a place, or of a path between its vertices, too. Areas reach nowhere.
+    pub fn is_near(&self, point: [f64; 2], reach: f64) -> bool {
+        match self {
+            Shape::Particle(at) | Shape::Nothing(at) | Shape::Vesicle(at, _) => distance_to_path(&[*at], point) < reach,
+            Shape::Fiber(path) => distance_to_path(path, point) < reach,
+            Shape::Region(_) | Shape::Brush(..) => false,
+        }
+    }
 }
 
 /// True if a point lies within an outline: a ray to the right crosses it an odd number of times.

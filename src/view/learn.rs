@@ -11,7 +11,9 @@ use super::Workbench;
 use super::hands::{Phase, Picker, pick_into};
 use super::picks::{Found, rounded};
 use super::run::Running;
-use crate::formats::coordinates::Kind;
+use super::sheets::coordinates_of_shapes;
+use crate::eval::fiber::{self, Lengths};
+use crate::formats::coordinates::{Coordinates, Kind};
 use crate::formats::marks::{Item, Marks, Shape};
 use crate::formats::safetensors_file;
 use crate::formats::star::write as star;
@@ -135,16 +137,16 @@ struct Worth {
     nothing: usize,
 }
 
-/// Judges picks by what was held back: those above a threshold, of each micrograph.
-fn judge(held: &[HeldBack], picks_of: impl Fn(usize) -> Vec<[f64; 2]>, radius_px: impl Fn(usize) -> f64) -> Worth {
+/// Judges picks by what was held back: those above a threshold, of each micrograph. A fiber is found where at least half of its length is.
+fn judge(held: &[HeldBack], picks_of: impl Fn(usize) -> Coordinates, radius_px: impl Fn(usize) -> f64) -> Worth {
     let mut worth = Worth::default();
     for one in held {
         let picks = picks_of(one.micrograph);
         let radius = radius_px(one.micrograph);
-        let near = |[x, y]: [f64; 2], reach: f64| picks.iter().any(|pick| (pick[0] - x).hypot(pick[1] - y) <= reach);
+        let near = |[x, y]: [f64; 2], reach: f64| picks.points.iter().any(|pick| (pick.x - x).hypot(pick.y - y) <= reach);
         let is_found = |shape: &Shape| match shape {
             Shape::Vesicle(at, radius) => near(*at, radius / 2.0),
-            Shape::Fiber(path) => 2 * path.iter().filter(|at| near(**at, 2.0 * radius)).count() >= path.len(),
+            Shape::Fiber(_) => lengths([shape], &picks, radius).recall() >= 0.5,
             Shape::Particle(at) => near(*at, radius / 2.0),
             _ => false,
         };
@@ -154,6 +156,13 @@ fn judge(held: &[HeldBack], picks_of: impl Fn(usize) -> Vec<[f64; 2]>, radius_px
         worth.nothing += one.nothing.len();
     }
     worth
+}
+
+/// How much of fibers that were drawn was picked, by length. A path that is drawn by hand lies up to half a width beside its fiber, so
+/// that a whole width away still counts.
+fn lengths<'a>(drawn: impl IntoIterator<Item = &'a Shape>, picks: &Coordinates, radius_px: f64) -> Lengths {
+    let labels = coordinates_of_shapes(drawn, Kind::Fiber);
+    fiber::compare(&labels, picks, 2.0 * radius_px).unwrap_or_default()
 }
 
 /// The 95 % interval of a share of which `found` of `of` were seen. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
@@ -325,20 +334,21 @@ fn compare(workbench: &Workbench, folders: &[PathBuf; 3], held: &[HeldBack], fit
         let mut scores: Vec<f32> = all.values().flat_map(|found| &found.picks).map(|pick| pick.score).collect();
         scores.sort_by(|a, b| b.total_cmp(a));
         let above = scores.get(count).copied().unwrap_or(0.0);
-        let places = |found: &Found| found.above(above).iter().map(|pick| pick.centre).collect();
-        let picks = |i: usize| all.get(&i).map(places).unwrap_or_default();
+        let picks = |i: usize| all.get(&i).map(|found| found.traced(above, |_| true).coordinates).unwrap_or_default();
         judge(held, picks, |i| workbench.diameter_px(i) / 2.0)
     };
     all.map(worth)
 }
 
+/// How many picks are taken beyond what labels say, which score a little too high where they were learnt from.
+const MORE: f64 = 1.1;
+
 /// The threshold that fits the labels, where some of the particles have one. r^2 / n, where r is the share of the labels that are found and
-/// n the number of picks, grows with precision times recall, whatever the number of particles. Labels that were learnt from score a
-/// little too high, so a tenth more picks are taken than where that is largest. None if no label is found. `labels`: for each, the score of
+/// n the number of picks, grows with precision times recall, whatever the number of particles. [`MORE`] picks are taken than where
+/// that is largest. None if no label is found. `labels`: for each, the score of
 /// the best pick that finds it; `picks`: the scores of all picks.
 /// Source: Lee and Liu 2003, Learning with Positive and Unlabeled Examples Using Weighted Logistic Regression, section 4.
 fn fitting_threshold(labels: &[Option<f32>], picks: &[f32]) -> Option<f32> {
-    const MORE: f64 = 1.1;
     let mut found: Vec<f32> = labels.iter().copied().flatten().collect();
     let mut picks = picks.to_vec();
     [&mut found, &mut picks].into_iter().for_each(|scores| scores.sort_by(|a, b| b.total_cmp(a)));
@@ -352,14 +362,42 @@ fn fitting_threshold(labels: &[Option<f32>], picks: &[f32]) -> Option<f32> {
     Some(((picks[last] * 100.0).ceil() - 1.0).max(1.0) / 100.0)
 }
 
+/// The same for fibers, where r is the share of the labelled length that is found, and n the length of all paths. Where points end, a
+/// path has a gap, so the paths themselves decide. `at`: the lengths at a threshold.
+fn fitting_threshold_of_paths(at: impl Fn(f32) -> Lengths) -> Option<f32> {
+    let mut tried: Vec<(f32, Lengths)> = Vec::new();
+    let worth = |lengths: &Lengths| if lengths.picked > 0.0 { lengths.recall().powi(2) / lengths.picked } else { 0.0 };
+    for threshold in (1..100).rev().map(|hundredths| hundredths as f32 / 100.0) {
+        let best = tried.iter().map(|(_, lengths)| worth(lengths)).fold(0.0, f64::max);
+        // Paths only grow, and r is 1 at most.
+        if tried.last().is_some_and(|(_, lengths)| best * lengths.picked > MORE) {
+            break;
+        }
+        tried.push((threshold, at(threshold)));
+    }
+    let (_, best) = tried.iter().filter(|(_, lengths)| worth(lengths) > 0.0).max_by(|(_, a), (_, b)| worth(a).total_cmp(&worth(b)))?;
+    tried.iter().rev().find(|(_, lengths)| lengths.picked <= MORE * best.picked).map(|(threshold, _)| *threshold)
+}
+
 /// The fitting threshold of the picks in a folder, by all labels of some micrographs.
 fn threshold_of(workbench: &Workbench, folder: &Path, sheets: &[(usize, Marks)]) -> Option<f32> {
     let names = workbench.fixed.names();
+    let found = |i: usize| Found::read(&folder.join("candidates").join(format!("{}.star", names[i]))).ok();
+    let found: Vec<(&Marks, f64, Found)> =
+        sheets.iter().filter_map(|(i, marks)| Some((marks, workbench.diameter_px(*i) / 2.0, found(*i)?))).collect();
+    let counts = |marks: &Marks, at: [f64; 2]| !marks.items.iter().any(|item| item.shape.holds(at));
+    if workbench.fixed.kind == Kind::Fiber {
+        return fitting_threshold_of_paths(|threshold| {
+            let mut all = Lengths::default();
+            for (marks, radius, found) in &found {
+                let picks = found.traced(threshold, |at| counts(marks, at)).coordinates;
+                all.add(lengths(marks.labels().map(|item| &item.shape), &picks, *radius));
+            }
+            all
+        });
+    }
     let (mut labels, mut scores) = (Vec::new(), Vec::new());
-    for (i, marks) in sheets {
-        let Ok(found) = Found::read(&folder.join("candidates").join(format!("{}.star", names[*i]))) else { continue };
-        let radius = workbench.diameter_px(*i) / 2.0;
-        let counts = |at: [f64; 2]| !marks.items.iter().any(|item| item.shape.holds(at));
+    for (marks, radius, found) in &found {
         let best = |[x, y]: [f64; 2], reach: f64| {
             let near = |pick: &&Pick| (pick.centre[0] - x).hypot(pick.centre[1] - y) <= reach;
             found.picks.iter().find(near).map(|pick| pick.score)
@@ -367,12 +405,11 @@ fn threshold_of(workbench: &Workbench, folder: &Path, sheets: &[(usize, Marks)])
         for item in marks.labels() {
             match &item.shape {
                 Shape::Vesicle(at, radius) => labels.push(best(*at, radius / 2.0)),
-                Shape::Fiber(path) => labels.extend(path.iter().map(|at| best(*at, 2.0 * radius))),
                 Shape::Particle(at) => labels.push(best(*at, radius / 2.0)),
                 _ => {}
             }
         }
-        scores.extend(found.picks.iter().filter(|pick| counts(pick.centre)).map(|pick| pick.score));
+        scores.extend(found.picks.iter().filter(|pick| counts(marks, pick.centre)).map(|pick| pick.score));
     }
     fitting_threshold(&labels, &scores)
 }
@@ -418,6 +455,7 @@ pub fn take(workbench: &Workbench, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::coordinates::Coordinate;
 
     #[test]
     fn the_mixture_picks_unless_another_one_is_better() {
@@ -458,10 +496,40 @@ mod tests {
     fn what_was_held_back_judges() {
         let labels = vec![Shape::Particle([100.0, 100.0]), Shape::Particle([200.0, 100.0]), Shape::Vesicle([50.0, 50.0], 40.0)];
         let held = [HeldBack { micrograph: 0, labels, nothing: vec![[300.0, 300.0], [10.0, 300.0]] }];
-        let picks = vec![[104.0, 100.0], [206.0, 100.0], [60.0, 60.0], [300.0, 301.0]];
+        let points = [[104.0, 100.0], [206.0, 100.0], [60.0, 60.0], [300.0, 301.0]].map(|[x, y]| Coordinate::at(x, y)).to_vec();
+        let picks = Coordinates { kind: Kind::Particle, points };
         let worth = judge(&held, |_| picks.clone(), |_| 10.0);
         assert_eq!(worth, Worth { found: 2, labels: 3, wrong: 1, nothing: 2 });
         let said = verdict(worth, Worth { found: 1, ..worth }, 1);
         assert!(said.contains("finds 2 of 3 labels held back (21 to 94 %), the model to begin with 1"), "{said}");
+    }
+
+    fn path(group: u32, vertices: &[[f64; 2]]) -> Vec<Coordinate> {
+        vertices.iter().map(|[x, y]| Coordinate { group: Some(group), ..Coordinate::at(*x, *y) }).collect()
+    }
+
+    #[test]
+    fn a_fiber_is_found_where_half_of_its_length_is() {
+        let drawn = Shape::Fiber(vec![[0.0, 50.0], [1000.0, 50.0]]);
+        let held = [HeldBack { micrograph: 0, labels: vec![drawn], nothing: Vec::new() }];
+        // Both ends are far from any pick; what counts lies between them.
+        let found_by = |from: f64, to: f64| {
+            let picks = Coordinates { kind: Kind::Fiber, points: path(1, &[[from, 53.0], [to, 53.0]]) };
+            judge(&held, |_| picks.clone(), |_| 5.0).found
+        };
+        assert_eq!([found_by(200.0, 800.0), found_by(200.0, 600.0)], [1, 0]);
+    }
+
+    #[test]
+    fn the_threshold_of_fibers_keeps_paths_whole() {
+        // Ten fibers of 1000 pixels, of which four are drawn, are whole down to 0.4 and lose ends above it. Below 0.3 there is noise.
+        let at = |threshold: f32| {
+            let share = (1.0 - 2.0 * (f64::from(threshold) - 0.4).max(0.0)).clamp(0.0, 1.0);
+            let noise = 400_000.0 * (0.3 - f64::from(threshold)).max(0.0);
+            Lengths { labelled: 4000.0, found: 4000.0 * share, picked: 10_000.0 * share + noise, right: 4000.0 * share }
+        };
+        let threshold = fitting_threshold_of_paths(at).unwrap();
+        assert!((0.28..=0.4).contains(&threshold), "{threshold}");
+        assert_eq!(fitting_threshold_of_paths(|_| Lengths { labelled: 4000.0, picked: 100.0, ..Lengths::default() }), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::io::lists::Listed;
 use crate::pick::decode::side_n_to_m;
 use crate::pick::filter::Limits;
 use crate::pick::folder::picked_into;
-use crate::pick::output::{OutputRule, OutputType, Pick, Tracer, trace};
+use crate::pick::output::{OutputRule, OutputType, Pick, Traced, Tracer, trace};
 use crate::pick::run::picks_of;
 use crate::pick::settings::Sides;
 use crate::preprocess::geometry::Geometry;
@@ -78,12 +78,18 @@ impl Found {
         &self.picks[..self.picks.partition_point(|pick| pick.score > threshold)]
     }
 
+    /// What a threshold leaves, traced; without what lies where `counts` says no.
+    pub fn traced(&self, threshold: f32, counts: impl Fn([f64; 2]) -> bool) -> Traced {
+        let picks: Vec<Pick> = self.above(threshold).iter().filter(|pick| counts(pick.centre)).copied().collect();
+        trace(&picks, &self.rule, self.nx)
+    }
+
     /// Fibers at a threshold, as paths.
-    pub fn paths(&self, threshold: f32) -> Vec<Vec<[f64; 2]>> {
+    fn paths(&self, threshold: f32) -> Vec<Vec<[f64; 2]>> {
         if self.rule.kind != Kind::Fiber {
             return Vec::new();
         }
-        let traced = trace(self.above(threshold), &self.rule, self.nx);
+        let traced = self.traced(threshold, |_| true);
         let mut paths: Vec<Vec<[f64; 2]>> = vec![Vec::new(); traced.fibers];
         for point in &traced.coordinates.points {
             if let Some(path) = point.group.and_then(|group| paths.get_mut(group as usize - 1)) {

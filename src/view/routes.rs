@@ -301,13 +301,8 @@ fn unsure(workbench: &Workbench, count: usize) -> Result<Vec<Value>> {
         if sheet.marks.finished || sheet.marks.excluded {
             continue;
         }
-        let is_told = |[x, y]: [f64; 2], radius: f64| {
-            sheet.marks.items.iter().any(|item| match &item.shape {
-                Shape::Particle(at) | Shape::Nothing(at) | Shape::Vesicle(at, _) => (at[0] - x).hypot(at[1] - y) < radius,
-                Shape::Fiber(path) => path.iter().any(|at| (at[0] - x).hypot(at[1] - y) < radius),
-                area => area.holds([x, y]),
-            })
-        };
+        let is_told =
+            |at: [f64; 2], radius: f64| sheet.marks.items.iter().any(|item| item.shape.is_near(at, radius) || item.shape.holds(at));
         let mut own: Vec<(f64, Value)> = Vec::new();
         for pick in &found.picks {
             let radius = (pick.size[0] + pick.size[1]) / 4.0;

@@ -12,7 +12,7 @@ use crate::formats::star::write as star;
 use crate::formats::thi;
 use crate::io::pairing::{Name, match_names};
 use crate::io::sources;
-use crate::io::write::write_whole;
+use crate::io::write::{remove_earlier, write_whole};
 use crate::train::labels::marks_beside;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -161,18 +161,11 @@ impl Sheets {
         let name = self.names.get(i).with_context(|| format!("no micrograph {i}"))?;
         let path = coordinate_file(folder, name, self.kind);
         if marks == &Marks::default() {
-            for path in [Marks::beside(&path), path] {
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(error).with_context(|| format!("{}: cannot be removed; check the folder's rights", path.display()));
-                    }
-                    _ => {}
-                }
-            }
-            return Ok(());
+            remove_earlier(&Marks::beside(&path))?;
+            return remove_earlier(&path);
         }
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made; check the folder's rights", folder.display()))?;
-        let coordinates = coordinates_of_items(&marks.items, self.kind);
+        let coordinates = coordinates_of_shapes(marks.items.iter().map(|item| &item.shape), self.kind);
         let text = match self.kind {
             Kind::Particle => star::particles(&coordinates, star::Style::Relion),
             Kind::Vesicle | Kind::Fiber => thi::write(&coordinates, &thi::WriteOptions::default())?,
@@ -239,12 +232,12 @@ fn items_of(coordinates: &Coordinates, kind: Kind) -> Vec<Item> {
 }
 
 /// Labels as coordinates, for a file.
-pub fn coordinates_of_items(items: &[Item], kind: Kind) -> Coordinates {
+pub fn coordinates_of_shapes<'a>(shapes: impl IntoIterator<Item = &'a Shape>, kind: Kind) -> Coordinates {
     let at = |[x, y]: [f64; 2]| Coordinate::at(x, y);
     let mut points = Vec::new();
     let mut group = 0;
-    for item in items {
-        match &item.shape {
+    for shape in shapes {
+        match shape {
             Shape::Particle(centre) if kind == Kind::Particle => points.push(at(*centre)),
             Shape::Vesicle(centre, radius) if kind == Kind::Vesicle => {
                 points.push(Coordinate { size: Some(Size::square(2.0 * radius)), ..at(*centre) });

@@ -238,6 +238,16 @@ fn with_crossings(path: &[[f64; 2]], column: f64) -> Vec<[f64; 2]> {
     all
 }
 
+/// Distance of a place from a path, or from its only point.
+fn distance(path: &[[f64; 2]], [x, y]: [f64; 2]) -> f64 {
+    let steps = |edge: &[[f64; 2]]| {
+        let [from, to] = [edge[0], edge[1]];
+        (0..=100).map(move |step| [0, 1].map(|k| from[k] + (to[k] - from[k]) * f64::from(step) / 100.0))
+    };
+    let places = path.windows(2).flat_map(steps).chain(path.first().copied());
+    places.map(|at| (at[0] - x).hypot(at[1] - y)).fold(f64::INFINITY, f64::min)
+}
+
 impl Case {
     /// Deals out the micrographs: two are shown, the others judge. A single one is cut into halves.
     fn deal(&self, data: &Path, folder: &Path) -> Vec<Known> {
@@ -417,9 +427,6 @@ impl Case {
 
     /// Ten places that the model is least sure of are answered.
     fn correct(&self, browser: &mut Browser, shown: &[Known]) {
-        if self.kind == Kind::Fiber {
-            return; // the page asks for a fiber there, which is more than a yes or a no
-        }
         browser.press("unsure");
         for _ in 0..10 {
             browser.wait("workbench.walk.place && workbench.state.open === workbench.walk.place.micrograph && workbench.document.fresh");
@@ -427,8 +434,20 @@ impl Case {
             let [x, y, radius] = ["x", "y", "radius"].map(|key| place[key].as_f64().unwrap());
             let reach = self.diameter_px.map_or(radius / 2.0, |diameter| diameter / 4.0);
             let known = &shown[place["micrograph"].as_u64().unwrap() as usize];
-            let is_particle = known.labels.iter().any(|(path, _)| (path[0][0] - x).hypot(path[0][1] - y) < reach);
-            browser.press(if is_particle { "walk-yes" } else { "walk-no" });
+            let there = known.labels.iter().find(|(path, _)| distance(path, [x, y]) < reach);
+            match there {
+                // The page takes the path that it has found, or asks for one to be drawn.
+                Some((path, _)) if self.kind == Kind::Fiber => {
+                    browser.value("workbench.chooseTool('fiber')");
+                    browser.value("workbench.fit()");
+                    let on_screen: Vec<[f64; 2]> = path.iter().map(|at| browser.place(*at)).collect();
+                    on_screen.iter().for_each(|at| browser.click(*at));
+                    browser.key("Enter", false);
+                    browser.press("walk-skip");
+                }
+                Some(_) => browser.press("walk-yes"),
+                None => browser.press("walk-no"),
+            }
             browser.wait(&format!("JSON.stringify(workbench.walk.place) !== JSON.stringify({place})"));
             browser.value("workbench.idle().then(() => true)");
             if browser.value("!workbench.walk.place") == json!(true) {
