@@ -129,6 +129,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
 struct PartTime {
     name: String,
     algorithm: String,
+    multiply_adds: u64,
     measured_ms: f64,
     /// By the model, where it knows the GPU's clock and memory.
     predicted: Option<predict::Predicted>,
@@ -139,6 +140,7 @@ impl PartTime {
         json!({
             "part": self.name,
             "algorithm": self.algorithm,
+            "multiply_adds": self.multiply_adds,
             "measured_ms": self.measured_ms,
             "model_ms": self.predicted.map(|predicted| 1e3 * predicted.seconds),
             "model_bound": self.predicted.map(|predicted| predicted.bound.to_string()),
@@ -146,7 +148,7 @@ impl PartTime {
     }
 }
 
-/// The time of every part of the network on a GPU, beside what a model says that our own kernels take; nothing on the CPU.
+/// The time of every part of the network, on a GPU beside what a model says that our own kernels take.
 fn part_times(
     finder: &mut PeakFinder,
     precision: Precision,
@@ -154,27 +156,36 @@ fn part_times(
     options: PeakFinderOptions,
     runs: usize,
 ) -> Result<Vec<PartTime>> {
-    let Some(gpu) = finder.gpu().cloned() else { return Ok(Vec::new()) };
     let steps = finder.plan().summary();
-    let predicted = if predict::can_predict(gpu.info()) { parts::predicted(gpu.info(), precision, model, options)? } else { Vec::new() };
-    let measured = parts::measured(finder, &gpu, runs)?;
+    let predicted = match finder.gpu() {
+        Some(gpu) if predict::can_predict(gpu.info()) => parts::predicted(gpu.info(), precision, model, options)?,
+        _ => Vec::new(),
+    };
+    let measured = parts::measured(finder, runs)?;
     let part_time = |(i, (part, measured_ms)): (usize, (Part, f64))| {
-        let (name, algorithm) = match part {
-            Part::Step(i) => (steps[i].name.clone(), steps[i].algorithm.clone()),
-            Part::Turn => ("view turned".to_string(), String::new()),
-            Part::Peaks => ("peaks".to_string(), String::new()),
-            Part::Heads => ("heads at the peaks".to_string(), String::new()),
+        let (name, algorithm, multiply_adds) = match part {
+            Part::Step(i) => (steps[i].name.clone(), steps[i].algorithm.clone(), steps[i].multiply_adds),
+            Part::Turn => ("view turned".to_string(), String::new(), 0),
+            Part::Peaks => ("peaks".to_string(), String::new(), 0),
+            Part::Heads => ("heads at the peaks".to_string(), String::new(), 0),
         };
-        PartTime { name, algorithm, measured_ms, predicted: predicted.get(i).map(|(_, predicted)| *predicted) }
+        PartTime { name, algorithm, multiply_adds, measured_ms, predicted: predicted.get(i).map(|(_, predicted)| *predicted) }
     };
     Ok(measured.into_iter().enumerate().map(part_time).collect())
 }
 
+/// The parts as a table: beside each time its multiply-adds a second (those of the formula, whatever the algorithm saves), and what the
+/// model says, if there is one.
 fn parts_text(parts: &[PartTime]) -> String {
-    let mut text =
-        format!("\n{:<44} {:<24} {:>11} {:>9} {:>9}  {}\n", "part", "algorithm", "measured ms", "model ms", "times", "model's bound");
-    let mut line = |name: &str, algorithm: &str, measured: f64, model: Option<(f64, String)>| {
-        text += &format!("{name:<44} {algorithm:<24} {measured:>11.4}");
+    let has_model = parts.iter().any(|part| part.predicted.is_some());
+    let mut text = format!("\n{:<44} {:<24} {:>11} {:>9}", "part", "algorithm", "measured ms", "GFLOP/s");
+    if has_model {
+        text += &format!(" {:>9} {:>9}  {}", "model ms", "times", "model's bound");
+    }
+    text.push('\n');
+    let mut line = |name: &str, algorithm: &str, measured: f64, multiply_adds: u64, model: Option<(f64, String)>| {
+        let speed = if multiply_adds > 0 { format!("{:.1}", 2e-6 * multiply_adds as f64 / measured) } else { String::new() };
+        text += &format!("{name:<44} {algorithm:<24} {measured:>11.4} {speed:>9}");
         if let Some((model, bound)) = model {
             text += &format!(" {model:>9.4} {:>9.2}  {bound}", measured / model);
         }
@@ -182,12 +193,15 @@ fn parts_text(parts: &[PartTime]) -> String {
     };
     for part in parts {
         let model = part.predicted.map(|predicted| (1e3 * predicted.seconds, predicted.bound.to_string()));
-        line(&part.name, &part.algorithm, part.measured_ms, model);
+        line(&part.name, &part.algorithm, part.measured_ms, part.multiply_adds, model);
     }
     let model = parts.iter().map(|part| part.predicted.map(|predicted| 1e3 * predicted.seconds)).sum::<Option<f64>>();
-    line("all", "", parts.iter().map(|part| part.measured_ms).sum(), model.map(|model| (model, String::new())));
-    text += "The model is of this program's own kernels; docs/gpu.md says what it leaves out. Parts are timed one by one, so their sum is \
-             more than the network takes as a whole.";
+    let sum = parts.iter().map(|part| part.measured_ms).sum();
+    line("all", "", sum, parts.iter().map(|part| part.multiply_adds).sum(), model.map(|model| (model, String::new())));
+    if has_model {
+        text += "The model is of this program's own kernels; docs/gpu.md says what it leaves out. Parts are timed one by one, so their sum is \
+                 more than the network takes as a whole.";
+    }
     text
 }
 

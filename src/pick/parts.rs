@@ -1,5 +1,4 @@
-//! How long each part of picking takes on a GPU: by the model of `device::gpu::predict`, for a GPU that need not be here, and by the
-//! clock of one that is.
+//! How long each part of picking takes: by the clock, and on a GPU by the model of `device::gpu::predict` as well, which need not be here.
 
 use crate::compat::Compat;
 use crate::device::Device;
@@ -15,6 +14,7 @@ use crate::ops::{Compute, Precision};
 use crate::preprocess::gpu::Preprocessor;
 use crate::preprocess::ground::Ground;
 use anyhow::Result;
+use std::time::Instant;
 
 /// What every part of finding the peaks of an image should take on a GPU that the model knows.
 ///
@@ -64,26 +64,23 @@ pub fn predicted_by_kernel(info: &DeviceInfo, launches: &[Launch]) -> Result<Vec
     Ok(kernels)
 }
 
-/// Milliseconds that every part of finding the peaks of an image takes on the finder's GPU, the median of some runs. Marks between the
-/// parts take a little time themselves, and the parts are not launched as one graph, so the sum is more than a run takes.
+/// Milliseconds that every part of finding the peaks of an image takes, the median of some runs. On a GPU marks between the parts take a
+/// little time themselves, and the parts are not launched as one graph, so the sum is more than a run takes.
 ///
 /// Errors: a launch fails on the device.
-pub fn measured(finder: &mut PeakFinder, gpu: &Gpu, runs: usize) -> Result<Vec<(Part, f64)>> {
+pub fn measured(finder: &mut PeakFinder, runs: usize) -> Result<Vec<(Part, f64)>> {
+    let gpu = finder.gpu().cloned();
     let mut times: Vec<(Part, Vec<f64>)> = Vec::new();
     for _ in 0..runs {
-        let mut marks: Vec<Moment> = vec![gpu.record()?];
-        let mut parts = Vec::new();
-        finder.put_parts(&mut |part| {
-            parts.push(part);
-            marks.push(gpu.record()?);
-            Ok(())
-        })?;
-        gpu.synchronize()?;
-        for (i, part) in parts.into_iter().enumerate() {
+        let once = match &gpu {
+            Some(gpu) => once_on_gpu(finder, gpu)?,
+            None => once_on_cpu(finder)?,
+        };
+        for (i, (part, ms)) in once.into_iter().enumerate() {
             if times.len() == i {
                 times.push((part, Vec::new()));
             }
-            times[i].1.push(f64::from(marks[i + 1].ms_since(&marks[i])?));
+            times[i].1.push(ms);
         }
     }
     let median = |mut all: Vec<f64>| {
@@ -91,4 +88,28 @@ pub fn measured(finder: &mut PeakFinder, gpu: &Gpu, runs: usize) -> Result<Vec<(
         all[all.len() / 2]
     };
     Ok(times.into_iter().map(|(part, all)| (part, median(all))).collect())
+}
+
+fn once_on_gpu(finder: &mut PeakFinder, gpu: &Gpu) -> Result<Vec<(Part, f64)>> {
+    let mut marks: Vec<Moment> = vec![gpu.record()?];
+    let mut parts = Vec::new();
+    finder.put_parts(&mut |part| {
+        parts.push(part);
+        marks.push(gpu.record()?);
+        Ok(())
+    })?;
+    gpu.synchronize()?;
+    let ms = |(i, part): (usize, Part)| Ok((part, f64::from(marks[i + 1].ms_since(&marks[i])?)));
+    parts.into_iter().enumerate().map(ms).collect()
+}
+
+fn once_on_cpu(finder: &mut PeakFinder) -> Result<Vec<(Part, f64)>> {
+    let (mut parts, mut last) = (Vec::new(), Instant::now());
+    finder.put_parts(&mut |part| {
+        let now = Instant::now();
+        parts.push((part, 1e3 * (now - last).as_secs_f64()));
+        last = now;
+        Ok(())
+    })?;
+    Ok(parts)
 }

@@ -450,11 +450,12 @@ fn a_fresh_network_learns_one_batch() {
     let mut trainer = Trainer::<f32>::new(&Device::Cpu, TINY, &state, options("particle"), None).unwrap();
     let first = trainer.step(&images, &targets, &[false, false], 1e-2).unwrap();
     let mut last = first;
-    for _ in 0..40 {
+    // At this rate rounding decides after how many steps the loss falls, here between 20 and 80.
+    for _ in 0..120 {
         last = trainer.step(&images, &targets, &[false, false], 1e-2).unwrap();
     }
     assert!(last.total < 0.5 * first.total, "{first:?}, then {last:?}");
-    assert_eq!(trainer.state().unwrap().batches, 41);
+    assert_eq!(trainer.state().unwrap().batches, 121);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The CPU device: instruction sets found at run time, the tile product that convolutions are made of, the outer
-//! product that their weight gradients are made of, sums that no number of threads changes, scratch memory.
+//! product that their weight gradients are made of, Winograd's transforms, sums that no number of threads changes, scratch memory.
 
 pub mod outer_product;
 pub mod tile_product;
+pub mod winograd;
 
 use rayon::prelude::*;
 use std::cell::RefCell;

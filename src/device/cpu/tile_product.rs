@@ -84,6 +84,7 @@ pub(super) trait Lanes {
     unsafe fn store(p: *mut f32, v: Self::V);
     unsafe fn splat(p: *const f32) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// a * b + c.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// max(a, 0), but NaN stays NaN.
@@ -195,7 +196,7 @@ mod x86 {
     pub(in crate::device::cpu) struct Avx512;
 
     macro_rules! lanes {
-        ($name:ident, $v:ty, $lanes:literal, $load:ident, $store:ident, $set1:ident, $add:ident, $max:ident, $zero:ident, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
+        ($name:ident, $v:ty, $lanes:literal, $load:ident, $store:ident, $set1:ident, $add:ident, $mul:ident, $max:ident, $zero:ident, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
             impl Lanes for $name {
                 type V = $v;
                 const LANES: usize = $lanes;
@@ -220,6 +221,11 @@ mod x86 {
                     unsafe { $add(a, b) }
                 }
                 #[inline(always)]
+                unsafe fn mul(a: $v, b: $v) -> $v {
+                    // SAFETY: as above.
+                    unsafe { $mul(a, b) }
+                }
+                #[inline(always)]
                 unsafe fn mul_add($a: $v, $b: $v, $c: $v) -> $v {
                     // SAFETY: as above.
                     unsafe { $fma }
@@ -232,10 +238,19 @@ mod x86 {
             }
         };
     }
-    lanes!(PlainLanes, __m128, 4, _mm_loadu_ps, _mm_storeu_ps, _mm_set1_ps, _mm_add_ps, _mm_max_ps, _mm_setzero_ps, |a, b, c| _mm_add_ps(
-        _mm_mul_ps(a, b),
-        c
-    ));
+    lanes!(
+        PlainLanes,
+        __m128,
+        4,
+        _mm_loadu_ps,
+        _mm_storeu_ps,
+        _mm_set1_ps,
+        _mm_add_ps,
+        _mm_mul_ps,
+        _mm_max_ps,
+        _mm_setzero_ps,
+        |a, b, c| _mm_add_ps(_mm_mul_ps(a, b), c)
+    );
     lanes!(
         Avx2,
         __m256,
@@ -244,6 +259,7 @@ mod x86 {
         _mm256_storeu_ps,
         _mm256_set1_ps,
         _mm256_add_ps,
+        _mm256_mul_ps,
         _mm256_max_ps,
         _mm256_setzero_ps,
         |a, b, c| _mm256_fmadd_ps(a, b, c)
@@ -256,6 +272,7 @@ mod x86 {
         _mm512_storeu_ps,
         _mm512_set1_ps,
         _mm512_add_ps,
+        _mm512_mul_ps,
         _mm512_max_ps,
         _mm512_setzero_ps,
         |a, b, c| _mm512_fmadd_ps(a, b, c)
@@ -284,6 +301,9 @@ impl Lanes for PlainLanes {
     }
     unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] * b[i])
     }
     unsafe fn mul_add(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] * b[i] + c[i])

@@ -164,11 +164,17 @@ impl PeakFinder {
     }
 
     fn run_on_cpu(&mut self, image: &[f32]) -> Result<Vec<Peak>> {
-        let device = &self.plan.device().clone();
         self.plan.image_mut().as_mut_slice().copy_from_slice(image);
-        self.run_views(device, &mut |_| Ok(()))?;
+        self.find_on_cpu(&mut |_| Ok(()))
+    }
+
+    /// The peaks of the image that lies in the plan; says after each part which it was.
+    fn find_on_cpu(&mut self, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<Vec<Peak>> {
+        let device = &self.plan.device().clone();
+        self.run_views(device, after)?;
         let outputs = self.graph.outputs();
         let found = heat_map::peaks(device, self.logits(), self.k)?;
+        after(Part::Peaks)?;
         let mut peaks: Vec<Peak> = found.iter().map(|&(index, score)| Peak { index, score, offset: [0.0; 2], size: None }).collect();
         let up = self.plan.map(outputs.up);
         for chunk in peaks.chunks_mut(CHUNK) {
@@ -185,6 +191,7 @@ impl PeakFinder {
                 }
             }
         }
+        after(Part::Heads)?;
         Ok(peaks)
     }
 
@@ -274,12 +281,12 @@ impl PeakFinder {
         Ok(UnderWay(place))
     }
 
-    /// Puts the work for the image that lies on the GPU into the stream, and says after each part which it was, so that somebody
-    /// may look at a clock or at what was launched.
+    /// Does the work for the image that lies there, on a GPU by putting it into the stream, and says after each part which it was, so that
+    /// somebody may look at a clock or at what was launched.
     ///
-    /// Errors: a launch fails on the device, or `after` does. On the CPU a programming error and a panic.
+    /// Errors: a launch fails on the device, or `after` does.
     pub fn put_parts(&mut self, after: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
-        let Some(mut on) = self.gpu.take() else { panic!("a peak finder without a GPU") };
+        let Some(mut on) = self.gpu.take() else { return self.find_on_cpu(after).map(drop) };
         let gpu = on.gpu.clone();
         let put = self.put_work(&gpu, &mut on, 0, after);
         self.gpu = Some(on);

@@ -3,6 +3,7 @@
 //! A new algorithm is a file of its own, an arm of `Algorithm` with its name and packing, a line of `all` (by which tests,
 //! benches and the doctor run it), one of `choose` where it is the best, and an arm where mod.rs starts the products.
 
+use super::cpu_winograd;
 use super::gpu_tiles::{self, Tile};
 use super::library::Library;
 use super::weights::Packing;
@@ -19,6 +20,8 @@ pub enum Algorithm {
     Reference,
     /// Register tiles of the CPU, for an instruction set.
     CpuTiles(InstructionSet),
+    /// Winograd's way on the CPU, for an instruction set.
+    CpuWinograd(InstructionSet),
     /// Register tiles of a GPU, by one of this program's kernels.
     GpuTiles(&'static Tile),
     /// A library of the GPU's maker, and a kernel of this program for what it refuses.
@@ -30,6 +33,7 @@ impl fmt::Display for Algorithm {
         match self {
             Algorithm::Reference => write!(f, "reference"),
             Algorithm::CpuTiles(set) => write!(f, "tiles, {}", set.name()),
+            Algorithm::CpuWinograd(set) => write!(f, "Winograd, {}", set.name()),
             Algorithm::GpuTiles(tile) => write!(f, "{}", tile.kernel),
             Algorithm::Library(library, _) => write!(f, "{}", library.name()),
         }
@@ -41,6 +45,7 @@ impl From<&Algorithm> for Packing {
         match algorithm {
             Algorithm::Reference => Packing::Plain,
             Algorithm::CpuTiles(set) => Packing::Cpu(*set),
+            Algorithm::CpuWinograd(set) => Packing::CpuPoints(*set),
             Algorithm::GpuTiles(_) => Packing::Gpu { with_plain: false },
             Algorithm::Library(..) => Packing::Gpu { with_plain: true },
         }
@@ -52,7 +57,7 @@ impl Algorithm {
     pub fn precision(&self) -> Precision {
         match self {
             Algorithm::GpuTiles(tile) => tile.precision,
-            Algorithm::Reference | Algorithm::CpuTiles(_) | Algorithm::Library(..) => Precision::F32,
+            Algorithm::Reference | Algorithm::CpuTiles(_) | Algorithm::CpuWinograd(_) | Algorithm::Library(..) => Precision::F32,
         }
     }
 }
@@ -60,7 +65,11 @@ impl Algorithm {
 /// Everything that can compute a product here, in the precision that is asked for or better.
 pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
     match &compute.device {
-        Device::Cpu => InstructionSet::available().into_iter().map(Algorithm::CpuTiles).collect(),
+        Device::Cpu => {
+            let by_winograd = (pass != Pass::Weights && cpu_winograd::suits(shape)).then_some(Algorithm::CpuWinograd as fn(_) -> _);
+            let ways = [Some(Algorithm::CpuTiles as fn(_) -> _), by_winograd].into_iter().flatten();
+            ways.flat_map(|way| InstructionSet::available().into_iter().map(way)).collect()
+        }
         Device::Gpu(gpu) => {
             let by_library =
                 |library: &Arc<Library>| Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, compute.precision, pass, shape));
@@ -76,6 +85,7 @@ pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
 /// What computes a product best here.
 pub fn choose(compute: &Compute, pass: Pass, shape: ConvShape) -> Algorithm {
     match (&compute.device, &compute.library) {
+        (Device::Cpu, _) if pass != Pass::Weights && cpu_winograd::pays(shape) => Algorithm::CpuWinograd(InstructionSet::detect()),
         (Device::Cpu, _) => Algorithm::CpuTiles(InstructionSet::detect()),
         (Device::Gpu(gpu), Some(library)) => Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, compute.precision, pass, shape)),
         (Device::Gpu(gpu), None) => Algorithm::GpuTiles(gpu_tiles::choose(gpu, compute.precision, pass, shape)),

@@ -16,6 +16,7 @@
 pub mod algorithm;
 mod cpu;
 mod cpu_weights;
+mod cpu_winograd;
 pub mod cudnn;
 pub(crate) mod gpu;
 mod gpu_tiles;
@@ -146,6 +147,10 @@ pub fn forward<T: Real>(
             let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
             cpu::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
         }
+        Algorithm::CpuWinograd(_) => {
+            let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
+            cpu_winograd::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
+        }
         Algorithm::Library(library, _) if library.forward(device.gpu(), shape, inp, weights.gpu(), epilogue, out) => {}
         Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
             gpu::launch_forward(device.gpu(), tile, shape, inp, weights.gpu(), epilogue, out)?;
@@ -157,7 +162,7 @@ pub fn forward<T: Real>(
 /// Values that the gradients need to work with.
 pub fn scratch_len(algorithms: &Algorithms, shape: ConvShape) -> usize {
     let data = match &algorithms.data {
-        Algorithm::Reference | Algorithm::CpuTiles(_) => 0,
+        Algorithm::Reference | Algorithm::CpuTiles(_) | Algorithm::CpuWinograd(_) => 0,
         Algorithm::GpuTiles(_) | Algorithm::Library(..) => gpu::scratch_len(shape),
     };
     data.max(weights_scratch_len(&algorithms.weights, shape))
@@ -167,7 +172,7 @@ pub fn scratch_len(algorithms: &Algorithms, shape: ConvShape) -> usize {
 fn weights_scratch_len(algorithm: &Algorithm, shape: ConvShape) -> usize {
     let one = match algorithm {
         Algorithm::Reference => 0,
-        Algorithm::CpuTiles(set) => cpu_weights::scratch_len(shape.one_image(), *set),
+        Algorithm::CpuTiles(set) | Algorithm::CpuWinograd(set) => cpu_weights::scratch_len(shape.one_image(), *set),
         Algorithm::GpuTiles(_) | Algorithm::Library(..) => gpu::scratch_len(shape.one_image()),
     };
     one + images::scratch_len(shape.n, [shape.weights_len()]).max(images::scratch_len(shape.n, [shape.co]))
@@ -194,6 +199,9 @@ pub fn backward_data<T: Real>(
         Algorithm::Reference => dinp.add(&reference::reference_backward_data(shape, weights.as_slice(), &dout.to_vec())),
         Algorithm::CpuTiles(set) => {
             cpu::backward_data(shape, weights.as_f32().as_slice(), dout.as_f32(), &mut dinp.as_f32_mut(), *set);
+        }
+        Algorithm::CpuWinograd(set) => {
+            cpu_winograd::backward_data(shape, weights.as_f32().as_slice(), dout.as_f32(), &mut dinp.as_f32_mut(), *set);
         }
         Algorithm::Library(library, _) if library.backward(device.gpu(), Pass::Data, shape, dinp.as_ref(), weights, dout) => {}
         Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
@@ -257,7 +265,8 @@ fn image_weights<T: Real>(
 ) -> Result<()> {
     match algorithm {
         Algorithm::Reference => dweights.add(&reference::reference_backward_weights(shape, &inp.to_vec(), &dout.to_vec())),
-        Algorithm::CpuTiles(set) => {
+        // Winograd's way is none for this product.
+        Algorithm::CpuTiles(set) | Algorithm::CpuWinograd(set) => {
             let (dweights, scratch) = (&mut dweights.as_f32_mut(), &mut scratch.as_f32_mut());
             cpu_weights::backward_weights(shape, inp.as_f32(), dout.as_f32(), dweights.as_mut_slice(), scratch.as_mut_slice(), *set);
         }

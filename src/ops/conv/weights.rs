@@ -1,5 +1,6 @@
 //! Weights in the order in which an algorithm reads them.
 
+use super::cpu_winograd;
 use super::gpu::GpuPanels;
 use crate::device::cpu::{InstructionSet, tile_product};
 use crate::device::{Device, TensorMut, TensorRef};
@@ -17,6 +18,8 @@ pub enum Packing {
     Plain,
     /// In panels for an instruction set of the CPU.
     Cpu(InstructionSet),
+    /// In the same panels, at the points of Winograd's way.
+    CpuPoints(InstructionSet),
     /// In rows for the kernels of a GPU.
     Gpu {
         /// True if they are wanted as they lie in a model as well, for a library.
@@ -28,7 +31,7 @@ impl Packing {
     /// Values of scratch memory that weights on a device are packed into: none on the host.
     pub fn scratch_len<T: Real>(self, extents: [usize; 3]) -> usize {
         match self {
-            Packing::Plain | Packing::Cpu(_) => 0,
+            Packing::Plain | Packing::Cpu(_) | Packing::CpuPoints(_) => 0,
             Packing::Gpu { .. } => GpuPanels::<T>::scratch_len(extents),
         }
     }
@@ -61,6 +64,7 @@ where
         let panels = match Packing::from(&algorithm) {
             Packing::Plain => Panels::Plain { weights: convert(weights), bias: convert(bias) },
             Packing::Cpu(set) => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights, bias, set)),
+            Packing::CpuPoints(set) => Panels::Cpu(cpu_winograd::pack([ci, co], weights, bias, set)),
             Packing::Gpu { with_plain } => {
                 Panels::Gpu(GpuPanels::pack(device.gpu(), extents, &convert(weights), &convert(bias), with_plain)?)
             }
@@ -85,6 +89,9 @@ where
         let panels = match Packing::from(&algorithm) {
             Packing::Plain => Panels::Plain { weights: weights.to_vec(), bias: bias.to_vec() },
             Packing::Cpu(set) => Panels::Cpu(CpuPanels::pack(ci, co, kernel, weights.as_f32().as_slice(), bias.as_f32().as_slice(), set)),
+            Packing::CpuPoints(set) => {
+                Panels::Cpu(cpu_winograd::pack([ci, co], weights.as_f32().as_slice(), bias.as_f32().as_slice(), set))
+            }
             Packing::Gpu { with_plain } => Panels::Gpu(GpuPanels::pack_into(device.gpu(), extents, weights, bias, with_plain, scratch)?),
         };
         Ok(Packed { algorithm, extents, panels })

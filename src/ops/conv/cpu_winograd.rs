@@ -1,0 +1,238 @@
+//! Convolution on the CPU with a quarter of the multiply-adds, for kernels of 3 x 3 without a stride: Winograd's F(4 x 4, 3 x 3).
+//!
+//! The output is cut into tiles of 4 x 4 pixels. The patch of 6 x 6 input pixels under each is transformed to 36 points
+//! (`device/cpu/winograd.rs`), at each of them the channels are summed by the tile product, and the 36 sums are transformed back:
+//! 36 multiply-adds for 16 pixels in place of 144. A task has some tiles and all or some of the output channels; its points and sums stay
+//! in the cache. The order of the sums (chunk, channel) does not depend on how the image was cut into tasks.
+//!
+//! The gradient of the input is the same with the kernel turned round, and input and output exchanged.
+
+use super::weights::CpuPanels;
+use super::{ConvShape, Epilogue};
+use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernel, patch, pixels_of};
+use crate::device::cpu::{InstructionSet, tile_product, with_scratch};
+use crate::device::{TensorMut, TensorRef};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Most tiles of a task.
+const MOST_TILES: usize = 24;
+/// Points and sums of a task: 288 KiB, so that they stay in the second-level cache beside the weights.
+const TASK_VALUES: usize = 72 * 1024;
+/// Tiles of a task are a multiple of this, because so many are multiplied together.
+const ROWS_TOGETHER: usize = 6;
+/// Values between the points of a task beside what they hold, so that they do not all fall into the same lines of the cache.
+const GAP: usize = 16;
+/// What sums start from.
+static ZEROS: [f32; 64] = [0.0; 64];
+
+/// True if it can compute a convolution.
+pub(super) fn suits(shape: ConvShape) -> bool {
+    shape.kernel == 3 && shape.stride == 1
+}
+
+/// True if it is the faster way. With fewer channels there is nothing to gain, and the points of more than MOST_WEIGHTS weights, four times
+/// as many as there are taps, would come from memory again and again.
+pub(super) fn pays(shape: ConvShape) -> bool {
+    const LEAST_CHANNELS: usize = 16;
+    const MOST_WEIGHTS: usize = 256 * 256;
+    suits(shape) && shape.ci >= LEAST_CHANNELS && shape.co >= LEAST_CHANNELS && shape.ci * shape.co <= MOST_WEIGHTS
+}
+
+/// Packs weights `[co][ci][3][3]` and `bias` `[co]` (or empty: zeros) for an instruction set.
+pub(super) fn pack([ci, co]: [usize; 2], weights: &[f32], bias: &[f32], set: InstructionSet) -> CpuPanels {
+    pack_by([ci, co], |o, c, tap| weights[(o * ci + c) * 9 + tap], bias, set)
+}
+
+fn pack_by([ci, co]: [usize; 2], weight: impl Fn(usize, usize, usize) -> f32 + Sync, bias: &[f32], set: InstructionSet) -> CpuPanels {
+    let mut points = vec![[0.0; POINTS]; co * ci];
+    points.par_chunks_mut(ci).enumerate().for_each(|(o, points)| {
+        for (c, point) in points.iter_mut().enumerate() {
+            *point = kernel(std::array::from_fn(|tap| f64::from(weight(o, c, tap))));
+        }
+    });
+    CpuPanels::pack_by(ci, co, POINTS, |o, c, point| points[o * ci + c][point], bias, set)
+}
+
+pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {
+    convolve([shape.n, shape.h, shape.w], inp, weights, epilogue, false, out);
+}
+
+/// Adds the gradient of the input. `weights` `[co][ci][3][3]`.
+pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
+    let ConvShape { n, h, w, ci, co, .. } = shape;
+    let turned = |c: usize, o: usize, tap: usize| weights[(o * ci + c) * 9 + 8 - tap];
+    let panels = pack_by([co, ci], turned, &[], set);
+    convolve([n, h, w], dout, &panels, Epilogue::default(), true, dinp);
+}
+
+/// Tiles and output channels of a task.
+struct Task {
+    tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+/// Computes all pixels; with `accumulate` they are added to what `out` holds.
+fn convolve(extents: [usize; 3], inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
+    let out: &TensorMut = out;
+    tasks(extents, weights).par_iter().for_each(|task| run(extents, task, inp, weights, epilogue, accumulate, out));
+}
+
+/// Cuts the tiles of all images, row by row, into tasks. The cut changes no result.
+fn tasks([n, h, w]: [usize; 3], weights: &CpuPanels) -> Vec<Task> {
+    let tiles = n * h.div_ceil(TILE) * w.div_ceil(TILE);
+    let all_lanes: usize = (0..weights.count()).map(|panel| weights.lanes(panel).1).sum();
+    let fitting = TASK_VALUES / (POINTS * (weights.tile_stride() + all_lanes));
+    // Enough tasks for every thread to be busy to the end.
+    let most = fitting.min(tiles.div_ceil(4 * rayon::current_num_threads()));
+    let most = (most / ROWS_TOGETHER * ROWS_TOGETHER).clamp(ROWS_TOGETHER, MOST_TILES);
+    let blocks = tiles.div_ceil(most);
+    // Output channels that fit beside the points.
+    let room = TASK_VALUES.saturating_sub(POINTS * most * weights.tile_stride()) / (POINTS * most);
+    let groups = all_lanes.div_ceil(room.max(weights.lanes(0).1)).min(weights.count());
+    let cut = |of: usize, into: usize, i: usize| i * of / into..(i + 1) * of / into;
+    let block = |i: usize| (0..groups).map(move |k| Task { tiles: cut(tiles, blocks, i), panels: cut(weights.count(), groups, k) });
+    (0..blocks).flat_map(block).collect()
+}
+
+fn run([_, h, w]: [usize; 3], task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
+    let set = weights.set();
+    let sizes = tile_product::sizes(set);
+    let (stride, count) = (weights.tile_stride(), task.tiles.len());
+    let lanes: usize = task.panels.clone().map(|panel| weights.lanes(panel).1).sum();
+    let (point_stride, sum_stride) = (count * stride + GAP, count * lanes + GAP);
+    // Rows of tiles that are multiplied together, with the loops for one and for two registers.
+    let by_rows = |rows| (rows, [1, 2].map(|vectors| tile_product::find(set, rows, vectors, stride)));
+    let groups: Vec<_> = tile_product::cut(count, sizes.max_rows).into_iter().map(by_rows).collect();
+    let across = w.div_ceil(TILE);
+    let place = |tile: usize| {
+        let (row, x) = (tile / across, tile % across);
+        let down = h.div_ceil(TILE);
+        (row / down, row % down * TILE, x * TILE)
+    };
+    let buffer_values = PATCH * PATCH * stride;
+    with_scratch(POINTS * (point_stride + sum_stride) + buffer_values, |scratch| {
+        let (points, rest) = scratch.split_at_mut(POINTS * point_stride);
+        let (sums, buffer) = rest.split_at_mut(POINTS * sum_stride);
+        for (chunk, (first, length)) in weights.chunks().enumerate() {
+            for (i, tile) in task.tiles.clone().enumerate() {
+                let (image, y, x) = place(tile);
+                let is_inside = y > 0 && x > 0 && y + PATCH - 1 <= h && x + PATCH - 1 <= w;
+                let channels = length.next_multiple_of(sizes.lanes);
+                let (from, strides) = if is_inside && channels == length {
+                    let pixel = inp.pixel_ptr((image * h + y - 1) * w + x - 1).wrapping_add(first);
+                    (pixel, [w * inp.pixel_stride(), inp.pixel_stride()])
+                } else {
+                    copy_patch([h, w], inp, (image, y, x), first..first + length, stride, buffer);
+                    (buffer.as_ptr(), [PATCH * stride, stride])
+                };
+                let call = Patch { inp: from, strides, channels, out: points[i * stride..].as_mut_ptr(), point_stride };
+                // SAFETY: the patch lies inside the image, or in the buffer, whose pixels are a stride apart; so are the points, and no
+                // chunk has more channels.
+                unsafe { patch(set, &call) };
+            }
+            for point in 0..POINTS {
+                let mut before = 0;
+                for panel in task.panels.clone() {
+                    let wide = weights.lanes(panel).1;
+                    let block = &weights.block(first, length, panel)[point * length * wide..][..length * wide];
+                    let mut row = 0;
+                    for (rows, products) in &groups {
+                        let product = products[wide / sizes.lanes - 1];
+                        let call = tile_product::Tile {
+                            inp: points[point * point_stride + row * stride..].as_ptr(),
+                            taps: &0,
+                            tap_count: 1,
+                            channels: length,
+                            weights: block.as_ptr(),
+                            out: sums[point * sum_stride + before + row * wide..].as_mut_ptr(),
+                            out_stride: wide,
+                            bias: if chunk == 0 { ZEROS.as_ptr() } else { std::ptr::null() },
+                            residual: std::ptr::null(),
+                            residual_stride: 0,
+                            relu: false,
+                        };
+                        // SAFETY: the points of these tiles and channels were written above; the weights were packed with these chunks
+                        // and lanes; sums have room for every tile and lane of the panel.
+                        unsafe { product(&call) };
+                        row += rows;
+                    }
+                    before += count * wide;
+                }
+            }
+        }
+        for (i, tile) in task.tiles.clone().enumerate() {
+            let (image, y, x) = place(tile);
+            let mut before = 0;
+            for panel in task.panels.clone() {
+                let (start, wide) = weights.lanes(panel);
+                let first_pixel = (image * h + y) * w + x;
+                let is_whole = y + TILE <= h && x + TILE <= w && start + wide <= weights.co();
+                let strides_of = |stride: usize| [w * stride, stride];
+                let mut call = Sums {
+                    sums: sums[before + i * wide..].as_ptr(),
+                    point_stride: sum_stride,
+                    lanes: wide,
+                    bias: weights.bias(panel).as_ptr(),
+                    out: out.pixel_ptr(first_pixel).wrapping_add(start),
+                    strides: strides_of(out.pixel_stride()),
+                    residual: std::ptr::null(),
+                    residual_strides: [0, 0],
+                    relu: false,
+                };
+                before += count * wide;
+                if is_whole {
+                    if accumulate {
+                        (call.residual, call.residual_strides) = (call.out, call.strides);
+                    } else if let Some(residual) = epilogue.residual {
+                        call.residual = residual.pixel_ptr(first_pixel).wrapping_add(start);
+                        call.residual_strides = strides_of(residual.pixel_stride());
+                    }
+                    call.relu = epilogue.relu;
+                    // SAFETY: the tile and its channels lie inside the output, and each belongs to one task.
+                    unsafe { pixels_of(set, &call) };
+                    continue;
+                }
+                (call.out, call.strides) = (buffer.as_mut_ptr(), [TILE * wide, wide]);
+                // SAFETY: the buffer holds more pixels than a tile, and a panel has at most as many lanes as its pixels have values.
+                unsafe { pixels_of(set, &call) };
+                for (dy, dx) in (0..TILE * TILE).map(|at| (at / TILE, at % TILE)).filter(|(dy, dx)| y + dy < h && x + dx < w) {
+                    let pixel = first_pixel + dy * w + dx;
+                    let end = weights.co().min(start + wide);
+                    // SAFETY: this task alone writes these channels of its pixels.
+                    let to = unsafe { std::slice::from_raw_parts_mut(out.pixel_ptr(pixel).add(start), end - start) };
+                    let residual = epilogue.residual.map(|residual| &residual.pixel(pixel)[start..end]);
+                    for (k, (to, found)) in to.iter_mut().zip(&buffer[(dy * TILE + dx) * wide..]).enumerate() {
+                        let value = match (accumulate, residual) {
+                            (true, _) => *to + found,
+                            (false, Some(residual)) => found + residual[k],
+                            (false, None) => *found,
+                        };
+                        *to = if epilogue.relu && value < 0.0 { 0.0 } else { value };
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Copies the patch of a tile, with zeros beyond the image and beyond the channels.
+fn copy_patch(
+    [h, w]: [usize; 2],
+    inp: TensorRef,
+    (image, y, x): (usize, usize, usize),
+    channels: Range<usize>,
+    stride: usize,
+    to: &mut [f32],
+) {
+    for (at, to) in to.chunks_exact_mut(stride).take(PATCH * PATCH).enumerate() {
+        let (row, column) = (y + at / PATCH, x + at % PATCH);
+        if row == 0 || column == 0 || row > h || column > w {
+            to.fill(0.0);
+            continue;
+        }
+        let pixel = inp.pixel((image * h + row - 1) * w + column - 1);
+        to[..channels.len()].copy_from_slice(&pixel[channels.clone()]);
+        to[channels.len()..].fill(0.0);
+    }
+}
