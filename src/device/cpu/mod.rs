@@ -1,6 +1,7 @@
 //! The CPU device: instruction sets found at run time, the tile product that convolutions are made of, the outer
-//! product that their weight gradients are made of, Winograd's transforms, sums that no number of threads changes, scratch memory.
+//! product that their weight gradients are made of, Winograd's transforms, samples between pixels, sums that no number of threads changes, scratch memory.
 
+pub mod blend;
 pub mod outer_product;
 pub mod tile_product;
 pub mod winograd;

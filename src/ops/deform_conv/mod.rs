@@ -20,10 +20,12 @@ pub use backward::{Gradients, Kept, backward, reference_backward, scratch_len};
 use super::conv::{ConvShape, CpuPanels, Packed};
 use super::{Agreement, Compute, Precision, Real, in_value_type, noise, proof, real::convert};
 use crate::device::cpu::tile_product::{self, Tile};
-use crate::device::cpu::with_scratch;
+use crate::device::cpu::blend::{self, Blend};
+use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Taps of the 3x3 kernel.
 const TAPS: usize = 9;
@@ -108,12 +110,18 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-/// Where and how the taps of a run of pixels are sampled: `[tap][pixel]` of each of the four neighbours.
+/// Where and how the taps of a run of pixels are sampled, of each of the four neighbours.
 struct Samples {
     /// Pixel indices of the neighbours (some pixel of the image where the weight is 0).
-    pixels: [[u32; TASK_PIXELS * TAPS]; 4],
+    pixels: [[[u32; TASK_PIXELS]; TAPS]; 4],
     /// Their weights, the mask included.
-    weights: [[f32; TASK_PIXELS * TAPS]; 4],
+    weights: [[[f32; TASK_PIXELS]; TAPS]; 4],
+}
+
+impl Samples {
+    fn new() -> Box<Samples> {
+        Box::new(Samples { pixels: [[[0; TASK_PIXELS]; TAPS]; 4], weights: [[[0.0; TASK_PIXELS]; TAPS]; 4] })
+    }
 }
 
 /// A run of neighbouring output pixels of one row.
@@ -142,49 +150,78 @@ fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let value = p * r * r + r + 1.0;
-    value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    value * f32::from_bits(((integer(n) + 127) << 23) as u32)
 }
 
-/// Fills `samples` for a run. Positions outside the image, and those that are no number, sample nothing.
+/// Pixels that are located together: loops of a fixed length become vector instructions without a test in between.
+const TOGETHER: usize = 8;
+/// How far each of them lies to the right of the first.
+const NEXT: [f32; TOGETHER] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+
+/// Fills `samples` for a run, and a few pixels after it. Positions outside the image, and those that are no number, sample nothing.
 #[inline(always)]
 fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Samples) {
+    let (height, width) = (h as f32, w as f32);
+    let (wide, first) = (w as i32, run.image_pixel as i32);
+    let Samples { pixels: [to_a, to_b, to_c, to_d], weights: [by_a, by_b, by_c, by_d] } = samples;
     for tap in 0..TAPS {
         // Offsets lie 27 apart; gathered first, so that the loop below runs over neighbours.
         let (mut py, mut px, mut logit) = ([0.0; TASK_PIXELS], [0.0; TASK_PIXELS], [0.0; TASK_PIXELS]);
-        for p in 0..run.len {
+        for p in 0..run.len.min(TASK_PIXELS) {
             let q = offsets.pixel(run.first_pixel + p);
             (py[p], px[p], logit[p]) = (q[2 * tap], q[2 * tap + 1], q[2 * TAPS + tap]);
         }
         let row = run.y as f32 - 1.0 + (tap / 3) as f32;
         let column = run.x as f32 - 1.0 + (tap % 3) as f32;
-        let (height, width) = (h as f32, w as f32);
-        let at = tap * run.len;
-        for p in 0..run.len {
-            let (y, x) = (row + py[p], (column + p as f32) + px[p]);
-            let inside = (y > -1.0) & (x > -1.0) & (y < height) & (x < width);
-            let (y, x) = (if inside { y } else { 0.0 }, if inside { x } else { 0.0 });
-            let mask = if inside { 1.0 / (1.0 + exp(-logit[p])) } else { 0.0 };
-            let (y0, x0) = (y.floor(), x.floor());
-            let (ly, lx) = (y - y0, x - x0);
-            // A neighbour outside counts 0: its weight is 0, and its index that of the nearest pixel inside.
-            let top = if y0 >= 0.0 { (1.0 - ly) * mask } else { 0.0 };
-            let bottom = if y0 + 1.0 < height { ly * mask } else { 0.0 };
-            let left = if x0 >= 0.0 { 1.0 - lx } else { 0.0 };
-            let right = if x0 + 1.0 < width { lx } else { 0.0 };
-            let (top_row, left_column) = (y0.max(0.0) as i32, x0.max(0.0) as i32);
-            let bottom_row = (y0 + 1.0).min(height - 1.0) as i32;
-            let right_column = (x0 + 1.0).min(width - 1.0) as i32;
-            let (w, first) = (w as i32, run.image_pixel as u32);
-            samples.weights[0][at + p] = top * left;
-            samples.weights[1][at + p] = top * right;
-            samples.weights[2][at + p] = bottom * left;
-            samples.weights[3][at + p] = bottom * right;
-            samples.pixels[0][at + p] = first + (top_row * w + left_column) as u32;
-            samples.pixels[1][at + p] = first + (top_row * w + right_column) as u32;
-            samples.pixels[2][at + p] = first + (bottom_row * w + left_column) as u32;
-            samples.pixels[3][at + p] = first + (bottom_row * w + right_column) as u32;
+        for at in (0..run.len).step_by(TOGETHER) {
+            let (py, px, logit) = (part(&py, at), part(&px, at), part(&logit, at));
+            let [to_a, to_b, to_c, to_d] = [&mut *to_a, to_b, to_c, to_d].map(|to| part_mut(&mut to[tap], at));
+            let [by_a, by_b, by_c, by_d] = [&mut *by_a, by_b, by_c, by_d].map(|by| part_mut(&mut by[tap], at));
+            let column = column + at as f32;
+            for p in 0..TOGETHER {
+                let (y, x) = (row + py[p], (column + NEXT[p]) + px[p]);
+                let inside = (y > -1.0) & (x > -1.0) & (y < height) & (x < width);
+                let (y, x) = (if inside { y } else { 0.0 }, if inside { x } else { 0.0 });
+                let mask = if inside { 1.0 / (1.0 + exp(-logit[p])) } else { 0.0 };
+                let (y0, x0) = (y.floor(), x.floor());
+                let (ly, lx) = (y - y0, x - x0);
+                // A neighbour outside counts 0: its weight is 0, and its index that of the nearest pixel inside.
+                let top = if y0 >= 0.0 { (1.0 - ly) * mask } else { 0.0 };
+                let bottom = if y0 + 1.0 < height { ly * mask } else { 0.0 };
+                let left = if x0 >= 0.0 { 1.0 - lx } else { 0.0 };
+                let right = if x0 + 1.0 < width { lx } else { 0.0 };
+                let (top_row, left_column) = (integer(y0.max(0.0)), integer(x0.max(0.0)));
+                let bottom_row = integer((y0 + 1.0).min(height - 1.0));
+                let right_column = integer((x0 + 1.0).min(width - 1.0));
+                by_a[p] = top * left;
+                by_b[p] = top * right;
+                by_c[p] = bottom * left;
+                by_d[p] = bottom * right;
+                to_a[p] = (first + top_row * wide + left_column) as u32;
+                to_b[p] = (first + top_row * wide + right_column) as u32;
+                to_c[p] = (first + bottom_row * wide + left_column) as u32;
+                to_d[p] = (first + bottom_row * wide + right_column) as u32;
+            }
         }
     }
+}
+
+/// A number that is whole, and less than 2^22 in size, as an integer. The usual conversion tests for numbers that no integer can hold.
+#[inline(always)]
+fn integer(whole: f32) -> i32 {
+    const SHIFT: f32 = 1.5 * (1 << 23) as f32;
+    (whole + SHIFT).to_bits() as i32 - SHIFT.to_bits() as i32
+}
+
+#[inline(always)]
+fn part(values: &[f32; TASK_PIXELS], at: usize) -> [f32; TOGETHER] {
+    std::array::from_fn(|p| values[at + p])
+}
+
+#[inline(always)]
+fn part_mut<T>(values: &mut [T; TASK_PIXELS], at: usize) -> &mut [T; TOGETHER] {
+    let part = values[at..].first_chunk_mut();
+    part.unwrap_or_else(|| unreachable!("a run is cut into whole parts"))
 }
 
 /// Most pixels of a task: nine taps of 64 channels for each make 126 KiB.
@@ -201,7 +238,7 @@ fn forward_cpu(
 ) {
     let DeformConvShape { n, h, w, .. } = shape;
     assert!(n * h * w <= u32::MAX as usize && h * w <= i32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
-    assert!(h.max(w) < 1 << 24, "positions in {shape:?} need more than f32 holds");
+    assert!(h.max(w) < 1 << 22, "positions in {shape:?} need more than f32 holds");
     let out: &TensorMut = out;
     let set = weights.set();
     // Runs of tiles within a row, dealt to tasks; the cut changes no result.
@@ -214,8 +251,8 @@ fn forward_cpu(
         }
         x += tile;
     }
-    (0..n * h * runs.len()).into_par_iter().for_each(|task| {
-        run_task(shape, task / runs.len(), &runs[task % runs.len()], inp, offsets, weights, precision, relu, out);
+    (0..n * h * runs.len()).into_par_iter().for_each_init(Samples::new, |samples, task| {
+        run_task(shape, task / runs.len(), &runs[task % runs.len()], inp, offsets, weights, precision, relu, samples, out);
     });
 }
 
@@ -229,6 +266,7 @@ fn run_task(
     weights: &CpuPanels,
     precision: Precision,
     relu: bool,
+    samples: &mut Samples,
     out: &TensorMut,
 ) {
     let DeformConvShape { h, w, co, .. } = shape;
@@ -237,8 +275,7 @@ fn run_task(
     let pixels = columns[columns.len() - 1] - first_x;
     let first_pixel = row * w + first_x;
     let run = Run { first_pixel, image_pixel: image * h * w, y, x: first_x, len: pixels };
-    let mut samples = Samples { pixels: [[0; TASK_PIXELS * TAPS]; 4], weights: [[0.0; TASK_PIXELS * TAPS]; 4] };
-    let (extent, to) = ([h, w], &mut samples);
+    let (extent, to) = ([h, w], &mut *samples);
     crate::dispatch!(weights.set(), locate(run: Run, extent: [usize; 2], offsets: TensorRef, to: &mut Samples));
     let stride = weights.tile_stride();
     let sampled_values = TAPS * pixels * stride;
@@ -249,11 +286,7 @@ fn run_task(
         let (sampled, partial_sums) = scratch.split_at_mut(sampled_values);
         let chunks: Vec<(usize, usize)> = weights.chunks().collect();
         for (i, &(first, length)) in chunks.iter().enumerate() {
-            let (samples, count) = (&samples, TAPS * pixels);
-            crate::dispatch!(
-                weights.set(),
-                gather(samples: &Samples, count: usize, inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32])
-            );
+            gather(weights.set(), samples, pixels, inp, first..first + length, stride, sampled);
             if precision != Precision::F32 {
                 sampled.iter_mut().for_each(|value| *value = precision.rounded(*value));
             }
@@ -299,15 +332,40 @@ fn run_task(
     });
 }
 
-/// Samples `length` channels from `first` on: one row of `sampled`, `stride` values apart, for each of `count` samples.
-#[inline(always)]
-fn gather(samples: &Samples, count: usize, inp: TensorRef, first: usize, length: usize, stride: usize, sampled: &mut [f32]) {
-    for (i, to) in sampled.chunks_exact_mut(stride).take(count).enumerate() {
-        let to = &mut to[..length];
-        let [wa, wb, wc, wd] = samples.weights.each_ref().map(|weights| weights[i]);
-        let [a, b, c, d] = samples.pixels.each_ref().map(|pixels| &inp.pixel(pixels[i] as usize)[first..first + length]);
-        for ((((to, &a), &b), &c), &d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            *to = (a * wa + b * wb) + (c * wc + d * wd);
+/// Samples some channels: one row of `sampled`, `stride` values apart, for each tap and pixel.
+fn gather(
+    set: InstructionSet,
+    samples: &Samples,
+    pixels: usize,
+    inp: TensorRef,
+    channels: Range<usize>,
+    stride: usize,
+    sampled: &mut [f32],
+) {
+    for (tap, sampled) in sampled.chunks_exact_mut(pixels * stride).take(TAPS).enumerate() {
+        let indices = samples.pixels.each_ref().map(|indices| &indices[tap][..pixels]);
+        let weights = samples.weights.each_ref().map(|weights| &weights[tap][..pixels]);
+        if blend::suits(set, channels.len()) {
+            let call = Blend {
+                inp: inp.pixel_ptr(0).wrapping_add(channels.start),
+                pixel_stride: inp.pixel_stride(),
+                pixels: indices,
+                weights,
+                channels: channels.len(),
+                out: sampled.as_mut_ptr(),
+                out_stride: stride,
+            };
+            // SAFETY: `locate` names pixels of the image; `sampled` has a row of `stride` values for each pixel of the run, and no chunk
+            // has more channels.
+            unsafe { blend::blend(set, &call) };
+            continue;
+        }
+        for (p, to) in sampled.chunks_exact_mut(stride).enumerate() {
+            let [wa, wb, wc, wd] = weights.map(|weights| weights[p]);
+            let [a, b, c, d] = indices.map(|indices| &inp.pixel(indices[p] as usize)[channels.clone()]);
+            for ((((to, &a), &b), &c), &d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *to = (a * wa + b * wb) + (c * wc + d * wd);
+            }
         }
     }
 }
