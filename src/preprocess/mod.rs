@@ -11,6 +11,7 @@ pub mod ground; //     carbon, thick ice and whatever else lies under the partic
 pub mod scale; //      how wide the image is that the network sees
 
 use crate::compat::{Compat, Fault};
+use crate::device::cpu::InstructionSet;
 use crate::formats::image::{Micrograph, Pixels, Sample};
 use crate::preprocess::fourier_crop::{Adjust, crop};
 use crate::preprocess::geometry::Geometry;
@@ -199,42 +200,70 @@ fn measure(pixels: &Pixels, low: f64, high: f64) -> Measure {
     })
 }
 
+/// Sums that are added up side by side, so that vector instructions may.
+struct Lanes {
+    count: [f64; LANES],
+    sum: [f64; LANES],
+    squares: [f64; LANES],
+    min: [f64; LANES],
+    max: [f64; LANES],
+}
+
+const LANES: usize = 8;
+
 fn measure_block<T: Sample>(block: &[T], pivot: f64, low: f64, high: f64) -> Measure {
-    const LANES: usize = 8;
-    let mut sum = [0.0; LANES];
-    let mut squares = [0.0; LANES];
-    let mut min = [f64::INFINITY; LANES];
-    let mut max = [f64::NEG_INFINITY; LANES];
-    let mut count = [0.0; LANES];
-    let mut add = |lane: usize, value: f64, inside: bool| {
-        let offset = if inside { value - pivot } else { 0.0 };
-        sum[lane] += offset;
-        squares[lane] += offset * offset;
-        min[lane] = if inside && value < min[lane] { value } else { min[lane] };
-        max[lane] = if inside && value > max[lane] { value } else { max[lane] };
-        count[lane] += f64::from(u8::from(inside));
+    /// Values that are converted together; a multiple of the lanes.
+    const PART: usize = 512;
+    let mut lanes = Lanes {
+        count: [0.0; LANES],
+        sum: [0.0; LANES],
+        squares: [0.0; LANES],
+        min: [f64::INFINITY; LANES],
+        max: [f64::NEG_INFINITY; LANES],
     };
-    // NaN is in no range, and infinite values are not in the range of finite numbers. Whole groups go through a loop of
-    // fixed length, which the compiler turns into vector instructions.
-    let (groups, rest) = block.as_chunks::<LANES>();
-    for group in groups {
-        for (lane, value) in group.iter().enumerate() {
-            let value = value.to_f64();
-            add(lane, value, value >= low && value <= high);
-        }
-    }
-    for (lane, value) in rest.iter().enumerate() {
-        let value = value.to_f64();
-        add(lane, value, value >= low && value <= high);
+    let (mut converted, range, to) = ([0.0; PART], [low, high], &mut lanes);
+    for part in block.chunks(PART) {
+        converted.iter_mut().zip(part).for_each(|(to, value)| *to = value.to_f64());
+        let values = &converted[..part.len()];
+        crate::dispatch!(InstructionSet::detect(), add_values(values: &[f64], pivot: f64, range: [f64; 2], to: &mut Lanes));
     }
     Measure {
         pivot,
-        count: count.iter().sum::<f64>() as usize,
-        sum: sum.iter().sum(),
-        squares: squares.iter().sum(),
-        min: min.iter().copied().fold(f64::INFINITY, f64::min),
-        max: max.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        count: lanes.count.iter().sum::<f64>() as usize,
+        sum: lanes.sum.iter().sum(),
+        squares: lanes.squares.iter().sum(),
+        min: lanes.min.iter().copied().fold(f64::INFINITY, f64::min),
+        max: lanes.max.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     }
+}
+
+/// Adds values to the sums of the lanes in turn. NaN is in no range, and infinite values are not in the range of finite numbers.
+#[inline(always)]
+fn add_values(values: &[f64], pivot: f64, [low, high]: [f64; 2], lanes: &mut Lanes) {
+    // Sums of their own, and a loop of fixed length for each of them, become vector instructions.
+    let Lanes { mut count, mut sum, mut squares, mut min, mut max } = *lanes;
+    let (groups, rest) = values.as_chunks::<LANES>();
+    for group in groups {
+        for lane in 0..LANES {
+            let value = group[lane];
+            let inside = (value >= low) & (value <= high);
+            let offset = if inside { value - pivot } else { 0.0 };
+            sum[lane] += offset;
+            squares[lane] += offset * offset;
+            count[lane] += if inside { 1.0 } else { 0.0 };
+            min[lane] = min[lane].min(if inside { value } else { f64::INFINITY });
+            max[lane] = max[lane].max(if inside { value } else { f64::NEG_INFINITY });
+        }
+    }
+    for (lane, &value) in rest.iter().enumerate().filter(|(_, value)| **value >= low && **value <= high) {
+        let offset = value - pivot;
+        sum[lane] += offset;
+        squares[lane] += offset * offset;
+        count[lane] += 1.0;
+        min[lane] = min[lane].min(value);
+        max[lane] = max[lane].max(value);
+    }
+    *lanes = Lanes { count, sum, squares, min, max };
 }
 
 /// Quantises frame D as the type of its pixels asks: averaged stacks in f64, all else in f32; with `int_cast`

@@ -137,16 +137,31 @@ impl Block {
     /// Copies `length` channels from `first` on.
     pub fn fill(&self, inp: TensorRef, first: usize, length: usize, block: &mut [f32]) {
         let [h, w] = self.inp;
-        for row in 0..self.rows {
-            let iy = self.corner[0] + row as isize;
-            let inside_y = iy >= 0 && iy < h as isize;
-            for column in 0..self.columns {
-                let ix = self.corner[1] + column as isize;
-                let to = &mut block[self.offset(row, column)..][..length];
-                if inside_y && ix >= 0 && ix < w as isize {
-                    to.copy_from_slice(&inp.pixel((self.image * h + iy as usize) * w + ix as usize)[first..first + length]);
-                } else {
-                    to.fill(0.0);
+        // Columns of the block that lie inside the image.
+        let from = (-self.corner[1]).clamp(0, self.columns as isize) as usize;
+        let to = (w as isize - self.corner[1]).clamp(from as isize, self.columns as isize) as usize;
+        let is_one_piece = self.stride == 1 && length == self.pixel && length == inp.pixel_stride();
+        for (row, block) in block.chunks_exact_mut(self.row_values()).take(self.rows).enumerate() {
+            let y = self.corner[0] + row as isize;
+            let (from, to) = if (0..h as isize).contains(&y) { (from, to) } else { (0, 0) };
+            let pixel_of = |column: usize| (self.image * h + y as usize) * w + (self.corner[1] + column as isize) as usize;
+            if is_one_piece && from < to {
+                block[..from * length].fill(0.0);
+                block[to * length..].fill(0.0);
+                // SAFETY: these pixels lie inside one row of the image, and their values one after the other.
+                let values = unsafe { std::slice::from_raw_parts(inp.pixel_ptr(pixel_of(from)).add(first), (to - from) * length) };
+                block[from * length..to * length].copy_from_slice(values);
+                continue;
+            }
+            for (turn, dealt) in block.chunks_exact_mut(self.dealt() * self.pixel).enumerate() {
+                for (i, to_pixel) in dealt.chunks_exact_mut(self.pixel).enumerate() {
+                    let column = turn + i * self.stride;
+                    let to_pixel = &mut to_pixel[..length];
+                    if column >= from && column < to {
+                        to_pixel.copy_from_slice(&inp.pixel(pixel_of(column))[first..first + length]);
+                    } else {
+                        to_pixel.fill(0.0);
+                    }
                 }
             }
         }

@@ -19,8 +19,8 @@ pub use backward::{Gradients, Kept, backward, reference_backward, scratch_len};
 
 use super::conv::{ConvShape, CpuPanels, Packed};
 use super::{Agreement, Compute, Precision, Real, in_value_type, noise, proof, real::convert};
-use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::blend::{self, Blend};
+use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use anyhow::Result;
