@@ -31,8 +31,8 @@ pub(super) fn suits(shape: ConvShape) -> bool {
     shape.kernel == 3 && shape.stride == 1
 }
 
-/// True if it is the faster way. With fewer channels there is nothing to gain, and the points of more than MOST_WEIGHTS weights, four times
-/// as many as there are taps, would come from memory again and again.
+/// True if it is the better way. With fewer channels there is nothing to gain, as the times of `cargo bench-op conv` show; and four times as
+/// many values as weights are held, which with more of them come from memory again and again.
 pub(super) fn pays(shape: ConvShape) -> bool {
     const LEAST_CHANNELS: usize = 16;
     const MOST_WEIGHTS: usize = 256 * 256;
