@@ -92,17 +92,24 @@ struct HeldBack {
     nothing: Vec<[f64; 2]>,
 }
 
-/// Deals out the labels: what trains, and what judges. A label that is held back becomes an area that does not count, or it would teach
-/// that nothing is there.
+/// Deals out the labels: what trains, and what judges, of which there is at least one. A label that is held back becomes an area that does
+/// not count, or it would teach that nothing is there.
 fn deal(sheets: &[(usize, Marks)], radius_px: impl Fn(usize) -> f64, seed: u64) -> (Vec<(usize, Marks)>, Vec<HeldBack>) {
     let mut random = Random::new(seed, &[0x6465_616c]);
+    let items = || sheets.iter().flat_map(|(_, marks)| &marks.items);
+    let mut is_held: Vec<bool> =
+        items().map(|item| (item.shape.is_label() || matches!(item.shape, Shape::Nothing(_))) && random.chance(HELD_BACK)).collect();
+    let labels: Vec<usize> = items().enumerate().filter(|(_, item)| item.shape.is_label()).map(|(i, _)| i).collect();
+    if !labels.is_empty() && !labels.iter().any(|&i| is_held[i]) {
+        is_held[labels[random.below(labels.len())]] = true;
+    }
+    let mut is_held = is_held.into_iter();
     let (mut training, mut judging) = (Vec::new(), Vec::new());
     for (i, marks) in sheets {
         let mut held = HeldBack { micrograph: *i, ..HeldBack::default() };
         let mut kept = Marks { items: Vec::new(), ..marks.clone() };
         for item in &marks.items {
-            let is_held = (item.shape.is_label() || matches!(item.shape, Shape::Nothing(_))) && random.chance(HELD_BACK);
-            if !is_held {
+            if is_held.next() != Some(true) {
                 kept.items.push(item.clone());
                 continue;
             }
@@ -127,9 +134,9 @@ fn deal(sheets: &[(usize, Marks)], radius_px: impl Fn(usize) -> f64, seed: u64) 
 /// What a model is worth by the marks that were held back.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Worth {
-    /// Labels that were found.
+    /// Labels that were found; of fibers, pieces.
     found: usize,
-    /// Labels that were held back.
+    /// Labels, or pieces, that were held back.
     labels: usize,
     /// Picks where nothing is.
     wrong: usize,
@@ -137,21 +144,30 @@ struct Worth {
     nothing: usize,
 }
 
-/// Judges picks by what was held back: those above a threshold, of each micrograph. A fiber is found where at least half of its length is.
+/// Widths of a fiber in a piece of it. A few fibers say little as wholes, and neighbouring places of one say the same.
+const WIDTHS_OF_PIECE: f64 = 10.0;
+
+/// Judges picks by what was held back: those above a threshold, of each micrograph. A fiber counts by its length, in pieces.
 fn judge(held: &[HeldBack], picks_of: impl Fn(usize) -> Coordinates, radius_px: impl Fn(usize) -> f64) -> Worth {
     let mut worth = Worth::default();
     for one in held {
         let picks = picks_of(one.micrograph);
         let radius = radius_px(one.micrograph);
         let near = |[x, y]: [f64; 2], reach: f64| picks.points.iter().any(|pick| (pick.x - x).hypot(pick.y - y) <= reach);
-        let is_found = |shape: &Shape| match shape {
-            Shape::Vesicle(at, radius) => near(*at, radius / 2.0),
-            Shape::Fiber(_) => lengths([shape], &picks, radius).recall() >= 0.5,
-            Shape::Particle(at) => near(*at, radius / 2.0),
-            _ => false,
-        };
-        worth.found += one.labels.iter().filter(|shape| is_found(shape)).count();
-        worth.labels += one.labels.len();
+        for shape in &one.labels {
+            let [found, of] = match shape {
+                Shape::Vesicle(at, radius) => [usize::from(near(*at, radius / 2.0)), 1],
+                Shape::Fiber(_) => {
+                    let lengths = lengths([shape], &picks, radius);
+                    let pieces = (lengths.labelled / (2.0 * radius * WIDTHS_OF_PIECE)).round().max(1.0);
+                    [lengths.recall() * pieces, pieces].map(|pieces| pieces.round() as usize)
+                }
+                Shape::Particle(at) => [usize::from(near(*at, radius / 2.0)), 1],
+                _ => [0, 0],
+            };
+            worth.found += found;
+            worth.labels += of;
+        }
         worth.wrong += one.nothing.iter().filter(|at| near(**at, radius / 2.0)).count();
         worth.nothing += one.nothing.len();
     }
@@ -227,7 +243,7 @@ pub fn learn(workbench: &Workbench, running: &Running) -> Result<()> {
     let fitting = folders.each_ref().map(|folder| threshold_of(workbench, folder, &sheets));
     let worths = compare(workbench, &folders, &judging, fitting[1]);
     let chosen = choose(worths);
-    let text = verdict(worths[chosen], worths[0], chosen);
+    let text = verdict(fixed.kind, worths[chosen], worths[0], chosen);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let threshold = fitting[chosen].map(rounded);
     let about =
@@ -415,11 +431,14 @@ fn threshold_of(workbench: &Workbench, folder: &Path, sheets: &[(usize, Marks)])
 }
 
 /// What is said of the model that was chosen, by its place among the three.
-fn verdict(now: Worth, then: Worth, chosen: usize) -> String {
+fn verdict(kind: Kind, now: Worth, then: Worth, chosen: usize) -> String {
     if now.labels == 0 {
         return "no label was held back, so nothing can be said of the new model; label more".to_owned();
     }
-    let labels = counted(now.labels, "label");
+    let labels = match kind {
+        Kind::Fiber => format!("{} of fibers", counted(now.labels, "piece")),
+        Kind::Particle | Kind::Vesicle => counted(now.labels, "label"),
+    };
     if chosen == 0 {
         return format!(
             "what was learnt finds fewer of {labels} held back than the model to begin with, so nothing is changed; label more"
@@ -500,7 +519,7 @@ mod tests {
         let picks = Coordinates { kind: Kind::Particle, points };
         let worth = judge(&held, |_| picks.clone(), |_| 10.0);
         assert_eq!(worth, Worth { found: 2, labels: 3, wrong: 1, nothing: 2 });
-        let said = verdict(worth, Worth { found: 1, ..worth }, 1);
+        let said = verdict(Kind::Particle, worth, Worth { found: 1, ..worth }, 1);
         assert!(said.contains("finds 2 of 3 labels held back (21 to 94 %), the model to begin with 1"), "{said}");
     }
 
@@ -509,15 +528,23 @@ mod tests {
     }
 
     #[test]
-    fn a_fiber_is_found_where_half_of_its_length_is() {
+    fn a_fiber_counts_by_the_length_that_is_found() {
         let drawn = Shape::Fiber(vec![[0.0, 50.0], [1000.0, 50.0]]);
         let held = [HeldBack { micrograph: 0, labels: vec![drawn], nothing: Vec::new() }];
         // Both ends are far from any pick; what counts lies between them.
-        let found_by = |from: f64, to: f64| {
-            let picks = Coordinates { kind: Kind::Fiber, points: path(1, &[[from, 53.0], [to, 53.0]]) };
-            judge(&held, |_| picks.clone(), |_| 5.0).found
-        };
-        assert_eq!([found_by(200.0, 800.0), found_by(200.0, 600.0)], [1, 0]);
+        let picks = Coordinates { kind: Kind::Fiber, points: path(1, &[[200.0, 53.0], [800.0, 53.0]]) };
+        let worth = judge(&held, |_| picks.clone(), |_| 5.0);
+        assert_eq!((worth.found, worth.labels), (6, 10));
+        assert!(verdict(Kind::Fiber, worth, worth, 1).contains("finds 6 of 10 pieces of fibers held back"));
+    }
+
+    #[test]
+    fn something_is_always_held_back() {
+        for seed in 0..40 {
+            let items = (0..3).map(|i| Item { id: format!("f{i}"), shape: Shape::Fiber(vec![[0.0, i as f64], [9.0, i as f64]]) }).collect();
+            let (training, judging) = deal(&[(0, Marks { items, ..Marks::default() })], |_| 4.0, seed);
+            assert!(!judging[0].labels.is_empty() && judging[0].labels.len() + training[0].1.labels().count() == 3);
+        }
     }
 
     #[test]
