@@ -162,7 +162,7 @@ const NEXT: [f32; TOGETHER] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
 #[inline(always)]
 fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Samples) {
     let (height, width) = (h as f32, w as f32);
-    let (wide, first) = (w as i32, run.image_pixel as i32);
+    let (wide, first) = (w as i32, run.image_pixel as u32);
     let Samples { pixels: [to_a, to_b, to_c, to_d], weights: [by_a, by_b, by_c, by_d] } = samples;
     for tap in 0..TAPS {
         // Offsets lie 27 apart; gathered first, so that the loop below runs over neighbours.
@@ -197,10 +197,10 @@ fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Sample
                 by_b[p] = top * right;
                 by_c[p] = bottom * left;
                 by_d[p] = bottom * right;
-                to_a[p] = (first + top_row * wide + left_column) as u32;
-                to_b[p] = (first + top_row * wide + right_column) as u32;
-                to_c[p] = (first + bottom_row * wide + left_column) as u32;
-                to_d[p] = (first + bottom_row * wide + right_column) as u32;
+                to_a[p] = first + (top_row * wide + left_column) as u32;
+                to_b[p] = first + (top_row * wide + right_column) as u32;
+                to_c[p] = first + (bottom_row * wide + left_column) as u32;
+                to_d[p] = first + (bottom_row * wide + right_column) as u32;
             }
         }
     }
