@@ -356,13 +356,13 @@ fn compare(workbench: &Workbench, folders: &[PathBuf; 3], held: &[HeldBack], fit
     all.map(worth)
 }
 
-/// How many picks are taken beyond what labels say, which score a little too high where they were learnt from.
+/// How many times as many picks are taken as labels say, which score a little too high where they were learnt from.
 const MORE: f64 = 1.1;
 
 /// The threshold that fits the labels, where some of the particles have one. r^2 / n, where r is the share of the labels that are found and
-/// n the number of picks, grows with precision times recall, whatever the number of particles. [`MORE`] picks are taken than where
-/// that is largest. None if no label is found. `labels`: for each, the score of
-/// the best pick that finds it; `picks`: the scores of all picks.
+/// n the number of picks, grows with precision times recall, whatever the number of particles. A few more picks ([`MORE`]) are taken than
+/// where that is largest. None if no label is found. `labels`: for each, the score of the best pick that finds it; `picks`: the scores of
+/// all picks.
 /// Source: Lee and Liu 2003, Learning with Positive and Unlabeled Examples Using Weighted Logistic Regression, section 4.
 fn fitting_threshold(labels: &[Option<f32>], picks: &[f32]) -> Option<f32> {
     let mut found: Vec<f32> = labels.iter().copied().flatten().collect();
