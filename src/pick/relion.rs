@@ -2,7 +2,7 @@
 //! job has ended and what it made. Source: docs/formats.md, "RELION External job".
 
 use crate::io::lists::{self, Listed, below_job};
-use crate::io::write::write_whole;
+use crate::io::write::{remove_earlier, write_whole};
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -83,15 +83,7 @@ impl RelionJob {
     /// Errors: the folder cannot be made, or a mark cannot be removed.
     pub fn begin(&self) -> Result<()> {
         std::fs::create_dir_all(&self.folder).with_context(|| format!("{}: cannot be made", self.folder.display()))?;
-        for path in ENDINGS.map(|ending| self.folder.join(ending.file())) {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        ENDINGS.iter().try_for_each(|ending| remove_earlier(&self.folder.join(ending.file())))
     }
 
     /// True if RELION wants the job to stop.

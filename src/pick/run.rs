@@ -356,12 +356,12 @@ pub fn finish(job: &Job, ready: &Ready, peaks: &[Peak], settings: &Settings) -> 
     let text = output::render(&picks, &traced, &settings.rule, settings.side_n_px, ready.pixel_size_angstrom).with_context(name)?;
 
     let files = [
-        (&job.candidates, candidates_text.as_deref().map(str::as_bytes)),
-        (&job.picture, picture.as_deref()),
-        (&job.entry, entry.as_deref().map(str::as_bytes)),
-        (&Some(job.output.clone()), Some(text.as_bytes())),
+        (job.candidates.as_deref(), candidates_text.as_deref().map(str::as_bytes)),
+        (job.picture.as_deref(), picture.as_deref()),
+        (job.entry.as_deref(), entry.as_deref().map(str::as_bytes)),
+        (Some(job.output.as_path()), Some(text.as_bytes())),
     ];
-    let files: Vec<(&Path, &[u8])> = files.into_iter().filter_map(|(path, bytes)| path.as_deref().zip(bytes)).collect();
+    let files: Vec<(&Path, &[u8])> = files.into_iter().filter_map(|(path, bytes)| path.zip(bytes)).collect();
     for folder in files.iter().filter_map(|(path, _)| path.parent()) {
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
     }

@@ -221,11 +221,11 @@ fn measure_block<T: Sample>(block: &[T], pivot: f64, low: f64, high: f64) -> Mea
         min: [f64::INFINITY; LANES],
         max: [f64::NEG_INFINITY; LANES],
     };
-    let (mut converted, range, to) = ([0.0; PART], [low, high], &mut lanes);
+    let (mut converted, range, set, to) = ([0.0; PART], [low, high], InstructionSet::detect(), &mut lanes);
     for part in block.chunks(PART) {
         converted.iter_mut().zip(part).for_each(|(to, value)| *to = value.to_f64());
         let values = &converted[..part.len()];
-        crate::dispatch!(InstructionSet::detect(), add_values(values: &[f64], pivot: f64, range: [f64; 2], to: &mut Lanes));
+        crate::dispatch!(set, add_values(values: &[f64], pivot: f64, range: [f64; 2], to: &mut Lanes));
     }
     Measure {
         pivot,

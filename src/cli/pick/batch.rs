@@ -231,16 +231,17 @@ impl Batch {
             let count = if args.sections == "each" { read_info(&input.path, &asked.read).map_or(1, |info| info.sections) } else { 1 };
             let mut job = |input: Input, names: Names| {
                 let entry = entry_of(&names.candidates, &self.folder);
-                let kept = [(&names.candidates, !args.no_candidates), (&entry, args.report)];
-                let outdated = kept.iter().filter(|(_, is_made)| !is_made).map(|(path, _)| (*path).clone()).collect();
-                let job = Job {
-                    input,
-                    output: names.output,
-                    candidates: (!args.no_candidates).then(|| names.candidates.clone()),
-                    picture: args.visual.then_some(names.picture),
-                    entry: args.report.then_some(entry),
-                    outdated,
+                let mut outdated = Vec::new();
+                let mut made = |path: PathBuf, is_made: bool| {
+                    if !is_made {
+                        outdated.push(path.clone());
+                    }
+                    is_made.then_some(path)
                 };
+                let candidates = made(names.candidates.clone(), !args.no_candidates);
+                let entry = made(entry, args.report);
+                let picture = args.visual.then_some(names.picture);
+                let job = Job { input, output: names.output, candidates, picture, entry, outdated };
                 jobs.push((job, names.candidates));
             };
             if count <= 1 {

@@ -6,7 +6,7 @@
 //! The sums are rounded as written here, whatever the instruction set.
 
 use super::InstructionSet;
-use super::tile_product::{Lanes, PlainLanes, sizes};
+use super::tile_product::{Lanes, by_lanes, sizes};
 
 /// Samples of one map.
 #[derive(Clone, Copy)]
@@ -56,39 +56,10 @@ unsafe fn run<L: Lanes>(blend: &Blend) {
     }
 }
 
-/// Computes samples.
-///
-/// # Safety
-/// Every pixel that is named can be read, and as many samples as there are indices written; and the processor has the instruction set.
-pub unsafe fn blend(set: InstructionSet, blend: &Blend) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match set {
-            InstructionSet::Plain => run::<PlainLanes>(blend),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => x86::avx2(blend),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => x86::avx512(blend),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => run::<PlainLanes>(blend),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{Blend, run};
-    use crate::device::cpu::tile_product::{Avx2, Avx512};
-
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn avx2(blend: &Blend) {
-        // SAFETY: passed on from the caller.
-        unsafe { run::<Avx2>(blend) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512(blend: &Blend) {
-        // SAFETY: passed on from the caller.
-        unsafe { run::<Avx512>(blend) }
-    }
+by_lanes! {
+    /// Computes samples.
+    ///
+    /// # Safety
+    /// Every pixel that is named can be read, and as many samples as there are indices written; and the processor has the instruction set.
+    pub unsafe fn blend(call: &Blend) = run;
 }

@@ -91,6 +91,41 @@ pub(super) trait Lanes {
     unsafe fn relu(a: Self::V) -> Self::V;
 }
 
+/// Makes functions that do the same in the registers of each instruction set: `by_lanes! { pub unsafe fn name(call: &Call) = run; }` calls
+/// `run::<L>(call)`, an `#[inline(always)] unsafe fn` of any [`Lanes`].
+macro_rules! by_lanes {
+    ($($(#[$doc:meta])* pub unsafe fn $name:ident($call:ident: &$type:ty) = $run:ident;)*) => {$(
+        $(#[$doc])*
+        pub unsafe fn $name(set: $crate::device::cpu::InstructionSet, $call: &$type) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2($call: &$type) {
+                // SAFETY: passed on from the caller.
+                unsafe { $run::<$crate::device::cpu::tile_product::Avx2>($call) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f")]
+            unsafe fn avx512($call: &$type) {
+                // SAFETY: passed on from the caller.
+                unsafe { $run::<$crate::device::cpu::tile_product::Avx512>($call) }
+            }
+            // SAFETY: passed on from the caller.
+            unsafe {
+                match set {
+                    $crate::device::cpu::InstructionSet::Plain => $run::<$crate::device::cpu::tile_product::PlainLanes>($call),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::device::cpu::InstructionSet::Avx2 => avx2($call),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::device::cpu::InstructionSet::Avx512 => avx512($call),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    _ => $run::<$crate::device::cpu::tile_product::PlainLanes>($call),
+                }
+            }
+        }
+    )*};
+}
+pub(super) use by_lanes;
+
 #[inline(always)]
 unsafe fn product<L: Lanes, const ROWS: usize, const VECTORS: usize, const STRIDE: usize>(tile: &Tile) {
     // SAFETY: the caller vouches for every pointer of the tile: rows, taps, channels and lanes lie in its buffers.

@@ -6,8 +6,7 @@
 //! about rounding (Barabasz et al. 2020, arXiv:1803.10986): these are exact in binary, their product is near 1, and they leave less than
 //! half the error of the usual 1 and 2, as the test below shows.
 
-use super::InstructionSet;
-use super::tile_product::{Lanes, PlainLanes};
+use super::tile_product::{Lanes, by_lanes};
 
 /// Output pixels along an axis of a tile.
 pub const TILE: usize = 4;
@@ -114,7 +113,30 @@ unsafe fn pixels<L: Lanes>(m: [L::V; PATCH]) -> [L::V; TILE] {
     }
 }
 
-// The loops below have no closures: one that is not inlined is compiled for another instruction set, and hands registers over in memory.
+// All of this has no closures: one that is not inlined is compiled for another instruction set, and hands registers over in memory.
+
+/// Six vectors, `step` values apart.
+#[inline(always)]
+unsafe fn six<L: Lanes>(at: *const f32, step: usize) -> [L::V; PATCH] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        [
+            L::load(at),
+            L::load(at.add(step)),
+            L::load(at.add(2 * step)),
+            L::load(at.add(3 * step)),
+            L::load(at.add(4 * step)),
+            L::load(at.add(5 * step)),
+        ]
+    }
+}
+
+/// The vectors of a row, of columns.
+#[inline(always)]
+fn across<L: Lanes, const ROWS: usize>(columns: &[[L::V; ROWS]; PATCH], y: usize) -> [L::V; PATCH] {
+    let [a, b, c, d, e, f] = columns;
+    [a[y], b[y], c[y], d[y], e[y], f[y]]
+}
 
 #[inline(always)]
 unsafe fn transform_patch<L: Lanes>(patch: &Patch) {
@@ -128,19 +150,12 @@ unsafe fn transform_patch<L: Lanes>(patch: &Patch) {
             let mut x = 0;
             while x < PATCH {
                 let at = inp.add(x * pixel);
-                columns[x] = points::<L>([
-                    L::load(at),
-                    L::load(at.add(row)),
-                    L::load(at.add(2 * row)),
-                    L::load(at.add(3 * row)),
-                    L::load(at.add(4 * row)),
-                    L::load(at.add(5 * row)),
-                ]);
+                columns[x] = points::<L>(six::<L>(at, row));
                 x += 1;
             }
             let mut y = 0;
             while y < PATCH {
-                let along = points::<L>([columns[0][y], columns[1][y], columns[2][y], columns[3][y], columns[4][y], columns[5][y]]);
+                let along = points::<L>(across::<L, PATCH>(&columns, y));
                 let to = patch.out.add(y * PATCH * patch.point_stride + first);
                 let mut x = 0;
                 while x < PATCH {
@@ -166,20 +181,13 @@ unsafe fn transform_sums<L: Lanes>(tile: &Sums) {
             let mut x = 0;
             while x < PATCH {
                 let at = sums.add(x * point);
-                columns[x] = pixels::<L>([
-                    L::load(at),
-                    L::load(at.add(PATCH * point)),
-                    L::load(at.add(2 * PATCH * point)),
-                    L::load(at.add(3 * PATCH * point)),
-                    L::load(at.add(4 * PATCH * point)),
-                    L::load(at.add(5 * PATCH * point)),
-                ]);
+                columns[x] = pixels::<L>(six::<L>(at, PATCH * point));
                 x += 1;
             }
             let bias = L::load(tile.bias.add(first));
             let mut y = 0;
             while y < TILE {
-                let along = pixels::<L>([columns[0][y], columns[1][y], columns[2][y], columns[3][y], columns[4][y], columns[5][y]]);
+                let along = pixels::<L>(across::<L, TILE>(&columns, y));
                 let mut x = 0;
                 while x < TILE {
                     let mut value = L::add(along[x], bias);
@@ -198,73 +206,19 @@ unsafe fn transform_sums<L: Lanes>(tile: &Sums) {
     }
 }
 
-/// Transforms a patch.
-///
-/// # Safety
-/// 6 x 6 pixels of the patch's channels can be read, 36 points of them written, and the processor has the instruction set.
-pub unsafe fn patch(set: InstructionSet, patch: &Patch) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match set {
-            InstructionSet::Plain => transform_patch::<PlainLanes>(patch),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => x86::avx2_patch(patch),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => x86::avx512_patch(patch),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => transform_patch::<PlainLanes>(patch),
-        }
-    }
-}
+by_lanes! {
+    /// Transforms a patch.
+    ///
+    /// # Safety
+    /// 6 x 6 pixels of the patch's channels can be read, 36 points of them written, and the processor has the instruction set.
+    pub unsafe fn patch(call: &Patch) = transform_patch;
 
-/// Transforms sums back to pixels.
-///
-/// # Safety
-/// 36 points and the bias of the tile's lanes can be read, 4 x 4 pixels of them written, and of the residual read, if there is one; and the
-/// processor has the instruction set.
-pub unsafe fn pixels_of(set: InstructionSet, tile: &Sums) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match set {
-            InstructionSet::Plain => transform_sums::<PlainLanes>(tile),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => x86::avx2_sums(tile),
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => x86::avx512_sums(tile),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => transform_sums::<PlainLanes>(tile),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{Patch, Sums, transform_patch, transform_sums};
-    use crate::device::cpu::tile_product::{Avx2, Avx512};
-
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn avx2_patch(patch: &Patch) {
-        // SAFETY: passed on from the caller.
-        unsafe { transform_patch::<Avx2>(patch) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512_patch(patch: &Patch) {
-        // SAFETY: passed on from the caller.
-        unsafe { transform_patch::<Avx512>(patch) }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn avx2_sums(tile: &Sums) {
-        // SAFETY: passed on from the caller.
-        unsafe { transform_sums::<Avx2>(tile) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512_sums(tile: &Sums) {
-        // SAFETY: passed on from the caller.
-        unsafe { transform_sums::<Avx512>(tile) }
-    }
+    /// Transforms sums back to pixels.
+    ///
+    /// # Safety
+    /// 36 points and the bias of the tile's lanes can be read, 4 x 4 pixels of them written, and of the residual read, if there is one; and
+    /// the processor has the instruction set.
+    pub unsafe fn pixels_of(call: &Sums) = transform_sums;
 }
 
 #[cfg(test)]

@@ -246,17 +246,7 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
                     let index = pixel_index(row, x);
                     // SAFETY: this task alone writes these channels of its pixels.
                     let to = unsafe { std::slice::from_raw_parts_mut(out.pixel_ptr(index).add(start), co - start) };
-                    if accumulate {
-                        to.iter_mut().zip(sums).for_each(|(value, &sum)| *value += sum);
-                        continue;
-                    }
-                    to.copy_from_slice(sums);
-                    if let Some(residual) = epilogue.residual {
-                        to.iter_mut().zip(&residual.pixel(index)[start..]).for_each(|(value, &r)| *value += r);
-                    }
-                    if epilogue.relu {
-                        to.iter_mut().filter(|value| **value < 0.0).for_each(|value| *value = 0.0);
-                    }
+                    epilogue.finish(index, start, sums, accumulate, to);
                 }
             }
         }

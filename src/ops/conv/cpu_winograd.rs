@@ -7,6 +7,7 @@
 //!
 //! The gradient of the input is the same with the kernel turned round, and input and output exchanged.
 
+use super::cpu::Block;
 use super::weights::CpuPanels;
 use super::{ConvShape, Epilogue};
 use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernel, patch, pixels_of};
@@ -123,7 +124,10 @@ fn run([_, h, w]: [usize; 3], task: &Task, inp: TensorRef, weights: &CpuPanels, 
                     let pixel = inp.pixel_ptr((image * h + y - 1) * w + x - 1).wrapping_add(first);
                     (pixel, [w * inp.pixel_stride(), inp.pixel_stride()])
                 } else {
-                    copy_patch([h, w], inp, (image, y, x), first..first + length, stride, buffer);
+                    // With zeros beyond the image; what lies beyond the channels is not multiplied.
+                    let corner = [y as isize - 1, x as isize - 1];
+                    let block = Block { image, inp: [h, w], corner, rows: PATCH, columns: PATCH, stride: 1, pixel: stride };
+                    block.fill(inp, first, length, buffer);
                     (buffer.as_ptr(), [PATCH * stride, stride])
                 };
                 let call = Patch { inp: from, strides, channels, out: points[i * stride..].as_mut_ptr(), point_stride };
@@ -201,38 +205,9 @@ fn run([_, h, w]: [usize; 3], task: &Task, inp: TensorRef, weights: &CpuPanels, 
                     let end = weights.co().min(start + wide);
                     // SAFETY: this task alone writes these channels of its pixels.
                     let to = unsafe { std::slice::from_raw_parts_mut(out.pixel_ptr(pixel).add(start), end - start) };
-                    let residual = epilogue.residual.map(|residual| &residual.pixel(pixel)[start..end]);
-                    for (k, (to, found)) in to.iter_mut().zip(&buffer[(dy * TILE + dx) * wide..]).enumerate() {
-                        let value = match (accumulate, residual) {
-                            (true, _) => *to + found,
-                            (false, Some(residual)) => found + residual[k],
-                            (false, None) => *found,
-                        };
-                        *to = if epilogue.relu && value < 0.0 { 0.0 } else { value };
-                    }
+                    epilogue.finish(pixel, start, &buffer[(dy * TILE + dx) * wide..], accumulate, to);
                 }
             }
         }
     });
-}
-
-/// Copies the patch of a tile, with zeros beyond the image and beyond the channels.
-fn copy_patch(
-    [h, w]: [usize; 2],
-    inp: TensorRef,
-    (image, y, x): (usize, usize, usize),
-    channels: Range<usize>,
-    stride: usize,
-    to: &mut [f32],
-) {
-    for (at, to) in to.chunks_exact_mut(stride).take(PATCH * PATCH).enumerate() {
-        let (row, column) = (y + at / PATCH, x + at % PATCH);
-        if row == 0 || column == 0 || row > h || column > w {
-            to.fill(0.0);
-            continue;
-        }
-        let pixel = inp.pixel((image * h + row - 1) * w + column - 1);
-        to[..channels.len()].copy_from_slice(&pixel[channels.clone()]);
-        to[channels.len()..].fill(0.0);
-    }
 }

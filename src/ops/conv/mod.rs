@@ -114,6 +114,21 @@ impl<T> Default for Epilogue<'_, T> {
     }
 }
 
+impl Epilogue<'_> {
+    /// What a pixel becomes whose sums lie elsewhere, in the channels from `start` on: the sums are written, or added to what is there.
+    fn finish(&self, pixel: usize, start: usize, sums: &[f32], accumulate: bool, to: &mut [f32]) {
+        let residual = self.residual.map(|residual| &residual.pixel(pixel)[start..]);
+        for (i, (to, &sum)) in to.iter_mut().zip(sums).enumerate() {
+            let value = match residual {
+                _ if accumulate => *to + sum,
+                Some(residual) => sum + residual[i],
+                None => sum,
+            };
+            *to = if self.relu && value < 0.0 { 0.0 } else { value };
+        }
+    }
+}
+
 /// Chooses what computes a convolution best, and packs `weights` `[co][ci][k][k]` and `bias` `[co]` (or empty: zeros) for it.
 ///
 /// Errors: the device has not as much memory.
