@@ -13,7 +13,7 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 use std::any::TypeId;
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 /// Where a tensor lies in its buffer. All counts are in values, not bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,8 +89,50 @@ pub struct Buffer<T = f32> {
 
 #[derive(Debug)]
 enum Values<T> {
-    Host(Vec<T>),
+    Host(HostValues<T>),
     Gpu(Memory),
+}
+
+/// Values in memory of the host, the first of which may be preceded by others that nobody uses.
+#[derive(Debug)]
+struct HostValues<T> {
+    values: Vec<T>,
+    first: usize,
+}
+
+/// Bytes of a line of the cache, and of the widest vector register. Where the channels of a pixel fill whole lines, a vector that is
+/// loaded or stored then touches one line, not two.
+const LINE: usize = 64;
+
+impl<T: Pod> HostValues<T> {
+    /// Zeros that begin with a line of the cache.
+    fn zeros(len: usize) -> Self {
+        let most = LINE / size_of::<T>().clamp(1, LINE);
+        let mut values = vec![T::zeroed(); len + most];
+        let first = values.as_ptr().align_offset(LINE).min(most);
+        values.truncate(first + len);
+        HostValues { values, first }
+    }
+}
+
+impl<T> Deref for HostValues<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values[self.first..]
+    }
+}
+
+impl<T> DerefMut for HostValues<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.values[self.first..]
+    }
+}
+
+impl<T> From<Vec<T>> for HostValues<T> {
+    fn from(values: Vec<T>) -> Self {
+        HostValues { values, first: 0 }
+    }
 }
 
 impl<T: Pod + Send + Sync> Buffer<T> {
@@ -99,7 +141,7 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     /// Errors: the device has not as much memory.
     pub fn zeros(device: &Device, len: usize) -> Result<Self> {
         let values = match device {
-            Device::Cpu | Device::Reference => Values::Host(vec![T::zeroed(); len]),
+            Device::Cpu | Device::Reference => Values::Host(HostValues::zeros(len)),
             Device::Gpu(gpu) => {
                 let mut memory = Memory::new(gpu, len * size_of::<T>())?;
                 memory.clear(gpu, 0, len * size_of::<T>())?;
@@ -125,7 +167,7 @@ impl<T: Pod + Send + Sync> Buffer<T> {
     pub fn of(device: &Device, values: Vec<T>) -> Result<Self> {
         let len = values.len();
         let values = match device {
-            Device::Cpu | Device::Reference => Values::Host(values),
+            Device::Cpu | Device::Reference => Values::Host(values.into()),
             Device::Gpu(gpu) => {
                 let mut memory = Memory::new(gpu, len * size_of::<T>())?;
                 memory.upload(gpu, 0, bytemuck::cast_slice(&values))?;
@@ -275,7 +317,7 @@ impl<T: Pod + Send + Sync> Tensor<T> {
     pub fn from_values(shape: [usize; 4], data: Vec<T>) -> Self {
         let layout = Layout::packed(shape);
         assert_eq!(data.len(), layout.buffer_len(), "tensor of shape {shape:?}");
-        Tensor { layout, buffer: Buffer { len: data.len(), values: Values::Host(data) } }
+        Tensor { layout, buffer: Buffer { len: data.len(), values: Values::Host(data.into()) } }
     }
 
     /// A packed tensor of these values on a device. Panics if the length does not fit: a programming error.

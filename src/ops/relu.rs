@@ -8,11 +8,13 @@
 //! Source: Nair, Hinton 2010, Rectified linear units improve restricted Boltzmann machines.
 
 use super::{Agreement, Real, in_value_type, noise, real::convert};
+use crate::device::cpu::InstructionSet;
 use crate::device::gpu::{Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use crate::kernel_struct;
 use anyhow::Result;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Clears `dout` where `out` is not above 0.
 ///
@@ -26,19 +28,25 @@ pub fn backward<T: Real>(device: &Device, out: TensorRef<T>, dout: &mut TensorMu
             let (out, dout): (_, &TensorMut) = (out.as_f32(), &dout.as_f32_mut());
             let [n, h, w, _] = out.shape();
             (0..n * h).into_par_iter().for_each(|row| {
-                for pixel in row * w..(row + 1) * w {
-                    // SAFETY: each row belongs to one task.
-                    let gradients = unsafe { dout.pixel_mut(pixel) };
-                    for (gradient, &out) in gradients.iter_mut().zip(out.pixel(pixel)) {
-                        *gradient = if out > 0.0 { *gradient } else { 0.0 };
-                    }
-                }
+                let pixels = row * w..(row + 1) * w;
+                crate::dispatch!(InstructionSet::detect(), clear_pixels(pixels: Range<usize>, out: TensorRef, dout: &TensorMut));
             });
         }
         Device::Gpu(gpu) => launch_backward(gpu, out, dout)?,
         Device::Reference => dout.assign(&reference_backward(&out.to_vec(), &dout.as_ref().to_vec())),
     }
     Ok(())
+}
+
+#[inline(always)]
+fn clear_pixels(pixels: Range<usize>, out: TensorRef, dout: &TensorMut) {
+    for pixel in pixels {
+        // SAFETY: each row belongs to one task.
+        let gradients = unsafe { dout.pixel_mut(pixel) };
+        for (gradient, &out) in gradients.iter_mut().zip(out.pixel(pixel)) {
+            *gradient = if out > 0.0 { *gradient } else { 0.0 };
+        }
+    }
 }
 
 /// Threads of a block, as the KERNEL line says.

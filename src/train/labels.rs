@@ -19,6 +19,7 @@ use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::words::{agreeing, counted};
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// How coordinate files are found and read.
@@ -67,7 +68,7 @@ pub struct Labelled {
     pub coordinates: Coordinates,
     /// How many points have their centre outside of the image, whether they were dropped or not.
     pub outside: usize,
-    /// What the file of marks beside the coordinates says; none where there is no such file.
+    /// What the file of marks beside the coordinates says, and where particles were rejected; none where there is neither.
     pub marks: Option<Marks>,
 }
 
@@ -105,6 +106,15 @@ pub struct Gathered {
 ///
 /// Errors: nothing is found, nothing matches, a name fits several, or a file cannot be read.
 pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered> {
+    gather_judged(data, labels, None, options)
+}
+
+/// The same with picks that somebody has rejected, such as those in the classes that were not selected: what lies there is not looked
+/// for. A micrograph of which all picks were rejected has no labels. A micrograph with rejected picks counts as one whose labels are not
+/// finished, because nobody has looked at what was never picked.
+///
+/// Errors: as `gather`.
+pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, options: &Options) -> Result<Gathered> {
     let found = find_micrographs(data, options.skip_missing)?;
     let mut gathered = Gathered { warnings: found.warnings, ..Gathered::default() };
     let sources = read_sources(labels, options, &mut gathered.warnings)?;
@@ -112,6 +122,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     refuse_twins(&names, |i| found.micrographs[i].path.display().to_string())?;
     let stems = distinct(&names);
     let pairs = pair(&names, &sources, &mut gathered)?;
+    let rejected = rejected.map(|path| Rejected::read(path, &names, options, &mut gathered)).transpose()?;
     ensure!(
         !pairs.is_empty(),
         "{}: none of its {} coordinate files fits one of the {} micrographs of {} (for example {} and {}); expected equal names; rename them",
@@ -123,8 +134,14 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
         stems.first().map_or("", String::as_str),
     );
     let mut remarks = Warnings::default();
-    for (i, source) in pairs {
-        let (one, source) = (&found.micrographs[i], &sources[source]);
+    let with_labels = pairs.iter().map(|&(i, source)| (i, Some(&sources[source])));
+    let rejected_of = |i: usize| rejected.as_ref().and_then(|rejected| rejected.of_micrograph.get(&i));
+    let all_rejected = (0..names.len()).filter(|i| rejected_of(*i).is_some() && pairs.iter().all(|(paired, _)| paired != i));
+    let mut all: Vec<(usize, Option<&Source>)> = with_labels.chain(all_rejected.map(|i| (i, None))).collect();
+    all.sort_by_key(|(i, _)| *i);
+    for (i, labels) in all {
+        let one = &found.micrographs[i];
+        let Some(source) = labels.or(rejected_of(i)) else { continue };
         let info = match image::read_info(&one.path, &options.image) {
             Err(error) if options.leave_out_unreadable => {
                 gathered.unreadable.push(format!("{error:#}"));
@@ -138,12 +155,22 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
             list: one.pixel_size,
             header: info.pixel_size_angstrom,
         };
-        let marks = marks_beside(&source.path)?;
+        let mut marks = marks_beside(&source.path)?;
         if marks.as_ref().is_some_and(|marks| marks.excluded) {
             gathered.excluded.push(stems[i].clone());
             continue;
         }
-        let mut coordinates = source.placed(&evidence, &mut remarks)?;
+        let mut coordinates = match labels {
+            Some(labels) => labels.placed(&evidence, &mut remarks)?,
+            None => Coordinates { points: Vec::new(), ..source.set.coordinates.clone() },
+        };
+        if let Some(rejected) = rejected_of(i) {
+            let points = rejected.placed(&evidence, &mut remarks)?.points;
+            let nothing = points.iter().enumerate().map(|(i, at)| Item { id: format!("rejected{i}"), shape: Shape::Nothing([at.x, at.y]) });
+            let marks = marks.get_or_insert_default();
+            marks.items.extend(nothing);
+            marks.finished = false;
+        }
         let outside = drop_outside(&mut coordinates, [info.nx, info.ny])?;
         gathered.labelled.push(Labelled {
             path: one.path.clone(),
@@ -172,6 +199,35 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
     );
     gathered.warnings.extend(remarks.into_messages());
     Ok(gathered)
+}
+
+/// Where particles were rejected.
+struct Rejected {
+    /// Those of each micrograph that has some.
+    of_micrograph: HashMap<usize, Source>,
+}
+
+impl Rejected {
+    /// Reads them as labels are read.
+    ///
+    /// Errors: nothing is there, a file cannot be read, a name fits several, or none of the micrographs has any.
+    fn read(path: &Path, names: &[Name], options: &Options, gathered: &mut Gathered) -> Result<Rejected> {
+        let sources = read_sources(path, options, &mut gathered.warnings)?;
+        let mut of_rejected = Gathered::default();
+        let pairs = pair(names, &sources, &mut of_rejected)?;
+        ensure!(
+            !pairs.is_empty(),
+            "{}: none of the micrographs has one of these rejected particles (they are of {}, for example); expected equal names",
+            path.display(),
+            sources.first().map_or("no micrograph", |source| source.name.stem.as_str())
+        );
+        // A micrograph that has nothing but rejected particles takes part all the same.
+        let stems = distinct(names);
+        let has_some: HashSet<&String> = pairs.iter().map(|(i, _)| &stems[*i]).collect();
+        gathered.lone_micrographs.retain(|stem| !has_some.contains(stem));
+        gathered.lone_labels.extend(of_rejected.lone_labels);
+        Ok(Rejected { of_micrograph: pairs.into_iter().map(|(i, source)| (i, sources[source].clone())).collect() })
+    }
 }
 
 /// The marks that lie beside a coordinate file.
@@ -383,6 +439,12 @@ pub fn summary(gathered: &Gathered) -> String {
     let mut text = format!("{} with labels, {}", counted(gathered.labelled.len(), "micrograph"), counted(points, "label"));
     if empty > 0 {
         text.push_str(&format!(", {empty} of the micrographs without any (negative examples)"));
+    }
+    let is_nothing = |item: &&Item| matches!(item.shape, Shape::Nothing(_));
+    let nothing: usize =
+        gathered.labelled.iter().flat_map(|one| &one.marks).map(|marks| marks.items.iter().filter(is_nothing).count()).sum();
+    if nothing > 0 {
+        text.push_str(&format!(", {} where nothing is", counted(nothing, "place")));
     }
     text
 }

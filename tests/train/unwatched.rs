@@ -283,6 +283,40 @@ fn marks_beside_labels_are_obeyed() {
 }
 
 #[test]
+fn picks_that_were_kept_and_picks_that_were_thrown_away_are_learnt_from() {
+    let place = Place::with_discs(4);
+    let table = |name: &str, rows: &[(usize, [usize; 2])]| {
+        let rows: String = rows.iter().map(|(i, [x, y])| format!("mics/m{i}.mrc {x} {y}\n")).collect();
+        let head = "data_particles\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n";
+        std::fs::write(place.path(name), format!("{head}{rows}")).unwrap();
+    };
+    table("kept.star", &[(0, [20, 20]), (0, [60, 50]), (1, [30, 30])]);
+    table("thrown-away.star", &[(1, [70, 70]), (2, [10, 80]), (2, [80, 10])]);
+    table("of-others.star", &[(9, [70, 70])]);
+    let train = |exp_id: &str, more: &[&str]| {
+        let data = ["train", "--data", "discs", "--selected", "kept.star", "--exp_id", exp_id, "--frame", "64"];
+        place.run(&[&data[..], &["--from-scratch", "--diameter", "24", "--train_pct", "100", "--steps", "1"], more].concat())
+    };
+    // The micrograph that has nothing but thrown away picks takes part, and the one that has none at all is left out.
+    let told = train("both", &["--rejected", "thrown-away.star"]).ended_with(0);
+    assert!(told.stdout.contains("3 micrographs with labels, 3 labels, 1 of the micrographs without any"), "{}", told.stdout);
+    assert!(told.stdout.contains("3 places where nothing is"), "{}", told.stdout);
+    assert!(told.stderr.contains("1 micrograph has no label file and is left out: m3"), "{}", told.stderr);
+    let told = train("kept", &[]).ended_with(0);
+    assert!(told.stdout.contains("2 micrographs with labels, 3 labels") && !told.stdout.contains("places"), "{}", told.stdout);
+    // What was never picked may be a particle, unless the command line knows better.
+    train("focal", &["--heat_map_loss", "focal"]).ended_with(0);
+    let weights = |name: &str| std::fs::read(place.path(&format!("{name}/model_last.safetensors"))).unwrap();
+    assert_ne!(weights("kept"), weights("both"));
+    assert_ne!(weights("kept"), weights("focal"));
+    // Those of other micrographs are a mistake, and so are rejected ones alone.
+    let told = train("others", &["--rejected", "of-others.star"]).ended_with(2);
+    assert!(told.stderr.contains("none of the micrographs has one of these rejected particles"), "{}", told.stderr);
+    let told = place.train("alone", &["--rejected", "thrown-away.star"]).ended_with(2);
+    assert!(told.stderr.contains("--selected"), "{}", told.stderr);
+}
+
+#[test]
 fn a_training_goes_on_with_its_own_schedule_where_none_is_given() {
     let place = Place::with_discs(2);
     let options = ["--train_pct", "100", "--steps", "8", "--batch_size", "3", "--lr", "1e-3"];

@@ -22,6 +22,13 @@ pub struct TrainArgs {
     /// Labels, any format [default: beside the micrographs]
     #[arg(long = "label", value_name = "PATH")]
     pub(super) label: Option<PathBuf>,
+    /// In place of --label: picks that were kept, such as the particles of the 2-D classes that were selected (STAR or .cs). What was
+    /// never picked may be a particle or not
+    #[arg(long = "selected", value_name = "PATH", conflicts_with_all = ["label", "in_coords", "in_parts"])]
+    pub(super) selected: Option<PathBuf>,
+    /// With --selected: picks that were thrown away; what lies there is not looked for
+    #[arg(long = "rejected", value_name = "PATH", requires = "selected")]
+    pub(super) rejected: Option<PathBuf>,
     /// Format of the labels [default: told by the content]
     #[arg(long = "label_type", value_name = "FORMAT")]
     pub(super) label_type: Option<Family>,
@@ -86,8 +93,8 @@ pub struct TrainArgs {
     /// Only some of the particles are labelled
     #[arg(long = "sparse_anno")]
     pub(super) sparse_anno: bool,
-    /// How the heat map is compared with the labels: focal, sparse-original or sparse [default: focal; with --sparse_anno
-    /// sparse]
+    /// How the heat map is compared with the labels: focal, sparse-original or sparse [default: focal; with --sparse_anno or
+    /// --selected sparse]
     #[arg(long = "heat_map_loss", value_name = "NAME")]
     pub(super) heat_map_loss: Option<HeatMapLoss>,
     /// What batch norms do with the running statistics of the model that the training starts from: keep (use them as they are)

@@ -25,7 +25,7 @@ use crate::train::augment::CornersD;
 use crate::train::checkpoint::{Resumed, Terms};
 use crate::train::data::{DataOptions, TrainingImage};
 use crate::train::exemplar::Exemplar;
-use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather, marks_d, reference};
+use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather_judged, marks_d, reference};
 use crate::train::run::RunOptions;
 use crate::train::schedule::{self, Asked, Beginning, GUIDE_RATE, Order, Recipe, Replay, Schedule};
 use crate::train::split::{Shares, Split, split};
@@ -334,7 +334,8 @@ impl TrainArgs {
         options = options.in_mode(self.mode);
         let data = self.data.as_deref().context("--data: missing; expected micrographs: a folder or a list")?;
         let folder = data.parent().filter(|_| !data.is_dir()).unwrap_or(data);
-        let gathered = gather(data, self.label.as_deref().unwrap_or(folder), &options)?;
+        let labels = self.label.as_deref().or(self.selected.as_deref()).unwrap_or(folder);
+        let gathered = gather_judged(data, labels, self.rejected.as_deref(), &options)?;
         lines.push(labels::summary(&gathered));
         lines.extend(gathered.notes.iter().cloned());
         warnings.extend(gathered.warnings.iter().cloned().chain(labels::leftovers(&gathered)));
@@ -479,11 +480,15 @@ impl TrainArgs {
     /// How many micrographs are marked, but not as finished, where the command line does not say how the heat map is compared.
     fn unfinished(&self, gathered: &Gathered) -> usize {
         let is_unfinished = |one: &&Labelled| one.marks.as_ref().is_some_and(|marks| !marks.finished);
-        if self.heat_map_loss.is_some() || self.sparse_anno { 0 } else { gathered.labelled.iter().filter(is_unfinished).count() }
+        if self.heat_map_loss.is_some() || self.sparse_anno || self.selected.is_some() {
+            0
+        } else {
+            gathered.labelled.iter().filter(is_unfinished).count()
+        }
     }
 
     fn trainer_options(&self, side_n: usize, batch: usize, keeps_statistics: bool, is_unfinished: bool) -> TrainerOptions {
-        let is_sparse = self.sparse_anno || is_unfinished;
+        let is_sparse = self.sparse_anno || self.selected.is_some() || is_unfinished;
         TrainerOptions {
             heat_map_loss: self.heat_map_loss.unwrap_or(match (is_sparse, self.compat.has(Fault::SparseOriginal)) {
                 (false, _) => HeatMapLoss::Focal,

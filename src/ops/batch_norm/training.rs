@@ -193,17 +193,52 @@ fn statistics(inp: TensorRef) -> Vec<f64> {
     mean.into_iter().chain(sums[c..].iter().copied()).collect()
 }
 
+/// Channels that a loop works on together, in arrays of this length, which become vector registers. Sums over pixels of 16 channels
+/// stay in registers, and a loop over slices of unknown length costs more than its sums where there are few channels.
+const TOGETHER: usize = 16;
+
+/// Runs `$part::<N>(channel, ...)` for all channels: as many together as there can be, then one by one.
+macro_rules! by_channels {
+    ($c:expr, $part:ident($($argument:expr),*)) => {{
+        let whole = $c / TOGETHER * TOGETHER;
+        for channel in (0..whole).step_by(TOGETHER) {
+            $part::<TOGETHER>(channel, $($argument),*);
+        }
+        for channel in whole..$c {
+            $part::<1>(channel, $($argument),*);
+        }
+    }};
+}
+
+/// Some values of a slice. Panics if there are not as many: a programming error.
+#[inline(always)]
+fn some<const N: usize>(values: &[f32], first: usize) -> [f32; N] {
+    let mut some = [0.0; N];
+    some.copy_from_slice(&values[first..first + N]);
+    some
+}
+
 /// Sums of the difference from near + rest, and of its square.
 #[inline(always)]
 fn moments(pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sums: &mut [f32]) {
-    let (first, second) = sums.split_at_mut(near.len());
+    by_channels!(near.len(), some_moments(pixels.clone(), inp, near, rest, sums));
+}
+
+#[inline(always)]
+fn some_moments<const N: usize>(channel: usize, pixels: Range<usize>, inp: TensorRef, near: &[f32], rest: &[f32], sums: &mut [f32]) {
+    let c = near.len();
+    let (near, rest) = (some::<N>(near, channel), some::<N>(rest, channel));
+    let (mut first, mut second) = (some::<N>(sums, channel), some::<N>(sums, c + channel));
     for pixel in pixels {
-        for ((((&value, &near), &rest), first), second) in inp.pixel(pixel).iter().zip(near).zip(rest).zip(&mut *first).zip(&mut *second) {
-            let difference = (value - near) - rest;
-            *first += difference;
-            *second += difference * difference;
+        let value = some::<N>(inp.pixel(pixel), channel);
+        for i in 0..N {
+            let difference = (value[i] - near[i]) - rest[i];
+            first[i] += difference;
+            second[i] += difference * difference;
         }
     }
+    sums[channel..channel + N].copy_from_slice(&first);
+    sums[c + channel..c + channel + N].copy_from_slice(&second);
 }
 
 fn move_running<T: Real>(mut running: RunningStatistics<T>, mean: &[f64], variance: &[f64], count: usize) {
@@ -225,22 +260,43 @@ fn norm_pixels(
     relu: bool,
     out: &TensorMut,
 ) {
-    let c = scale.len();
-    let (mean, rest) = (&saved[..c], &saved[c..2 * c]);
+    by_channels!(scale.len(), norm_some(pixels.clone(), inp, saved, scale, beta, residual, relu, out));
+}
+
+#[inline(always)]
+fn norm_some<const N: usize>(
+    channel: usize,
+    pixels: Range<usize>,
+    inp: TensorRef,
+    saved: &[f32],
+    scale: &[f32],
+    beta: &[f32],
+    residual: Option<TensorRef>,
+    relu: bool,
+    out: &TensorMut,
+) {
+    let (mean, rest) = (some::<N>(saved, channel), some::<N>(saved, scale.len() + channel));
+    let (scale, beta) = (some::<N>(scale, channel), some::<N>(beta, channel));
     for pixel in pixels {
-        // SAFETY: each row of pixels belongs to one task.
-        let to = unsafe { out.pixel_mut(pixel) };
-        for (((((to, &value), &mean), &rest), &scale), &beta) in
-            to.iter_mut().zip(inp.pixel(pixel)).zip(mean).zip(rest).zip(scale).zip(beta)
-        {
-            *to = ((value - mean) - rest) * scale + beta;
+        let value = some::<N>(inp.pixel(pixel), channel);
+        let mut to = [0.0; N];
+        for i in 0..N {
+            to[i] = ((value[i] - mean[i]) - rest[i]) * scale[i] + beta[i];
         }
         if let Some(residual) = residual {
-            to.iter_mut().zip(residual.pixel(pixel)).for_each(|(to, &residual)| *to += residual);
+            let added = some::<N>(residual.pixel(pixel), channel);
+            for i in 0..N {
+                to[i] += added[i];
+            }
         }
         if relu {
-            to.iter_mut().for_each(|to| *to = if *to < 0.0 { 0.0 } else { *to });
+            for i in 0..N {
+                to[i] = if to[i] < 0.0 { 0.0 } else { to[i] };
+            }
         }
+        // SAFETY: each row of pixels belongs to one task.
+        let into = unsafe { out.pixel_mut(pixel) };
+        into[channel..channel + N].copy_from_slice(&to);
     }
 }
 
@@ -345,18 +401,34 @@ pub fn backward<T: Real>(
 /// Sums of g, then of g x^.
 #[inline(always)]
 fn gradient_sums(pixels: Range<usize>, inp: TensorRef, out: TensorRef, dout: TensorRef, saved: &[f32], relu: bool, sums: &mut [f32]) {
+    by_channels!(saved.len() / 3, some_gradient_sums(pixels.clone(), inp, out, dout, saved, relu, sums));
+}
+
+#[inline(always)]
+fn some_gradient_sums<const N: usize>(
+    channel: usize,
+    pixels: Range<usize>,
+    inp: TensorRef,
+    out: TensorRef,
+    dout: TensorRef,
+    saved: &[f32],
+    relu: bool,
+    sums: &mut [f32],
+) {
     let c = saved.len() / 3;
-    let (mean, rest, inverse) = (&saved[..c], &saved[c..2 * c], &saved[2 * c..]);
-    let (first, second) = sums.split_at_mut(c);
+    let (mean, rest, inverse) = (some::<N>(saved, channel), some::<N>(saved, c + channel), some::<N>(saved, 2 * c + channel));
+    let (mut first, mut second) = (some::<N>(sums, channel), some::<N>(sums, c + channel));
     for pixel in pixels {
-        let (inp, out, dout) = (&inp.pixel(pixel)[..c], &out.pixel(pixel)[..c], &dout.pixel(pixel)[..c]);
-        let (first, second) = (&mut first[..c], &mut second[..c]);
-        for ch in 0..c {
-            let g = if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
-            first[ch] += g;
-            second[ch] += g * (((inp[ch] - mean[ch]) - rest[ch]) * inverse[ch]);
+        let (value, out) = (some::<N>(inp.pixel(pixel), channel), some::<N>(out.pixel(pixel), channel));
+        let dout = some::<N>(dout.pixel(pixel), channel);
+        for i in 0..N {
+            let g = if relu && out[i] <= 0.0 { 0.0 } else { dout[i] };
+            first[i] += g;
+            second[i] += g * (((value[i] - mean[i]) - rest[i]) * inverse[i]);
         }
     }
+    sums[channel..channel + N].copy_from_slice(&first);
+    sums[c + channel..c + channel + N].copy_from_slice(&second);
 }
 
 #[inline(always)]
@@ -372,24 +444,48 @@ fn back_pixels(
     dinp: &TensorMut,
     dresidual: Option<&TensorMut>,
 ) {
+    by_channels!(scale.len(), back_some(pixels.clone(), inp, out, dout, saved, scale, means, relu, dinp, dresidual));
+}
+
+#[inline(always)]
+fn back_some<const N: usize>(
+    channel: usize,
+    pixels: Range<usize>,
+    inp: TensorRef,
+    out: TensorRef,
+    dout: TensorRef,
+    saved: &[f32],
+    scale: &[f32],
+    means: &[f32],
+    relu: bool,
+    dinp: &TensorMut,
+    dresidual: Option<&TensorMut>,
+) {
     let c = scale.len();
-    let (mean, rest, inverse) = (&saved[..c], &saved[c..2 * c], &saved[2 * c..3 * c]);
-    let (mean_g, mean_gx) = (&means[..c], &means[c..2 * c]);
+    let (mean, rest, inverse) = (some::<N>(saved, channel), some::<N>(saved, c + channel), some::<N>(saved, 2 * c + channel));
+    let (mean_g, mean_gx) = (some::<N>(means, channel), some::<N>(means, c + channel));
+    let scale = some::<N>(scale, channel);
     for pixel in pixels {
-        let (inp, out, dout) = (&inp.pixel(pixel)[..c], &out.pixel(pixel)[..c], &dout.pixel(pixel)[..c]);
+        let (value, out) = (some::<N>(inp.pixel(pixel), channel), some::<N>(out.pixel(pixel), channel));
+        let dout = some::<N>(dout.pixel(pixel), channel);
         // SAFETY: each row of pixels belongs to one task.
-        let to = unsafe { &mut dinp.pixel_mut(pixel)[..c] };
-        for ch in 0..c {
-            let g = if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
-            let x = ((inp[ch] - mean[ch]) - rest[ch]) * inverse[ch];
-            to[ch] += scale[ch] * ((g - mean_g[ch]) - x * mean_gx[ch]);
+        let to = &mut unsafe { dinp.pixel_mut(pixel) }[channel..channel + N];
+        let mut sum = some::<N>(to, 0);
+        let mut through = [0.0; N];
+        for i in 0..N {
+            through[i] = if relu && out[i] <= 0.0 { 0.0 } else { dout[i] };
+            let x = ((value[i] - mean[i]) - rest[i]) * inverse[i];
+            sum[i] += scale[i] * ((through[i] - mean_g[i]) - x * mean_gx[i]);
         }
+        to.copy_from_slice(&sum);
         if let Some(dresidual) = dresidual {
             // SAFETY: as above.
-            let to = unsafe { &mut dresidual.pixel_mut(pixel)[..c] };
-            for ch in 0..c {
-                to[ch] += if relu && out[ch] <= 0.0 { 0.0 } else { dout[ch] };
+            let to = &mut unsafe { dresidual.pixel_mut(pixel) }[channel..channel + N];
+            let mut sum = some::<N>(to, 0);
+            for i in 0..N {
+                sum[i] += through[i];
             }
+            to.copy_from_slice(&sum);
         }
     }
 }

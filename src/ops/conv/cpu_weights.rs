@@ -18,6 +18,12 @@ const BLOCK_VALUES: usize = 24 * 1024;
 const BLOCK_COLUMNS: usize = 64;
 /// Most parts.
 const MOST_PARTS: usize = 16;
+/// A part has at least as many output pixels, because its sums have to be cleared and added to the others.
+const PART_PIXELS: usize = 512;
+/// Where there are fewer parts than this, the input channels are dealt to more tasks, because these share no sums.
+const FEW_PARTS: usize = 8;
+/// Fewest input channels of a task.
+const LEAST_GROUP: usize = 16;
 /// The sums of all parts together have at most this many values (16 MiB), unless those of one part alone have more.
 const SUM_VALUES: usize = 4 * 1024 * 1024;
 
@@ -40,14 +46,19 @@ struct Cut {
 
 impl Cut {
     fn of(shape: ConvShape, set: InstructionSet) -> Self {
-        let [n, oh, _, co] = shape.out();
+        let [n, oh, ow, co] = shape.out();
         let lanes = co.next_multiple_of(tile_product::sizes(set).lanes);
         let along_row = shape.ci == 1 && shape.stride == 1;
-        let group = if along_row { 1 } else { shape.ci.min(CHUNK) };
+        let wanted = (n * oh * ow / PART_PIXELS).clamp(1, MOST_PARTS).min(n * oh);
+        let group = match wanted {
+            _ if along_row => 1,
+            ..FEW_PARTS => shape.ci.min(CHUNK).min((shape.ci * wanted / FEW_PARTS).max(LEAST_GROUP)),
+            _ => shape.ci.min(CHUNK),
+        };
         let (taps, inputs) = if along_row { (shape.kernel, shape.kernel) } else { (shape.kernel * shape.kernel, group) };
         let groups = shape.ci.div_ceil(group);
         let one = taps * inputs * groups * lanes;
-        let parts = (SUM_VALUES / one).clamp(1, MOST_PARTS).min(n * oh);
+        let parts = (SUM_VALUES / one).clamp(1, wanted);
         Cut { parts, group, groups, taps, inputs, lanes }
     }
 
@@ -123,8 +134,11 @@ fn sum_rows(
     let input_row = ((columns_most - 1) * stride + kernel).next_multiple_of(stride) * pixel;
     let rows_most = ((BLOCK_VALUES / input_row).saturating_sub(kernel - 1) / stride).min(BLOCK_VALUES / (columns_most * cut.lanes)).max(1);
     let block_values = ((rows_most - 1) * stride + kernel) * input_row;
+    // Gradients of the output that fill whole vectors are read where they lie.
+    let is_whole = co == cut.lanes;
+    let other_values = if is_whole { 0 } else { rows_most * columns_most * cut.lanes };
     sums.fill(0.0);
-    with_scratch(block_values + rows_most * columns_most * cut.lanes, |scratch| {
+    with_scratch(block_values + other_values, |scratch| {
         let (block, other) = scratch.split_at_mut(block_values);
         let mut row = rows.start;
         while row < rows.end {
@@ -142,10 +156,15 @@ fn sum_rows(
                     pixel,
                 };
                 input.fill(inp, channels.start, pixel, block);
-                for (i, to) in other[..row_count * columns * cut.lanes].chunks_exact_mut(cut.lanes).enumerate() {
-                    to[..co].copy_from_slice(dout.pixel((row + i / columns) * ow + x + i % columns));
-                    to[co..].fill(0.0);
-                }
+                let (other, other_step, other_row) = if is_whole {
+                    (dout.pixel_ptr(row * ow + x), dout.pixel_stride(), ow * dout.pixel_stride())
+                } else {
+                    for (i, to) in other[..row_count * columns * cut.lanes].chunks_exact_mut(cut.lanes).enumerate() {
+                        to[..co].copy_from_slice(dout.pixel((row + i / columns) * ow + x + i % columns));
+                        to[co..].fill(0.0);
+                    }
+                    (other.as_ptr(), cut.lanes, columns * cut.lanes)
+                };
                 let mut lane = 0;
                 while lane < cut.lanes {
                     let vectors = if cut.lanes - lane > lanes { 2 } else { 1 };
@@ -157,16 +176,16 @@ fn sum_rows(
                                 inp: block[offset + m..].as_ptr(),
                                 inp_step: pixel,
                                 inp_row: stride * input.row_values(),
-                                other: other[lane..].as_ptr(),
-                                other_step: cut.lanes,
-                                other_row: columns * cut.lanes,
+                                other: other.wrapping_add(lane),
+                                other_step,
+                                other_row,
                                 rows: row_count,
                                 pixels: columns,
                                 out: sums[(tap * cut.inputs + m) * cut.lanes + lane..].as_mut_ptr(),
                                 out_stride: cut.lanes,
                             };
-                            // SAFETY: the block holds every tap of every pixel of the rows, `other` all their lanes, and
-                            // `sums` all taps, inputs and lanes of this task alone.
+                            // SAFETY: the block holds every tap of every pixel of the rows, `other` (or the gradient itself) all
+                            // their lanes, and `sums` all taps, inputs and lanes of this task alone.
                             unsafe { outer_product::find(set, tile, vectors)(&call) };
                             m += tile;
                         }

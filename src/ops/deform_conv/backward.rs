@@ -16,7 +16,7 @@
 //! Source: Zhu, Hu, Lin, Dai 2019, arXiv:1811.11168, section 2.1, differentiated; docs/network.md.
 
 use super::algorithm::Algorithm;
-use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, gpu};
+use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, exp, gpu};
 use crate::device::cpu::outer_product::{self, Outer};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
@@ -273,15 +273,8 @@ impl Task {
             for start in (0..h * w).step_by(RUN) {
                 let pixels = RUN.min(h * w - start);
                 let first_pixel = image * h * w + start;
-                for (p, taps) in samples.chunks_exact_mut(TAPS).take(pixels).enumerate() {
-                    let q = offsets.pixel(first_pixel + p);
-                    let (y, x) = ((start + p) / w, (start + p) % w);
-                    for (tap, sample) in taps.iter_mut().enumerate() {
-                        let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
-                        let px = (x as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
-                        *sample = Sample::at(py, px, 1.0 / (1.0 + (-q[2 * TAPS + tap]).exp()), [h, w], image * h * w);
-                    }
-                }
+                let (task, to) = (*self, &mut samples[..pixels * TAPS]);
+                crate::dispatch!(set, locate(task: Task, start: usize, offsets: TensorRef, to: &mut [Sample]));
                 for (p, to) in other.chunks_exact_mut(out_lanes).take(pixels).enumerate() {
                     to[..co].copy_from_slice(dout.pixel(first_pixel + p));
                     to[co..].fill(0.0);
@@ -314,7 +307,7 @@ impl Task {
                         }
                     }
                 }
-                let (task, samples) = (*self, &samples[..pixels * TAPS]);
+                let samples = &samples[..pixels * TAPS];
                 let to = &mut partial_offsets[start * OFFSET_CHANNELS..][..pixels * OFFSET_CHANNELS];
                 crate::dispatch!(
                     set,
@@ -351,6 +344,21 @@ impl Task {
     }
 }
 
+/// Fills the samples of a run of pixels of the task's image that begins with pixel `start`.
+#[inline(always)]
+fn locate(task: Task, start: usize, offsets: TensorRef, samples: &mut [Sample]) {
+    let Task { shape: DeformConvShape { h, w, .. }, image, .. } = task;
+    for (p, taps) in samples.chunks_exact_mut(TAPS).enumerate() {
+        let q = offsets.pixel(image * h * w + start + p);
+        let (y, x) = ((start + p) / w, (start + p) % w);
+        for (tap, sample) in taps.iter_mut().enumerate() {
+            let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
+            let px = (x as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
+            *sample = Sample::at(py, px, 1.0 / (1.0 + exp(-q[2 * TAPS + tap])), [h, w], image * h * w);
+        }
+    }
+}
+
 /// The gradients of input and offsets of a run of pixels, and its samples times the mask, `[pixel][tap][c]`.
 #[inline(always)]
 fn spread(
@@ -363,7 +371,27 @@ fn spread(
     doffsets: &mut [f32],
     sampled: &mut [f32],
 ) {
-    let Task { first, len, .. } = task;
+    // A loop of its own where the group is whole, so that every length in it is known.
+    if task.len == GROUP {
+        spread_some::<true>(task, samples, g, g_lanes, inp, dinp, doffsets, sampled);
+    } else {
+        spread_some::<false>(task, samples, g, g_lanes, inp, dinp, doffsets, sampled);
+    }
+}
+
+#[inline(always)]
+fn spread_some<const WHOLE: bool>(
+    task: Task,
+    samples: &[Sample],
+    g: &[f32],
+    g_lanes: usize,
+    inp: TensorRef,
+    dinp: &TensorMut,
+    doffsets: &mut [f32],
+    sampled: &mut [f32],
+) {
+    let first = task.first;
+    let len = if WHOLE { GROUP } else { task.len };
     for (i, (sample, sampled)) in samples.iter().zip(sampled.chunks_exact_mut(GROUP)).enumerate() {
         let (p, tap) = (i / TAPS, i % TAPS);
         let dq = &mut doffsets[p * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
@@ -380,19 +408,16 @@ fn spread(
         for (corner, v) in v.iter_mut().enumerate() {
             if sample.inside[corner] > 0.0 {
                 let pixel = sample.pixels[corner] as usize;
-                if len == GROUP {
-                    v.copy_from_slice(&inp.pixel(pixel)[first..first + GROUP]);
-                } else {
-                    v[..len].copy_from_slice(&inp.pixel(pixel)[first..first + len]);
-                }
+                v[..len].copy_from_slice(&inp.pixel(pixel)[first..first + len]);
                 let weight = bilinear[corner] * sample.mask;
                 // SAFETY: these channels of this image belong to one task.
                 let to = unsafe { std::slice::from_raw_parts_mut(dinp.pixel_ptr(pixel).add(first), len) };
-                if len == GROUP {
-                    to[..GROUP].iter_mut().zip(&gradient).for_each(|(to, &g)| *to += weight * g);
-                } else {
-                    to.iter_mut().zip(&gradient).for_each(|(to, &g)| *to += weight * g);
+                let mut sum = [0.0_f32; GROUP];
+                sum[..len].copy_from_slice(to);
+                for c in 0..GROUP {
+                    sum[c] += weight * gradient[c];
                 }
+                to.copy_from_slice(&sum[..len]);
             }
         }
         let (mut value, mut along_y, mut along_x) = ([0.0_f32; GROUP], [0.0_f32; GROUP], [0.0_f32; GROUP]);
