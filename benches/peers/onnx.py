@@ -1,14 +1,15 @@
-"""Times the network in ONNX Runtime on the CPU, to compare epicker with.
+"""Times the network in ONNX Runtime, or in OpenVINO, on the CPU, to compare epicker with.
 
 Builds DLA-34 with its deformable up path as an ONNX graph (opset 19, standard operator DeformConv; batch norm folded,
 dead branches left out; outputs: sigmoid of hm, wh, reg), runs it, and prints one line of JSON.
 
-    python3 benches/peers/onnx.py [--weights MODEL.safetensors] [--frame 1024] [--threads 2] [--runs 7]
+    python3 benches/peers/onnx.py [--runtime openvino] [--weights MODEL.safetensors] [--frame 1024] [--threads 2] [--runs 7]
                                   [--check EXPECTED.safetensors] [--save GRAPH.onnx] [--profile]
 
-Without --weights the weights are made by the formula of src/net/formula.rs. --check runs the frame of a file of
+Without --weights the weights are made by the formula of src/net/formula.rs; the widths of the network are those of the weights, so
+weights/particle.safetensors makes the narrow one. OpenVINO reads the same graph. --check runs the frame of a file of
 reference outputs (input_u8, hm_logit, wh, reg) first and fails if the outputs differ by more than 1e-4.
-Needs: pip install numpy onnx onnxruntime
+Needs: pip install numpy onnx onnxruntime (or openvino)
 """
 
 import argparse
@@ -21,7 +22,6 @@ sys.path.pop(0)  # this folder: this file has the name of a package that it impo
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 CHANNELS, HEAD_WIDTH, HEADS = [16, 32, 64, 128, 256, 512], 256, {"hm": 1, "wh": 2, "reg": 2}
@@ -244,48 +244,92 @@ class Graph:
 # --- running it -----------------------------------------------------------------------------------------------------
 
 
-def check(session, path):
+def in_onnxruntime(model, args):
+    """The network as a function of an image, and the version."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = args.threads, 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_profiling = args.profile
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(list(HEADS), {"image": image}), onnxruntime.__version__
+
+
+def in_openvino(model, args):
+    """The same in OpenVINO: in f32, with the image's size fixed, as it computes fastest."""
+    import openvino
+    from openvino import opset8
+    from openvino.frontend.onnx import ConversionExtension
+
+    def deform_conv(node):
+        """Its reader of ONNX files does not know DeformConv, but it has an operation of its own that computes the same."""
+        image, weight, offset, bias, mask = (node.get_input(i) for i in range(5))
+        ones, pads = [1, 1], [1, 1]
+        sums = opset8.deformable_convolution(
+            image, offset, weight, ones, pads, pads, ones, mask, bilinear_interpolation_pad=True
+        )
+        shape = opset8.constant(np.array([1, -1, 1, 1], dtype=np.int64))
+        return [opset8.add(sums, opset8.reshape(bias, shape, False)).output(0)]
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("DeformConv", deform_conv))
+    network = core.read_model(model.SerializeToString())
+    network.reshape([1, 3, args.frame, args.frame])
+    settings = {"INFERENCE_NUM_THREADS": args.threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
+
+    def run(image):
+        found = request.infer({"image": image}, share_inputs=True, share_outputs=True)
+        return [found[head] for head in HEADS]
+
+    return run, openvino.__version__.split("-")[0]
+
+
+RUNTIMES = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
+
+
+def check(run, path):
     """Largest difference from reference outputs."""
     expected = read_safetensors(path)
     image = ((expected["input_u8"].astype(np.float64) / 255 - MEAN) / DEVIATION).astype(np.float32)
     image = np.broadcast_to(image.reshape(1, 1, *image.shape[-2:]), (1, 3, *image.shape[-2:]))
-    hm, wh, reg = session.run(list(HEADS), {"image": np.ascontiguousarray(image)})
+    hm, wh, reg = run(np.ascontiguousarray(image))
     wanted = {"hm": 1 / (1 + np.exp(-expected["hm_logit"])), "wh": expected["wh"], "reg": expected["reg"]}
     return {head: float(np.abs(found - wanted[head]).max()) for head, found in (("hm", hm), ("wh", wh), ("reg", reg))}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime", help="which program runs the graph")
     parser.add_argument("--weights", help="model as .safetensors; by default the formula")
     parser.add_argument("--frame", type=int, default=1024, help="side of the input, pixels")
-    parser.add_argument("--threads", type=int, default=2, help="intra-op threads")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the program")
     parser.add_argument("--runs", type=int, default=7, help="timed runs")
     parser.add_argument("--warmup", type=int, default=2, help="runs before the timed ones")
-    parser.add_argument("--check", metavar="EXPECTED", help="reference outputs as .safetensors")
+    parser.add_argument("--check", metavar="EXPECTED", help="reference outputs as .safetensors; they say the frame")
     parser.add_argument("--save", metavar="GRAPH", help="write the ONNX file")
     parser.add_argument("--profile", action="store_true", help="write ONNX Runtime's profile into the current folder")
     args = parser.parse_args()
 
+    if args.check:
+        args.frame = read_safetensors(args.check)["input_u8"].shape[-1]
     weights = read_safetensors(args.weights) if args.weights else {n: formula_weight(n, s) for n, s in shapes_of_network()}
     model = Graph(weights).model()
     if args.save:
         onnx.save(model, args.save)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = args.threads, 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.enable_profiling = args.profile
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result = {"peer": "onnxruntime", "version": onnxruntime.__version__, "frame": args.frame, "threads": args.threads}
+    run, version = RUNTIMES[args.runtime](model, args)
+    result = {"peer": args.runtime, "version": version, "frame": args.frame, "threads": args.threads}
     if args.check:
-        result["difference"] = check(session, args.check)
+        result["difference"] = check(run, args.check)
         assert max(result["difference"].values()) < 1e-4, f"outputs differ from {args.check}: {result['difference']}"
     if args.runs:
         noise = np.random.default_rng(1).normal(size=(1, 1, args.frame, args.frame)).astype(np.float32)
         image = np.ascontiguousarray(np.broadcast_to(noise, (1, 3, args.frame, args.frame)))
         times = []
-        for run in range(args.warmup + args.runs):
+        for _ in range(args.warmup + args.runs):
             start = time.perf_counter()
-            session.run(list(HEADS), {"image": image})
+            run(image)
             times.append((time.perf_counter() - start) * 1e3)
         times = times[args.warmup :]
         result |= {"network_ms": round(statistics.median(times), 1), "fastest_ms": round(min(times), 1), "runs": args.runs}

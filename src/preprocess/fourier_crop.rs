@@ -10,8 +10,9 @@
 
 pub mod operators;
 
-use crate::formats::image::{Pixels, Sample};
+use crate::formats::image::Pixels;
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::widen::Widen;
 use crate::with_pixels;
 use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
@@ -90,35 +91,35 @@ fn plans(geometry: &Geometry) -> Arc<Plans> {
     plans
 }
 
-/// Transforms every row and keeps its first `kept` frequencies. Shapes: (ny, nx) into (ny, kept).
-fn transform_rows<T: Sample>(
+/// Transforms every row and keeps its first `kept` frequencies. Shapes: (ny, nx) into (ny rounded up to blocks, kept), in blocks of
+/// `BLOCK` rows: `[block][column][row]`. A column then lies in pieces as long as a line of the cache or longer.
+fn transform_rows<T: Widen>(
     values: &[T],
     nx: usize,
     kept: usize,
     adjust: Option<Adjust>,
     plan: &dyn RealToComplex<f64>,
 ) -> Vec<Complex<f64>> {
-    let mut spectrum = vec![Complex::default(); values.len() / nx * kept];
-    spectrum.par_chunks_mut(kept).zip(values.par_chunks(nx)).for_each_init(
+    let mut spectrum = vec![Complex::default(); (values.len() / nx).next_multiple_of(BLOCK) * kept];
+    spectrum.par_chunks_mut(BLOCK * kept).zip(values.par_chunks(BLOCK * nx)).for_each_init(
         || (plan.make_input_vec(), plan.make_output_vec(), plan.make_scratch_vec()),
         |(row, transformed, scratch), (out, values)| {
-            match adjust {
-                None => row.iter_mut().zip(values).for_each(|(out, value)| *out = value.to_f64()),
-                Some(Adjust { low, high, replacement }) => row.iter_mut().zip(values).for_each(|(out, value)| {
-                    let value = value.to_f64();
-                    *out = if value.is_finite() { value.clamp(low, high) } else { replacement };
-                }),
+            for (i, values) in values.chunks_exact(nx).enumerate() {
+                T::widen(values, row);
+                if let Some(Adjust { low, high, replacement }) = adjust {
+                    row.iter_mut().for_each(|value| *value = if value.is_finite() { value.clamp(low, high) } else { replacement });
+                }
+                // The only error is a wrong length, and the plan made the buffers.
+                let done = plan.process_with_scratch(row, transformed, scratch);
+                debug_assert!(done.is_ok());
+                out[i..].iter_mut().step_by(BLOCK).zip(&transformed[..kept]).for_each(|(out, value)| *out = *value);
             }
-            // The only error is a wrong length, and the plan made the buffers.
-            let done = plan.process_with_scratch(row, transformed, scratch);
-            debug_assert!(done.is_ok());
-            out.copy_from_slice(&transformed[..kept]);
         },
     );
     spectrum
 }
 
-/// Transforms every column, keeps or adds rows, and transforms back. Shapes: (ny, kept) into (kept, height_d).
+/// Transforms every column, keeps or adds rows, and transforms back. Shapes: blocks of (ny, kept) into (kept, height_d).
 fn resize_columns(
     spectrum: &[Complex<f64>],
     kept: usize,
@@ -134,9 +135,10 @@ fn resize_columns(
         |(gathered, scratch), (block, out)| {
             let first = block * BLOCK;
             let count = out.len() / h;
-            for (y, row) in spectrum.chunks_exact(kept).enumerate() {
-                for (i, &value) in row[first..first + count].iter().enumerate() {
-                    gathered[i * ny + y] = value;
+            for (rows, y) in spectrum.chunks_exact(BLOCK * kept).zip((0..ny).step_by(BLOCK)) {
+                let height = BLOCK.min(ny - y);
+                for (i, column) in rows[first * BLOCK..(first + count) * BLOCK].chunks_exact(BLOCK).enumerate() {
+                    gathered[i * ny + y..][..height].copy_from_slice(&column[..height]);
                 }
             }
             for (column, out) in gathered.chunks_exact_mut(ny).zip(out.chunks_exact_mut(h)) {

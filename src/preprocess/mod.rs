@@ -9,6 +9,7 @@ pub mod geometry; //   the frames M, D, N, H and their sizes
 pub mod gpu; //        the same stages on a GPU
 pub mod ground; //     carbon, thick ice and whatever else lies under the particles
 pub mod scale; //      how wide the image is that the network sees
+mod widen; //          pixels of any type as f64
 
 use crate::compat::{Compat, Fault};
 use crate::device::cpu::InstructionSet;
@@ -16,6 +17,7 @@ use crate::formats::image::{Micrograph, Pixels, Sample};
 use crate::preprocess::fourier_crop::{Adjust, crop};
 use crate::preprocess::geometry::Geometry;
 use crate::preprocess::ground::Ground;
+use crate::preprocess::widen::Widen;
 use crate::with_pixels;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
@@ -201,6 +203,7 @@ fn measure(pixels: &Pixels, low: f64, high: f64) -> Measure {
 }
 
 /// Sums that are added up side by side, so that vector instructions may.
+#[derive(Clone, Copy)]
 struct Lanes {
     count: [f64; LANES],
     sum: [f64; LANES],
@@ -211,7 +214,7 @@ struct Lanes {
 
 const LANES: usize = 8;
 
-fn measure_block<T: Sample>(block: &[T], pivot: f64, low: f64, high: f64) -> Measure {
+fn measure_block<T: Widen>(block: &[T], pivot: f64, low: f64, high: f64) -> Measure {
     /// Values that are converted together; a multiple of the lanes.
     const PART: usize = 512;
     let mut lanes = Lanes {
@@ -222,9 +225,19 @@ fn measure_block<T: Sample>(block: &[T], pivot: f64, low: f64, high: f64) -> Mea
         max: [f64::NEG_INFINITY; LANES],
     };
     let (mut converted, range, set, to) = ([0.0; PART], [low, high], InstructionSet::detect(), &mut lanes);
+    let is_all = low == f64::MIN && high == f64::MAX;
     for part in block.chunks(PART) {
-        converted.iter_mut().zip(part).for_each(|(to, value)| *to = value.to_f64());
+        T::widen(part, &mut converted);
         let values = &converted[..part.len()];
+        if is_all {
+            // Most parts hold nothing but numbers, and of these all are in range. Where one holds something else, its sum is no number.
+            let before = *to;
+            crate::dispatch!(set, add_numbers(values: &[f64], pivot: f64, to: &mut Lanes));
+            if to.squares.iter().sum::<f64>().is_finite() {
+                continue;
+            }
+            *to = before;
+        }
         crate::dispatch!(set, add_values(values: &[f64], pivot: f64, range: [f64; 2], to: &mut Lanes));
     }
     Measure {
@@ -235,6 +248,33 @@ fn measure_block<T: Sample>(block: &[T], pivot: f64, low: f64, high: f64) -> Mea
         min: lanes.min.iter().copied().fold(f64::INFINITY, f64::min),
         max: lanes.max.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     }
+}
+
+/// What `add_values` does with values that are numbers, of which none is out of range: the same sums, without asking.
+#[inline(always)]
+fn add_numbers(values: &[f64], pivot: f64, lanes: &mut Lanes) {
+    let Lanes { mut count, mut sum, mut squares, mut min, mut max } = *lanes;
+    let (groups, rest) = values.as_chunks::<LANES>();
+    for group in groups {
+        for lane in 0..LANES {
+            let value = group[lane];
+            let offset = value - pivot;
+            sum[lane] += offset;
+            squares[lane] += offset * offset;
+            min[lane] = if value < min[lane] { value } else { min[lane] };
+            max[lane] = if value > max[lane] { value } else { max[lane] };
+        }
+    }
+    count.iter_mut().for_each(|count| *count += groups.len() as f64);
+    for (lane, &value) in rest.iter().enumerate() {
+        let offset = value - pivot;
+        sum[lane] += offset;
+        squares[lane] += offset * offset;
+        count[lane] += 1.0;
+        min[lane] = min[lane].min(value);
+        max[lane] = max[lane].max(value);
+    }
+    *lanes = Lanes { count, sum, squares, min, max };
 }
 
 /// Adds values to the sums of the lanes in turn. NaN is in no range, and infinite values are not in the range of finite numbers.

@@ -20,18 +20,41 @@ const FAR: f32 = 1.5;
 const NEAR_2: f32 = NEAR * NEAR;
 const FAR_2: f32 = FAR * FAR;
 
-/// A kernel `[3][3]` at all points, computed in f64, because this is done once.
-pub fn kernel(weights: [f64; 9]) -> [f32; POINTS] {
-    let along = |g: [f64; 3]| -> [f64; PATCH] {
-        let [a, b] = [f64::from(NEAR), f64::from(FAR)];
-        let [a2, b2] = [a * a, b * b];
-        let (near, far) = (2.0 * a2 * (a2 - b2), 2.0 * b2 * (b2 - a2));
-        let at = |x: f64, of: f64| (g[0] + x * g[1] + x * x * g[2]) / of;
-        [g[0] / (a2 * b2), at(a, near), at(-a, near), at(b, far), at(-b, far), g[2]]
-    };
-    let rows: [[f64; PATCH]; 3] = std::array::from_fn(|y| along([weights[3 * y], weights[3 * y + 1], weights[3 * y + 2]]));
-    let columns: [[f64; PATCH]; PATCH] = std::array::from_fn(|x| along([rows[0][x], rows[1][x], rows[2][x]]));
-    std::array::from_fn(|point| columns[point % PATCH][point / PATCH] as f32)
+/// Kernels `[3][3]` at all points, several side by side, computed in f64.
+#[inline(always)]
+pub fn kernels<const N: usize>(weights: [[f64; N]; 9]) -> [[f32; N]; POINTS] {
+    let (mut rows, mut points) = ([[[0.0; N]; PATCH]; 3], [[0.0; N]; POINTS]);
+    for y in 0..3 {
+        rows[y] = along([weights[3 * y], weights[3 * y + 1], weights[3 * y + 2]]);
+    }
+    for x in 0..PATCH {
+        let column = along([rows[0][x], rows[1][x], rows[2][x]]);
+        for y in 0..PATCH {
+            for lane in 0..N {
+                points[y * PATCH + x][lane] = column[y][lane] as f32;
+            }
+        }
+    }
+    points
+}
+
+/// Three coefficients at the six points, each divided by what makes the products come out.
+#[inline(always)]
+fn along<const N: usize>(g: [[f64; N]; 3]) -> [[f64; N]; PATCH] {
+    let (a, b) = (f64::from(NEAR), f64::from(FAR));
+    let (a2, b2) = (a * a, b * b);
+    let (near, far) = (2.0 * a2 * (a2 - b2), 2.0 * b2 * (b2 - a2));
+    let mut out = [[0.0; N]; PATCH];
+    for lane in 0..N {
+        let [g0, g1, g2] = [g[0][lane], g[1][lane], g[2][lane]];
+        out[0][lane] = g0 / (a2 * b2);
+        out[1][lane] = (g0 + a * g1 + a2 * g2) / near;
+        out[2][lane] = (g0 - a * g1 + a2 * g2) / near;
+        out[3][lane] = (g0 + b * g1 + b2 * g2) / far;
+        out[4][lane] = (g0 - b * g1 + b2 * g2) / far;
+        out[5][lane] = g2;
+    }
+    out
 }
 
 /// A patch of the input.
@@ -289,9 +312,9 @@ mod tests {
     #[test]
     fn kernels_at_the_points_are_polynomials() {
         // A kernel with a single tap in its corner is 1 everywhere but at infinity, where it is 0, each divided as the points want it.
-        let corner = kernel([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        let corner = kernels([[1.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0]]);
         let first = 1.0 / f64::from(NEAR_2 * FAR_2);
-        assert!((f64::from(corner[0]) - first * first).abs() < 1e-6 && corner[POINTS - 1] == 0.0);
-        assert_eq!(kernel([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])[POINTS - 1], 1.0);
+        assert!((f64::from(corner[0][0]) - first * first).abs() < 1e-6 && corner[POINTS - 1] == [0.0]);
+        assert_eq!(kernels([[0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]])[POINTS - 1], [1.0]);
     }
 }

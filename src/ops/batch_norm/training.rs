@@ -290,9 +290,7 @@ fn norm_some<const N: usize>(
             }
         }
         if relu {
-            for i in 0..N {
-                to[i] = if to[i] < 0.0 { 0.0 } else { to[i] };
-            }
+            to.iter_mut().for_each(|to| *to = if *to < 0.0 { 0.0 } else { *to });
         }
         // SAFETY: each row of pixels belongs to one task.
         let into = unsafe { out.pixel_mut(pixel) };

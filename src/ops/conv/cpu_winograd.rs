@@ -8,9 +8,9 @@
 //! The gradient of the input is the same with the kernel turned round, and input and output exchanged.
 
 use super::cpu::Block;
-use super::weights::CpuPanels;
+use super::weights::{CpuPanels, MOST_LANES};
 use super::{ConvShape, Epilogue};
-use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernel, patch, pixels_of};
+use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernels, patch, pixels_of};
 use crate::device::cpu::{InstructionSet, tile_product, with_scratch};
 use crate::device::{TensorMut, TensorRef};
 use rayon::prelude::*;
@@ -46,13 +46,34 @@ pub(super) fn pack([ci, co]: [usize; 2], weights: &[f32], bias: &[f32], set: Ins
 }
 
 fn pack_by([ci, co]: [usize; 2], weight: impl Fn(usize, usize, usize) -> f32 + Sync, bias: &[f32], set: InstructionSet) -> CpuPanels {
-    let mut points = vec![[0.0; POINTS]; co * ci];
-    points.par_chunks_mut(ci).enumerate().for_each(|(o, points)| {
-        for (c, point) in points.iter_mut().enumerate() {
-            *point = kernel(std::array::from_fn(|tap| f64::from(weight(o, c, tap))));
+    let fill = |c: usize, outputs: Range<usize>, points: &mut [f32]| {
+        let mut taps = [[0.0; MOST_LANES]; 9];
+        for (lane, o) in outputs.enumerate() {
+            for (tap, taps) in taps.iter_mut().enumerate() {
+                taps[lane] = f64::from(weight(o, c, tap));
+            }
         }
-    });
-    CpuPanels::pack_by(ci, co, POINTS, |o, c, point| points[o * ci + c][point], bias, set)
+        let taps = &taps;
+        crate::dispatch!(set, fill_points(taps: &[[f64; MOST_LANES]; 9], points: &mut [f32]));
+    };
+    CpuPanels::pack_lanes(ci, co, POINTS, fill, bias, set)
+}
+
+/// The points of kernels that stand side by side, `[point][lane]`.
+#[inline(always)]
+fn fill_points(taps: &[[f64; MOST_LANES]; 9], points: &mut [f32]) {
+    /// Every register has a multiple of so many lanes.
+    const TOGETHER: usize = 4;
+    let lanes = points.len() / POINTS;
+    for first in (0..lanes).step_by(TOGETHER) {
+        let mut some = [[0.0; TOGETHER]; 9];
+        for (some, taps) in some.iter_mut().zip(taps) {
+            some.copy_from_slice(&taps[first..first + TOGETHER]);
+        }
+        for (points, found) in points.chunks_exact_mut(lanes).zip(kernels(some)) {
+            points[first..first + TOGETHER].copy_from_slice(&found);
+        }
+    }
 }
 
 pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {

@@ -7,9 +7,13 @@ use crate::device::{Device, TensorMut, TensorRef};
 use crate::ops::{Real, real::convert};
 use anyhow::Result;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Most input channels that are summed in one go; also the pixel stride of the tiles that are made of wider inputs.
 pub const CHUNK: usize = 64;
+
+/// Most lanes of a panel: two of the widest registers.
+pub(crate) const MOST_LANES: usize = 32;
 
 /// The order in which an algorithm reads its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +172,28 @@ impl CpuPanels {
         bias: &[f32],
         set: InstructionSet,
     ) -> Self {
+        let fill = |c: usize, outputs: Range<usize>, values: &mut [f32]| {
+            let lanes = values.len() / taps;
+            // The loop over the taps is the inner one, because taps are neighbours where the weights come from.
+            for (lane, o) in outputs.enumerate() {
+                for tap in 0..taps {
+                    values[tap * lanes + lane] = weight(o, c, tap);
+                }
+            }
+        };
+        Self::pack_lanes(ci, co, taps, fill, bias, set)
+    }
+
+    /// Packs weights of which a function gives those of one input channel and of some output channels, at most `MOST_LANES`:
+    /// `[tap][lane]`, with zeros in lanes beyond the last output channel.
+    pub(crate) fn pack_lanes(
+        ci: usize,
+        co: usize,
+        taps: usize,
+        fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+        bias: &[f32],
+        set: InstructionSet,
+    ) -> Self {
         let lanes = tile_product::sizes(set).lanes;
         let mut starts = vec![0];
         let mut end = 0;
@@ -187,12 +213,12 @@ impl CpuPanels {
             }
         }
         blocks.into_par_iter().for_each(|(channels, panel, block)| {
-            // The loop over the taps is the innermost one, because taps are neighbours where the weights come from.
+            let lanes = panel.len();
+            let mut values = vec![0.0; taps * lanes];
             for (i, c) in channels.clone().enumerate() {
-                for (lane, o) in (panel.start..panel.end.min(co)).enumerate() {
-                    for tap in 0..taps {
-                        block[(tap * channels.len() + i) * panel.len() + lane] = weight(o, c, tap);
-                    }
+                fill(c, panel.start..panel.end.min(co), &mut values);
+                for (tap, values) in values.chunks_exact(lanes).enumerate() {
+                    block[(tap * channels.len() + i) * lanes..][..lanes].copy_from_slice(values);
                 }
             }
         });

@@ -16,7 +16,7 @@
 //! Source: Zhu, Hu, Lin, Dai 2019, arXiv:1811.11168, section 2.1, differentiated; docs/network.md.
 
 use super::algorithm::Algorithm;
-use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, exp, gpu};
+use super::{DeformConvShape, OFFSET_CHANNELS, TAPS, exp, gpu, integer};
 use crate::device::cpu::outer_product::{self, Outer};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
@@ -26,6 +26,7 @@ use crate::ops::conv::{CpuPanels, add_pixel_sums};
 use crate::ops::images;
 use anyhow::Result;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Input channels of a task.
 const GROUP: usize = 16;
@@ -148,7 +149,8 @@ fn backward_cpu(
     let weights = weights.as_slice();
     let Gradients { dinp, doffsets, dweights, dbias } = gradients;
     let (dweights, dbias) = (dweights.as_mut_slice(), dbias.as_mut_slice());
-    assert!(n * h * w <= u32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    assert!(n * h * w <= u32::MAX as usize && h * w <= i32::MAX as usize, "pixel indices of {shape:?} need 32 bits");
+    assert!(h.max(w) < 1 << 22, "positions in {shape:?} need more than f32 holds");
     let groups = ci.div_ceil(GROUP);
     let panels: Vec<CpuPanels> = (0..groups)
         .map(|group| {
@@ -204,37 +206,28 @@ fn backward_cpu(
     dbias.iter_mut().zip(images::of_parts(0..n, &of_image, &add)).for_each(|(to, sum)| *to += sum);
 }
 
-/// Where one tap of one pixel is sampled.
-#[derive(Clone, Copy, Default)]
-struct Sample {
-    /// Pixel indices of the four neighbours: of any pixel where `inside` is 0.
-    pixels: [u32; 4],
+/// Where the taps of a run of pixels are sampled: `[tap][pixel]` of everything, so that vector instructions may find it.
+struct Samples {
+    /// Pixel indices of the four neighbours: of the nearest pixel inside where one lies outside of the image.
+    pixels: [[[u32; RUN]; TAPS]; 4],
     /// 1 for neighbours in the image, 0 for others.
-    inside: [f32; 4],
+    inside: [[[f32; RUN]; TAPS]; 4],
     /// Fractional parts of the position's row and column.
-    fraction: [f32; 2],
-    mask: f32,
-    /// False if the position is not strictly inside (-1, h) x (-1, w).
-    counts: bool,
+    fraction: [[[f32; RUN]; TAPS]; 2],
+    mask: [[f32; RUN]; TAPS],
+    /// 0 if the position is not strictly inside (-1, h) x (-1, w), else 1.
+    counts: [[f32; RUN]; TAPS],
 }
 
-impl Sample {
-    #[inline(always)]
-    fn at(py: f32, px: f32, mask: f32, [h, w]: [usize; 2], first_pixel: usize) -> Self {
-        // The comparison is written so that a position that is NaN samples nothing.
-        if !(py > -1.0 && px > -1.0 && py < h as f32 && px < w as f32) {
-            return Sample { mask, ..Sample::default() };
-        }
-        let (y0, x0) = (py.floor(), px.floor());
-        let mut sample = Sample { fraction: [py - y0, px - x0], mask, counts: true, ..Sample::default() };
-        for i in 0..4 {
-            let (y, x) = (y0 as i32 + i / 2, x0 as i32 + i % 2);
-            if y >= 0 && x >= 0 && y < h as i32 && x < w as i32 {
-                sample.pixels[i as usize] = (first_pixel + y as usize * w + x as usize) as u32;
-                sample.inside[i as usize] = 1.0;
-            }
-        }
-        sample
+impl Samples {
+    fn new() -> Box<Samples> {
+        Box::new(Samples {
+            pixels: [[[0; RUN]; TAPS]; 4],
+            inside: [[[0.0; RUN]; TAPS]; 4],
+            fraction: [[[0.0; RUN]; TAPS]; 2],
+            mask: [[0.0; RUN]; TAPS],
+            counts: [[0.0; RUN]; TAPS],
+        })
     }
 }
 
@@ -265,7 +258,7 @@ impl Task {
         let out_lanes = co.next_multiple_of(sizes.lanes);
         let g_lanes = (TAPS * len).next_multiple_of(sizes.lanes);
         let stride = panels.tile_stride();
-        let mut samples = [Sample::default(); RUN * TAPS];
+        let mut samples = Samples::new();
         with_scratch(RUN * (stride + out_lanes + g_lanes + TAPS * GROUP), |scratch| {
             let (tile, rest) = scratch.split_at_mut(RUN * stride);
             let (other, rest) = rest.split_at_mut(RUN * out_lanes);
@@ -273,8 +266,8 @@ impl Task {
             for start in (0..h * w).step_by(RUN) {
                 let pixels = RUN.min(h * w - start);
                 let first_pixel = image * h * w + start;
-                let (task, to) = (*self, &mut samples[..pixels * TAPS]);
-                crate::dispatch!(set, locate(task: Task, start: usize, offsets: TensorRef, to: &mut [Sample]));
+                let (task, run, to) = (*self, start..start + pixels, &mut *samples);
+                crate::dispatch!(set, locate(task: Task, run: Range<usize>, offsets: TensorRef, to: &mut Samples));
                 for (p, to) in other.chunks_exact_mut(out_lanes).take(pixels).enumerate() {
                     to[..co].copy_from_slice(dout.pixel(first_pixel + p));
                     to[co..].fill(0.0);
@@ -307,11 +300,11 @@ impl Task {
                         }
                     }
                 }
-                let samples = &samples[..pixels * TAPS];
+                let samples = &*samples;
                 let to = &mut partial_offsets[start * OFFSET_CHANNELS..][..pixels * OFFSET_CHANNELS];
                 crate::dispatch!(
                     set,
-                    spread(task: Task, samples: &[Sample], g: &[f32], g_lanes: usize, inp: TensorRef, dinp: &TensorMut, to: &mut [f32], sampled: &mut [f32])
+                    spread(task: Task, samples: &Samples, g: &[f32], g_lanes: usize, inp: TensorRef, dinp: &TensorMut, to: &mut [f32], sampled: &mut [f32])
                 );
                 // The weights' part: samples times `dout`.
                 for tap in 0..TAPS {
@@ -344,17 +337,50 @@ impl Task {
     }
 }
 
-/// Fills the samples of a run of pixels of the task's image that begins with pixel `start`.
+/// Fills the samples of a run of pixels of the task's image, and of a few after it, which nobody asks for. Positions that are no number
+/// sample nothing.
 #[inline(always)]
-fn locate(task: Task, start: usize, offsets: TensorRef, samples: &mut [Sample]) {
+fn locate(task: Task, run: Range<usize>, offsets: TensorRef, samples: &mut Samples) {
     let Task { shape: DeformConvShape { h, w, .. }, image, .. } = task;
-    for (p, taps) in samples.chunks_exact_mut(TAPS).enumerate() {
-        let q = offsets.pixel(image * h * w + start + p);
-        let (y, x) = ((start + p) / w, (start + p) % w);
-        for (tap, sample) in taps.iter_mut().enumerate() {
-            let py = (y as f32 - 1.0 + (tap / 3) as f32) + q[2 * tap];
-            let px = (x as f32 - 1.0 + (tap % 3) as f32) + q[2 * tap + 1];
-            *sample = Sample::at(py, px, 1.0 / (1.0 + exp(-q[2 * TAPS + tap])), [h, w], image * h * w);
+    let first = image * h * w;
+    let (mut row, mut column) = ([0.0; RUN], [0.0; RUN]);
+    for (p, pixel) in run.clone().enumerate() {
+        (row[p], column[p]) = ((pixel / w) as f32 - 1.0, (pixel % w) as f32 - 1.0);
+    }
+    let (height, width, wide, origin) = (h as f32, w as f32, w as i32, first as u32);
+    for tap in 0..TAPS {
+        // Offsets lie 27 apart; gathered first, so that the loop below runs over neighbours.
+        let (mut py, mut px, mut logit) = ([0.0; RUN], [0.0; RUN], [0.0; RUN]);
+        for (p, pixel) in run.clone().enumerate() {
+            let q = offsets.pixel(first + pixel);
+            (py[p], px[p], logit[p]) = (q[2 * tap], q[2 * tap + 1], q[2 * TAPS + tap]);
+        }
+        let (down, along) = ((tap / 3) as f32, (tap % 3) as f32);
+        let Samples { pixels: [pa, pb, pc, pd], inside: [ia, ib, ic, id], fraction: [fy, fx], mask, counts } = &mut *samples;
+        let (pa, pb, pc, pd) = (&mut pa[tap], &mut pb[tap], &mut pc[tap], &mut pd[tap]);
+        let (ia, ib, ic, id) = (&mut ia[tap], &mut ib[tap], &mut ic[tap], &mut id[tap]);
+        let (fy, fx, mask, counts) = (&mut fy[tap], &mut fx[tap], &mut mask[tap], &mut counts[tap]);
+        for p in 0..RUN {
+            let (y, x) = ((row[p] + down) + py[p], (column[p] + along) + px[p]);
+            let counted = (y > -1.0) & (x > -1.0) & (y < height) & (x < width);
+            let (y, x) = (if counted { y } else { 0.0 }, if counted { x } else { 0.0 });
+            let (y0, x0) = (y.floor(), x.floor());
+            let (top, bottom) = (if y0 >= 0.0 { 1.0 } else { 0.0 }, if y0 + 1.0 < height { 1.0 } else { 0.0 });
+            let (left, right) = (if x0 >= 0.0 { 1.0 } else { 0.0 }, if x0 + 1.0 < width { 1.0 } else { 0.0 });
+            let (upper, lower) = (integer(y0.max(0.0)) * wide, integer((y0 + 1.0).min(height - 1.0)) * wide);
+            let (near, far) = (integer(x0.max(0.0)), integer((x0 + 1.0).min(width - 1.0)));
+            pa[p] = origin + (upper + near) as u32;
+            pb[p] = origin + (upper + far) as u32;
+            pc[p] = origin + (lower + near) as u32;
+            pd[p] = origin + (lower + far) as u32;
+            ia[p] = top * left;
+            ib[p] = top * right;
+            ic[p] = bottom * left;
+            id[p] = bottom * right;
+            fy[p] = y - y0;
+            fx[p] = x - x0;
+            mask[p] = 1.0 / (1.0 + exp(-logit[p]));
+            counts[p] = if counted { 1.0 } else { 0.0 };
         }
     }
 }
@@ -363,7 +389,7 @@ fn locate(task: Task, start: usize, offsets: TensorRef, samples: &mut [Sample]) 
 #[inline(always)]
 fn spread(
     task: Task,
-    samples: &[Sample],
+    samples: &Samples,
     g: &[f32],
     g_lanes: usize,
     inp: TensorRef,
@@ -382,7 +408,7 @@ fn spread(
 #[inline(always)]
 fn spread_some<const WHOLE: bool>(
     task: Task,
-    samples: &[Sample],
+    samples: &Samples,
     g: &[f32],
     g_lanes: usize,
     inp: TensorRef,
@@ -392,24 +418,24 @@ fn spread_some<const WHOLE: bool>(
 ) {
     let first = task.first;
     let len = if WHOLE { GROUP } else { task.len };
-    for (i, (sample, sampled)) in samples.iter().zip(sampled.chunks_exact_mut(GROUP)).enumerate() {
+    for (i, sampled) in sampled.chunks_exact_mut(GROUP).take(doffsets.len() / OFFSET_CHANNELS * TAPS).enumerate() {
         let (p, tap) = (i / TAPS, i % TAPS);
         let dq = &mut doffsets[p * OFFSET_CHANNELS..][..OFFSET_CHANNELS];
-        if !sample.counts {
+        if samples.counts[tap][p] == 0.0 {
             sampled.fill(0.0);
             [dq[2 * tap], dq[2 * tap + 1], dq[2 * TAPS + tap]] = [0.0; 3];
             continue;
         }
-        let [ly, lx] = sample.fraction;
+        let (ly, lx, mask) = (samples.fraction[0][tap][p], samples.fraction[1][tap][p], samples.mask[tap][p]);
         let bilinear = [(1.0 - ly) * (1.0 - lx), (1.0 - ly) * lx, ly * (1.0 - lx), ly * lx];
         let mut gradient = [0.0_f32; GROUP];
         gradient[..len].copy_from_slice(&g[p * g_lanes + tap * len..][..len]);
         let mut v = [[0.0_f32; GROUP]; 4];
         for (corner, v) in v.iter_mut().enumerate() {
-            if sample.inside[corner] > 0.0 {
-                let pixel = sample.pixels[corner] as usize;
+            if samples.inside[corner][tap][p] > 0.0 {
+                let pixel = samples.pixels[corner][tap][p] as usize;
                 v[..len].copy_from_slice(&inp.pixel(pixel)[first..first + len]);
-                let weight = bilinear[corner] * sample.mask;
+                let weight = bilinear[corner] * mask;
                 // SAFETY: these channels of this image belong to one task.
                 let to = unsafe { std::slice::from_raw_parts_mut(dinp.pixel_ptr(pixel).add(first), len) };
                 let mut sum = [0.0_f32; GROUP];
@@ -424,14 +450,14 @@ fn spread_some<const WHOLE: bool>(
         for c in 0..GROUP {
             let [a, b, d, e] = [v[0][c], v[1][c], v[2][c], v[3][c]];
             let s = (a * bilinear[0] + b * bilinear[1]) + (d * bilinear[2] + e * bilinear[3]);
-            sampled[c] = s * sample.mask;
+            sampled[c] = s * mask;
             value[c] = gradient[c] * s;
             along_y[c] = gradient[c] * ((1.0 - lx) * (d - a) + lx * (e - b));
             along_x[c] = gradient[c] * ((1.0 - ly) * (b - a) + ly * (e - d));
         }
-        dq[2 * tap] = sample.mask * sum(along_y);
-        dq[2 * tap + 1] = sample.mask * sum(along_x);
-        dq[2 * TAPS + tap] = sum(value) * sample.mask * (1.0 - sample.mask);
+        dq[2 * tap] = mask * sum(along_y);
+        dq[2 * tap + 1] = mask * sum(along_x);
+        dq[2 * TAPS + tap] = sum(value) * mask * (1.0 - mask);
     }
 }
 

@@ -29,11 +29,15 @@ namespace {
 HostKernel* first_kernel = nullptr;
 
 const size_t STACK = 128 * 1024, PAGE = 4096;
+// Stacks begin at different places of their pages. The fibers of a block switch all the time, and if all stacks began at the same place,
+// their ends would share a few sets of the cache.
+const size_t COLOURS = 30, COLOUR = 128;
 
 struct Fiber {
     void* sp = nullptr;
     char* memory = nullptr; // a page that nobody may touch, then the stack
     u32 thread = 0, line = 0;
+    size_t index = 0; // among the fibers of its worker
     bool busy = false;
     const u32* wait = nullptr; // waits until this is no longer `seen`
     u32 seen = 0;
@@ -60,7 +64,7 @@ struct SharedBlock {
 };
 
 struct Worker;
-thread_local Worker* worker = nullptr;
+__attribute__((tls_model("initial-exec"))) thread_local Worker* worker = nullptr;
 
 } // namespace
 
@@ -86,6 +90,7 @@ struct Worker {
     char ordered[2];
     u32 order_factor = 1, order_shift = 0;
     std::vector<Fiber*> fibers;
+    size_t used = 0; // fibers that have taken a thread of the block
     std::vector<Warp> warps;
     std::vector<SharedBlock*> shared;
     size_t shared_used = 0;
@@ -219,7 +224,7 @@ void fiber_main() {
 
 void prepare(Fiber* f) {
 #if defined(__x86_64__)
-    void** stack = (void**)((uintptr_t)(f->memory + PAGE + STACK) & ~(uintptr_t)15);
+    void** stack = (void**)((uintptr_t)(f->memory + PAGE + STACK - f->index % COLOURS * COLOUR) & ~(uintptr_t)15);
     *--stack = nullptr;
     *--stack = (void*)fiber_main;
     for (int i = 0; i < 6; i++) *--stack = nullptr;
@@ -239,7 +244,7 @@ void prepare(Fiber* f) {
 #endif
 }
 
-Fiber* new_fiber() {
+Fiber* new_fiber(size_t index) {
     void* memory = mmap(nullptr, PAGE + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
         fprintf(stderr, "hostgpu: no memory for the stack of a thread\n");
@@ -248,8 +253,30 @@ Fiber* new_fiber() {
     mprotect(memory, PAGE, PROT_NONE);
     Fiber* f = new Fiber;
     f->memory = (char*)memory;
+    f->index = index;
     prepare(f);
     return f;
+}
+
+bool can_run(const Fiber* f) { return f->busy && (!f->wait || *f->wait != f->seen); }
+
+// Lets others run. The scheduler would do, too, at the price of a second switch, and it takes the fibers of a block in turn: the stacks
+// of all of them do not fit into the first cache, but those of a warp do. So a warp whose lanes wait for each other alone goes on.
+void yield(Fiber* f) {
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(HOST_TSAN)
+    Worker* w = worker;
+    Fiber* next = f->index + 1 < w->used ? w->fibers[f->index + 1] : nullptr;
+    if (f->index % 32 == 31) {
+        Fiber* first = w->fibers[f->index - 31];
+        if (can_run(first)) next = first;
+    }
+    if (next && can_run(next)) {
+        w->current = next;
+        host_thread.thread = next->thread;
+        return host_switch(&f->sp, next->sp);
+    }
+#endif
+    to_scheduler();
 }
 
 void wait_until_changed(const u32* generation, u32 seen, u32 line, bool shuffles) {
@@ -258,7 +285,7 @@ void wait_until_changed(const u32* generation, u32 seen, u32 line, bool shuffles
     f->seen = seen;
     f->line = line;
     f->shuffles = shuffles;
-    do to_scheduler();
+    do yield(f);
     while (*generation == seen);
     f->wait = nullptr;
     host_thread.thread = f->thread;
@@ -291,12 +318,13 @@ void run_block(Worker* w) {
         w->warps[i].arrived = w->warps[i].generation = w->warps[i].line = 0;
     }
     release(w);
-    size_t used = 0;
+    size_t& used = w->used;
+    used = 0;
     while (w->finished < w->threads) {
         bool progress = false;
         for (size_t i = 0; i < used; i++) {
             Fiber* f = w->fibers[i];
-            if (f->busy && (!f->wait || *f->wait != f->seen)) {
+            if (can_run(f)) {
                 to_fiber(w, f);
                 progress = true;
                 if (w->failed) return;
@@ -305,7 +333,7 @@ void run_block(Worker* w) {
         if (w->next < w->threads) {
             Fiber* f = used > 0 && !w->fibers[used - 1]->busy && !OWN_FIBERS ? w->fibers[used - 1] : nullptr;
             if (!f) {
-                if (used == w->fibers.size()) w->fibers.push_back(new_fiber());
+                if (used == w->fibers.size()) w->fibers.push_back(new_fiber(used));
                 f = w->fibers[used++];
             }
             to_fiber(w, f);
