@@ -599,6 +599,7 @@ fn without_image(source: Source, stem: String, given: Option<f64>, remarks: &mut
         format: source.format,
         outside: 0,
         marks: None,
+        rejected: Vec::new(),
     })
 }
 

@@ -68,8 +68,10 @@ pub struct Labelled {
     pub coordinates: Coordinates,
     /// How many points have their centre outside of the image, whether they were dropped or not.
     pub outside: usize,
-    /// What the file of marks beside the coordinates says, and where particles were rejected; none where there is neither.
+    /// What the file of marks beside the coordinates says; none where there is no such file.
     pub marks: Option<Marks>,
+    /// Places of picks that somebody has rejected, micrograph pixels.
+    pub rejected: Vec<[f64; 2]>,
 }
 
 impl Labelled {
@@ -110,8 +112,7 @@ pub fn gather(data: &Path, labels: &Path, options: &Options) -> Result<Gathered>
 }
 
 /// The same with picks that somebody has rejected, such as those in the classes that were not selected: what lies there is not looked
-/// for. A micrograph of which all picks were rejected has no labels. A micrograph with rejected picks counts as one whose labels are not
-/// finished, because nobody has looked at what was never picked.
+/// for, unless it is a label, too. A micrograph of which all picks were rejected has no labels.
 ///
 /// Errors: as `gather`.
 pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, options: &Options) -> Result<Gathered> {
@@ -155,7 +156,7 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
             list: one.pixel_size,
             header: info.pixel_size_angstrom,
         };
-        let mut marks = marks_beside(&source.path)?;
+        let marks = marks_beside(&source.path)?;
         if marks.as_ref().is_some_and(|marks| marks.excluded) {
             gathered.excluded.push(stems[i].clone());
             continue;
@@ -164,13 +165,10 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
             Some(labels) => labels.placed(&evidence, &mut remarks)?,
             None => Coordinates { points: Vec::new(), ..source.set.coordinates.clone() },
         };
-        if let Some(rejected) = rejected_of(i) {
-            let points = rejected.placed(&evidence, &mut remarks)?.points;
-            let nothing = points.iter().enumerate().map(|(i, at)| Item { id: format!("rejected{i}"), shape: Shape::Nothing([at.x, at.y]) });
-            let marks = marks.get_or_insert_default();
-            marks.items.extend(nothing);
-            marks.finished = false;
-        }
+        let rejected = match rejected_of(i) {
+            Some(rejected) => rejected.placed(&evidence, &mut remarks)?.points.iter().map(|at| [at.x, at.y]).collect(),
+            None => Vec::new(),
+        };
         let outside = drop_outside(&mut coordinates, [info.nx, info.ny])?;
         gathered.labelled.push(Labelled {
             path: one.path.clone(),
@@ -183,6 +181,7 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
             coordinates,
             outside,
             marks,
+            rejected,
         });
     }
     ensure!(
@@ -378,7 +377,9 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
 
 /// The marks of a micrograph in frame D, where there are any; `boxes` are those of its labels.
 pub fn marks_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> MarksD {
-    let Some(marks) = &labelled.marks else { return MarksD::default() };
+    if labelled.marks.is_none() && labelled.rejected.is_empty() {
+        return MarksD::default();
+    }
     let geometry = Geometry::new(labelled.size[0], labelled.size[1], frame);
     let to_d = frame as f64 / labelled.size[0] as f64;
     let all = |points: &[[f64; 2]]| points.iter().map(|point| geometry.m_to_d(*point)).collect();
@@ -391,10 +392,33 @@ pub fn marks_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> MarksD 
         Shape::Nothing(at) => Some(geometry.m_to_d(at)),
         _ => None,
     };
-    let nothing: Vec<[f64; 2]> = marks.items.iter().filter_map(nothing).collect();
-    let middle = |[x1, y1, x2, y2]: &CornersD| [f64::from(x1 + x2) / 2.0, f64::from(y1 + y2) / 2.0];
-    let focus = if marks.finished { Vec::new() } else { boxes.iter().map(middle).chain(nothing.iter().copied()).collect() };
-    MarksD { areas: marks.items.iter().filter_map(area).collect(), nothing, focus }
+    let items = labelled.marks.as_ref().map_or(&[][..], |marks| &marks.items);
+    let nothing: Vec<[f64; 2]> = items.iter().filter_map(nothing).chain(rejected_d(labelled, frame, boxes)).collect();
+    // Nobody has looked at what was never picked.
+    let is_finished = labelled.rejected.is_empty() && labelled.marks.as_ref().is_some_and(|marks| marks.finished);
+    let focus = if is_finished { Vec::new() } else { boxes.iter().map(middle).chain(nothing.iter().copied()).collect() };
+    MarksD { areas: items.iter().filter_map(area).collect(), nothing, focus }
+}
+
+/// The rejected picks of a micrograph in frame D, without those that lie at a label: nearer to its middle than half its box. So a list of
+/// all picks may be given for the rejected ones, and a particle that was picked twice is still a particle.
+fn rejected_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> Vec<[f64; 2]> {
+    let geometry = Geometry::new(labelled.size[0], labelled.size[1], frame);
+    let is_at = |[x, y]: [f64; 2], corners: &CornersD| {
+        let ([middle_x, middle_y], half) = (middle(corners), f64::from(corners[2] - corners[0]) / 2.0);
+        (middle_x - x).hypot(middle_y - y) < half
+    };
+    let places = labelled.rejected.iter().map(|at| geometry.m_to_d(*at));
+    places.filter(|at| !boxes.iter().any(|corners| is_at(*at, corners))).collect()
+}
+
+/// How many of the rejected picks of a micrograph lie at one of its labels and are not taken for rejected.
+pub fn rejected_at_labels(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> usize {
+    labelled.rejected.len() - rejected_d(labelled, frame, boxes).len()
+}
+
+fn middle([x1, y1, x2, y2]: &CornersD) -> [f64; 2] {
+    [f64::from(x1 + x2) / 2.0, f64::from(y1 + y2) / 2.0]
 }
 
 /// Points along each fiber that are no farther apart than `step_m_px` (micrograph pixels). Every vertex is among them once.
@@ -440,11 +464,9 @@ pub fn summary(gathered: &Gathered) -> String {
     if empty > 0 {
         text.push_str(&format!(", {empty} of the micrographs without any (negative examples)"));
     }
-    let is_nothing = |item: &&Item| matches!(item.shape, Shape::Nothing(_));
-    let nothing: usize =
-        gathered.labelled.iter().flat_map(|one| &one.marks).map(|marks| marks.items.iter().filter(is_nothing).count()).sum();
-    if nothing > 0 {
-        text.push_str(&format!(", {} where nothing is", counted(nothing, "place")));
+    let rejected: usize = gathered.labelled.iter().map(|one| one.rejected.len()).sum();
+    if rejected > 0 {
+        text.push_str(&format!(", {rejected} rejected"));
     }
     text
 }

@@ -44,6 +44,7 @@ fn labelled_of(name: &str) -> Labelled {
         coordinates: sets.remove(0).coordinates,
         outside: 0,
         marks: None,
+        rejected: Vec::new(),
     }
 }
 

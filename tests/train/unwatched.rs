@@ -292,6 +292,7 @@ fn picks_that_were_kept_and_picks_that_were_thrown_away_are_learnt_from() {
     };
     table("kept.star", &[(0, [20, 20]), (0, [60, 50]), (1, [30, 30])]);
     table("thrown-away.star", &[(1, [70, 70]), (2, [10, 80]), (2, [80, 10])]);
+    table("all.star", &[(0, [21, 20]), (0, [60, 50]), (1, [30, 30]), (1, [70, 70]), (2, [10, 80]), (2, [80, 10])]);
     table("of-others.star", &[(9, [70, 70])]);
     let train = |exp_id: &str, more: &[&str]| {
         let data = ["train", "--data", "discs", "--selected", "kept.star", "--exp_id", exp_id, "--frame", "64"];
@@ -300,15 +301,23 @@ fn picks_that_were_kept_and_picks_that_were_thrown_away_are_learnt_from() {
     // The micrograph that has nothing but thrown away picks takes part, and the one that has none at all is left out.
     let told = train("both", &["--rejected", "thrown-away.star"]).ended_with(0);
     assert!(told.stdout.contains("3 micrographs with labels, 3 labels, 1 of the micrographs without any"), "{}", told.stdout);
-    assert!(told.stdout.contains("3 places where nothing is"), "{}", told.stdout);
+    assert!(
+        told.stdout.contains("without any (negative examples), 3 rejected") && !told.stdout.contains("at a selected one"),
+        "{}",
+        told.stdout
+    );
     assert!(told.stderr.contains("1 micrograph has no label file and is left out: m3"), "{}", told.stderr);
     let told = train("kept", &[]).ended_with(0);
-    assert!(told.stdout.contains("2 micrographs with labels, 3 labels") && !told.stdout.contains("places"), "{}", told.stdout);
+    assert!(told.stdout.contains("2 micrographs with labels, 3 labels") && !told.stdout.contains("rejected"), "{}", told.stdout);
     // What was never picked may be a particle, unless the command line knows better.
     train("focal", &["--heat_map_loss", "focal"]).ended_with(0);
     let weights = |name: &str| std::fs::read(place.path(&format!("{name}/model_last.safetensors"))).unwrap();
     assert_ne!(weights("kept"), weights("both"));
     assert_ne!(weights("kept"), weights("focal"));
+    // A list of all picks says the same as the thrown away ones alone.
+    let told = train("all", &["--rejected", "all.star"]).ended_with(0);
+    assert!(told.stdout.contains("6 rejected") && told.stdout.contains("3 rejected picks at a selected one"), "{}", told.stdout);
+    assert_eq!(weights("all"), weights("both"));
     // Those of other micrographs are a mistake, and so are rejected ones alone.
     let told = train("others", &["--rejected", "of-others.star"]).ended_with(2);
     assert!(told.stderr.contains("none of the micrographs has one of these rejected particles"), "{}", told.stderr);

@@ -26,7 +26,7 @@ pub struct TrainArgs {
     /// never picked may be a particle or not
     #[arg(long = "selected", value_name = "PATH", conflicts_with_all = ["label", "in_coords", "in_parts"])]
     pub(super) selected: Option<PathBuf>,
-    /// With --selected: picks that were thrown away; what lies there is not looked for
+    /// With --selected: picks that were thrown away, or all picks; what lies there, but not at a selected one, is not looked for
     #[arg(long = "rejected", value_name = "PATH", requires = "selected")]
     pub(super) rejected: Option<PathBuf>,
     /// Format of the labels [default: told by the content]

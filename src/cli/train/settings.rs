@@ -25,7 +25,9 @@ use crate::train::augment::CornersD;
 use crate::train::checkpoint::{Resumed, Terms};
 use crate::train::data::{DataOptions, TrainingImage};
 use crate::train::exemplar::Exemplar;
-use crate::train::labels::{self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather_judged, marks_d, reference};
+use crate::train::labels::{
+    self, BoxSide, Gathered, Labelled, ORIGINAL_SIDE_H_PX, boxes_d, gather_judged, marks_d, reference, rejected_at_labels,
+};
 use crate::train::run::RunOptions;
 use crate::train::schedule::{self, Asked, Beginning, GUIDE_RATE, Order, Recipe, Replay, Schedule};
 use crate::train::split::{Shares, Split, split};
@@ -163,6 +165,14 @@ impl Settings {
         let sizes = args.sizes(&gathered, source.as_ref(), interrupted.as_ref(), &mut lines, &mut warnings)?;
         let parts = split(gathered.labelled.len(), shares, args.seed);
         let boxes = parts::boxes(&gathered, &parts.train, |one| boxes_d(one, args.mode, sizes.frame, sizes.side, &args.compat))?;
+        let rejected = |(&i, boxes): (&usize, &Vec<CornersD>)| rejected_at_labels(&gathered.labelled[i], sizes.frame, boxes);
+        let at_labels: usize = parts.train.iter().zip(&boxes).map(rejected).sum();
+        if at_labels > 0 {
+            lines.push(format!(
+                "{} at a selected one, nearer than half its size, and not taken for rejected",
+                counted(at_labels, "rejected pick")
+            ));
+        }
         let image = |(&i, boxes): (&usize, Vec<CornersD>)| {
             let one = &gathered.labelled[i];
             TrainingImage { path: one.path.clone(), marks: marks_d(one, sizes.frame, &boxes), boxes }
