@@ -377,7 +377,8 @@ pub fn boxes_d(labelled: &Labelled, mode: Kind, frame: usize, side: BoxSide, com
 
 /// The marks of a micrograph in frame D, where there are any; `boxes` are those of its labels.
 pub fn marks_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> MarksD {
-    if labelled.marks.is_none() && labelled.rejected.is_empty() {
+    let rejected = rejected_d(labelled, frame, boxes);
+    if labelled.marks.is_none() && rejected.is_empty() {
         return MarksD::default();
     }
     let geometry = Geometry::new(labelled.size[0], labelled.size[1], frame);
@@ -393,9 +394,9 @@ pub fn marks_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> MarksD 
         _ => None,
     };
     let items = labelled.marks.as_ref().map_or(&[][..], |marks| &marks.items);
-    let nothing: Vec<[f64; 2]> = items.iter().filter_map(nothing).chain(rejected_d(labelled, frame, boxes)).collect();
     // Nobody has looked at what was never picked.
-    let is_finished = labelled.rejected.is_empty() && labelled.marks.as_ref().is_some_and(|marks| marks.finished);
+    let is_finished = rejected.is_empty() && labelled.marks.as_ref().is_some_and(|marks| marks.finished);
+    let nothing: Vec<[f64; 2]> = items.iter().filter_map(nothing).chain(rejected).collect();
     let focus = if is_finished { Vec::new() } else { boxes.iter().map(middle).chain(nothing.iter().copied()).collect() };
     MarksD { areas: items.iter().filter_map(area).collect(), nothing, focus }
 }
