@@ -229,10 +229,12 @@ fn measure_block<T: Widen>(block: &[T], pivot: f64, low: f64, high: f64) -> Meas
     for part in block.chunks(PART) {
         T::widen(part, &mut converted);
         let values = &converted[..part.len()];
-        if is_all {
+        if let (groups, []) = values.as_chunks::<LANES>()
+            && is_all
+        {
             // Most parts hold nothing but numbers, and of these all are in range. Where one holds something else, its sum is no number.
             let before = *to;
-            crate::dispatch!(set, add_numbers(values: &[f64], pivot: f64, to: &mut Lanes));
+            crate::dispatch!(set, add_numbers(groups: &[[f64; LANES]], pivot: f64, to: &mut Lanes));
             if to.squares.iter().sum::<f64>().is_finite() {
                 continue;
             }
@@ -250,11 +252,10 @@ fn measure_block<T: Widen>(block: &[T], pivot: f64, low: f64, high: f64) -> Meas
     }
 }
 
-/// What `add_values` does with values that are numbers, of which none is out of range: the same sums, without asking.
+/// What `add_values` does with whole groups of values that are numbers, of which none is out of range: the same sums, without asking.
 #[inline(always)]
-fn add_numbers(values: &[f64], pivot: f64, lanes: &mut Lanes) {
+fn add_numbers(groups: &[[f64; LANES]], pivot: f64, lanes: &mut Lanes) {
     let Lanes { mut count, mut sum, mut squares, mut min, mut max } = *lanes;
-    let (groups, rest) = values.as_chunks::<LANES>();
     for group in groups {
         for lane in 0..LANES {
             let value = group[lane];
@@ -266,14 +267,6 @@ fn add_numbers(values: &[f64], pivot: f64, lanes: &mut Lanes) {
         }
     }
     count.iter_mut().for_each(|count| *count += groups.len() as f64);
-    for (lane, &value) in rest.iter().enumerate() {
-        let offset = value - pivot;
-        sum[lane] += offset;
-        squares[lane] += offset * offset;
-        count[lane] += 1.0;
-        min[lane] = min[lane].min(value);
-        max[lane] = max[lane].max(value);
-    }
     *lanes = Lanes { count, sum, squares, min, max };
 }
 

@@ -19,7 +19,7 @@ use crate::ops::heat_map;
 use crate::preprocess::geometry::Geometry;
 use crate::words::{agreeing, counted};
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// How coordinate files are found and read.
@@ -123,7 +123,7 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
     refuse_twins(&names, |i| found.micrographs[i].path.display().to_string())?;
     let stems = distinct(&names);
     let pairs = pair(&names, &sources, &mut gathered)?;
-    let rejected = rejected.map(|path| Rejected::read(path, &names, options, &mut gathered)).transpose()?;
+    let rejected = rejected.map(|path| read_rejected(path, &names, options, &mut gathered)).transpose()?.unwrap_or_default();
     ensure!(
         !pairs.is_empty(),
         "{}: none of its {} coordinate files fits one of the {} micrographs of {} (for example {} and {}); expected equal names; rename them",
@@ -135,14 +135,13 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
         stems.first().map_or("", String::as_str),
     );
     let mut remarks = Warnings::default();
-    let with_labels = pairs.iter().map(|&(i, source)| (i, Some(&sources[source])));
-    let rejected_of = |i: usize| rejected.as_ref().and_then(|rejected| rejected.of_micrograph.get(&i));
-    let all_rejected = (0..names.len()).filter(|i| rejected_of(*i).is_some() && pairs.iter().all(|(paired, _)| paired != i));
-    let mut all: Vec<(usize, Option<&Source>)> = with_labels.chain(all_rejected.map(|i| (i, None))).collect();
-    all.sort_by_key(|(i, _)| *i);
-    for (i, labels) in all {
+    // The labels of each micrograph, and its rejected picks.
+    let mut judged: BTreeMap<usize, [Option<&Source>; 2]> = BTreeMap::new();
+    pairs.iter().for_each(|&(i, source)| judged.entry(i).or_default()[0] = Some(&sources[source]));
+    rejected.iter().for_each(|(i, source)| judged.entry(*i).or_default()[1] = Some(source));
+    for (i, [labels, rejected]) in judged {
         let one = &found.micrographs[i];
-        let Some(source) = labels.or(rejected_of(i)) else { continue };
+        let Some(source) = labels.or(rejected) else { continue };
         let info = match image::read_info(&one.path, &options.image) {
             Err(error) if options.leave_out_unreadable => {
                 gathered.unreadable.push(format!("{error:#}"));
@@ -165,7 +164,7 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
             Some(labels) => labels.placed(&evidence, &mut remarks)?,
             None => Coordinates { points: Vec::new(), ..source.set.coordinates.clone() },
         };
-        let rejected = match rejected_of(i) {
+        let rejected = match rejected {
             Some(rejected) => rejected.placed(&evidence, &mut remarks)?.points.iter().map(|at| [at.x, at.y]).collect(),
             None => Vec::new(),
         };
@@ -200,33 +199,25 @@ pub fn gather_judged(data: &Path, labels: &Path, rejected: Option<&Path>, option
     Ok(gathered)
 }
 
-/// Where particles were rejected.
-struct Rejected {
-    /// Those of each micrograph that has some.
-    of_micrograph: HashMap<usize, Source>,
-}
-
-impl Rejected {
-    /// Reads them as labels are read.
-    ///
-    /// Errors: nothing is there, a file cannot be read, a name fits several, or none of the micrographs has any.
-    fn read(path: &Path, names: &[Name], options: &Options, gathered: &mut Gathered) -> Result<Rejected> {
-        let sources = read_sources(path, options, &mut gathered.warnings)?;
-        let mut of_rejected = Gathered::default();
-        let pairs = pair(names, &sources, &mut of_rejected)?;
-        ensure!(
-            !pairs.is_empty(),
-            "{}: none of the micrographs has one of these rejected particles (they are of {}, for example); expected equal names",
-            path.display(),
-            sources.first().map_or("no micrograph", |source| source.name.stem.as_str())
-        );
-        // A micrograph that has nothing but rejected particles takes part all the same.
-        let stems = distinct(names);
-        let has_some: HashSet<&String> = pairs.iter().map(|(i, _)| &stems[*i]).collect();
-        gathered.lone_micrographs.retain(|stem| !has_some.contains(stem));
-        gathered.lone_labels.extend(of_rejected.lone_labels);
-        Ok(Rejected { of_micrograph: pairs.into_iter().map(|(i, source)| (i, sources[source].clone())).collect() })
-    }
+/// Reads rejected picks as labels are read: those of each micrograph that has some, by its index.
+///
+/// Errors: nothing is there, a file cannot be read, a name fits several, or none of the micrographs has any.
+fn read_rejected(path: &Path, names: &[Name], options: &Options, gathered: &mut Gathered) -> Result<Vec<(usize, Source)>> {
+    let sources = read_sources(path, options, &mut gathered.warnings)?;
+    let mut of_rejected = Gathered::default();
+    let pairs = pair(names, &sources, &mut of_rejected)?;
+    ensure!(
+        !pairs.is_empty(),
+        "{}: none of the micrographs has one of these rejected particles (they are of {}, for example); expected equal names",
+        path.display(),
+        sources.first().map_or("no micrograph", |source| source.name.stem.as_str())
+    );
+    // A micrograph that has nothing but rejected particles takes part all the same.
+    let stems = distinct(names);
+    let has_some: HashSet<&String> = pairs.iter().map(|(i, _)| &stems[*i]).collect();
+    gathered.lone_micrographs.retain(|stem| !has_some.contains(stem));
+    gathered.lone_labels.extend(of_rejected.lone_labels);
+    Ok(pairs.into_iter().map(|(i, source)| (i, sources[source].clone())).collect())
 }
 
 /// The marks that lie beside a coordinate file.
@@ -413,9 +404,11 @@ fn rejected_d(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> Vec<[f64
     places.filter(|at| !boxes.iter().any(|corners| is_at(*at, corners))).collect()
 }
 
-/// How many of the rejected picks of a micrograph lie at one of its labels and are not taken for rejected.
-pub fn rejected_at_labels(labelled: &Labelled, frame: usize, boxes: &[CornersD]) -> usize {
-    labelled.rejected.len() - rejected_d(labelled, frame, boxes).len()
+/// How many of the rejected picks of a micrograph lie at one of its labels, so that they are not among its marks.
+pub fn rejected_at_labels(labelled: &Labelled, marks: &MarksD) -> usize {
+    let is_nothing = |item: &&Item| matches!(item.shape, Shape::Nothing(_));
+    let marked = labelled.marks.iter().flat_map(|marks| &marks.items).filter(is_nothing).count();
+    marked + labelled.rejected.len() - marks.nothing.len()
 }
 
 fn middle([x1, y1, x2, y2]: &CornersD) -> [f64; 2] {

@@ -165,19 +165,19 @@ impl Settings {
         let sizes = args.sizes(&gathered, source.as_ref(), interrupted.as_ref(), &mut lines, &mut warnings)?;
         let parts = split(gathered.labelled.len(), shares, args.seed);
         let boxes = parts::boxes(&gathered, &parts.train, |one| boxes_d(one, args.mode, sizes.frame, sizes.side, &args.compat))?;
-        let rejected = |(&i, boxes): (&usize, &Vec<CornersD>)| rejected_at_labels(&gathered.labelled[i], sizes.frame, boxes);
-        let at_labels: usize = parts.train.iter().zip(&boxes).map(rejected).sum();
+        let image = |(&i, boxes): (&usize, Vec<CornersD>)| {
+            let one = &gathered.labelled[i];
+            TrainingImage { path: one.path.clone(), marks: marks_d(one, sizes.frame, &boxes), boxes }
+        };
+        let training: Vec<TrainingImage> = parts.train.iter().zip(boxes).map(image).collect();
+        let rejected = |(&i, image): (&usize, &TrainingImage)| rejected_at_labels(&gathered.labelled[i], &image.marks);
+        let at_labels: usize = parts.train.iter().zip(&training).map(rejected).sum();
         if at_labels > 0 {
             lines.push(format!(
                 "{} at a selected one, nearer than half its size, and not taken for rejected",
                 counted(at_labels, "rejected pick")
             ));
         }
-        let image = |(&i, boxes): (&usize, Vec<CornersD>)| {
-            let one = &gathered.labelled[i];
-            TrainingImage { path: one.path.clone(), marks: marks_d(one, sizes.frame, &boxes), boxes }
-        };
-        let training = parts.train.iter().zip(boxes).map(image).collect();
 
         let start = Start::load(args, source, interrupted, &mut lines)?;
         let recorded = start.resumed.as_ref().and_then(|resumed| resumed.terms.as_ref());
@@ -490,15 +490,16 @@ impl TrainArgs {
     /// How many micrographs are marked, but not as finished, where the command line does not say how the heat map is compared.
     fn unfinished(&self, gathered: &Gathered) -> usize {
         let is_unfinished = |one: &&Labelled| one.marks.as_ref().is_some_and(|marks| !marks.finished);
-        if self.heat_map_loss.is_some() || self.sparse_anno || self.selected.is_some() {
-            0
-        } else {
-            gathered.labelled.iter().filter(is_unfinished).count()
-        }
+        if self.heat_map_loss.is_some() || self.is_sparse() { 0 } else { gathered.labelled.iter().filter(is_unfinished).count() }
+    }
+
+    /// True if the command line says that only some of the particles have a label.
+    fn is_sparse(&self) -> bool {
+        self.sparse_anno || self.selected.is_some()
     }
 
     fn trainer_options(&self, side_n: usize, batch: usize, keeps_statistics: bool, is_unfinished: bool) -> TrainerOptions {
-        let is_sparse = self.sparse_anno || self.selected.is_some() || is_unfinished;
+        let is_sparse = self.is_sparse() || is_unfinished;
         TrainerOptions {
             heat_map_loss: self.heat_map_loss.unwrap_or(match (is_sparse, self.compat.has(Fault::SparseOriginal)) {
                 (false, _) => HeatMapLoss::Focal,
