@@ -13,6 +13,7 @@ use crate::io::find::find_micrographs;
 use crate::io::model_source::ModelSource;
 use crate::net::inference::frames::most_peaks;
 use crate::net::inference::peaks::Part;
+use crate::net::inference::plan::StepSummary;
 use crate::net::{Architecture, Model, PeakFinder, PeakFinderOptions, Views, formula};
 use crate::ops::{Compute, Precision};
 use crate::pick::parts;
@@ -164,7 +165,7 @@ fn part_times(
     let measured = parts::measured(finder, runs)?;
     let part_time = |(i, (part, measured_ms)): (usize, (Part, f64))| {
         let (name, algorithm, multiply_adds) = match part {
-            Part::Step(i) => (steps[i].name.clone(), steps[i].algorithm.clone(), steps[i].multiply_adds),
+            Part::Step(i) => of_steps(&steps[finder.plan().done_with(i)]),
             Part::Turn => ("view turned".to_string(), String::new(), 0),
             Part::Peaks => ("peaks".to_string(), String::new(), 0),
             Part::Heads => ("heads at the peaks".to_string(), String::new(), 0),
@@ -172,6 +173,16 @@ fn part_times(
         PartTime { name, algorithm, multiply_adds, measured_ms, predicted: predicted.get(i).map(|(_, predicted)| *predicted) }
     };
     Ok(measured.into_iter().enumerate().map(part_time).collect())
+}
+
+/// Name, algorithm and multiply-adds of steps that are done together: they have the name of the first, and that of the last besides.
+fn of_steps(steps: &[StepSummary]) -> (String, String, u64) {
+    let multiply_adds = steps.iter().map(|step| step.multiply_adds).sum();
+    match steps {
+        [first, .., last] => (format!("{} to {}", first.name, last.name), "in bands".to_string(), multiply_adds),
+        [step] => (step.name.clone(), step.algorithm.clone(), multiply_adds),
+        [] => unreachable!("a part without a step"),
+    }
 }
 
 /// The parts as a table: beside each time its multiply-adds a second (those of the formula, whatever the algorithm saves), and what the

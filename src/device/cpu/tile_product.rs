@@ -168,8 +168,13 @@ unsafe fn product<L: Lanes, const ROWS: usize, const VECTORS: usize, const STRID
     }
 }
 
-/// The loop for an instruction set, a number of rows (from `cut`), one or two vectors, and an input
-/// stride: 1 (one channel, taps along the row), or that of pixels of up to 16, 32 or 64 channels.
+/// True if there are loops for an input stride: 1 (one channel, taps along the row), or that of pixels of up to 16, 32 and so on
+/// channels.
+pub fn has_stride(stride: usize) -> bool {
+    matches!(stride, 1 | 16 | 32 | 64 | 128 | 256)
+}
+
+/// The loop for an instruction set, a number of rows (from `cut`), one or two vectors, and an input stride (`has_stride`).
 ///
 /// Panics if there is no such loop: a programming error.
 pub fn find(set: InstructionSet, rows: usize, vectors: usize, stride: usize) -> TileProduct {
@@ -180,6 +185,8 @@ pub fn find(set: InstructionSet, rows: usize, vectors: usize, stride: usize) -> 
                 16 => $wrap::<$rows, $vectors, 16>,
                 32 => $wrap::<$rows, $vectors, 32>,
                 64 => $wrap::<$rows, $vectors, 64>,
+                128 => $wrap::<$rows, $vectors, 128>,
+                256 => $wrap::<$rows, $vectors, 256>,
                 _ => unreachable!("no loop for an input stride of {stride}"),
             }
         };

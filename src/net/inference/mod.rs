@@ -1,5 +1,6 @@
 //! The network in use: from an image to the peaks of its heat map.
 
+pub mod bands; //  a chain of convolutions, some rows at a time
 pub mod frames; // a peak finder for each frame
 pub mod peaks; //  image to peaks
 pub mod plan; //   steps at fixed places, and running them

@@ -1,13 +1,15 @@
 //! The inference plan: steps at fixed places of one arena. Nothing is allocated while it runs, and its memory is known
 //! before the first byte is asked for.
 
+use super::bands::{Link, Schedule};
 use super::steps::{Lowered, LoweredOp, LoweredStep, lower};
-use crate::device::{Buffer, Device, TensorMut, TensorRef};
+use crate::device::tensor::Layout;
+use crate::device::{Buffer, Device, TensorMut, TensorRef, second_level_cache};
 use crate::net::arena::{Lifetimes, Place, Placed};
 use crate::net::graph::{Graph, NodeId};
 use crate::net::model::Model;
 use crate::ops::Compute;
-use crate::ops::conv::{self, ConvShape, Epilogue};
+use crate::ops::conv::{self, ConvShape, Epilogue, Pass};
 use crate::ops::deform_conv::{self, DeformConvShape};
 use crate::ops::max_pool::{self, MaxPoolShape};
 use crate::ops::up_conv::{self, UpConvShape};
@@ -15,6 +17,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 enum Work {
@@ -49,10 +52,56 @@ pub struct StepSummary {
     pub multiply_adds: u64,
     /// Bytes of the maps that are read.
     pub input_bytes: usize,
-    /// Bytes of the map.
+    /// Bytes of the map, as much of it as is held.
     pub output_bytes: usize,
     /// Bytes of the weights as they lie in memory.
     pub weight_bytes: usize,
+}
+
+/// Steps that are computed in bands: convolutions that follow one another.
+struct Chain {
+    steps: Range<usize>,
+    schedule: Schedule,
+}
+
+impl Chain {
+    /// All chains of a network for one image on the CPU. Elsewhere maps are computed whole.
+    fn all(compute: &Compute, lowered: &Lowered, layout: impl Fn(NodeId) -> Layout, wanted: &[NodeId]) -> Vec<Chain> {
+        if !matches!(compute.device, Device::Cpu) || compute.tried_precision().is_some() || layout(NodeId(0)).shape[0] != 1 {
+            return Vec::new();
+        }
+        let steps = &lowered.steps;
+        let reads = |step: &LoweredStep, id: NodeId| step.inputs.contains(&id) || step.addend == Some(id);
+        let link = |step: &LoweredStep| {
+            let LoweredOp::Conv { ci, kernel, stride, .. } = step.op else { return None };
+            let shape = conv_shape([ci, kernel, stride], layout(step.inputs[0]), layout(step.output));
+            let rows_together = conv::algorithm::choose(compute, Pass::Forward, shape).rows_together()?;
+            step.addend.is_none().then_some(Link { shape, rows_together })
+        };
+        // Nobody but the next step reads what a step writes.
+        let goes_on = |i: usize| {
+            let map = steps[i].output;
+            let readers = steps.iter().filter(|step| reads(step, map)).count();
+            readers == 1 && reads(&steps[i + 1], map) && lowered.parts.owner(map) == map && !wanted.contains(&map)
+        };
+        let mut chains = Vec::new();
+        let mut first = 0;
+        while first < steps.len() {
+            let mut links: Vec<Link> = link(&steps[first]).into_iter().collect();
+            let mut end = first + 1;
+            while let Some(next) = steps.get(end).filter(|_| !links.is_empty() && goes_on(end - 1)).and_then(link) {
+                links.push(next);
+                end += 1;
+            }
+            if links.len() > 1 {
+                // Two segments for each thread, so that none waits long for another; each leaves half of a cache to weights.
+                let (segments, most) = (2 * rayon::current_num_threads(), second_level_cache() / 2 / size_of::<f32>());
+                chains.push(Chain { steps: first..end, schedule: Schedule::new(&links, segments, most) });
+            }
+            first = end;
+        }
+        chains
+    }
 }
 
 /// Where all maps lie.
@@ -60,19 +109,35 @@ struct Arrangement {
     places: HashMap<NodeId, Place>,
     total: usize,
     lower_bound: usize,
+    chains: Vec<Chain>,
 }
 
 impl Arrangement {
-    fn of(graph: &Graph, lowered: &Lowered, n: usize, extent: [usize; 2], wanted: &[NodeId]) -> Self {
+    fn of(compute: &Compute, graph: &Graph, lowered: &Lowered, n: usize, extent: [usize; 2], wanted: &[NodeId]) -> Self {
         let parts = &lowered.parts;
-        let layout = |id: NodeId| parts.layout(graph, id, n, extent);
+        let whole = |id: NodeId| parts.layout(graph, id, n, extent);
+        let chains = Chain::all(compute, lowered, whole, wanted);
+        // A map between the links of a chain has as many rows as all segments hold.
+        let mut held = HashMap::new();
+        for Chain { steps, schedule: Schedule { segments, held: of_segment } } in &chains {
+            held.extend(lowered.steps[steps.clone()].iter().zip(of_segment).map(|(step, rows)| (step.output, segments.len() * rows)));
+        }
+        let layout = |id: NodeId| {
+            let Layout { shape: [n, h, w, c], .. } = whole(id);
+            Layout { shape: [n, held.get(&id).copied().unwrap_or(h), w, c], ..whole(id) }
+        };
         let mut lifetimes = Lifetimes::default();
         let mut touch = |id: NodeId, step: usize| lifetimes.touch(parts.owner(id), layout(parts.owner(id)).buffer_len(), step);
         let image_id = NodeId(0);
         touch(image_id, 0);
         for (i, step) in lowered.steps.iter().enumerate() {
-            step.inputs.iter().chain(&step.addend).for_each(|&id| touch(id, i));
-            touch(step.output, i);
+            // The links of a chain take turns, so whatever one of them touches is there from the first to the last.
+            let chain = chains.iter().find(|chain| chain.steps.contains(&i));
+            let (first, last) = chain.map_or((i, i), |chain| (chain.steps.start, chain.steps.end - 1));
+            for &id in step.inputs.iter().chain(&step.addend).chain([&step.output]) {
+                touch(id, first);
+                touch(id, last);
+            }
         }
         wanted.iter().for_each(|&id| touch(id, lowered.steps.len()));
         let Placed { offsets, len: total, lower_bound } = lifetimes.place();
@@ -80,13 +145,14 @@ impl Arrangement {
         let of_step =
             |step: &LoweredStep| -> Vec<NodeId> { step.inputs.iter().chain(&step.addend).chain([&step.output]).copied().collect() };
         let used = lowered.steps.iter().flat_map(of_step).chain(wanted.iter().copied()).chain([image_id]);
-        Arrangement { places: used.map(place).collect(), total, lower_bound }
+        Arrangement { places: used.map(place).collect(), total, lower_bound, chains }
     }
 }
 
 /// Steps at fixed places, and the memory they work in.
 pub struct Plan {
     steps: Vec<Step>,
+    chains: Vec<Chain>,
     image: Place,
     wanted: HashMap<NodeId, Place>,
     compute: Compute,
@@ -103,12 +169,13 @@ impl Plan {
         let device = &compute.device;
         ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
         let lowered = lower(graph, model, wanted)?;
-        let Arrangement { places, total, lower_bound } = Arrangement::of(graph, &lowered, n, [h, w], wanted);
+        let Arrangement { places, total, lower_bound, chains } = Arrangement::of(&compute, graph, &lowered, n, [h, w], wanted);
         let place = |id: NodeId| places[&id];
+        let layout = |id: NodeId| lowered.parts.layout(graph, id, n, [h, w]);
         let steps = lowered.steps.iter().map(|step| {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
-            let work = work(&compute, step, &inputs, &output)?;
+            let work = work(&compute, step, layout(step.inputs[0]), layout(step.output))?;
             // A concatenation is read as the whole of which the output is a part.
             let is_output = |id: NodeId| lowered.parts.owner(id) == lowered.parts.owner(step.output);
             let is_rounded = lowered.steps.iter().any(|reader| is_output(reader.inputs[0]) || reader.addend.is_some_and(is_output));
@@ -116,6 +183,7 @@ impl Plan {
         });
         Ok(Plan {
             steps: steps.collect::<Result<_>>()?,
+            chains,
             image: place(NodeId(0)),
             wanted: wanted.iter().map(|&id| (id, place(id))).collect(),
             lower_bound,
@@ -124,12 +192,12 @@ impl Plan {
         })
     }
 
-    /// Bytes of the arena of one square image of `frame` pixels a side, without asking for them.
+    /// Bytes of the arena of one square image of `frame` pixels a side on a device, without asking for them.
     ///
     /// Errors: the model lacks a tensor.
-    pub fn arena_bytes_for(graph: &Graph, model: &Model, frame: usize, wanted: &[NodeId]) -> Result<usize> {
+    pub fn arena_bytes_for(compute: &Compute, graph: &Graph, model: &Model, frame: usize, wanted: &[NodeId]) -> Result<usize> {
         let lowered = lower(graph, model, wanted)?;
-        Ok(4 * Arrangement::of(graph, &lowered, 1, [frame, frame], wanted).total)
+        Ok(4 * Arrangement::of(compute, graph, &lowered, 1, [frame, frame], wanted).total)
     }
 
     /// Runs all steps on `image`, (n, h, w) of one channel, row-major.
@@ -155,39 +223,101 @@ impl Plan {
         self.run_each(|_| Ok(()))
     }
 
-    /// Runs all steps on the image that is there, and says after each which it was: its place in `summary`.
+    /// Runs all steps on the image that is there, and says after each which it was: its place in `summary`. Of steps that are computed
+    /// together, in bands, it names the last.
     ///
     /// Errors: a launch fails on the device, or `after` does.
     pub fn run_each(&mut self, mut after: impl FnMut(usize) -> Result<()>) -> Result<()> {
-        let device = &self.compute.device;
         let base = self.arena.base_mut();
         // SAFETY: the image's place lies in the arena, which is borrowed mutably; this is the only view.
         round(&self.compute, &unsafe { TensorMut::from_raw(base.wrapping_add(self.image.offset), self.image.layout) });
-        for (i, step) in self.steps.iter().enumerate() {
-            // SAFETY: every place lies in the arena (`place` gave the offsets and the length), the arena is borrowed
-            // mutably for as long as the views live, and maps that are alive together share no value: those a step
-            // reads and the one it writes are, because their lifetimes meet in this step.
-            let read = |place: &Place| unsafe { TensorRef::from_raw(base.wrapping_add(place.offset), place.layout) };
-            // SAFETY: as above; one view of the output at a time.
-            let mut out = unsafe { TensorMut::from_raw(base.wrapping_add(step.output.offset), step.output.layout) };
-            let inp = read(&step.inputs[0]);
-            let addend = step.addend.as_ref().map(read);
-            match &step.work {
-                Work::Conv { shape, weights, relu } => {
-                    conv::forward(device, *shape, inp, weights, Epilogue { residual: addend, relu: *relu }, &mut out)?;
+        let mut i = 0;
+        while i < self.steps.len() {
+            match self.chains.iter().find(|chain| chain.steps.start == i) {
+                Some(chain) => {
+                    // SAFETY: `base` is the arena, which is borrowed mutably.
+                    unsafe { self.run_in_bands(chain, base) };
+                    i = chain.steps.end;
                 }
-                Work::DeformConv { shape, weights, relu } => {
-                    deform_conv::forward(device, *shape, inp, read(&step.inputs[1]), weights, *relu, &mut out)?;
+                None => {
+                    // SAFETY: as above.
+                    unsafe { self.run_step(&self.steps[i], base) }?;
+                    i += 1;
                 }
-                Work::MaxPool { shape } => max_pool::forward(device, *shape, inp, &mut out)?,
-                Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights.view(), addend, &mut out)?,
             }
-            if step.is_rounded {
-                round(&self.compute, &out);
-            }
-            after(i)?;
+            after(i - 1)?;
         }
         Ok(())
+    }
+
+    /// # Safety
+    /// `base` is the arena, and nobody else has a view of it.
+    unsafe fn run_step(&self, step: &Step, base: *mut f32) -> Result<()> {
+        let device = &self.compute.device;
+        // SAFETY: every place lies in the arena (`place` gave the offsets and the length), the arena is borrowed
+        // mutably for as long as the views live, and maps that are alive together share no value: those a step
+        // reads and the one it writes are, because their lifetimes meet in this step.
+        let read = |place: &Place| unsafe { TensorRef::from_raw(base.wrapping_add(place.offset), place.layout) };
+        // SAFETY: as above; one view of the output at a time.
+        let mut out = unsafe { TensorMut::from_raw(base.wrapping_add(step.output.offset), step.output.layout) };
+        let inp = read(&step.inputs[0]);
+        let addend = step.addend.as_ref().map(read);
+        match &step.work {
+            Work::Conv { shape, weights, relu } => {
+                conv::forward(device, *shape, inp, weights, Epilogue { residual: addend, relu: *relu }, &mut out)?;
+            }
+            Work::DeformConv { shape, weights, relu } => {
+                deform_conv::forward(device, *shape, inp, read(&step.inputs[1]), weights, *relu, &mut out)?;
+            }
+            Work::MaxPool { shape } => max_pool::forward(device, *shape, inp, &mut out)?,
+            Work::UpConv { shape, weights } => up_conv::forward(device, *shape, inp, weights.view(), addend, &mut out)?,
+        }
+        if step.is_rounded {
+            round(&self.compute, &out);
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `base` is the arena, and nobody else has a view of it.
+    unsafe fn run_in_bands(&self, chain: &Chain, base: *mut f32) {
+        let steps = &self.steps[chain.steps.clone()];
+        let base = base as usize; // an address may go to other threads
+        chain.schedule.segments.par_iter().enumerate().for_each(|(segment, bands)| {
+            // Where each buffer of this segment lies, and the row that it begins with.
+            let buffer = |i: usize| {
+                let Step { output: Place { offset, layout }, .. } = &steps[i];
+                let row = layout.shape[2] * layout.pixel_stride;
+                ((base as *mut f32).wrapping_add(offset + segment * chain.schedule.held[i] * row), row)
+            };
+            let mut origins: Vec<usize> = bands[0].iter().map(|turn| turn.kept.start).collect();
+            for (i, turn) in bands.iter().flat_map(|band| band.iter().enumerate()) {
+                let Step { work: Work::Conv { shape, weights, relu }, inputs, output, .. } = &steps[i] else {
+                    unreachable!("{} in a chain of convolutions", steps[i].name)
+                };
+                // A view of a whole map, of which only some rows are there: those from its origin on.
+                let from_origin = |i: usize, origin: usize| {
+                    let (buffer, row) = buffer(i);
+                    buffer.wrapping_sub(origin * row)
+                };
+                let to = if i + 1 < steps.len() {
+                    let (buffer, row) = buffer(i);
+                    // SAFETY: these rows lie in the segment's buffer, which has room for those that are kept.
+                    unsafe { std::ptr::copy(buffer.add((turn.kept.start - origins[i]) * row), buffer, turn.kept.len() * row) };
+                    origins[i] = turn.kept.start;
+                    from_origin(i, origins[i])
+                } else {
+                    (base as *mut f32).wrapping_add(output.offset)
+                };
+                let from = if i == 0 { (base as *mut f32).wrapping_add(inputs[0].offset) } else { from_origin(i - 1, origins[i - 1]) };
+                // SAFETY: the rows that are read lie in the arena (the schedule sees to it). No other map that is alive shares a value,
+                // and no other segment writes there.
+                let inp = unsafe { TensorRef::from_raw(from, Layout { shape: shape.inp(), ..inputs[0].layout }) };
+                // SAFETY: as above, of the rows that are written.
+                let mut out = unsafe { TensorMut::from_raw(to, Layout { shape: shape.out(), ..output.layout }) };
+                conv::forward_rows(*shape, turn.rows.clone(), inp, weights, Epilogue { residual: None, relu: *relu }, &mut out);
+            }
+        });
     }
 
     /// A wanted map, on the device, after a run. Panics if it was not wanted: a programming error.
@@ -223,6 +353,12 @@ impl Plan {
         self.steps.iter().map(Step::summary).collect()
     }
 
+    /// The steps, by their places in `summary`, that `run_each` says it has done when it names this one.
+    pub fn done_with(&self, step: usize) -> Range<usize> {
+        let chain = self.chains.iter().find(|chain| chain.steps.end == step + 1);
+        chain.map_or(step..step + 1, |chain| chain.steps.clone())
+    }
+
     /// Multiply-adds of a run.
     pub fn multiply_adds(&self) -> u64 {
         self.steps.iter().map(|step| step.summary().multiply_adds).sum()
@@ -248,12 +384,17 @@ fn rounded<'a>(compute: &Compute, weights: &'a [f32]) -> Cow<'a, [f32]> {
     compute.tried_precision().map_or(Cow::Borrowed(weights), |precision| Cow::Owned(precision.all_rounded(weights)))
 }
 
-fn work(compute: &Compute, step: &LoweredStep, inputs: &[Place], output: &Place) -> Result<Work> {
-    let [n, h, w, c] = inputs[0].layout.shape;
-    let co = output.layout.shape[3];
+/// The extents of a convolution between two maps.
+fn conv_shape([ci, kernel, stride]: [usize; 3], inp: Layout, out: Layout) -> ConvShape {
+    let ([n, h, w, _], [_, _, _, co]) = (inp.shape, out.shape);
+    ConvShape { n, h, w, ci, co, kernel, stride }
+}
+
+fn work(compute: &Compute, step: &LoweredStep, inp: Layout, out: Layout) -> Result<Work> {
+    let ([n, h, w, c], [_, _, _, co]) = (inp.shape, out.shape);
     Ok(match &step.op {
         LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => {
-            let shape = ConvShape { n, h, w, ci: *ci, co, kernel: *kernel, stride: *stride };
+            let shape = conv_shape([*ci, *kernel, *stride], inp, out);
             Work::Conv { shape, weights: conv::prepare(compute, shape, &rounded(compute, weights), bias)?, relu: *relu }
         }
         LoweredOp::DeformConv { ci, weights, bias, relu } => {
@@ -270,7 +411,9 @@ fn work(compute: &Compute, step: &LoweredStep, inputs: &[Place], output: &Place)
 
 impl Step {
     fn summary(&self) -> StepSummary {
-        let output = self.output.layout.shape;
+        // Of a map that is computed in bands some rows are held.
+        let held: usize = self.output.layout.shape.iter().product();
+        let output = if let Work::Conv { shape, .. } = &self.work { shape.out() } else { self.output.layout.shape };
         let values: usize = output.iter().product();
         let relu = |relu: bool| if relu { " + relu" } else { "" };
         let add = if self.addend.is_some() { " + add" } else { "" };
@@ -298,7 +441,7 @@ impl Step {
             output,
             multiply_adds,
             input_bytes: 4 * read.sum::<usize>(),
-            output_bytes: 4 * values,
+            output_bytes: 4 * held,
             weight_bytes,
         }
     }

@@ -53,6 +53,15 @@ impl From<&Algorithm> for Packing {
 }
 
 impl Algorithm {
+    /// Rows of the output that it computes together, where it can compute some of them alone.
+    pub fn rows_together(&self) -> Option<usize> {
+        match self {
+            Algorithm::CpuTiles(_) => Some(1),
+            Algorithm::CpuWinograd(_) => Some(cpu_winograd::ROWS_OF_TILES),
+            Algorithm::Reference | Algorithm::GpuTiles(_) | Algorithm::Library(..) => None,
+        }
+    }
+
     /// What it multiplies, whatever it is asked for.
     pub fn precision(&self) -> Precision {
         match self {

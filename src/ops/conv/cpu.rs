@@ -10,11 +10,11 @@
 
 use super::weights::CpuPanels;
 use super::window::{Phase, Window, phases};
-use super::{ConvShape, Epilogue};
+use super::{ConvShape, Epilogue, Threads};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{TensorMut, TensorRef};
-use rayon::prelude::*;
+use std::ops::Range;
 
 /// Values of the input block of a task: 160 KiB, so that it stays in the second-level cache beside the weights.
 const BLOCK_VALUES: usize = 40 * 1024;
@@ -27,14 +27,23 @@ const TASK_PANELS: usize = 4;
 /// Output pixels and panels of one task.
 struct Task {
     image: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// First output column of each tile, and the end.
     columns: Vec<usize>,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 }
 
-pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {
-    convolve(Window::forward(shape), inp, weights, epilogue, false, out);
+/// Computes some rows of the output.
+pub(super) fn forward(
+    shape: ConvShape,
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef,
+    weights: &CpuPanels,
+    epilogue: Epilogue,
+    out: &mut TensorMut,
+) {
+    convolve(Window::forward(shape), rows, threads, inp, weights, epilogue, false, out);
 }
 
 /// Adds the gradient of the input. `weights` `[co][ci][k][k]`.
@@ -47,25 +56,38 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
             weights[((o * ci + c) * kernel + ky) * kernel + kx]
         };
         let panels = CpuPanels::pack_by(co, ci, rows * columns, weight, &[], set);
-        convolve(window, dout, &panels, Epilogue::default(), true, dinp);
+        convolve(window, 0..window.grid[0], Threads::All, dout, &panels, Epilogue::default(), true, dinp);
     }
 }
 
-/// Computes all pixels of the window's grid; with `accumulate` they are added to what `out` holds.
-fn convolve(window: Window, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
+/// Computes some rows of the window's grid; with `accumulate` they are added to what `out` holds.
+fn convolve(
+    window: Window,
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef,
+    weights: &CpuPanels,
+    epilogue: Epilogue,
+    accumulate: bool,
+    out: &mut TensorMut,
+) {
     let out: &TensorMut = out;
-    tasks(window, weights).par_iter().for_each(|task| run(window, task, inp, weights, epilogue, accumulate, out));
+    let tasks = tasks(window, rows, threads, weights, in_place(window, weights, inp).is_some());
+    threads.for_each(&tasks, |task| run(window, task, inp, weights, epilogue, accumulate, out));
 }
 
-/// Cuts the output into tasks. The cut changes no result.
-fn tasks(window: Window, weights: &CpuPanels) -> Vec<Task> {
+/// Cuts some rows of the output into tasks. The cut changes no result. With `in_place` the pixels whose windows reach beyond the image
+/// have tasks of their own, because only these tasks copy.
+fn tasks(window: Window, of: Range<usize>, threads: Threads, weights: &CpuPanels, in_place: bool) -> Vec<Task> {
     let [oh, ow] = window.grid;
     let tiles = tile_product::cut(ow, tile_product::sizes(weights.set()).max_rows);
+    // A single pixel at the end of a row has a tile of its own, and the one before it may reach beyond the image as well.
+    let ends_alone = if in_place { [1, tiles.len().saturating_sub(if ow % 2 == 1 { 2 } else { 1 })] } else { [0, tiles.len()] };
     let mut blocks: Vec<Vec<usize>> = Vec::new();
     let mut x = 0;
-    for tile in tiles {
+    for (i, tile) in tiles.into_iter().enumerate() {
         match blocks.last_mut() {
-            Some(block) if x + tile - block[0] <= BLOCK_COLUMNS => block.push(x + tile),
+            Some(block) if x + tile - block[0] <= BLOCK_COLUMNS && !ends_alone.contains(&i) => block.push(x + tile),
             _ => blocks.push(vec![x, x + tile]),
         }
         x += tile;
@@ -73,19 +95,22 @@ fn tasks(window: Window, weights: &CpuPanels) -> Vec<Task> {
     let columns = blocks.iter().map(|block| block[block.len() - 1] - block[0]).max().unwrap_or(0);
     let input_row = ((columns.max(1) - 1) * window.step + window.taps[1]) * pixel_values(window, weights);
     let rows = (BLOCK_VALUES / input_row).saturating_sub(window.taps[0] - 1) / window.step;
-    let rows = rows.clamp(1, oh);
-    let row_blocks = oh.div_ceil(rows);
+    // Enough tasks for every thread to be busy to the end, as far as that is possible.
+    let of_a_row = window.n * blocks.len() * weights.count().div_ceil(TASK_PANELS);
+    let most = (of.len() * of_a_row).div_ceil(threads.tasks());
+    let border = if in_place { window.taps[0].div_ceil(window.step) } else { 0 };
+    let mut row_blocks = Vec::new();
+    for part in cut_borders(of, oh, border) {
+        let count = part.len().div_ceil(rows.min(most).max(1));
+        row_blocks.extend((0..count).map(|i| part.start + i * part.len() / count..part.start + (i + 1) * part.len() / count));
+    }
     let mut tasks = Vec::new();
     for image in 0..window.n {
-        for block in 0..row_blocks {
+        for rows in &row_blocks {
             for columns in &blocks {
                 for first in (0..weights.count()).step_by(TASK_PANELS) {
-                    tasks.push(Task {
-                        image,
-                        rows: block * oh / row_blocks..(block + 1) * oh / row_blocks,
-                        columns: columns.clone(),
-                        panels: first..weights.count().min(first + TASK_PANELS),
-                    });
+                    let panels = first..weights.count().min(first + TASK_PANELS);
+                    tasks.push(Task { image, rows: rows.clone(), columns: columns.clone(), panels });
                 }
             }
         }
@@ -100,6 +125,19 @@ fn taps_along_row(window: Window, weights: &CpuPanels) -> bool {
 
 fn pixel_values(window: Window, weights: &CpuPanels) -> usize {
     if taps_along_row(window, weights) { 1 } else { weights.tile_stride() }
+}
+
+/// Values from one window to the next in a map, if there is a loop for so many. Then what lies inside the image is read where it is.
+fn in_place(window: Window, weights: &CpuPanels, inp: TensorRef) -> Option<usize> {
+    let stride = window.step * inp.pixel_stride();
+    let has_loop = if taps_along_row(window, weights) { stride == 1 } else { stride > 1 && tile_product::has_stride(stride) };
+    has_loop.then_some(stride)
+}
+
+/// Rows, or columns, that are `border` from either end of `all`, and those between, as far as they are in `of`.
+fn cut_borders(of: Range<usize>, all: usize, border: usize) -> [Range<usize>; 3] {
+    let (low, high) = (border.clamp(of.start, of.end), all.saturating_sub(border).clamp(of.start, of.end));
+    [of.start..low, low..high.max(low), high.max(low)..of.end]
 }
 
 /// A rectangle of the input, copied with zeros around: each row dealt to `stride` rows of every stride-th column.
@@ -158,7 +196,7 @@ impl Block {
                     let column = turn + i * self.stride;
                     let to_pixel = &mut to_pixel[..length];
                     if column >= from && column < to {
-                        to_pixel.copy_from_slice(&inp.pixel(pixel_of(column))[first..first + length]);
+                        copy_channels(&inp.pixel(pixel_of(column))[first..first + length], to_pixel);
                     } else {
                         to_pixel.fill(0.0);
                     }
@@ -168,32 +206,46 @@ impl Block {
     }
 }
 
+/// Copies the channels of a pixel, in pieces whose length is known, because a call for each pixel costs more than what it copies.
+#[inline(always)]
+fn copy_channels(from: &[f32], to: &mut [f32]) {
+    let ((from, rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    to_rest.copy_from_slice(rest);
+}
+
 fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
     let Window { taps: [taps_y, taps_x], first, step: stride, out: [oh, ow], out_step: step, phase, .. } = window;
     let co = weights.co();
     let (first_x, last_x) = (task.columns[0], task.columns[task.columns.len() - 1]);
     let rows = task.rows.len();
     let columns = last_x - first_x;
-    let pixel = pixel_values(window, weights);
-    let input = Block {
-        image: task.image,
-        inp: window.inp,
-        corner: [(task.rows.start * stride) as isize + first[0], (first_x * stride) as isize + first[1]],
-        rows: (rows - 1) * stride + taps_y,
-        columns: (columns - 1) * stride + taps_x,
-        stride,
-        pixel,
+    let [corner_y, corner_x] = [(task.rows.start * stride) as isize + first[0], (first_x * stride) as isize + first[1]];
+    let (input_rows, input_columns) = ((rows - 1) * stride + taps_y, (columns - 1) * stride + taps_x);
+    let [h, w] = window.inp;
+    let is_inside = corner_y >= 0 && corner_x >= 0 && corner_y as usize + input_rows <= h && corner_x as usize + input_columns <= w;
+    let in_place = in_place(window, weights, inp).filter(|_| is_inside);
+    let pixel = in_place.unwrap_or(pixel_values(window, weights));
+    let input =
+        Block { image: task.image, inp: window.inp, corner: [corner_y, corner_x], rows: input_rows, columns: input_columns, stride, pixel };
+    // From one row of the input to the next, and from one pixel: in the map, or in a block that is copied.
+    let row_values = if in_place.is_some() { w * inp.pixel_stride() } else { input.row_values() };
+    let offset = |row: usize, column: usize| match in_place {
+        Some(_) => row * row_values + column * inp.pixel_stride(),
+        None => input.offset(row, column),
     };
-    let row_values = input.row_values();
     let (taps, tap_channels): (Vec<usize>, Option<usize>) = if taps_along_row(window, weights) {
         ((0..taps_y).map(|ky| ky * row_values).collect(), Some(taps_x))
     } else {
-        ((0..taps_y * taps_x).map(|i| input.offset(i / taps_x, i % taps_x)).collect(), None)
+        ((0..taps_y * taps_x).map(|i| offset(i / taps_x, i % taps_x)).collect(), None)
     };
+    let first_pixel = (task.image * h + corner_y.max(0) as usize) * w + corner_x.max(0) as usize;
     // A panel that reaches beyond the last channel is summed in a buffer of its own and copied at the end.
     let partial = task.panels.clone().find(|&panel| weights.lanes(panel).0 + weights.lanes(panel).1 > co);
     let partial_lanes = partial.map_or(0, |panel| weights.lanes(panel).1);
-    let block_values = input.rows * row_values;
+    let block_values = if in_place.is_some() { 0 } else { input.rows * row_values };
     let pixel_index =
         |row: usize, x: usize| (task.image * oh + (task.rows.start + row) * step + phase[0]) * ow + (first_x + x) * step + phase[1];
 
@@ -201,7 +253,12 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
         let (block, partial_sums) = scratch.split_at_mut(block_values);
         let chunks: Vec<(usize, usize)> = weights.chunks().collect();
         for (i, &(first, length)) in chunks.iter().enumerate() {
-            input.fill(inp, first, length, block);
+            let from = if in_place.is_some() {
+                inp.pixel_ptr(first_pixel).wrapping_add(first)
+            } else {
+                input.fill(inp, first, length, block);
+                block.as_ptr()
+            };
             let last_chunk = i + 1 == chunks.len();
             for panel in task.panels.clone() {
                 let (start, lanes) = weights.lanes(panel);
@@ -214,7 +271,7 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
                         let x = tile[0] - first_x;
                         let product = tile_product::find(weights.set(), tile[1] - tile[0], vectors, pixel);
                         let call = Tile {
-                            inp: block[row * stride * row_values + x * pixel..].as_ptr(),
+                            inp: from.wrapping_add(row * stride * row_values + x * pixel),
                             taps: taps.as_ptr(),
                             tap_count: taps.len(),
                             channels: tap_channels.unwrap_or(length),
@@ -230,7 +287,7 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
                             residual_stride: residual.map_or(0, |r| r.pixel_stride()),
                             relu: last_chunk && epilogue.relu && !is_partial,
                         };
-                        // SAFETY: the block holds every tap of every row of the tile; the weights were packed with these
+                        // SAFETY: the block, or the image, has every tap of every row of the tile; the weights were packed with these
                         // chunks and lanes; full panels lie within the output's channels, partial ones in their buffer;
                         // each output pixel and panel belongs to one task.
                         unsafe { product(&call) };

@@ -9,17 +9,20 @@
 
 use super::cpu::Block;
 use super::weights::{CpuPanels, MOST_LANES};
-use super::{ConvShape, Epilogue};
+use super::{ConvShape, Epilogue, Threads};
 use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernels, patch, pixels_of};
 use crate::device::cpu::{InstructionSet, tile_product, with_scratch};
-use crate::device::{TensorMut, TensorRef};
-use rayon::prelude::*;
+use crate::device::{TensorMut, TensorRef, second_level_cache};
 use std::ops::Range;
 
-/// Most tiles of a task.
+/// Rows of the output that are computed together.
+pub(super) const ROWS_OF_TILES: usize = TILE;
+
+/// Most tiles of a task. Weights that do not stay in the cache are read anew for each task, so there it pays to have fewer tasks.
 const MOST_TILES: usize = 24;
-/// Points and sums of a task: 288 KiB, so that they stay in the second-level cache beside the weights.
-const TASK_VALUES: usize = 72 * 1024;
+const MOST_TILES_OF_LARGE_WEIGHTS: usize = 48;
+/// Most bytes of the points and sums of a task; more gain nothing.
+const MOST_TASK_BYTES: usize = 576 * 1024;
 /// Tiles of a task are a multiple of this, because so many are multiplied together.
 const ROWS_TOGETHER: usize = 6;
 /// Values between the points of a task beside what they hold, so that they do not all fall into the same lines of the cache.
@@ -76,8 +79,17 @@ fn fill_points(taps: &[[f64; MOST_LANES]; 9], points: &mut [f32]) {
     }
 }
 
-pub(super) fn forward(shape: ConvShape, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, out: &mut TensorMut) {
-    convolve([shape.n, shape.h, shape.w], inp, weights, epilogue, false, out);
+/// Computes some rows of the output: whole rows of tiles.
+pub(super) fn forward(
+    shape: ConvShape,
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef,
+    weights: &CpuPanels,
+    epilogue: Epilogue,
+    out: &mut TensorMut,
+) {
+    convolve([shape.n, shape.h, shape.w], rows, threads, inp, weights, epilogue, false, out);
 }
 
 /// Adds the gradient of the input. `weights` `[co][ci][3][3]`.
@@ -85,35 +97,58 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
     let ConvShape { n, h, w, ci, co, .. } = shape;
     let turned = |c: usize, o: usize, tap: usize| weights[(o * ci + c) * 9 + 8 - tap];
     let panels = pack_by([co, ci], turned, &[], set);
-    convolve([n, h, w], dout, &panels, Epilogue::default(), true, dinp);
+    convolve([n, h, w], 0..h, Threads::All, dout, &panels, Epilogue::default(), true, dinp);
 }
 
 /// Tiles and output channels of a task.
 struct Task {
+    /// Counted row by row, through all images.
     tiles: Range<usize>,
     panels: Range<usize>,
 }
 
-/// Computes all pixels; with `accumulate` they are added to what `out` holds.
-fn convolve(extents: [usize; 3], inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &mut TensorMut) {
+/// Computes some rows; with `accumulate` they are added to what `out` holds.
+fn convolve(
+    extents: [usize; 3],
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef,
+    weights: &CpuPanels,
+    epilogue: Epilogue,
+    accumulate: bool,
+    out: &mut TensorMut,
+) {
+    let [_, h, _] = extents;
+    assert!(rows.start.is_multiple_of(TILE) && (rows.end == h || rows.end.is_multiple_of(TILE)), "rows {rows:?} of {h}");
     let out: &TensorMut = out;
-    tasks(extents, weights).par_iter().for_each(|task| run(extents, task, inp, weights, epilogue, accumulate, out));
+    let tasks = tasks(extents, rows, threads, weights);
+    threads.for_each(&tasks, |task| run(extents, task, inp, weights, epilogue, accumulate, out));
 }
 
-/// Cuts the tiles of all images, row by row, into tasks. The cut changes no result.
-fn tasks([n, h, w]: [usize; 3], weights: &CpuPanels) -> Vec<Task> {
-    let tiles = n * h.div_ceil(TILE) * w.div_ceil(TILE);
+/// Cuts the tiles of these rows of all images into tasks. The cut changes no result.
+fn tasks([n, h, w]: [usize; 3], rows: Range<usize>, threads: Threads, weights: &CpuPanels) -> Vec<Task> {
+    let across = w.div_ceil(TILE);
+    let of_image = h.div_ceil(TILE) * across;
+    // Rows of several images are all of them, so that these tiles follow one another.
+    assert!(n == 1 || rows == (0..h), "rows {rows:?} of {n} images");
+    let first = rows.start / TILE * across;
+    let tiles = if n == 1 { rows.end.div_ceil(TILE) * across - first } else { n * of_image };
     let all_lanes: usize = (0..weights.count()).map(|panel| weights.lanes(panel).1).sum();
-    let fitting = TASK_VALUES / (POINTS * (weights.tile_stride() + all_lanes));
+    // Points and sums stay in the second-level cache, beside weights that come by.
+    let cache = second_level_cache();
+    let values = (cache / 16 * 9).min(MOST_TASK_BYTES) / size_of::<f32>();
+    let fitting = values / (POINTS * (weights.tile_stride() + all_lanes));
     // Enough tasks for every thread to be busy to the end.
-    let most = fitting.min(tiles.div_ceil(4 * rayon::current_num_threads()));
-    let most = (most / ROWS_TOGETHER * ROWS_TOGETHER).clamp(ROWS_TOGETHER, MOST_TILES);
+    let most = fitting.min(tiles.div_ceil(threads.tasks()));
+    let most_tiles = if weights.bytes() > cache / 2 { MOST_TILES_OF_LARGE_WEIGHTS } else { MOST_TILES };
+    let most = (most / ROWS_TOGETHER * ROWS_TOGETHER).clamp(ROWS_TOGETHER, most_tiles);
     let blocks = tiles.div_ceil(most);
     // Output channels that fit beside the points.
-    let room = TASK_VALUES.saturating_sub(POINTS * most * weights.tile_stride()) / (POINTS * most);
+    let room = values.saturating_sub(POINTS * most * weights.tile_stride()) / (POINTS * most);
     let groups = all_lanes.div_ceil(room.max(weights.lanes(0).1)).min(weights.count());
     let cut = |of: usize, into: usize, i: usize| i * of / into..(i + 1) * of / into;
-    let block = |i: usize| (0..groups).map(move |k| Task { tiles: cut(tiles, blocks, i), panels: cut(weights.count(), groups, k) });
+    let of_tiles = |i: usize| first + i * tiles / blocks..first + (i + 1) * tiles / blocks;
+    let block = |i: usize| (0..groups).map(move |k| Task { tiles: of_tiles(i), panels: cut(weights.count(), groups, k) });
     (0..blocks).flat_map(block).collect()
 }
 

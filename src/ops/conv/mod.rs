@@ -35,6 +35,8 @@ pub use weights::{CpuPanels, Packed, Packing};
 use super::{Agreement, Compute, Precision, Real, images, in_value_type, noise, proof, real::convert};
 use crate::device::{Device, Tensor, TensorMut, TensorRef, cpu::sum_in_parts};
 use anyhow::Result;
+use rayon::prelude::*;
+use std::ops::Range;
 
 /// Weights packed for an algorithm of a convolution.
 pub type Weights<T = f32> = Packed<Algorithm, T>;
@@ -70,10 +72,23 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
+    /// Shape of the input, (n, h, w, c).
+    pub fn inp(&self) -> [usize; 4] {
+        [self.n, self.h, self.w, self.ci]
+    }
+
     /// Shape of the output, (n, h, w, c): (extent + 2 (k/2) - k) / stride + 1.
     pub fn out(&self) -> [usize; 4] {
         let extent = |x: usize| (x + 2 * (self.kernel / 2)).saturating_sub(self.kernel) / self.stride + 1;
         [self.n, extent(self.h), extent(self.w), self.co]
+    }
+
+    /// The rows of the input that some rows of the output read.
+    pub fn rows_read(&self, rows: Range<usize>) -> Range<usize> {
+        let pad = self.kernel / 2;
+        let first = (rows.start * self.stride).saturating_sub(pad);
+        let end = (rows.end * self.stride + self.kernel).saturating_sub(self.stride + pad);
+        first.min(self.h)..end.min(self.h)
     }
 
     /// Number of weights.
@@ -149,7 +164,7 @@ pub fn forward<T: Real>(
     epilogue: Epilogue<T>,
     out: &mut TensorMut<T>,
 ) -> Result<()> {
-    assert_eq!(inp.shape(), [shape.n, shape.h, shape.w, shape.ci], "input of {shape:?}");
+    assert_eq!(inp.shape(), shape.inp(), "input of {shape:?}");
     assert_eq!(out.shape(), shape.out(), "output of {shape:?}");
     assert_eq!(weights.extents(), shape.extents(), "weights of {shape:?}");
     assert!(epilogue.residual.is_none_or(|residual| residual.shape() == shape.out()), "residual of {shape:?}");
@@ -158,13 +173,9 @@ pub fn forward<T: Real>(
             let ((weights, bias), residual) = (weights.plain(), epilogue.residual.map(|residual| residual.to_vec()));
             out.assign(&reference(shape, &inp.to_vec(), weights, bias, residual.as_deref(), epilogue.relu));
         }
-        Algorithm::CpuTiles(_) => {
-            let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
-            cpu::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
-        }
-        Algorithm::CpuWinograd(_) => {
-            let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
-            cpu_winograd::forward(shape, inp.as_f32(), weights.cpu(), epilogue, &mut out.as_f32_mut());
+        Algorithm::CpuTiles(_) | Algorithm::CpuWinograd(_) => {
+            let [_, rows, _, _] = shape.out();
+            forward_on_cpu(shape, 0..rows, Threads::All, inp, weights, epilogue, out);
         }
         Algorithm::Library(library, _) if library.forward(device.gpu(), shape, inp, weights.gpu(), epilogue, out) => {}
         Algorithm::GpuTiles(tile) | Algorithm::Library(_, tile) => {
@@ -172,6 +183,66 @@ pub fn forward<T: Real>(
         }
     }
     Ok(())
+}
+
+/// Which threads work on a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Threads {
+    /// Those of the surrounding pool.
+    All,
+    /// The one that asks.
+    This,
+}
+
+/// Computes some rows of the output on the CPU, by the thread that asks. Of the views, which are as large as `shape` says, only these rows
+/// and those that they read have to be there. Several images have all of their rows.
+///
+/// Weights for another device are a programming error and panic.
+pub(crate) fn forward_rows<T: Real>(
+    shape: ConvShape,
+    rows: Range<usize>,
+    inp: TensorRef<T>,
+    weights: &Weights<T>,
+    epilogue: Epilogue<T>,
+    out: &mut TensorMut<T>,
+) {
+    forward_on_cpu(shape, rows, Threads::This, inp, weights, epilogue, out);
+}
+
+fn forward_on_cpu<T: Real>(
+    shape: ConvShape,
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef<T>,
+    weights: &Weights<T>,
+    epilogue: Epilogue<T>,
+    out: &mut TensorMut<T>,
+) {
+    let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
+    let (inp, out) = (inp.as_f32(), &mut out.as_f32_mut());
+    match weights.algorithm() {
+        Algorithm::CpuTiles(_) => cpu::forward(shape, rows, threads, inp, weights.cpu(), epilogue, out),
+        Algorithm::CpuWinograd(_) => cpu_winograd::forward(shape, rows, threads, inp, weights.cpu(), epilogue, out),
+        other => unreachable!("rows by {other}"),
+    }
+}
+
+impl Threads {
+    /// So many tasks keep all of them busy to the end.
+    fn tasks(self) -> usize {
+        match self {
+            Threads::All => 4 * rayon::current_num_threads(),
+            Threads::This => 1,
+        }
+    }
+
+    /// Does something for each of some tasks.
+    fn for_each<T: Sync>(self, tasks: &[T], work: impl Fn(&T) + Sync + Send) {
+        match self {
+            Threads::All => tasks.par_iter().for_each(work),
+            Threads::This => tasks.iter().for_each(work),
+        }
+    }
 }
 
 /// Values that the gradients need to work with.

@@ -19,7 +19,7 @@ pub use backward::{Gradients, Kept, backward, reference_backward, scratch_len};
 
 use super::conv::{ConvShape, CpuPanels, Packed};
 use super::{Agreement, Compute, Precision, Real, in_value_type, noise, proof, real::convert};
-use crate::device::cpu::blend::{self, Blend};
+use crate::device::cpu::blend::{self, Blend, Samples};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
@@ -110,20 +110,6 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-/// Where and how the taps of a run of pixels are sampled, of each of the four neighbours.
-struct Samples {
-    /// Pixel indices of the neighbours (some pixel of the image where the weight is 0).
-    pixels: [[[u32; TASK_PIXELS]; TAPS]; 4],
-    /// Their weights, the mask included.
-    weights: [[[f32; TASK_PIXELS]; TAPS]; 4],
-}
-
-impl Samples {
-    fn new() -> Box<Samples> {
-        Box::new(Samples { pixels: [[[0; TASK_PIXELS]; TAPS]; 4], weights: [[[0.0; TASK_PIXELS]; TAPS]; 4] })
-    }
-}
-
 /// A run of neighbouring output pixels of one row.
 #[derive(Clone, Copy)]
 struct Run {
@@ -154,56 +140,68 @@ fn exp(x: f32) -> f32 {
 }
 
 /// Pixels that are located together: loops of a fixed length become vector instructions without a test in between.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 16;
 /// How far each of them lies to the right of the first.
-const NEXT: [f32; TOGETHER] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+const NEXT: [f32; TOGETHER] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
-/// Fills `samples` for a run, and a few pixels after it. Positions outside the image, and those that are no number, sample nothing.
+/// Fills `samples` for a run, and a few pixels after it, HELD to a tap. Positions outside the image, and those that are no number, sample
+/// nothing.
+///
+/// Along an axis a pixel's weight is 1 less its distance, or 0 beyond a distance of 1. A sample's four pixels are moved into the image
+/// together; so those that count stay among them, and those that do not are too far away.
 #[inline(always)]
 fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Samples) {
-    let (height, width) = (h as f32, w as f32);
-    let (wide, first) = (w as i32, run.image_pixel as u32);
-    let Samples { pixels: [to_a, to_b, to_c, to_d], weights: [by_a, by_b, by_c, by_d] } = samples;
-    for tap in 0..TAPS {
-        // Offsets lie 27 apart; gathered first, so that the loop below runs over neighbours.
-        let (mut py, mut px, mut logit) = ([0.0; TASK_PIXELS], [0.0; TASK_PIXELS], [0.0; TASK_PIXELS]);
-        for p in 0..run.len.min(TASK_PIXELS) {
-            let q = offsets.pixel(run.first_pixel + p);
-            (py[p], px[p], logit[p]) = (q[2 * tap], q[2 * tap + 1], q[2 * TAPS + tap]);
+    let (last_row, last_column) = (h.saturating_sub(2) as f32, w.saturating_sub(2) as f32);
+    // A map of one row has no other.
+    let (has_below, has_beside) = (if h > 1 { 1.0 } else { 0.0 }, if w > 1 { 1.0 } else { 0.0 });
+    let (wide, first) = (w as i32, run.image_pixel as i32);
+    // The offsets of a pixel are neighbours; here those of neighbouring pixels become neighbours.
+    let mut planes = [[0.0; HELD]; OFFSET_CHANNELS];
+    for p in 0..run.len.min(HELD) {
+        let Some(of_pixel) = offsets.pixel(run.first_pixel + p).first_chunk::<OFFSET_CHANNELS>() else { return };
+        for channel in 0..OFFSET_CHANNELS {
+            planes[channel][p] = of_pixel[channel];
         }
+    }
+    let Samples { corners, weights: [by_a, by_b, by_c, by_d] } = samples;
+    for tap in 0..TAPS {
         let row = run.y as f32 - 1.0 + (tap / 3) as f32;
         let column = run.x as f32 - 1.0 + (tap % 3) as f32;
         for at in (0..run.len).step_by(TOGETHER) {
-            let (py, px, logit) = (part(&py, at), part(&px, at), part(&logit, at));
-            let [to_a, to_b, to_c, to_d] = [&mut *to_a, to_b, to_c, to_d].map(|to| part_mut(&mut to[tap], at));
-            let [by_a, by_b, by_c, by_d] = [&mut *by_a, by_b, by_c, by_d].map(|by| part_mut(&mut by[tap], at));
+            let (py, px) = (part(&planes[2 * tap], at), part(&planes[2 * tap + 1], at));
+            let logit = part(&planes[2 * TAPS + tap], at);
+            let to = tap * HELD + at;
+            let corner = part_mut(corners, to);
+            let (by_a, by_b, by_c, by_d) = (part_mut(by_a, to), part_mut(by_b, to), part_mut(by_c, to), part_mut(by_d, to));
             let column = column + at as f32;
             for p in 0..TOGETHER {
                 let (y, x) = (row + py[p], (column + NEXT[p]) + px[p]);
-                let inside = (y > -1.0) & (x > -1.0) & (y < height) & (x < width);
-                let (y, x) = (if inside { y } else { 0.0 }, if inside { x } else { 0.0 });
-                let mask = if inside { 1.0 / (1.0 + exp(-logit[p])) } else { 0.0 };
-                let (y0, x0) = (y.floor(), x.floor());
-                let (ly, lx) = (y - y0, x - x0);
-                // A neighbour outside counts 0: its weight is 0, and its index that of the nearest pixel inside.
-                let top = if y0 >= 0.0 { (1.0 - ly) * mask } else { 0.0 };
-                let bottom = if y0 + 1.0 < height { ly * mask } else { 0.0 };
-                let left = if x0 >= 0.0 { 1.0 - lx } else { 0.0 };
-                let right = if x0 + 1.0 < width { lx } else { 0.0 };
-                let (top_row, left_column) = (integer(y0.max(0.0)), integer(x0.max(0.0)));
-                let bottom_row = integer((y0 + 1.0).min(height - 1.0));
-                let right_column = integer((x0 + 1.0).min(width - 1.0));
-                by_a[p] = top * left;
-                by_b[p] = top * right;
-                by_c[p] = bottom * left;
-                by_d[p] = bottom * right;
-                to_a[p] = first + (top_row * wide + left_column) as u32;
-                to_b[p] = first + (top_row * wide + right_column) as u32;
-                to_c[p] = first + (bottom_row * wide + left_column) as u32;
-                to_d[p] = first + (bottom_row * wide + right_column) as u32;
+                let mask = 1.0 / (1.0 + exp(-logit[p]));
+                let (top, left) = (within(y.floor(), last_row), within(x.floor(), last_column));
+                let (upper, lower) = (nearness(y - top) * mask, nearness(y - (top + 1.0)) * (mask * has_below));
+                let (near, far) = (nearness(x - left), nearness(x - (left + 1.0)) * has_beside);
+                by_a[p] = upper * near;
+                by_b[p] = upper * far;
+                by_c[p] = lower * near;
+                by_d[p] = lower * far;
+                corner[p] = (first + integer(top) * wide + integer(left)) as u32;
             }
         }
     }
+}
+
+/// A number brought between 0 and a largest one: 0 if it is no number.
+#[inline(always)]
+fn within(value: f32, largest: f32) -> f32 {
+    let value = if value > 0.0 { value } else { 0.0 };
+    if value < largest { value } else { largest }
+}
+
+/// 1 less a distance, or 0 beyond a distance of 1, and where it is no number.
+#[inline(always)]
+fn nearness(distance: f32) -> f32 {
+    let near = 1.0 - distance.abs();
+    if near > 0.0 { near } else { 0.0 }
 }
 
 /// A number that is whole, and less than 2^22 in size, as an integer. The usual conversion tests for numbers that no integer can hold.
@@ -214,18 +212,21 @@ fn integer(whole: f32) -> i32 {
 }
 
 #[inline(always)]
-fn part(values: &[f32; TASK_PIXELS], at: usize) -> [f32; TOGETHER] {
+fn part(values: &[f32; HELD], at: usize) -> [f32; TOGETHER] {
     std::array::from_fn(|p| values[at + p])
 }
 
 #[inline(always)]
-fn part_mut<T>(values: &mut [T; TASK_PIXELS], at: usize) -> &mut [T; TOGETHER] {
+fn part_mut<T>(values: &mut [T], at: usize) -> &mut [T; TOGETHER] {
     let part = values[at..].first_chunk_mut();
     part.unwrap_or_else(|| unreachable!("a run is cut into whole parts"))
 }
 
 /// Most pixels of a task: nine taps of 64 channels for each make 126 KiB.
 const TASK_PIXELS: usize = 56;
+/// Pixels that there is room for.
+const HELD: usize = TASK_PIXELS.next_multiple_of(TOGETHER);
+const _: () = assert!(TAPS * HELD <= blend::MOST_SAMPLES);
 
 fn forward_cpu(
     shape: DeformConvShape,
@@ -342,29 +343,36 @@ fn gather(
     stride: usize,
     sampled: &mut [f32],
 ) {
+    let [_, h, w, _] = inp.shape();
+    let beside = if w > 1 { 1 } else { 0 };
+    let below = if h > 1 { w } else { 0 };
+    if blend::suits(set, channels.len()) {
+        let call = Blend {
+            inp: inp.pixel_ptr(0).wrapping_add(channels.start),
+            pixel_stride: inp.pixel_stride(),
+            beside: beside * inp.pixel_stride(),
+            below: below * inp.pixel_stride(),
+            samples,
+            count: pixels,
+            sets: TAPS,
+            held: HELD,
+            channels: channels.len(),
+            out: sampled.as_mut_ptr(),
+            out_stride: stride,
+        };
+        // SAFETY: `locate` names pixels of the image that have neighbours in it; `sampled` has a row of `stride` values for each tap and
+        // pixel of the run, and no chunk has more channels.
+        unsafe { blend::blend(set, &call) };
+        return;
+    }
     for (tap, sampled) in sampled.chunks_exact_mut(pixels * stride).take(TAPS).enumerate() {
-        let indices = samples.pixels.each_ref().map(|indices| &indices[tap][..pixels]);
-        let weights = samples.weights.each_ref().map(|weights| &weights[tap][..pixels]);
-        if blend::suits(set, channels.len()) {
-            let call = Blend {
-                inp: inp.pixel_ptr(0).wrapping_add(channels.start),
-                pixel_stride: inp.pixel_stride(),
-                pixels: indices,
-                weights,
-                channels: channels.len(),
-                out: sampled.as_mut_ptr(),
-                out_stride: stride,
-            };
-            // SAFETY: `locate` names pixels of the image; `sampled` has a row of `stride` values for each pixel of the run, and no chunk
-            // has more channels.
-            unsafe { blend::blend(set, &call) };
-            continue;
-        }
         for (p, to) in sampled.chunks_exact_mut(stride).enumerate() {
-            let [wa, wb, wc, wd] = weights.map(|weights| weights[p]);
-            let [a, b, c, d] = indices.map(|indices| &inp.pixel(indices[p] as usize)[channels.clone()]);
+            let corner = samples.corners[tap * HELD + p] as usize;
+            let [wa, wb, wc, wd] = samples.weights.each_ref().map(|weights| weights[tap * HELD + p]);
+            let [a, b, c, d] =
+                [corner, corner + beside, corner + below, corner + below + beside].map(|pixel| &inp.pixel(pixel)[channels.clone()]);
             for ((((to, &a), &b), &c), &d) in to.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *to = (a * wa + b * wb) + (c * wc + d * wd);
+                *to = a * wa + b * wb + c * wc + d * wd;
             }
         }
     }
