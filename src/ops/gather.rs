@@ -13,6 +13,7 @@ use crate::device::gpu::{Arg, Gpu, Grid};
 use crate::device::{Device, Tensor, TensorMut, TensorRef};
 use crate::kernel_struct;
 use anyhow::Result;
+use rayon::prelude::*;
 
 /// Gathers the neighbourhoods of the pixels `indices` (row-major) of `inp`.
 ///
@@ -26,9 +27,10 @@ pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u
         Device::Cpu | Device::Reference => {
             let indices = indices.as_slice();
             assert!(indices.iter().all(|&index| (index as usize) < h * w), "an index lies outside {:?}", inp.shape());
-            for (k, &index) in indices.iter().enumerate() {
+            let out: &TensorMut<T> = out;
+            indices.par_iter().enumerate().with_min_len(LEAST_OF_A_TASK).for_each(|(k, &index)| {
                 let (y, x) = (index as usize / w, index as usize % w);
-                // SAFETY: one thread, one pixel after the other.
+                // SAFETY: one task has this pixel.
                 let to = unsafe { out.pixel_mut(k) };
                 for (tap, to) in to.chunks_exact_mut(c).enumerate() {
                     let (yy, xx) = ((y + tap / 3).wrapping_sub(1), (x + tap % 3).wrapping_sub(1));
@@ -38,12 +40,15 @@ pub fn forward<T: Real>(device: &Device, inp: TensorRef<T>, indices: TensorRef<u
                         to.fill(T::default());
                     }
                 }
-            }
+            });
         }
         Device::Gpu(gpu) => launch_forward(gpu, inp, indices, out)?,
     }
     Ok(())
 }
+
+/// Neighbourhoods that are worth a task.
+const LEAST_OF_A_TASK: usize = 64;
 
 /// Threads of a block, as the KERNEL line says.
 const THREADS: u32 = 256;

@@ -123,46 +123,83 @@ fn launch_forward<T: Real>(
 }
 
 fn forward_cpu(shape: UpConvShape, inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &mut TensorMut) {
-    let [n, oh, _, _] = shape.out();
+    let [n, oh, ow, _] = shape.out();
     let out: &TensorMut = out;
+    let columns: Vec<Terms> = (0..ow).map(|x| terms(x, shape.w, shape.factor)).collect();
+    let columns = columns.as_slice();
     (0..n * oh).into_par_iter().for_each(|row| {
         crate::dispatch!(
             InstructionSet::detect(),
-            up_row(shape: UpConvShape, row: usize, inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &TensorMut)
+            up_row(shape: UpConvShape, row: usize, columns: &[Terms], inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &TensorMut)
         );
     });
 }
 
-/// The (input position, tap) pairs of output position `at` along one axis: positions outside the input are left out.
-#[inline(always)]
-fn terms(at: usize, extent: usize, factor: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+/// The (input position, tap) pairs of an output position along one axis, the first `count` of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms {
+    pairs: [(usize, usize); 2],
+    count: usize,
+}
+
+/// The pairs of output position `at`: positions outside the input are left out.
+fn terms(at: usize, extent: usize, factor: usize) -> Terms {
     // y f + i = at + f/2 with 0 <= i < 2f: the largest y is (at + f/2) / f, the other one is one less.
     let shifted = at + factor / 2;
     let last = shifted / factor;
-    (last.saturating_sub(1)..=last)
-        .filter(move |&y| y < extent && shifted - y * factor < 2 * factor)
-        .map(move |y| (y, shifted - y * factor))
+    let mut terms = Terms::default();
+    for y in last.saturating_sub(1)..=last {
+        if y < extent && shifted - y * factor < 2 * factor {
+            terms.pairs[terms.count] = (y, shifted - y * factor);
+            terms.count += 1;
+        }
+    }
+    terms
 }
 
+/// One row. It has no closures: one that is not inlined is compiled for another instruction set.
 #[inline(always)]
-fn up_row(shape: UpConvShape, row: usize, inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &TensorMut) {
+fn up_row(shape: UpConvShape, row: usize, columns: &[Terms], inp: TensorRef, weights: &[f32], skip: Option<TensorRef>, out: &TensorMut) {
+    /// Channels whose sums stay in registers.
+    const TOGETHER: usize = 16;
     let UpConvShape { h, w, c, factor, .. } = shape;
     let [_, oh, ow, _] = shape.out();
     let (image, y_out) = (row / oh, row % oh);
-    for x_out in 0..ow {
+    let rows = terms(y_out, h, factor);
+    for (x_out, columns) in columns.iter().enumerate() {
+        // Pixels and first weights of the terms.
+        let (mut sources, mut count) = ([(0, 0); 4], 0);
+        for &(y, i) in &rows.pairs[..rows.count] {
+            for &(x, j) in &columns.pairs[..columns.count] {
+                sources[count] = ((image * h + y) * w + x, (i * 2 * factor + j) * c);
+                count += 1;
+            }
+        }
+        let sources = &sources[..count];
         // SAFETY: each output row belongs to one task.
         let to = unsafe { out.pixel_mut(row * ow + x_out) };
         match skip {
             Some(skip) => to.copy_from_slice(skip.pixel(row * ow + x_out)),
             None => to.fill(0.0),
         }
-        for (y, i) in terms(y_out, h, factor) {
-            for (x, j) in terms(x_out, w, factor) {
-                let from = inp.pixel((image * h + y) * w + x);
-                let taps = &weights[(i * 2 * factor + j) * c..][..c];
-                for ((to, &value), &weight) in to.iter_mut().zip(from).zip(taps) {
-                    *to += value * weight;
+        let (whole, rest) = to.as_chunks_mut::<TOGETHER>();
+        let first_of_rest = whole.len() * TOGETHER;
+        for (k, to) in whole.iter_mut().enumerate() {
+            let mut sums = *to;
+            for &(pixel, first) in sources {
+                let from = &inp.pixel(pixel)[k * TOGETHER..][..TOGETHER];
+                let taps = &weights[first + k * TOGETHER..][..TOGETHER];
+                for lane in 0..TOGETHER {
+                    sums[lane] += from[lane] * taps[lane];
                 }
+            }
+            *to = sums;
+        }
+        for &(pixel, first) in sources {
+            let from = &inp.pixel(pixel)[first_of_rest..];
+            let taps = &weights[first + first_of_rest..first + c];
+            for ((to, &value), &weight) in rest.iter_mut().zip(from).zip(taps) {
+                *to += value * weight;
             }
         }
     }

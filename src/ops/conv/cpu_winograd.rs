@@ -18,7 +18,7 @@ use std::ops::Range;
 /// Rows of the output that are computed together.
 pub(super) const ROWS_OF_TILES: usize = TILE;
 
-/// Most tiles of a task. Weights that do not stay in the cache are read anew for each task, so there it pays to have fewer tasks.
+/// Most tiles of a task.
 const MOST_TILES: usize = 24;
 const MOST_TILES_OF_LARGE_WEIGHTS: usize = 48;
 /// Most bytes of the points and sums of a task; more gain nothing.
@@ -133,19 +133,32 @@ fn tasks([n, h, w]: [usize; 3], rows: Range<usize>, threads: Threads, weights: &
     assert!(n == 1 || rows == (0..h), "rows {rows:?} of {n} images");
     let first = rows.start / TILE * across;
     let tiles = if n == 1 { rows.end.div_ceil(TILE) * across - first } else { n * of_image };
+    if tiles == 0 {
+        return Vec::new();
+    }
     let all_lanes: usize = (0..weights.count()).map(|panel| weights.lanes(panel).1).sum();
     // Points and sums stay in the second-level cache, beside weights that come by.
     let cache = second_level_cache();
     let values = (cache / 16 * 9).min(MOST_TASK_BYTES) / size_of::<f32>();
-    let fitting = values / (POINTS * (weights.tile_stride() + all_lanes));
+    // Weights that do not stay there are read anew for each task. So a task has some of the output channels and as many tiles as there is
+    // room for beside their sums, though then patches are transformed more than once.
+    let is_large = weights.bytes() > cache / 2;
+    let least_tasks = if is_large { threads.tasks() / 2 } else { threads.tasks() };
+    let pairs = weights.count().div_ceil(2);
+    let groups = match is_large {
+        false => 1,
+        true if pairs * tiles.div_ceil(MOST_TILES_OF_LARGE_WEIGHTS) >= least_tasks => pairs,
+        true => weights.count(),
+    };
+    let fitting = values / (POINTS * (weights.tile_stride() + all_lanes.div_ceil(groups)));
     // Enough tasks for every thread to be busy to the end.
-    let most = fitting.min(tiles.div_ceil(threads.tasks()));
-    let most_tiles = if weights.bytes() > cache / 2 { MOST_TILES_OF_LARGE_WEIGHTS } else { MOST_TILES };
-    let most = (most / ROWS_TOGETHER * ROWS_TOGETHER).clamp(ROWS_TOGETHER, most_tiles);
+    let most = fitting.min(tiles.div_ceil(least_tasks.div_ceil(groups).max(1)));
+    let most = most.min(if is_large { MOST_TILES_OF_LARGE_WEIGHTS } else { MOST_TILES });
+    let most = if most < tiles { (most / ROWS_TOGETHER * ROWS_TOGETHER).max(ROWS_TOGETHER) } else { tiles };
     let blocks = tiles.div_ceil(most);
     // Output channels that fit beside the points.
     let room = values.saturating_sub(POINTS * most * weights.tile_stride()) / (POINTS * most);
-    let groups = all_lanes.div_ceil(room.max(weights.lanes(0).1)).min(weights.count());
+    let groups = groups.max(all_lanes.div_ceil(room.max(weights.lanes(0).1))).min(weights.count());
     let cut = |of: usize, into: usize, i: usize| i * of / into..(i + 1) * of / into;
     let of_tiles = |i: usize| first + i * tiles / blocks..first + (i + 1) * tiles / blocks;
     let block = |i: usize| (0..groups).map(move |k| Task { tiles: of_tiles(i), panels: cut(weights.count(), groups, k) });
