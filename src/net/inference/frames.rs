@@ -80,7 +80,7 @@ impl<'a> PeakFinders<'a> {
         let Some(available) = self.compute.device.available_memory() else { return Ok(MOST_WHOLE) };
         let graph = self.model.architecture().graph();
         let outputs = graph.outputs();
-        let bytes = Plan::arena_bytes_for(&self.compute, &graph, self.model, ALWAYS_WHOLE, &[outputs.heat_map, outputs.up])?;
+        let bytes = Plan::arena_bytes_for(&self.compute, &graph, ALWAYS_WHOLE, &[outputs.heat_map, outputs.up]);
         let share = available as f64 / 2.0 / bytes as f64;
         let side = (ALWAYS_WHOLE as f64 * share.sqrt()) as usize;
         Ok(((side / 32) * 32).clamp(ALWAYS_WHOLE, MOST_WHOLE))

@@ -168,14 +168,14 @@ impl Plan {
         let compute = compute.into();
         let device = &compute.device;
         ensure!(n > 0 && h > 0 && w > 0 && h % 32 == 0 && w % 32 == 0, "an image of {w} x {h} pixels; expected multiples of 32");
-        let lowered = lower(graph, model, wanted)?;
+        let lowered = lower(graph, wanted);
         let Arrangement { places, total, lower_bound, chains } = Arrangement::of(&compute, graph, &lowered, n, [h, w], wanted);
         let place = |id: NodeId| places[&id];
         let layout = |id: NodeId| lowered.parts.layout(graph, id, n, [h, w]);
         let steps = lowered.steps.iter().map(|step| {
             let inputs: Vec<Place> = step.inputs.iter().map(|&id| place(id)).collect();
             let output = place(step.output);
-            let work = work(&compute, step, layout(step.inputs[0]), layout(step.output))?;
+            let work = work(&compute, model, step, layout(step.inputs[0]), layout(step.output))?;
             // A concatenation is read as the whole of which the output is a part.
             let is_output = |id: NodeId| lowered.parts.owner(id) == lowered.parts.owner(step.output);
             let is_rounded = lowered.steps.iter().any(|reader| is_output(reader.inputs[0]) || reader.addend.is_some_and(is_output));
@@ -193,11 +193,8 @@ impl Plan {
     }
 
     /// Bytes of the arena of one square image of `frame` pixels a side on a device, without asking for them.
-    ///
-    /// Errors: the model lacks a tensor.
-    pub fn arena_bytes_for(compute: &Compute, graph: &Graph, model: &Model, frame: usize, wanted: &[NodeId]) -> Result<usize> {
-        let lowered = lower(graph, model, wanted)?;
-        Ok(4 * Arrangement::of(compute, graph, &lowered, 1, [frame, frame], wanted).total)
+    pub fn arena_bytes_for(compute: &Compute, graph: &Graph, frame: usize, wanted: &[NodeId]) -> usize {
+        4 * Arrangement::of(compute, graph, &lower(graph, wanted), 1, [frame, frame], wanted).total
     }
 
     /// Runs all steps on `image`, (n, h, w) of one channel, row-major.
@@ -390,21 +387,23 @@ fn conv_shape([ci, kernel, stride]: [usize; 3], inp: Layout, out: Layout) -> Con
     ConvShape { n, h, w, ci, co, kernel, stride }
 }
 
-fn work(compute: &Compute, step: &LoweredStep, inp: Layout, out: Layout) -> Result<Work> {
+fn work(compute: &Compute, model: &Model, step: &LoweredStep, inp: Layout, out: Layout) -> Result<Work> {
     let ([n, h, w, c], [_, _, _, co]) = (inp.shape, out.shape);
     Ok(match &step.op {
-        LoweredOp::Conv { ci, kernel, stride, weights, bias, relu } => {
+        LoweredOp::Conv { ci, kernel, stride, parameters, relu } => {
+            let (weights, bias) = parameters.of(model)?;
             let shape = conv_shape([*ci, *kernel, *stride], inp, out);
-            Work::Conv { shape, weights: conv::prepare(compute, shape, &rounded(compute, weights), bias)?, relu: *relu }
+            Work::Conv { shape, weights: conv::prepare(compute, shape, &rounded(compute, &weights), &bias)?, relu: *relu }
         }
-        LoweredOp::DeformConv { ci, weights, bias, relu } => {
+        LoweredOp::DeformConv { ci, parameters, relu } => {
+            let (weights, bias) = parameters.of(model)?;
             let shape = DeformConvShape { n, h, w, ci: *ci, co };
-            Work::DeformConv { shape, weights: deform_conv::prepare(compute, shape, &rounded(compute, weights), bias)?, relu: *relu }
+            Work::DeformConv { shape, weights: deform_conv::prepare(compute, shape, &rounded(compute, &weights), &bias)?, relu: *relu }
         }
         LoweredOp::MaxPool { window } => Work::MaxPool { shape: MaxPoolShape { n, h, w, c, window: *window } },
-        LoweredOp::UpConv { factor, weights } => Work::UpConv {
+        LoweredOp::UpConv { factor, parameters } => Work::UpConv {
             shape: UpConvShape { n, h, w, c, factor: *factor },
-            weights: Buffer::of(&compute.device, rounded(compute, weights).into_owned())?,
+            weights: Buffer::of(&compute.device, rounded(compute, &parameters.of(model)?.0).into_owned())?,
         },
     })
 }

@@ -7,7 +7,7 @@ use crate::net::model::Model;
 use crate::ops::batch_norm::{Statistics, fold};
 use anyhow::Result;
 
-/// What a step computes, with its weights in PyTorch's order.
+/// What a step computes.
 #[derive(Clone, Debug)]
 pub enum LoweredOp {
     /// Convolution, residual added, ReLU.
@@ -18,10 +18,8 @@ pub enum LoweredOp {
         kernel: usize,
         /// Step in input pixels.
         stride: usize,
-        /// `[co][ci][k][k]`.
-        weights: Vec<f32>,
-        /// `[co]`, or empty.
-        bias: Vec<f32>,
+        /// Weights `[co][ci][k][k]`, and a bias.
+        parameters: Parameters,
         /// True if a ReLU follows.
         relu: bool,
     },
@@ -29,10 +27,8 @@ pub enum LoweredOp {
     DeformConv {
         /// Channels of the input.
         ci: usize,
-        /// `[co][ci][3][3]`.
-        weights: Vec<f32>,
-        /// `[co]`.
-        bias: Vec<f32>,
+        /// Weights `[co][ci][3][3]`, and a bias.
+        parameters: Parameters,
         /// True if a ReLU follows.
         relu: bool,
     },
@@ -45,9 +41,42 @@ pub enum LoweredOp {
     UpConv {
         /// How many times larger the output is.
         factor: usize,
-        /// `[c][1][2f][2f]`.
-        weights: Vec<f32>,
+        /// Weights `[c][1][2f][2f]`.
+        parameters: Parameters,
     },
+}
+
+/// The tensors of a model that make a step's weights and bias, which are found only when they are packed: so a step's copies are gone
+/// before those of the next are made.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    name: String,
+    has_bias: bool,
+    /// The norm that is folded into them.
+    norm: Option<String>,
+    /// Equal channels of the input that became one, and taps.
+    summed: Option<[usize; 2]>,
+}
+
+impl Parameters {
+    /// Weights in PyTorch's order, and the bias `[co]`, or empty.
+    ///
+    /// Errors: the model lacks a tensor.
+    pub fn of(&self, model: &Model) -> Result<(Vec<f32>, Vec<f32>)> {
+        let tensor = |name: &str, suffix: &str| model.tensor(&format!("{name}.{suffix}"));
+        let weights = tensor(&self.name, "weight")?;
+        let mut weights = match self.summed {
+            Some([ci, taps]) => sum_over_inputs(weights, ci, taps),
+            None => weights.to_vec(),
+        };
+        let mut bias = if self.has_bias { tensor(&self.name, "bias")?.to_vec() } else { Vec::new() };
+        if let Some(norm) = &self.norm {
+            let [gamma, beta] = [tensor(norm, "weight")?, tensor(norm, "bias")?];
+            let (mean, variance) = (tensor(norm, "running_mean")?, tensor(norm, "running_var")?);
+            bias = fold(Statistics { gamma, beta, mean, variance }, &mut weights, &bias);
+        }
+        Ok((weights, bias))
+    }
 }
 
 /// One step: reads the maps of some nodes, writes that of another.
@@ -75,9 +104,7 @@ pub struct Lowered {
 }
 
 /// Lowers what the `wanted` maps need. The image has one channel, which stands for three equal ones.
-///
-/// Errors: the model lacks a tensor.
-pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered> {
+pub fn lower(graph: &Graph, wanted: &[NodeId]) -> Lowered {
     let mut walk = Lowering::new(graph, graph.needed_for(wanted), wanted);
     let mut steps = Vec::new();
     for (i, node) in graph.nodes().iter().enumerate() {
@@ -87,12 +114,7 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
         }
         let mut output = id;
         let mut addend = None;
-        let tensor = |name: &str, suffix: &str| model.tensor(&format!("{name}.{suffix}"));
-        let statistics = |norm: NodeId| -> Result<Statistics> {
-            let name = &graph.node(norm).name;
-            let [gamma, beta] = [tensor(name, "weight")?, tensor(name, "bias")?];
-            Ok(Statistics { gamma, beta, mean: tensor(name, "running_mean")?, variance: tensor(name, "running_var")? })
-        };
+        let mut parameters = Parameters { name: node.name.clone(), has_bias: false, norm: None, summed: None };
         let op = match node.op {
             NodeOp::Input => continue,
             NodeOp::Concat => {
@@ -100,32 +122,26 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
                 continue;
             }
             NodeOp::Conv { kernel, stride, bias } => {
-                let mut weights = tensor(&node.name, "weight")?.to_vec();
-                let mut bias = if bias { tensor(&node.name, "bias")?.to_vec() } else { Vec::new() };
+                parameters.has_bias = bias;
                 let mut ci = graph.node(node.inputs[0]).channels;
                 if graph.node(node.inputs[0]).op == NodeOp::Input {
-                    weights = sum_over_inputs(&weights, ci, kernel);
+                    parameters.summed = Some([ci, kernel * kernel]);
                     ci = 1;
                 }
-                if let Some((norm, _)) = walk.take(id, &mut output, NodeOp::Norm) {
-                    bias = fold(statistics(norm)?, &mut weights, &bias);
-                }
+                parameters.norm = walk.take(id, &mut output, NodeOp::Norm).map(|(norm, _)| graph.node(norm).name.clone());
                 addend = walk.take(id, &mut output, NodeOp::Add).and_then(|(_, other)| other);
                 let relu = walk.take(id, &mut output, NodeOp::Relu).is_some();
-                LoweredOp::Conv { ci, kernel, stride, weights, bias, relu }
+                LoweredOp::Conv { ci, kernel, stride, parameters, relu }
             }
             NodeOp::DeformConv => {
-                let mut weights = tensor(&node.name, "weight")?.to_vec();
-                let mut bias = tensor(&node.name, "bias")?.to_vec();
-                if let Some((norm, _)) = walk.take(id, &mut output, NodeOp::Norm) {
-                    bias = fold(statistics(norm)?, &mut weights, &bias);
-                }
+                parameters.has_bias = true;
+                parameters.norm = walk.take(id, &mut output, NodeOp::Norm).map(|(norm, _)| graph.node(norm).name.clone());
                 let relu = walk.take(id, &mut output, NodeOp::Relu).is_some();
-                LoweredOp::DeformConv { ci: graph.node(node.inputs[0]).channels, weights, bias, relu }
+                LoweredOp::DeformConv { ci: graph.node(node.inputs[0]).channels, parameters, relu }
             }
             NodeOp::UpConv { factor } => {
                 addend = walk.take(id, &mut output, NodeOp::Add).and_then(|(_, other)| other);
-                LoweredOp::UpConv { factor, weights: tensor(&node.name, "weight")?.to_vec() }
+                LoweredOp::UpConv { factor, parameters }
             }
             NodeOp::MaxPool { window } => LoweredOp::MaxPool { window },
             NodeOp::Norm | NodeOp::Relu | NodeOp::Add => {
@@ -134,12 +150,11 @@ pub fn lower(graph: &Graph, model: &Model, wanted: &[NodeId]) -> Result<Lowered>
         };
         steps.push(LoweredStep { name: node.name.clone(), op, inputs: walk.inputs(node), addend, output });
     }
-    Ok(Lowered { steps, parts: walk.parts })
+    Lowered { steps, parts: walk.parts }
 }
 
 /// Weights for one channel that stands for `ci` equal ones: summed in f64, rounded once.
-fn sum_over_inputs(weights: &[f32], ci: usize, kernel: usize) -> Vec<f32> {
-    let taps = kernel * kernel;
+fn sum_over_inputs(weights: &[f32], ci: usize, taps: usize) -> Vec<f32> {
     let sum = |o: usize, tap: usize| (0..ci).map(|c| f64::from(weights[(o * ci + c) * taps + tap])).sum::<f64>() as f32;
     (0..weights.len() / ci).map(|i| sum(i / taps, i % taps)).collect()
 }
