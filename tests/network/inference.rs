@@ -298,11 +298,17 @@ fn the_full_network_gives_the_originals_outputs_in_f64_and_f32() {
 fn the_number_of_threads_changes_no_bit() {
     let model = ModelSource::file(golden("models/tiny.safetensors")).load(Model::from_state).unwrap();
     let image: Vec<f32> = epicker::random::noise(96 * 160, 5).iter().map(|x| 4.0 * x).collect();
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let o = model.architecture().graph().outputs();
-        pool.install(|| plan_maps(&model, &image, 1, [96, 160], &[o.heat_map, o.size, o.offset, o.up]))
+    let graph = model.architecture().graph();
+    let o = graph.outputs();
+    let pool = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let run = |threads: usize| pool(threads).install(|| plan_maps(&model, &image, 1, [96, 160], &[o.heat_map, o.size, o.offset, o.up]));
+    // One thread computes the first three layers in bands, and the head; two only the layers; five compute whole maps.
+    let in_bands = |threads: usize| {
+        let plan = pool(threads).install(|| Plan::new(&Device::Cpu, &graph, &model, 1, [96, 160], &[o.heat_map])).unwrap();
+        let last = plan.summary().len() - 1;
+        [plan.done_with(2).len(), plan.done_with(last).len()]
     };
+    assert_eq!([in_bands(1), in_bands(2), in_bands(5)], [[3, 2], [3, 1], [1, 1]]);
     let one = run(1);
     assert!(one.iter().all(|(map, _)| map.iter().all(|x| x.is_finite())));
     assert!(one == run(2) && one == run(5));

@@ -1,9 +1,9 @@
 //! Convolutions that follow one another, computed in bands of rows: of the maps between them a few rows are held, which stay in the
 //! cache, and the arena needs no more.
 //!
-//! The last map is cut into segments, one after the other for each thread. A segment is computed band by band, some rows of the last
-//! map at a time: before that every map before it gets the rows that are still missing, and its rows that nobody reads any more make
-//! room. So within a segment no row is computed twice, and the bits are those of whole maps.
+//! The last map is cut into segments, some for each thread. A thread computes a segment band by band, some rows of the last map at a
+//! time: before that every map before it gets the rows that are still missing, and its rows that nobody reads any more make room. So
+//! within a segment no row is computed twice, and the bits are those of whole maps.
 
 use crate::ops::conv::ConvShape;
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub struct Turn {
 /// Some rows of the last map: for each band the turn of each link.
 pub type Segment = Vec<Vec<Turn>>;
 
-/// How a chain is computed.
+/// How a chain of convolutions is computed.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// They share no rows of the last map, and need not wait for one another.

@@ -82,7 +82,7 @@ struct HeadAtPeaks {
 /// A part of the work for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A step of the network: its place in the plan's summary. Every view takes all of them.
+    /// A step of the network, by its place in the plan's summary: of steps that are done together the last. Every view takes all of them.
     Step(usize),
     /// A view was turned, or its heat map turned back and added.
     Turn,

@@ -58,6 +58,9 @@ pub struct StepSummary {
     pub weight_bytes: usize,
 }
 
+/// Least rows of a segment of a chain: with fewer of them too many rows are computed for two segments.
+const LEAST_ROWS: usize = 8;
+
 /// Steps that are computed in bands: convolutions that follow one another.
 struct Chain {
     steps: Range<usize>,
@@ -93,9 +96,13 @@ impl Chain {
                 links.push(next);
                 end += 1;
             }
-            if links.len() > 1 {
-                // Two segments for each thread, so that none waits long for another; each leaves half of a cache to weights.
-                let (segments, most) = (2 * rayon::current_num_threads(), second_level_cache() / 2 / size_of::<f32>());
+            // Two segments for each thread, so that none waits long for another. Where they would be only a few rows high, there are so
+            // many threads that whole maps fit into their caches.
+            let segments = 2 * rayon::current_num_threads();
+            let rows = links.last().map_or(0, |link| link.shape.out()[1]);
+            if links.len() > 1 && rows >= LEAST_ROWS * segments {
+                // Each leaves half of a cache to weights.
+                let most = second_level_cache() / 2 / size_of::<f32>();
                 chains.push(Chain { steps: first..end, schedule: Schedule::new(&links, segments, most) });
             }
             first = end;

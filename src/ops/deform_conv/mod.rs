@@ -159,8 +159,8 @@ fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Sample
     let mut planes = [[0.0; HELD]; OFFSET_CHANNELS];
     for p in 0..run.len.min(HELD) {
         let Some(of_pixel) = offsets.pixel(run.first_pixel + p).first_chunk::<OFFSET_CHANNELS>() else { return };
-        for channel in 0..OFFSET_CHANNELS {
-            planes[channel][p] = of_pixel[channel];
+        for (plane, &offset) in planes.iter_mut().zip(of_pixel) {
+            plane[p] = offset;
         }
     }
     let Samples { corners, weights: [by_a, by_b, by_c, by_d] } = samples;
