@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlanner};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What is done to pixels on their way into the transform.
@@ -43,6 +44,28 @@ const CACHED_PLANS: usize = 8;
 /// its spectrum are put where the 2022 source puts them, which is wrong.
 /// Errors: the sizes do not fit, or frame D would be empty or more than 32 frames high.
 pub fn crop(pixels: &Pixels, geometry: &Geometry, adjust: Option<Adjust>, narrow_as_original: bool) -> Result<Vec<f64>> {
+    Ok(crop_seen(pixels, geometry, adjust, narrow_as_original, &|_| true)?.unwrap_or_default())
+}
+
+/// As `crop`, with nothing adjusted; shows each row, in any order, to somebody who may end it: then there is no image.
+///
+/// Errors: as `crop`.
+pub fn crop_while(
+    pixels: &Pixels,
+    geometry: &Geometry,
+    narrow_as_original: bool,
+    go_on: &(dyn Fn(&[f64]) -> bool + Sync),
+) -> Result<Option<Vec<f64>>> {
+    crop_seen(pixels, geometry, None, narrow_as_original, go_on)
+}
+
+fn crop_seen(
+    pixels: &Pixels,
+    geometry: &Geometry,
+    adjust: Option<Adjust>,
+    narrow_as_original: bool,
+    go_on: &(dyn Fn(&[f64]) -> bool + Sync),
+) -> Result<Option<Vec<f64>>> {
     let Geometry { nx, ny, frame, height_d } = *geometry;
     ensure!(
         frame >= 32 && frame.is_multiple_of(32) && nx > 0 && pixels.len() == nx * ny,
@@ -56,10 +79,11 @@ pub fn crop(pixels: &Pixels, geometry: &Geometry, adjust: Option<Adjust>, narrow
     );
     let plans = plans(geometry);
     let kept = (frame / 2 + 1).min(nx / 2 + 1);
-    let spectrum = with_pixels!(pixels, values => transform_rows(values, nx, kept, adjust, plans.row_forward.as_ref()));
+    let plan = plans.row_forward.as_ref();
+    let Some(spectrum) = with_pixels!(pixels, values => transform_rows(values, nx, kept, adjust, plan, go_on)) else { return Ok(None) };
     let columns = resize_columns(&spectrum, kept, geometry, narrow_as_original, &plans);
     drop(spectrum);
-    transform_back(&columns, kept, geometry, narrow_as_original, plans.row_inverse.as_ref())
+    transform_back(&columns, kept, geometry, narrow_as_original, plans.row_inverse.as_ref()).map(Some)
 }
 
 struct Plans {
@@ -92,20 +116,29 @@ fn plans(geometry: &Geometry) -> Arc<Plans> {
 }
 
 /// Transforms every row and keeps its first `kept` frequencies. Shapes: (ny, nx) into (ny rounded up to blocks, kept), in blocks of
-/// `BLOCK` rows: `[block][column][row]`. A column then lies in pieces as long as a line of the cache or longer.
+/// `BLOCK` rows: `[block][column][row]`. A column then lies in pieces as long as a line of the cache or longer. None if somebody who is
+/// shown the rows does not want to go on.
 fn transform_rows<T: Widen>(
     values: &[T],
     nx: usize,
     kept: usize,
     adjust: Option<Adjust>,
     plan: &dyn RealToComplex<f64>,
-) -> Vec<Complex<f64>> {
+    go_on: &(dyn Fn(&[f64]) -> bool + Sync),
+) -> Option<Vec<Complex<f64>>> {
+    let is_over = AtomicBool::new(false);
     let mut spectrum = vec![Complex::default(); (values.len() / nx).next_multiple_of(BLOCK) * kept];
     spectrum.par_chunks_mut(BLOCK * kept).zip(values.par_chunks(BLOCK * nx)).for_each_init(
         || (plan.make_input_vec(), plan.make_output_vec(), plan.make_scratch_vec()),
         |(row, transformed, scratch), (out, values)| {
             for (i, values) in values.chunks_exact(nx).enumerate() {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
                 T::widen(values, row);
+                if !go_on(row) {
+                    is_over.store(true, Ordering::Relaxed);
+                }
                 if let Some(Adjust { low, high, replacement }) = adjust {
                     row.iter_mut().for_each(|value| *value = if value.is_finite() { value.clamp(low, high) } else { replacement });
                 }
@@ -116,7 +149,7 @@ fn transform_rows<T: Widen>(
             }
         },
     );
-    spectrum
+    (!is_over.into_inner()).then_some(spectrum)
 }
 
 /// Transforms every column, keeps or adds rows, and transforms back. Shapes: blocks of (ny, kept) into (kept, height_d).

@@ -6,6 +6,7 @@
 
 pub mod fourier_crop; // frame M to frame D
 pub mod geometry; //   the frames M, D, N, H and their sizes
+mod glance; //         what the crop sees of the pixels by the way
 pub mod gpu; //        the same stages on a GPU
 pub mod ground; //     carbon, thick ice and whatever else lies under the particles
 pub mod scale; //      how wide the image is that the network sees
@@ -14,8 +15,9 @@ mod widen; //          pixels of any type as f64
 use crate::compat::{Compat, Fault};
 use crate::device::cpu::InstructionSet;
 use crate::formats::image::{Micrograph, Pixels, Sample};
-use crate::preprocess::fourier_crop::{Adjust, crop};
+use crate::preprocess::fourier_crop::{Adjust, crop, crop_while};
 use crate::preprocess::geometry::Geometry;
+use crate::preprocess::glance::Glance;
 use crate::preprocess::ground::Ground;
 use crate::preprocess::widen::Widen;
 use crate::with_pixels;
@@ -72,20 +74,34 @@ impl Normalisation {
 pub fn preprocess(micrograph: &Micrograph, frame: usize, ground: Ground, compat: &Compat) -> Result<Prepared> {
     let geometry = Geometry::new(micrograph.nx, micrograph.ny, frame);
     let mut warnings = Vec::new();
-    let Survey { adjust, constant } = survey(&micrograph.pixels, !compat.has(Fault::HotPixel), &mut warnings)?;
-    let quantised = if constant {
-        warnings.push(CONSTANT_WARNING.to_owned());
-        vec![0; frame * geometry.height_d]
-    } else {
-        let mut image_d = crop(&micrograph.pixels, &geometry, adjust, compat.has(Fault::Narrow))?;
+    let cropped = match crop_at_a_glance(&micrograph.pixels, &geometry, compat) {
+        Some(image_d) => Some(image_d),
+        None => {
+            let Survey { adjust, constant } = survey(&micrograph.pixels, !compat.has(Fault::HotPixel), &mut warnings)?;
+            let whole = || crop(&micrograph.pixels, &geometry, adjust, compat.has(Fault::Narrow));
+            (!constant).then(whole).transpose()?
+        }
+    };
+    let constant = cropped.is_none();
+    let quantised = if let Some(mut image_d) = cropped {
         if let Ground::Levelled { sigma_px } = ground {
             ground::level(&mut image_d, frame, sigma_px);
         }
         quantise(&image_d, &micrograph.pixels, compat.has(Fault::IntCast))
+    } else {
+        warnings.push(CONSTANT_WARNING.to_owned());
+        vec![0; frame * geometry.height_d]
     };
     let equalised = equalise(&quantised);
     let image = network_input(&equalised, &geometry);
     Ok(Prepared { geometry, image, equalised, constant, warnings })
+}
+
+/// The crop of a micrograph in which nothing has to be adjusted, as is seen on the way; None where only the survey can tell.
+fn crop_at_a_glance(pixels: &Pixels, geometry: &Geometry, compat: &Compat) -> Option<Vec<f64>> {
+    let glance = Glance::new(pixels, geometry.nx, !compat.has(Fault::HotPixel))?;
+    let image_d = crop_while(pixels, geometry, compat.has(Fault::Narrow), &|row| glance.see(row)).ok()??;
+    glance.shows_nothing_to_adjust(pixels.len()).then_some(image_d)
 }
 
 /// What a look at all pixels says.

@@ -123,8 +123,15 @@ fn taps_along_row(window: Window, weights: &CpuPanels) -> bool {
     weights.ci() == 1 && window.step == 1
 }
 
+/// Values of a pixel of a block.
 fn pixel_values(window: Window, weights: &CpuPanels) -> usize {
-    if taps_along_row(window, weights) { 1 } else { weights.tile_stride() }
+    if taps_along_row(window, weights) {
+        1
+    } else if weights.is_deep() {
+        weights.ci()
+    } else {
+        weights.tile_stride()
+    }
 }
 
 /// Values from one window to the next in a map, if there is a loop for so many. Then what lies inside the image is read where it is.
@@ -227,7 +234,9 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
     let [h, w] = window.inp;
     let is_inside = corner_y >= 0 && corner_x >= 0 && corner_y as usize + input_rows <= h && corner_x as usize + input_columns <= w;
     let in_place = in_place(window, weights, inp).filter(|_| is_inside);
-    let pixel = in_place.unwrap_or(pixel_values(window, weights));
+    // A pixel of many channels is copied in planes, which are summed like taps.
+    let planes = if weights.is_deep() && in_place.is_none() { weights.ci() / weights.plane() } else { 1 };
+    let pixel = in_place.unwrap_or(pixel_values(window, weights) / planes);
     let input =
         Block { image: task.image, inp: window.inp, corner: [corner_y, corner_x], rows: input_rows, columns: input_columns, stride, pixel };
     // From one row of the input to the next, and from one pixel: in the map, or in a block that is copied.
@@ -236,8 +245,11 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
         Some(_) => row * row_values + column * inp.pixel_stride(),
         None => input.offset(row, column),
     };
+    let plane_values = input.rows * row_values;
     let (taps, tap_channels): (Vec<usize>, Option<usize>) = if taps_along_row(window, weights) {
         ((0..taps_y).map(|ky| ky * row_values).collect(), Some(taps_x))
+    } else if planes > 1 {
+        ((0..planes).map(|plane| plane * plane_values).collect(), Some(pixel))
     } else {
         ((0..taps_y * taps_x).map(|i| offset(i / taps_x, i % taps_x)).collect(), None)
     };
@@ -245,7 +257,7 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
     // A panel that reaches beyond the last channel is summed in a buffer of its own and copied at the end.
     let partial = task.panels.clone().find(|&panel| weights.lanes(panel).0 + weights.lanes(panel).1 > co);
     let partial_lanes = partial.map_or(0, |panel| weights.lanes(panel).1);
-    let block_values = if in_place.is_some() { 0 } else { input.rows * row_values };
+    let block_values = if in_place.is_some() { 0 } else { planes * plane_values };
     let pixel_index =
         |row: usize, x: usize| (task.image * oh + (task.rows.start + row) * step + phase[0]) * ow + (first_x + x) * step + phase[1];
 
@@ -256,7 +268,9 @@ fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogu
             let from = if in_place.is_some() {
                 inp.pixel_ptr(first_pixel).wrapping_add(first)
             } else {
-                input.fill(inp, first, length, block);
+                for (plane, block) in block.chunks_exact_mut(plane_values).enumerate() {
+                    input.fill(inp, first + plane * pixel, if planes > 1 { pixel } else { length }, block);
+                }
                 block.as_ptr()
             };
             let last_chunk = i + 1 == chunks.len();

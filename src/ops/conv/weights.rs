@@ -9,7 +9,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Most input channels that are summed in one go; also the pixel stride of the tiles that are made of wider inputs.
+/// Most input channels that are summed in one go under several taps; also the pixel stride of the tiles that are made of wider inputs.
 pub const CHUNK: usize = 64;
 
 /// Most lanes of a panel: two of the widest registers.
@@ -141,6 +141,22 @@ impl<A, T: Real> Packed<A, T> {
     }
 }
 
+/// Channels of the narrowest plane of a chunk that is copied in planes: those of the widest register.
+const LEAST_PLANE: usize = 16;
+
+/// Fills the weights of one input channel, `[tap][lane]`, from a function of an output channel, an input channel and a tap.
+fn fill_by(taps: usize, weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> impl Fn(usize, Range<usize>, &mut [f32]) + Sync {
+    move |c: usize, outputs: Range<usize>, values: &mut [f32]| {
+        let lanes = values.len() / taps;
+        // The loop over the taps is the inner one, because taps are neighbours where the weights come from.
+        for (lane, o) in outputs.enumerate() {
+            for tap in 0..taps {
+                values[tap * lanes + lane] = weight(o, c, tap);
+            }
+        }
+    }
+}
+
 /// Weights of one convolution cut into panels of output channels, as wide as two vector registers (the last may have
 /// one) and filled up with zeros, and chunks of input channels: `[chunk][panel][ky][kx][channel][lane]`.
 #[derive(Clone, Debug)]
@@ -149,6 +165,8 @@ pub struct CpuPanels {
     ci: usize,
     co: usize,
     taps: usize,
+    /// Input channels of a chunk; the last one may have fewer.
+    chunk: usize,
     /// First output channel of each panel, and the end.
     starts: Vec<usize>,
     values: Vec<f32>,
@@ -160,7 +178,21 @@ impl CpuPanels {
     pub fn pack(ci: usize, co: usize, kernel: usize, weights: &[f32], bias: &[f32], set: InstructionSet) -> Self {
         let taps = kernel * kernel;
         assert!(weights.len() == co * ci * taps && (bias.is_empty() || bias.len() == co), "weights of {co} x {ci} x {kernel} x {kernel}");
-        Self::pack_by(ci, co, taps, |o, c, tap| weights[(o * ci + c) * taps + tap], bias, set)
+        // Under one tap all channels are summed in one go, so that sums need not be put aside; they are copied in planes of a whole number
+        // of registers.
+        let chunk = if taps == 1 && ci.is_multiple_of(LEAST_PLANE) { ci } else { CHUNK };
+        let weight = |o: usize, c: usize, tap: usize| weights[(o * ci + c) * taps + tap];
+        Self::pack_chunks(ci, co, taps, chunk, fill_by(taps, weight), bias, set)
+    }
+
+    /// Channels of a plane in which a task copies its input where a chunk has more than a tile's pixel.
+    pub(crate) fn plane(&self) -> usize {
+        [CHUNK, CHUNK / 2].into_iter().find(|plane| self.ci.is_multiple_of(*plane)).unwrap_or(LEAST_PLANE)
+    }
+
+    /// True if all channels are one chunk, and more than a tile's pixel has.
+    pub(crate) fn is_deep(&self) -> bool {
+        self.chunk > CHUNK
     }
 
     /// Packs weights that a function gives for an output channel, an input channel and a tap.
@@ -172,16 +204,7 @@ impl CpuPanels {
         bias: &[f32],
         set: InstructionSet,
     ) -> Self {
-        let fill = |c: usize, outputs: Range<usize>, values: &mut [f32]| {
-            let lanes = values.len() / taps;
-            // The loop over the taps is the inner one, because taps are neighbours where the weights come from.
-            for (lane, o) in outputs.enumerate() {
-                for tap in 0..taps {
-                    values[tap * lanes + lane] = weight(o, c, tap);
-                }
-            }
-        };
-        Self::pack_lanes(ci, co, taps, fill, bias, set)
+        Self::pack_lanes(ci, co, taps, fill_by(taps, weight), bias, set)
     }
 
     /// Packs weights of which a function gives those of one input channel and of some output channels, at most `MOST_LANES`:
@@ -190,6 +213,18 @@ impl CpuPanels {
         ci: usize,
         co: usize,
         taps: usize,
+        fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+        bias: &[f32],
+        set: InstructionSet,
+    ) -> Self {
+        Self::pack_chunks(ci, co, taps, CHUNK, fill, bias, set)
+    }
+
+    fn pack_chunks(
+        ci: usize,
+        co: usize,
+        taps: usize,
+        chunk: usize,
         fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
         bias: &[f32],
         set: InstructionSet,
@@ -204,8 +239,8 @@ impl CpuPanels {
         let mut values = vec![0.0; end * ci * taps];
         let mut blocks = Vec::new();
         let mut rest = values.as_mut_slice();
-        for first in (0..ci).step_by(CHUNK) {
-            let last = ci.min(first + CHUNK);
+        for first in (0..ci).step_by(chunk) {
+            let last = ci.min(first + chunk);
             for panel in starts.windows(2) {
                 let (block, after) = rest.split_at_mut((last - first) * taps * (panel[1] - panel[0]));
                 blocks.push((first..last, panel[0]..panel[1], block));
@@ -223,7 +258,7 @@ impl CpuPanels {
             }
         });
         let bias = (0..end).map(|o| bias.get(o).copied().unwrap_or(0.0)).collect();
-        CpuPanels { set, ci, co, taps, starts, values, bias }
+        CpuPanels { set, ci, co, taps, chunk, starts, values, bias }
     }
 
     /// Channels of the input.
@@ -258,8 +293,8 @@ impl CpuPanels {
 
     /// Chunks of input channels: first and length.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let ci = self.ci;
-        (0..ci).step_by(CHUNK).map(move |first| (first, CHUNK.min(ci - first)))
+        let (ci, chunk) = (self.ci, self.chunk);
+        (0..ci).step_by(chunk).map(move |first| (first, chunk.min(ci - first)))
     }
 
     /// Distance between the pixels of a tile's input: the first stride of the tile product that holds a chunk.
