@@ -116,7 +116,10 @@ pub struct Algorithms {
 impl Algorithms {
     /// The best ones here.
     pub fn choose(compute: &Compute, shape: ConvShape) -> Self {
-        let [forward, data] = [Pass::Forward, Pass::Data].map(|pass| choose(compute, pass, shape));
+        let [forward, data] = [Pass::Forward, Pass::Data].map(|pass| match choose(compute, pass, shape) {
+            Algorithm::CpuWinograd(set) if !cpu_winograd::pays_in_training(shape) => Algorithm::CpuTiles(set),
+            best => best,
+        });
         // The gradient of the weights is found image by image.
         let weights = choose(compute, Pass::Weights, shape.one_image());
         Algorithms { forward, data, weights }

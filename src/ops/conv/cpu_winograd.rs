@@ -35,12 +35,18 @@ pub(super) fn suits(shape: ConvShape) -> bool {
     shape.kernel == 3 && shape.stride == 1
 }
 
-/// True if it is the better way. With fewer channels there is nothing to gain, as the times of `cargo bench-op conv` show; and four times as
-/// many values as weights are held, which with more of them come from memory again and again.
+/// True if it is the better way for weights that are packed once. With fewer channels there is nothing to gain, as the times of
+/// `cargo bench-op conv` show; and four times as many values as weights are held, which with more of them come from memory again and again.
 pub(super) fn pays(shape: ConvShape) -> bool {
     const LEAST_CHANNELS: usize = 16;
-    const MOST_WEIGHTS: usize = 256 * 256;
+    const MOST_WEIGHTS: usize = 512 * 512;
     suits(shape) && shape.ci >= LEAST_CHANNELS && shape.co >= LEAST_CHANNELS && shape.ci * shape.co <= MOST_WEIGHTS
+}
+
+/// True if it is the better way for weights that are packed anew in each step.
+pub(super) fn pays_in_training(shape: ConvShape) -> bool {
+    const MOST_WEIGHTS: usize = 256 * 256;
+    pays(shape) && shape.ci * shape.co <= MOST_WEIGHTS
 }
 
 /// Packs weights `[co][ci][3][3]` and `bias` `[co]` (or empty: zeros) for an instruction set.
