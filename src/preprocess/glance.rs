@@ -147,7 +147,7 @@ mod tests {
 
     /// What a glance says of pixels, and the survey.
     fn said(values: Vec<f32>, nx: usize) -> (bool, Option<Survey>) {
-        let pixels = Pixels::F32(values);
+        let pixels = Pixels::F32(values.into());
         let glance = Glance::new(&pixels, nx, true);
         let Pixels::F32(values) = &pixels else { unreachable!("these are f32") };
         let all = |glance: &Glance| {

@@ -374,7 +374,7 @@ pub(crate) fn add_pixel_sums(values: TensorRef, sums: &mut [f32]) {
 
 /// Shapes that every device is tested with: 1x1, odd, prime, one past a tile, partial panels, more than one chunk of
 /// channels, every stride, a real layer, and several images.
-pub const CASES: [ConvShape; 23] = [
+pub const CASES: [ConvShape; 28] = [
     case(1, 1, 1, 1, 1, 1, 1),
     case(1, 1, 1, 1, 1, 3, 1),
     case(1, 2, 3, 5, 3, 7, 1),
@@ -391,6 +391,11 @@ pub const CASES: [ConvShape; 23] = [
     case(2, 5, 14, 129, 64, 1, 1),
     case(1, 9, 7, 200, 48, 1, 1),
     case(3, 1, 43, 12, 1, 1, 1),
+    case(2, 3, 14, 112, 64, 1, 1),
+    case(1, 4, 31, 96, 40, 1, 1),
+    case(1, 2, 29, 448, 33, 1, 1),
+    case(1, 3, 16, 128, 27, 1, 1),
+    case(1, 21, 61, 16, 16, 3, 2),
     case(1, 10, 11, 24, 40, 3, 3),
     case(1, 12, 130, 8, 8, 3, 1),
     case(1, 12, 43, 8, 40, 3, 1),

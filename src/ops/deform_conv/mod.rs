@@ -154,7 +154,7 @@ fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Sample
     let (last_row, last_column) = (h.saturating_sub(2) as f32, w.saturating_sub(2) as f32);
     // A map of one row has no other.
     let (has_below, has_beside) = (if h > 1 { 1.0 } else { 0.0 }, if w > 1 { 1.0 } else { 0.0 });
-    let (wide, first) = (w as i32, run.image_pixel as i32);
+    let (wide, first) = (w as i32, run.image_pixel as u32);
     // The offsets of a pixel are neighbours; here those of neighbouring pixels become neighbours.
     let mut planes = [[0.0; HELD]; OFFSET_CHANNELS];
     for p in 0..run.len.min(HELD) {
@@ -184,7 +184,7 @@ fn locate(run: Run, [h, w]: [usize; 2], offsets: TensorRef, samples: &mut Sample
                 by_b[p] = upper * far;
                 by_c[p] = lower * near;
                 by_d[p] = lower * far;
-                corner[p] = (first + integer(top) * wide + integer(left)) as u32;
+                corner[p] = first + (integer(top) * wide + integer(left)) as u32;
             }
         }
     }
