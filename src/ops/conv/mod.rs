@@ -391,11 +391,6 @@ pub const CASES: [ConvShape; 28] = [
     case(2, 5, 14, 129, 64, 1, 1),
     case(1, 9, 7, 200, 48, 1, 1),
     case(3, 1, 43, 12, 1, 1, 1),
-    case(2, 3, 14, 112, 64, 1, 1),
-    case(1, 4, 31, 96, 40, 1, 1),
-    case(1, 2, 29, 448, 33, 1, 1),
-    case(1, 3, 16, 128, 27, 1, 1),
-    case(1, 21, 61, 16, 16, 3, 2),
     case(1, 10, 11, 24, 40, 3, 3),
     case(1, 12, 130, 8, 8, 3, 1),
     case(1, 12, 43, 8, 40, 3, 1),
@@ -403,6 +398,11 @@ pub const CASES: [ConvShape; 28] = [
     case(1, 32, 32, 128, 256, 3, 1),
     case(2, 18, 45, 1, 20, 7, 1),
     case(1, 5, 9, 3, 20, 3, 1),
+    case(2, 3, 14, 112, 64, 1, 1),
+    case(1, 4, 31, 96, 40, 1, 1),
+    case(1, 2, 29, 448, 33, 1, 1),
+    case(1, 3, 16, 128, 27, 1, 1),
+    case(1, 21, 61, 16, 16, 3, 2),
 ];
 
 const fn case(n: usize, h: usize, w: usize, ci: usize, co: usize, kernel: usize, stride: usize) -> ConvShape {
