@@ -91,10 +91,15 @@ pub fn all(compute: &Compute, pass: Pass, shape: ConvShape) -> Vec<Algorithm> {
     }
 }
 
-/// What computes a product best here.
+/// What computes a product best here, with weights that are packed once.
 pub fn choose(compute: &Compute, pass: Pass, shape: ConvShape) -> Algorithm {
+    choose_where(compute, pass, shape, cpu_winograd::pays)
+}
+
+/// What computes a product best here, if Winograd's way pays where it is said to.
+fn choose_where(compute: &Compute, pass: Pass, shape: ConvShape, winograd_pays: fn(ConvShape) -> bool) -> Algorithm {
     match (&compute.device, &compute.library) {
-        (Device::Cpu, _) if pass != Pass::Weights && cpu_winograd::pays(shape) => Algorithm::CpuWinograd(InstructionSet::detect()),
+        (Device::Cpu, _) if pass != Pass::Weights && winograd_pays(shape) => Algorithm::CpuWinograd(InstructionSet::detect()),
         (Device::Cpu, _) => Algorithm::CpuTiles(InstructionSet::detect()),
         (Device::Gpu(gpu), Some(library)) => Algorithm::Library(library.clone(), gpu_tiles::choose(gpu, compute.precision, pass, shape)),
         (Device::Gpu(gpu), None) => Algorithm::GpuTiles(gpu_tiles::choose(gpu, compute.precision, pass, shape)),
@@ -116,10 +121,7 @@ pub struct Algorithms {
 impl Algorithms {
     /// The best ones here.
     pub fn choose(compute: &Compute, shape: ConvShape) -> Self {
-        let [forward, data] = [Pass::Forward, Pass::Data].map(|pass| match choose(compute, pass, shape) {
-            Algorithm::CpuWinograd(set) if !cpu_winograd::pays_in_training(shape) => Algorithm::CpuTiles(set),
-            best => best,
-        });
+        let [forward, data] = [Pass::Forward, Pass::Data].map(|pass| choose_where(compute, pass, shape, cpu_winograd::pays_in_training));
         // The gradient of the weights is found image by image.
         let weights = choose(compute, Pass::Weights, shape.one_image());
         Algorithms { forward, data, weights }

@@ -10,7 +10,7 @@
 
 use super::weights::CpuPanels;
 use super::window::{Phase, Window, phases};
-use super::{ConvShape, Epilogue, Threads};
+use super::{ConvShape, Epilogue, Product, Threads};
 use crate::device::cpu::tile_product::{self, Tile};
 use crate::device::cpu::{InstructionSet, with_scratch};
 use crate::device::{TensorMut, TensorRef};
@@ -33,19 +33,6 @@ struct Task {
     panels: Range<usize>,
 }
 
-/// Computes some rows of the output.
-pub(super) fn forward(
-    shape: ConvShape,
-    rows: Range<usize>,
-    threads: Threads,
-    inp: TensorRef,
-    weights: &CpuPanels,
-    epilogue: Epilogue,
-    out: &mut TensorMut,
-) {
-    convolve(Window::forward(shape), rows, threads, inp, weights, epilogue, false, out);
-}
-
 /// Adds the gradient of the input. `weights` `[co][ci][k][k]`.
 pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
     let ConvShape { ci, co, kernel, stride, .. } = shape;
@@ -56,24 +43,17 @@ pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, 
             weights[((o * ci + c) * kernel + ky) * kernel + kx]
         };
         let panels = CpuPanels::pack_by(co, ci, rows * columns, weight, &[], set);
-        convolve(window, 0..window.grid[0], Threads::All, dout, &panels, Epilogue::default(), true, dinp);
+        let (rows, threads, epilogue) = (0..window.grid[0], Threads::All, Epilogue::default());
+        convolve(window, &Product { rows, threads, inp: dout, weights: &panels, epilogue, accumulate: true }, dinp);
     }
 }
 
 /// Computes some rows of the window's grid; with `accumulate` they are added to what `out` holds.
-fn convolve(
-    window: Window,
-    rows: Range<usize>,
-    threads: Threads,
-    inp: TensorRef,
-    weights: &CpuPanels,
-    epilogue: Epilogue,
-    accumulate: bool,
-    out: &mut TensorMut,
-) {
+pub(super) fn convolve(window: Window, product: &Product, out: &mut TensorMut) {
+    let Product { rows, threads, inp, weights, .. } = product;
     let out: &TensorMut = out;
-    let tasks = tasks(window, rows, threads, weights, in_place(window, weights, inp).is_some());
-    threads.for_each(&tasks, |task| run(window, task, inp, weights, epilogue, accumulate, out));
+    let tasks = tasks(window, rows.clone(), *threads, weights, in_place(window, weights, *inp).is_some());
+    threads.for_each(&tasks, |task| run(window, task, product, out));
 }
 
 /// Cuts some rows of the output into tasks. The cut changes no result. With `in_place` the pixels whose windows reach beyond the image
@@ -223,7 +203,8 @@ fn copy_channels(from: &[f32], to: &mut [f32]) {
     to_rest.copy_from_slice(rest);
 }
 
-fn run(window: Window, task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
+fn run(window: Window, task: &Task, product: &Product, out: &TensorMut) {
+    let &Product { inp, weights, epilogue, accumulate, .. } = product;
     let Window { taps: [taps_y, taps_x], first, step: stride, out: [oh, ow], out_step: step, phase, .. } = window;
     let co = weights.co();
     let (first_x, last_x) = (task.columns[0], task.columns[task.columns.len() - 1]);

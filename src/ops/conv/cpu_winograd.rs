@@ -9,7 +9,7 @@
 
 use super::cpu::Block;
 use super::weights::{CpuPanels, MOST_LANES};
-use super::{ConvShape, Epilogue, Threads};
+use super::{ConvShape, Epilogue, Product, Threads};
 use crate::device::cpu::winograd::{PATCH, POINTS, Patch, Sums, TILE, kernels, patch, pixels_of};
 use crate::device::cpu::{InstructionSet, tile_product, with_scratch};
 use crate::device::{TensorMut, TensorRef, second_level_cache};
@@ -85,25 +85,14 @@ fn fill_points(taps: &[[f64; MOST_LANES]; 9], points: &mut [f32]) {
     }
 }
 
-/// Computes some rows of the output: whole rows of tiles.
-pub(super) fn forward(
-    shape: ConvShape,
-    rows: Range<usize>,
-    threads: Threads,
-    inp: TensorRef,
-    weights: &CpuPanels,
-    epilogue: Epilogue,
-    out: &mut TensorMut,
-) {
-    convolve([shape.n, shape.h, shape.w], rows, threads, inp, weights, epilogue, false, out);
-}
-
 /// Adds the gradient of the input. `weights` `[co][ci][3][3]`.
 pub(super) fn backward_data(shape: ConvShape, weights: &[f32], dout: TensorRef, dinp: &mut TensorMut, set: InstructionSet) {
     let ConvShape { n, h, w, ci, co, .. } = shape;
     let turned = |c: usize, o: usize, tap: usize| weights[(o * ci + c) * 9 + 8 - tap];
     let panels = pack_by([co, ci], turned, &[], set);
-    convolve([n, h, w], 0..h, Threads::All, dout, &panels, Epilogue::default(), true, dinp);
+    let (threads, epilogue) = (Threads::All, Epilogue::default());
+    let product = Product { rows: 0..h, threads, inp: dout, weights: &panels, epilogue, accumulate: true };
+    convolve([n, h, w], &product, dinp);
 }
 
 /// Tiles and output channels of a task.
@@ -114,21 +103,13 @@ struct Task {
 }
 
 /// Computes some rows; with `accumulate` they are added to what `out` holds.
-fn convolve(
-    extents: [usize; 3],
-    rows: Range<usize>,
-    threads: Threads,
-    inp: TensorRef,
-    weights: &CpuPanels,
-    epilogue: Epilogue,
-    accumulate: bool,
-    out: &mut TensorMut,
-) {
+pub(super) fn convolve(extents: [usize; 3], product: &Product, out: &mut TensorMut) {
+    let Product { rows, threads, weights, .. } = product;
     let [_, h, _] = extents;
     assert!(rows.start.is_multiple_of(TILE) && (rows.end == h || rows.end.is_multiple_of(TILE)), "rows {rows:?} of {h}");
     let out: &TensorMut = out;
-    let tasks = tasks(extents, rows, threads, weights);
-    threads.for_each(&tasks, |task| run(extents, task, inp, weights, epilogue, accumulate, out));
+    let tasks = tasks(extents, rows.clone(), *threads, weights);
+    threads.for_each(&tasks, |task| run(extents, task, product, out));
 }
 
 /// Cuts the tiles of these rows of all images into tasks. The cut changes no result.
@@ -165,13 +146,14 @@ fn tasks([n, h, w]: [usize; 3], rows: Range<usize>, threads: Threads, weights: &
     // Output channels that fit beside the points.
     let room = values.saturating_sub(POINTS * most * weights.tile_stride()) / (POINTS * most);
     let groups = groups.max(all_lanes.div_ceil(room.max(weights.lanes(0).1))).min(weights.count());
-    let cut = |of: usize, into: usize, i: usize| i * of / into..(i + 1) * of / into;
-    let of_tiles = |i: usize| first + i * tiles / blocks..first + (i + 1) * tiles / blocks;
-    let block = |i: usize| (0..groups).map(move |k| Task { tiles: of_tiles(i), panels: cut(weights.count(), groups, k) });
+    let cut = |first: usize, of: usize, into: usize, i: usize| first + i * of / into..first + (i + 1) * of / into;
+    let block =
+        |i: usize| (0..groups).map(move |k| Task { tiles: cut(first, tiles, blocks, i), panels: cut(0, weights.count(), groups, k) });
     (0..blocks).flat_map(block).collect()
 }
 
-fn run([_, h, w]: [usize; 3], task: &Task, inp: TensorRef, weights: &CpuPanels, epilogue: Epilogue, accumulate: bool, out: &TensorMut) {
+fn run([_, h, w]: [usize; 3], task: &Task, product: &Product, out: &TensorMut) {
+    let &Product { inp, weights, epilogue, accumulate, .. } = product;
     let set = weights.set();
     let sizes = tile_product::sizes(set);
     let (stride, count) = (weights.tile_stride(), task.tiles.len());

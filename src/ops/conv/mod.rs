@@ -219,12 +219,25 @@ fn forward_on_cpu<T: Real>(
     out: &mut TensorMut<T>,
 ) {
     let epilogue = Epilogue { residual: epilogue.residual.map(TensorRef::as_f32), relu: epilogue.relu };
-    let (inp, out) = (inp.as_f32(), &mut out.as_f32_mut());
+    let product = Product { rows, threads, inp: inp.as_f32(), weights: weights.cpu(), epilogue, accumulate: false };
+    let out = &mut out.as_f32_mut();
     match weights.algorithm() {
-        Algorithm::CpuTiles(_) => cpu::forward(shape, rows, threads, inp, weights.cpu(), epilogue, out),
-        Algorithm::CpuWinograd(_) => cpu_winograd::forward(shape, rows, threads, inp, weights.cpu(), epilogue, out),
+        Algorithm::CpuTiles(_) => cpu::convolve(window::Window::forward(shape), &product, out),
+        Algorithm::CpuWinograd(_) => cpu_winograd::convolve([shape.n, shape.h, shape.w], &product, out),
         other => unreachable!("rows by {other}"),
     }
+}
+
+/// A convolution on the CPU: of the output, or of the gradient of the input.
+struct Product<'a> {
+    /// The rows that are computed.
+    rows: Range<usize>,
+    threads: Threads,
+    inp: TensorRef<'a>,
+    weights: &'a CpuPanels,
+    epilogue: Epilogue<'a>,
+    /// True if it is added to what is there.
+    accumulate: bool,
 }
 
 impl Threads {
